@@ -1,0 +1,557 @@
+"""The ``seigh`` command.
+
+What imports torch is imported by the commands that need it, so that the others and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pandas as pd
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+
+from app import launch
+from core.results import queries
+from core.results.models import State
+from core.results.session import migrate, sessions
+from core.results.store import StoreError
+from core.settings import SPLITS, AnalysisSettings, Method, Settings, SettingsError, Split
+
+if TYPE_CHECKING:
+    from core.analysis import Progress as AnalysisProgress
+    from core.analysis import Result
+    from tasks.submit import Submission
+
+DEMO_MODEL = "digits tanh-MLP"
+DEMO_PROBLEM = "digits-mlp"
+DEMO_STEPS = range(0, 1001, 100)
+DEMO_K = (35, 70, 350)  # ρ = k/D of 0.005, 0.01 and 0.05
+# A few eigenpairs more than are shown, like the paper's n_O = 355.
+DEMO_SETTINGS = tuple(
+    AnalysisSettings(architecture="tanh-mlp", data="digits", split=split, samples=500, k=355)
+    for split in SPLITS
+)
+
+_POLL_SECONDS = 0.5
+_WHOLE = 1000
+
+cli = typer.Typer(
+    help="Top Hessian eigenspaces of a network against its largest parameters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# Into a file or a pipe, tables are as wide as they need to be.
+out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
+err = Console(highlight=False, stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; whatever the user can put right is said in one sentence.
+
+    Exits with 0, with 2 if what was asked for cannot work, and with 1 if it failed.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries say to programmers
+    try:
+        cli(arguments)
+    except launch.LaunchError as error:
+        _end(str(error), 1)
+    except (OperationalError, InterfaceError, ArgumentError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        _end(f"The database cannot be used ({reason}); check SEIGH_HOME and SEIGH_DATABASE_URL.", 1)
+    except OSError as error:
+        _end(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", 1)
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        _end(str(error), 2)
+
+
+def _end(sentence: str, code: int) -> None:
+    err.print(f"[red]Error:[/] {escape(sentence)}", soft_wrap=True)
+    raise SystemExit(code)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The exceptions whose message is a sentence for the user."""
+    from core.problems.checkpoints import CheckpointError
+    from core.problems.data import DataError
+    from core.spectra import SpectrumError
+
+    return (CheckpointError, DataError, SettingsError, SpectrumError, StoreError)
+
+
+# --- The stack --------------------------------------------------------------------------------------------
+
+Port = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of the dashboard; the next free one if taken.")
+]
+
+
+@cli.command()
+def up(port: Port = launch.PORT) -> None:
+    """Start the dashboard with a worker of its own, until Ctrl-C."""
+    with launch.stack(_environment(), port) as stack:
+        _say_where(stack, port)
+        if not stack.joined:
+            _serve(stack)
+
+
+@cli.command()
+def demo(
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="End after the table.")] = False,
+    port: Port = launch.PORT,
+) -> None:
+    """Train a small network, analyse its checkpoints, and open the dashboard with the results."""
+    env = _environment()
+    with launch.stack(env, port) as stack:
+        _say_where(stack, port)
+        files = _train(DEMO_PROBLEM, DEMO_STEPS[-1], list(DEMO_STEPS), env.root / "demo", seed=0)
+        submission = _submit(files, DEMO_MODEL, DEMO_SETTINGS, env)
+        _wait_for(submission.analysis_ids, env, stack.tend)
+        out.print(_demo_table(submission.analysis_ids, env))
+        if no_serve:
+            return
+        out.print(f"The dashboard with these results: [bold]{stack.url}[/]")
+        if not stack.joined:
+            _serve(stack)
+
+
+@cli.command()
+def worker(
+    concurrency: Annotated[int, typer.Option(min=1, help="Analyses to run at a time.")] = 1,
+) -> None:
+    """Run analyses of the lab's queue, until Ctrl-C."""
+    env = _environment()
+    if env.embedded_redis and not launch.redis_answers(env):
+        raise launch.LaunchError(
+            "There is no queue to work for: start 'seigh up' for this SEIGH_HOME, or set SEIGH_REDIS_URL."
+        )
+    migrate(env.database)
+    command = launch.worker_command(concurrency)
+    os.execve(command[0], command, os.environ | {"SEIGH_HOME": str(env.root)})
+
+
+def _say_where(stack: launch.Stack, port: int) -> None:
+    if stack.joined:
+        out.print(f"SEIGH Lab already runs for this home (process {stack.pid}): [bold]{stack.url}[/]")
+        return
+    if stack.port != port:
+        out.print(f"Port {port} is taken; the dashboard uses {stack.port}.")
+    out.print(f"SEIGH Lab runs at [bold]{stack.url}[/]")
+
+
+def _serve(stack: launch.Stack) -> None:
+    """Keep a stack up until Ctrl-C."""
+    out.print("Ctrl-C ends it.")
+    try:
+        while True:
+            stack.tend()
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        out.print("Ending …")
+
+
+# --- Training ---------------------------------------------------------------------------------------------
+
+
+@cli.command()
+def train(
+    problem: Annotated[str, typer.Argument(help="Name of the problem, such as digits-mlp.")],
+    steps: Annotated[int, typer.Option(min=0, help="Optimiser steps.")],
+    record: Annotated[str, typer.Option(metavar="0,100,…", help="Steps to keep a checkpoint of.")],
+    folder: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the checkpoints.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the initialisation and the batches.")] = 0,
+) -> None:
+    """Train a problem and keep checkpoints at chosen steps."""
+    for file in _train(problem, steps, _numbers(record), folder, seed):
+        print(file)
+
+
+def _numbers(text: str) -> list[int]:
+    """The steps in ``0,100,200``."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise SettingsError(
+            f"'{text}' is no list of steps; give numbers with commas between, like 0,100,200."
+        )
+    return [int(number) for number in text.split(",")]
+
+
+def _train(problem: str, steps: int, record: Sequence[int], folder: Path, seed: int) -> list[Path]:
+    """Train with a progress bar, or say that there was no need."""
+    from core.problems import training
+
+    bar = _progress_bar()
+    task = bar.add_task(f"Training {problem}", total=steps)
+
+    def show(done: int, _: int) -> None:
+        bar.start()
+        bar.update(task, completed=done)
+
+    try:
+        files = training.train(problem, steps, record, folder, seed, show)
+    finally:
+        trained = bar.live.is_started
+        if trained:
+            bar.stop()
+    if not trained:
+        err.print(
+            f"Reused the checkpoints in {escape(str(folder))}: {len(files)}, of the same problem and seed."
+        )
+    return files
+
+
+# --- Analyses ---------------------------------------------------------------------------------------------
+
+Files = Annotated[list[Path], typer.Argument(metavar="CKPT…", help="Files .pt, .pth or .safetensors.")]
+Architecture = Annotated[
+    str | None, typer.Option(help="Name of the architecture; the one that the tensors fit if not given.")
+]
+Data = Annotated[str, typer.Option(help="Name of a data set, or a .npz or .safetensors file with x and y.")]
+SplitOption = Annotated[Split, typer.Option(help="Split of the data set that the Hessian is taken on.")]
+Samples = Annotated[int, typer.Option(min=1, help="Number of samples N in the class-balanced subset.")]
+K = Annotated[int, typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k.")]
+MethodOption = Annotated[Method, typer.Option(help="How the eigenpairs are found.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the subset, the test matrices and the random masks.")]
+Outer = Annotated[int | None, typer.Option(min=1, help="n_O of seigh and ssvd; k if not given.")]
+Inner = Annotated[int | None, typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given.")]
+
+
+@cli.command()
+def analyze(
+    files: Files,
+    data: Data,
+    architecture: Architecture = None,
+    split: SplitOption = "test",
+    samples: Samples = 500,
+    k: K = 100,
+    method: MethodOption = "krylov",
+    seed: Seed = 0,
+    outer: Outer = None,
+    inner: Inner = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="File for all results, one object each.")
+    ] = None,
+) -> None:
+    """Analyse checkpoints here and now, without a server."""
+    from core.analysis import analyse
+
+    if json_file and not json_file.resolve().parent.is_dir():
+        raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
+    settings = _settings(
+        files,
+        architecture,
+        data=data,
+        split=split,
+        samples=samples,
+        k=k,
+        method=method,
+        seed=seed,
+        outer=outer,
+        inner=inner,
+    )
+    env = _environment()
+    results = []
+    with _progress_bar() as bar:
+        task = bar.add_task("Analysing", total=len(files))
+        for number, file in enumerate(files):
+
+            def show(progress: AnalysisProgress, number: int = number, name: str = file.name) -> None:
+                bar.update(
+                    task,
+                    completed=number + progress.fraction,
+                    description=f"{escape(name)}: {progress.stage}",
+                )
+
+            results.append(analyse(file, settings, environment=env, progress=show))
+            bar.update(task, completed=number + 1, description="Analysing")
+            if json_file:  # after each: the results so far outlive a failure of the next
+                _write(json_file, json.dumps([result.to_json() for result in results], indent=1))
+    out.print(_results_table(files, results))
+
+
+@cli.command()
+def submit(
+    files: Files,
+    data: Data,
+    model: Annotated[str, typer.Option(help="Name of the training run that the checkpoints belong to.")],
+    architecture: Architecture = None,
+    split: SplitOption = "test",
+    samples: Samples = 500,
+    k: K = 100,
+    method: MethodOption = "krylov",
+    seed: Seed = 0,
+    outer: Outer = None,
+    inner: Inner = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
+) -> None:
+    """Queue analyses of checkpoints for the lab's workers."""
+    settings = _settings(
+        files,
+        architecture,
+        data=data,
+        split=split,
+        samples=samples,
+        k=k,
+        method=method,
+        seed=seed,
+        outer=outer,
+        inner=inner,
+    )
+    env = _environment()
+    migrate(env.database)
+    submission = _submit(files, model, [settings], env)
+    if wait:
+        _wait_for(submission.analysis_ids, env)
+
+
+def _settings(files: Sequence[Path], architecture: str | None, **chosen: Any) -> AnalysisSettings:
+    """The settings that the options stand for, if they can work for every one of the files."""
+    from core.problems import architectures, checkpoints
+
+    for file in files:
+        checkpoint = checkpoints.read(file)
+        architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
+        checkpoints.check_fits(checkpoint, architecture)
+    try:
+        settings = AnalysisSettings.model_validate({"architecture": architecture, **chosen})
+    except ValidationError as error:
+        raise SettingsError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
+    settings.check(architectures.parameter_count(settings.architecture))
+    return settings
+
+
+def _only(fitting: list[str], name: str) -> str:
+    if len(fitting) != 1:
+        found = f"fit {' and '.join(fitting)}" if fitting else "fit no known architecture"
+        raise SettingsError(f"The tensors of '{name}' {found}; name the architecture with --architecture.")
+    return fitting[0]
+
+
+def _submit(
+    files: Sequence[Path], model: str, settings: Sequence[AnalysisSettings], env: Settings
+) -> Submission:
+    """Queue an analysis of every file with each of the settings, and say what came of it."""
+    from tasks.submit import Upload, submit
+
+    submission = submit(
+        [Upload(file, file.name) for file in files],
+        model_name=model,
+        settings=settings,
+        user=_user(),
+        env=env,
+    )
+    ids, reused = submission.analysis_ids, submission.reused_ids
+    queued = [number for number in ids if number not in reused]
+    if queued:
+        out.print(f"Queued for model '{escape(model)}': {_analyses(queued)}.")
+    if reused:
+        out.print(f"Reused for model '{escape(model)}': {_analyses(reused)}.")
+    if submission.warning:
+        err.print(escape(submission.warning))
+    return submission
+
+
+def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Show the progress of analyses, as the database has it, until all have ended.
+
+    Ends the command with 1 if one did not finish, with its sentence.
+    """
+    with _progress_bar() as bar:
+        runs = _runs(ids, env)
+        task = bar.add_task("", total=_WHOLE * len(runs), completed=_done(runs))
+        while not (ended := _ended(runs)).all():
+            under_way = runs[runs["state"] == State.running]
+            doing = (
+                f": step {under_way['step'].iloc[0]}, {under_way['split'].iloc[0]}" if len(under_way) else ""
+            )
+            bar.update(
+                task, completed=_done(runs), description=f"Analysing {ended.sum() + 1} of {len(runs)}{doing}"
+            )
+            meanwhile()
+            time.sleep(_POLL_SECONDS)
+            runs = _runs(ids, env)
+        bar.update(task, completed=_done(runs), description="Analysed")
+    unfinished = runs[runs["state"] != State.finished]
+    for _, run in unfinished.iterrows():
+        which = f"Analysis {run['id']} (step {run['step']}, {run['split']}) {run['state']}"
+        err.print(f"[red]{which}:[/] {escape(run['message'] or 'somebody cancelled it.')}", soft_wrap=True)
+    if len(unfinished) or len(runs) < len(ids):
+        raise typer.Exit(1)
+
+
+def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
+    with sessions(env.database)() as s:
+        runs = queries.runs(s)
+    return runs[runs["id"].isin(list(ids))]
+
+
+def _ended(runs: pd.DataFrame) -> pd.Series[bool]:
+    return ~runs["state"].isin([State.queued, State.running])
+
+
+def _done(runs: pd.DataFrame) -> int:
+    """The work done, where every analysis is a work of ``_WHOLE``."""
+    return round(_WHOLE * float(runs["progress"].mask(_ended(runs), 1.0).sum()))
+
+
+# --- Export -----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+def export(
+    study: Annotated[str, typer.Argument(help="Name of a model, or all.")],
+    kind: Annotated[
+        Literal["csv", "parquet", "json"], typer.Option("--format", help="Of the table.")
+    ] = "csv",
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", dir_okay=False, help="File to write; standard output if not given."),
+    ] = None,
+) -> None:
+    """Write every overlap point of a model's finished analyses as one tidy table."""
+    if kind == "parquet" and file is None:
+        raise SettingsError("A parquet table is no text; name the file for it with --out.")
+    env = _environment()
+    migrate(env.database)
+    with sessions(env.database)() as s:
+        table = queries.export_table(s, None if study == "all" else [study])
+    match kind:
+        case "csv":
+            _write(file, table.to_csv(index=False))
+        case "json":
+            _write(file, table.to_json(orient="records", force_ascii=False))
+        case "parquet":
+            table.to_parquet(file, index=False)
+
+
+def _write(file: Path | None, text: str) -> None:
+    """Write to a file, which appears complete or not at all, or to standard output."""
+    if file is None:
+        sys.stdout.write(text)
+        return
+    temporary = file.with_name(f".{file.name}-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- Tables -----------------------------------------------------------------------------------------------
+
+
+def _demo_table(ids: Sequence[int], env: Settings) -> Table:
+    """The demo's result: λ₁ and the overlap at a few k, each with its ratio to chance, by split and step."""
+    with sessions(env.database)() as s:
+        points = pd.concat([queries.overlap_by_step(s, k) for k in DEMO_K])
+    points = points[points["analysis_id"].isin(list(ids))]
+    chance = points.groupby("k")["chance"].first()
+    table = Table(
+        title="Overlap of the k largest parameters with the top-k eigenspace of the Hessian",
+        caption="In brackets: its ratio to chance, which is k/D",
+    )
+    for name in ("Hessian", "step", "test accuracy", "λ₁"):
+        table.add_column(name, justify="left" if name == "Hessian" else "right")
+    for k in DEMO_K:
+        table.add_column(f"k = {k}\nchance {chance[k]:.4f}", justify="right")
+    for split in SPLITS:
+        for step, at_step in points[points["split"] == split].groupby("step"):
+            first, by_k = at_step.iloc[0], at_step.set_index("k")
+            overlaps = [f"{by_k['overlap'][k]:.4f} ({by_k['ratio'][k]:.1f}×)" for k in DEMO_K]
+            table.add_row(
+                split, str(step), f"{first['test_accuracy']:.1%}", f"{first['lambda_max']:.3g}", *overlaps
+            )
+        table.add_section()
+    return table
+
+
+def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
+    k = results[0].settings.k
+    table = Table(title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}")
+    for name in ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "ratio to chance", "seconds"):
+        table.add_column(name, justify="left" if name == "checkpoint" else "right")
+    for file, result in zip(files, results, strict=True):
+        overlap = float(result.overlap[-1])
+        table.add_row(
+            escape(file.name),
+            f"{result.eigenvalues[0]:.4g}",
+            f"{result.eigenvalues[-1]:.4g}",
+            f"{overlap:.4f}",
+            f"{overlap * result.parameters / k:.2f}",
+            f"{sum(stage.seconds for stage in result.stages):.1f}",
+        )
+    return table
+
+
+# --- What the commands share ------------------------------------------------------------------------------
+
+
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def _environment() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"SEIGH_{str(first['loc'][0]).upper()} is not usable: {first['msg']}.") from error
+
+
+def _user() -> str:
+    """Who sits here."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=err,
+        speed_estimate_period=120,
+    )
+
+
+def _analyses(ids: Sequence[int]) -> str:
+    """``analysis 7``, ``analyses 7, 9`` or ``3 analyses (7 to 9)``."""
+    if len(ids) == 1:
+        return f"analysis {ids[0]}"
+    if list(ids) == list(range(ids[0], ids[-1] + 1)):
+        return f"{len(ids)} analyses ({ids[0]} to {ids[-1]})"
+    return f"analyses {', '.join(map(str, ids))}"
+
+
+if __name__ == "__main__":
+    main()

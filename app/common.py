@@ -1,0 +1,144 @@
+"""What the pages share: the database, words for numbers and times, and what happens when something fails."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import ParamSpec
+
+import pandas as pd
+import streamlit as st
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.charts import model_color
+from core.results.session import migrate, sessions
+from core.results.store import StoreError
+from core.settings import Settings, SettingsError
+
+P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
+
+
+@st.cache_resource(show_spinner=False)
+def settings() -> Settings:
+    """This installation's configuration."""
+    return Settings()
+
+
+@st.cache_resource(show_spinner="Opening the database …")
+def database() -> sessionmaker[Session]:
+    """The lab's database, brought to the present schema once per process.
+
+    ``database()()`` reads, ``database().begin()`` writes.
+    """
+    migrate(settings().database)
+    return sessions(settings().database)
+
+
+def guarded(body: Callable[P, None]) -> Callable[P, None]:
+    """Show one sentence where ``body``, a page or a fragment, fails; the log gets the traceback."""
+
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with sentence_for_errors():
+            body(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def sentence_for_errors() -> Iterator[None]:
+    """Turn an exception into a sentence on the page: its own if it was written for the user."""
+    try:
+        yield
+    except (StoreError, SettingsError) as error:
+        st.error(plain(str(error)), icon=":material/error:")
+    except (OperationalError, InterfaceError):
+        logger.exception("The database does not answer")
+        st.error(
+            "The database does not answer; check that it runs and SEIGH_DATABASE_URL is right, then reload.",
+            icon=":material/error:",
+        )
+    except Exception:
+        logger.exception("A page failed")
+        st.error(
+            "Something went wrong on this page; reload it, and if that does not help, see the app's log.",
+            icon=":material/error:",
+        )
+
+
+def model_colors(models: pd.DataFrame) -> dict[str, str]:
+    """The colour of every model of ``queries.models`` by its name."""
+    return {name: model_color(number) for number, name in zip(models["id"], models["name"], strict=True)}
+
+
+def asked_in_url(page: str) -> dict[str, list[str]]:
+    """The selection that the address asks of ``page``; empty if the page itself wrote it there."""
+    asked = {name: st.query_params.get_all(name) for name in st.query_params}
+    return {} if asked == st.session_state.get(f"{page}_url") else asked
+
+
+def whole_number(asked: dict[str, list[str]], name: str) -> int | None:
+    """The whole number that the address gives for ``name``; None if it gives none, or an absurd one."""
+    text = asked.get(name, [""])[0]
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def keep_in_url(page: str, selection: dict[str, list[str]]) -> None:
+    """Write what ``page`` shows into the address, so that a copied link shows a colleague the same."""
+    if selection != {name: st.query_params.get_all(name) for name in st.query_params}:
+        st.query_params.from_dict(selection)
+    st.session_state[f"{page}_url"] = selection
+
+
+def nothing_yet(message: str) -> None:
+    """An empty state that says what to do next."""
+    with st.container(border=True):
+        st.markdown(message)
+        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
+        st.caption("Or let `seigh demo` train a small network and fill these pages in about three minutes.")
+
+
+def plain(text: str) -> str:
+    """``text`` with the characters escaped that Markdown would read as marks."""
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~$:" else character for character in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def ago(moment: datetime) -> str:
+    """How long ago a moment was, roughly: ``just now``, ``5 min ago``, ``3 h ago``, or its date."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min ago"
+    if seconds < 86_400:
+        return f"{seconds // 3600:.0f} h ago"
+    return f"{moment:%d %b %Y}"
+
+
+def size(count: float) -> str:
+    """A number of bytes: ``812 KiB``, ``3.4 MiB``, ``11 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"

@@ -1,0 +1,245 @@
+"""Result: one analysis, its overlap curve, its spectrum, and everything that produced them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import charts
+from app.common import (
+    ago,
+    asked_in_url,
+    database,
+    duration,
+    guarded,
+    keep_in_url,
+    model_colors,
+    nothing_yet,
+    plain,
+    whole_number,
+)
+from core.results import queries
+from core.results.models import Mask, State
+from core.results.queries import AnalysisDetail
+
+OVERLAP_SYMBOLS = (
+    "M: a mask of k of the D weights. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
+    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Best mask: the k coordinates that hold most of Vₖ."
+)
+SPECTRUM_SYMBOLS = (
+    "λ: an eigenvalue of the loss Hessian H. v: its unit eigenvector as computed. ‖Hv − λv‖₂: the residual; "
+    "an eigenvalue of H lies no farther than that from λ."
+)
+
+
+def page() -> None:
+    st.title("Result")
+    with database()() as s:
+        finished = queries.comparable(s)
+        models = queries.models(s)
+    asked = asked_in_url("result")
+    number = choose_analysis(finished, whole_number(asked, "analysis"))
+    if number is None:
+        nothing_yet(
+            "**No result yet.** A finished analysis is shown here; the first one is a few clicks away."
+        )
+        return
+    with database()() as s:
+        detail = queries.analysis(s, number)
+    if detail is None:
+        st.info(f"There is no analysis {number}; it may have been deleted.")
+        st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+        return
+    if detail.state != State.finished:
+        keep_in_url("result", {"analysis": [str(number)]})
+        unfinished(number)
+        return
+    k = results(detail, model_colors(models)[detail.model], asked)
+    keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]})
+
+
+def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
+    """The analysis of the address or of this session, else the latest; it can be chosen from all finished."""
+    options = sorted(finished["analysis_id"].tolist(), reverse=True)
+    number = asked or st.session_state.get("result_analysis")
+    if number is None:
+        if not options:
+            return None
+        number = options[0]
+    names = {
+        row.analysis_id: f"{row.model} · step {row.step:,} · {row.split} · {row.method}, k = {row.k:,}, "
+        f"N = {row.samples:,}, seed {row.seed}"
+        for row in finished.itertuples()
+    }
+    if number not in names:
+        options.insert(0, number)
+    st.session_state["result_analysis"] = number
+    return st.selectbox(
+        "Analysis",
+        options,
+        key="result_analysis",
+        format_func=lambda option: names.get(option, f"analysis {option}"),
+        persist_state="session",
+    )
+
+
+@st.fragment(run_every=2)
+@guarded
+def unfinished(number: int) -> None:
+    """How far it is, until it is finished and the page can show it."""
+    with database()() as s:
+        detail = queries.analysis(s, number)
+    if detail is None or detail.state == State.finished:
+        st.rerun()
+    st.markdown(f"**{plain(detail.model)}** · step {detail.step:,} · {detail.split} Hessian")
+    if detail.state == State.failed:
+        st.error(plain(detail.message or "The analysis failed."), icon=":material/error:")
+    elif detail.state == State.cancelled:
+        st.info("This analysis was cancelled; Runs can start it again.")
+    else:
+        remaining = "" if detail.eta_seconds is None else f" · about {duration(detail.eta_seconds)} left"
+        st.progress(detail.progress, text=f"{detail.stage or detail.state}{remaining}")
+        st.caption("The result appears here as soon as it is there.")
+    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+
+
+def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> int:
+    """The page of a finished analysis; the k of its header."""
+    with database()() as s:
+        curves = queries.overlap_curves(s, [detail.id])
+        spectrum = queries.spectrum(s, detail.id)
+        exported = queries.export_result(s, detail.id)
+    k = header(detail, curves, spectrum, asked)
+
+    st.subheader("Overlap against k", help=OVERLAP_SYMBOLS)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            "How to read this: the farther the coloured line is above chance, the more of the top eigenspace "
+            "lies on the largest weights. Point at the chart for the values at one k; shift + wheel zooms.",
+        )
+        log_k = st.toggle("Log k axis", key="result_log_k", persist_state="session")
+        log_overlap = st.toggle("Log overlap axis", key="result_log_overlap", persist_state="session")
+    st.altair_chart(
+        charts.overlap_curve(curves, color, log_k=log_k, log_overlap=log_overlap),
+        width="stretch",
+        key="result_overlap",
+        alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
+    )
+
+    st.subheader("Spectrum", help=SPECTRUM_SYMBOLS)
+    zeros = int((spectrum["magnitude"] == 0).sum())
+    st.caption(
+        "How to read this: a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair "
+        "whose cross comes near its point is not resolved. The ticks on top sort the eigenvalues by sign."
+        + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else "")
+    )
+    st.altair_chart(
+        charts.spectrum(spectrum),
+        width="stretch",
+        key="result_spectrum",
+        alt=f"Magnitudes of the {len(spectrum)} leading eigenvalues with their residuals, on a log axis.",
+    )
+    downloads(detail, curves, spectrum, exported)
+    provenance(detail)
+    return k
+
+
+def header(
+    detail: AnalysisDetail, curves: pd.DataFrame, spectrum: pd.DataFrame, asked: dict[str, list[str]]
+) -> int:
+    """The numbers one looks for first, at a k that can be chosen."""
+    k = min(whole_number(asked, "k") or st.session_state.get("result_k", detail.k), detail.k)
+    if detail.k > 1:
+        st.session_state["result_k"] = k
+        k = st.slider("k, size of eigenspace and mask", 1, detail.k, key="result_k", persist_state="session")
+    at_k = curves[curves["k"] == k].set_index("mask")
+    found, random = at_k.loc[Mask.magnitude], at_k.loc[Mask.random]
+    with st.container(horizontal=True):
+        number(
+            "Eigenvalue λ₁",
+            f"{spectrum['value'].iloc[0]:.4g}",
+            "The eigenvalue of largest |λ|.",
+            f"{detail.split} Hessian",
+        )
+        number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"k = {k:,}")
+        number(
+            "Ratio to chance",
+            f"{found['ratio']:.3g} ×",
+            f"Overlap divided by chance k/D, k = {k:,} and D = {detail.parameters:,}.",
+            f"chance {found['chance']:.3g}",
+        )
+        number(
+            "Random masks", f"{random['overlap']:.3g}", "Mean ± std over the draws.", f"± {random['std']:.2g}"
+        )
+        if "test_accuracy" in detail.metrics:
+            number(
+                "Test accuracy",
+                f"{detail.metrics['test_accuracy']:.2%}",
+                "As the checkpoint records it.",
+                f"step {detail.step:,}",
+            )
+    return k
+
+
+def number(label: str, value: str, explanation: str, beside: str) -> None:
+    """A card; as wide as that five fit on a laptop and two on a phone."""
+    st.metric(
+        label, value, beside, help=explanation, delta_color="off", delta_arrow="off", border=True, width=148
+    )
+
+
+def downloads(
+    detail: AnalysisDetail, curves: pd.DataFrame, spectrum: pd.DataFrame, exported: dict[str, Any]
+) -> None:
+    name = f"{detail.model}-step{detail.step}-{detail.split}-analysis{detail.id}"
+    files = {
+        "Overlap (CSV)": (curves.to_csv(index=False), f"{name}-overlap.csv", "text/csv"),
+        "Spectrum (CSV)": (spectrum.to_csv(index=False), f"{name}-spectrum.csv", "text/csv"),
+        "Everything (JSON)": (json.dumps(exported, indent=2), f"{name}.json", "application/json"),
+    }
+    with st.container(horizontal=True):
+        for label, (content, file_name, mime) in files.items():
+            st.download_button(
+                label, content, file_name=file_name, mime=mime, on_click="ignore", icon=":material/download:"
+            )
+
+
+def provenance(detail: AnalysisDetail) -> None:
+    """What went in, where it ran, and how long each part took."""
+    st.subheader("How it was made")
+    ended = ago(detail.finished_at) if detail.finished_at else ""
+    st.caption(
+        f"Submitted by {plain(detail.submitted_by)}, finished {ended} on {plain(detail.worker or '?')}: "
+        f"{detail.hvps or 0:,} Hessian-vector products in {duration(detail.seconds)}."
+    )
+    inputs = {
+        "model": detail.model,
+        "training step": f"{detail.step:,}",
+        "parameters D": f"{detail.parameters:,}",
+        "checkpoint file": detail.filename,
+        "checkpoint SHA-256": detail.checkpoint_sha256[:16] + " …",
+        "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
+    }
+    metrics = {name.replace("_", " "): f"{value:.4g}" for name, value in detail.metrics.items()}
+    settings, environment, stages = st.tabs(["Settings", "Environment", "Time by stage"])
+    with settings:
+        st.table(two_columns(inputs | metrics | detail.settings), border="horizontal", hide_index=True)
+    with environment:
+        st.table(two_columns(detail.environment | detail.record), border="horizontal", hide_index=True)
+    with stages:
+        timing = detail.stages.assign(
+            seconds=detail.stages["seconds"].map(duration), hvps=detail.stages["hvps"].map("{:,}".format)
+        )
+        timing.columns = ["stage", "time", "Hessian-vector products"]
+        st.table(timing, border="horizontal", hide_index=True)
+
+
+def two_columns(facts: dict[str, Any]) -> pd.DataFrame:
+    shown = {name: plain(str(value)) for name, value in facts.items() if value is not None}
+    return pd.DataFrame({"name": shown.keys(), "value": shown.values()})
+
+
+page()

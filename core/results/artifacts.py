@@ -1,0 +1,99 @@
+"""Files too large for SQL: checkpoints and data files under the hash of their content, and eigenvectors.
+
+The folder is shared by the app and all workers. A file appears there complete or not at all.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from core.results.store import StoreError
+
+Kind = Literal["checkpoints", "data"]
+
+
+class ArtifactStore:
+    """The files below ``folder``, each known by its key: its path from there, with forward slashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put_file(self, kind: Kind, source: Path, sha256: str, suffix: str) -> str:
+        """Store a copy of ``source``, once however often it comes, and return its key.
+
+        Raises:
+            StoreError: If the file's content has no longer the hash that it was checked with.
+        """
+        key = content_key(kind, sha256, suffix)
+        if self.path(key).exists():
+            return key
+        digest = hashlib.sha256()
+        with source.open("rb") as file, self._appearing(key) as temporary, temporary.open("wb") as copy:
+            while block := file.read(2**20):
+                digest.update(block)
+                copy.write(block)
+            if digest.hexdigest() != sha256:
+                raise StoreError(
+                    f"The file '{source.name}' changed while it was being stored; submit it again."
+                )
+        return key
+
+    def put_arrays(self, key: str, arrays: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> None:
+        """Store arrays as the safetensors file of ``key``."""
+        with self._appearing(key) as temporary:
+            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, metadata)
+
+    def path(self, key: str) -> Path:
+        """Where the file of ``key`` lies, whether or not it exists.
+
+        Raises:
+            StoreError: If the key would lead out of the folder.
+        """
+        parts = PurePosixPath(key).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in key or "\0" in key:
+            raise StoreError(f"{key!r} is not the key of a stored file.")
+        return self.folder.joinpath(*parts)
+
+    def delete(self, key: str) -> None:
+        """Remove a file and what a killed process left of it; no error if there is neither."""
+        target = self.path(key)
+        for file in (target, *target.parent.glob(f"{glob.escape(target.name)}.*.tmp")):
+            file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _appearing(self, key: str) -> Iterator[Path]:
+        """A temporary file beside the place of ``key``, moved there at the end if nothing went wrong."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut could leave the name without the content
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def content_key(kind: Kind, sha256: str, suffix: str) -> str:
+    """The key of a file whose content has this hash; ``suffix`` (``.pt``) is its name's."""
+    return f"{kind}/{sha256}{suffix.lower()}"
+
+
+def eigenvectors_key(analysis_id: int, token: str) -> str:
+    """The key of the eigenvectors that the attempt ``token`` at an analysis finds.
+
+    Every attempt has a file of its own: a late one must not replace the file of the one that finished.
+    """
+    return f"eigenvectors/{analysis_id}-{token}.safetensors"

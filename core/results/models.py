@@ -1,0 +1,232 @@
+"""The lab's database: what was uploaded, what was asked, what came out."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+def now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC on every backend (SQLite drops the zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class State(enum.StrEnum):
+    """Life of an analysis: queued → running → finished | failed | cancelled."""
+
+    queued = "queued"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class Mask(enum.StrEnum):
+    """Which k coordinates are compared with the eigenspace."""
+
+    magnitude = "magnitude"  # the largest |θ|
+    random = "random"  # uniformly drawn; mean over the draws
+    best = "best"  # the k rows of V_k with the largest norms
+
+
+class Base(DeclarativeBase):
+    """All tables.
+
+    Every constraint has a name, the same one on every backend, so that a later migration can drop it.
+    """
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UTCDateTime(), dict[str, Any]: JSON(), float: Double()}  # noqa: RUF012
+
+
+class Model(Base):
+    """One training run: checkpoints of one architecture under one name."""
+
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    architecture: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    checkpoints: Mapped[list[Checkpoint]] = relationship(
+        back_populates="model", order_by="Checkpoint.step", cascade="all, delete-orphan"
+    )
+
+
+class Checkpoint(Base):
+    """The weights of a model at one training step; the file lies in the artefact store under its hash."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (UniqueConstraint("model_id", "step"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), index=True)
+    step: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes
+    parameters: Mapped[int]  # D
+    train_loss: Mapped[float | None]
+    train_accuracy: Mapped[float | None]  # in [0, 1]
+    test_loss: Mapped[float | None]
+    test_accuracy: Mapped[float | None]  # in [0, 1]
+    uploaded_by: Mapped[str] = mapped_column(String(100))
+    uploaded_at: Mapped[datetime] = mapped_column(default=now)
+
+    model: Mapped[Model] = relationship(back_populates="checkpoints")
+    analyses: Mapped[list[Analysis]] = relationship(back_populates="checkpoint", cascade="all, delete-orphan")
+
+
+class Environment(Base):
+    """Software and hardware that produced a result, stored once per distinct content."""
+
+    __tablename__ = "environment"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), unique=True)  # SHA-256 of the details
+    details: Mapped[dict[str, Any]]
+
+
+class Analysis(Base):
+    """One checkpoint, one set of settings: from the queue to its numbers.
+
+    The columns ``data`` … ``seed`` repeat entries of ``settings`` so that SQL can filter on them;
+    they are written once, with it.
+    """
+
+    __tablename__ = "analysis"
+    __table_args__ = (
+        UniqueConstraint("checkpoint_id", "settings_key"),
+        Index("ix_analysis_state_heartbeat", "state", "heartbeat_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id", ondelete="CASCADE"))
+    settings: Mapped[dict[str, Any]]
+    settings_key: Mapped[str] = mapped_column(String(64))
+    data: Mapped[str] = mapped_column(String(255))
+    split: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(String(16))
+    samples: Mapped[int]
+    k: Mapped[int]
+    seed: Mapped[int]
+
+    state: Mapped[State] = mapped_column(
+        Enum(State, native_enum=False, length=16, create_constraint=True), default=State.queued
+    )
+    stage: Mapped[str | None] = mapped_column(String(64))
+    progress: Mapped[float] = mapped_column(default=0.0)  # in [0, 1]
+    message: Mapped[str | None] = mapped_column(Text)  # why it failed, one sentence
+    attempts: Mapped[int] = mapped_column(default=0)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    claim: Mapped[str | None] = mapped_column(String(64))  # token of the attempt that owns it
+    worker: Mapped[str | None] = mapped_column(String(255))  # where that attempt runs
+
+    submitted_by: Mapped[str] = mapped_column(String(100))
+    submitted_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    hvps: Mapped[int | None]
+    data_sha256: Mapped[str | None] = mapped_column(String(64))  # content of the subset used
+    record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # scalar facts beside the tables below
+    eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
+
+    checkpoint: Mapped[Checkpoint] = relationship(back_populates="analyses")
+    environment: Mapped[Environment | None] = relationship()
+    stages: Mapped[list[StageTiming]] = relationship(
+        order_by="StageTiming.position", cascade="all, delete-orphan"
+    )
+
+
+class Eigenvalue(Base):
+    """Eigenvalue number ``position`` (1 … k, descending |λ|) with its residual ‖Hv − λv‖₂."""
+
+    __tablename__ = "eigenvalue"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[float]
+    residual: Mapped[float | None]
+
+
+class OverlapPoint(Base):
+    """overlap(M, V_k) for one mask and one k; ``std`` over the draws for random masks.
+
+    The chance level is k/D, with D in the checkpoint's row.
+    """
+
+    __tablename__ = "overlap_point"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    mask: Mapped[Mask] = mapped_column(
+        Enum(Mask, native_enum=False, length=16, create_constraint=True), primary_key=True
+    )
+    k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    overlap: Mapped[float]
+    std: Mapped[float | None]
+
+
+class StageTiming(Base):
+    """Seconds and HVPs of one stage of an analysis, in the order they ran."""
+
+    __tablename__ = "stage_timing"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    stage: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    hvps: Mapped[int]

@@ -1,0 +1,432 @@
+"""What the pages and the exports read: every function one question, answered as a tidy table.
+
+The session is a reading one: ``with sessions(url)() as s``. Columns have the same types whether or not there
+are rows: times are aware and in UTC, unknown numbers are NaN, unknown texts None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select
+from sqlalchemy.orm import Session, aliased
+
+from core.results.models import (
+    Analysis,
+    Checkpoint,
+    Eigenvalue,
+    Mask,
+    Model,
+    OverlapPoint,
+    StageTiming,
+    State,
+)
+from core.results.store import StoreError
+
+MASKS: tuple[str, ...] = tuple(Mask)
+
+_TIME = "datetime64[us, UTC]"
+
+
+def models(s: Session) -> pd.DataFrame:
+    """All models by name: id, name, architecture, parameters (D), checkpoints and analyses (counts)."""
+    statement = (
+        select(
+            Model.id,
+            Model.name,
+            Model.architecture,
+            func.coalesce(func.max(Checkpoint.parameters), 0),
+            func.count(distinct(Checkpoint.id)),
+            func.count(distinct(Analysis.id)),
+        )
+        .outerjoin(Model.checkpoints)
+        .outerjoin(Checkpoint.analyses)
+        .group_by(Model.id)
+        .order_by(Model.name)
+    )
+    columns = {"id": int, "name": object, "architecture": object, "parameters": int, "checkpoints": int}
+    return _frame(s, statement, columns | {"analyses": int})
+
+
+# --- Runs -------------------------------------------------------------------------------------------------
+
+_RUN: dict[str, Any] = {
+    "id": int,
+    "model": object,
+    "architecture": object,
+    "step": int,
+    "split": object,
+    "method": object,
+    "k": int,
+    "samples": int,
+    "seed": int,
+    "data": object,
+    "state": object,
+    "stage": object,
+    "progress": float,
+    "message": object,
+    "submitted_by": object,
+    "submitted_at": _TIME,
+    "started_at": _TIME,
+    "heartbeat_at": _TIME,
+    "finished_at": _TIME,
+    "attempts": int,
+    "hvps": float,
+    "worker": object,
+    "cancel_requested": bool,
+}
+
+
+def _run_statement() -> Select[*tuple[Any, ...]]:
+    elsewhere = {"model": Model.name, "architecture": Model.architecture, "step": Checkpoint.step}
+    columns = [elsewhere.get(name) or getattr(Analysis, name) for name in _RUN]
+    return select(*columns).join(Analysis.checkpoint).join(Checkpoint.model)
+
+
+def runs(s: Session) -> pd.DataFrame:
+    """All analyses, the newest first.
+
+    Columns: id, model, architecture, step, split, method, k, samples, seed, data, state, stage, progress
+    (in [0, 1]), eta_seconds (NaN unless running and under way), message, submitted_by, submitted_at,
+    started_at, heartbeat_at, finished_at, attempts, hvps (NaN before the first), worker, cancel_requested.
+    """
+    frame = _frame(s, _run_statement().order_by(Analysis.submitted_at.desc(), Analysis.id.desc()), _RUN)
+    frame.insert(list(_RUN).index("progress") + 1, "eta_seconds", _eta(frame))
+    return frame
+
+
+def _eta(frame: pd.DataFrame) -> pd.Series[float]:
+    """Seconds to go if the rest takes as long as the part done did, as of the last sign of life.
+
+    Both times come from the clock of the store, so a reader's clock plays no part.
+    """
+    elapsed = (frame["heartbeat_at"] - frame["started_at"]).dt.total_seconds()
+    under_way = (frame["state"] == State.running) & (frame["progress"] > 0)
+    return (elapsed * (1 / frame["progress"].where(under_way) - 1)).astype(float)
+
+
+@dataclass(frozen=True)
+class AnalysisDetail:
+    """One analysis with everything about it that is not a curve.
+
+    The fields up to ``cancel_requested`` are the columns of ``runs``; ``eta_seconds`` and ``hvps`` are None
+    where those are NaN. ``seconds`` adds up the stages.
+    """
+
+    id: int
+    model: str
+    architecture: str
+    step: int
+    split: str
+    method: str
+    k: int
+    samples: int
+    seed: int
+    data: str
+    state: str
+    stage: str | None
+    progress: float
+    eta_seconds: float | None
+    message: str | None
+    submitted_by: str
+    submitted_at: datetime
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    hvps: int | None
+    worker: str | None
+    cancel_requested: bool
+
+    parameters: int  # D
+    checkpoint_sha256: str
+    filename: str
+    metrics: dict[str, float]  # those of train/test loss/accuracy that the checkpoint recorded
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    record: dict[str, Any]
+    data_sha256: str | None
+    stages: pd.DataFrame  # stage, seconds, hvps
+    seconds: float
+    eigenvectors: str | None  # key in the artefact store; None unless finished
+
+
+def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
+    """One analysis, or None if there is none of this id."""
+    frame = _frame(s, _run_statement().where(Analysis.id == analysis_id), _RUN)
+    row = s.get(Analysis, analysis_id)
+    if row is None or frame.empty:
+        return None
+    eta = float(_eta(frame).iloc[0])
+    run = {name: getattr(row, name) for name in _RUN if name not in ("model", "architecture", "step")}
+    checkpoint = row.checkpoint
+    recorded = {
+        name: getattr(checkpoint, name)
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    }
+    stages = _stages(s, analysis_id)
+    return AnalysisDetail(
+        **(run | {"state": row.state.value}),
+        model=checkpoint.model.name,
+        architecture=checkpoint.model.architecture,
+        step=checkpoint.step,
+        eta_seconds=None if np.isnan(eta) else eta,
+        parameters=checkpoint.parameters,
+        checkpoint_sha256=checkpoint.sha256,
+        filename=checkpoint.filename,
+        metrics={name: value for name, value in recorded.items() if value is not None},
+        settings=row.settings,
+        environment=row.environment.details if row.environment else {},
+        record=row.record or {},
+        data_sha256=row.data_sha256,
+        stages=stages,
+        seconds=float(stages["seconds"].sum()),
+        eigenvectors=row.eigenvectors if row.state is State.finished else None,
+    )
+
+
+def _stages(s: Session, analysis_id: int) -> pd.DataFrame:
+    statement = (
+        select(StageTiming.stage, StageTiming.seconds, StageTiming.hvps)
+        .where(StageTiming.analysis_id == analysis_id)
+        .order_by(StageTiming.position)
+    )
+    return _frame(s, statement, {"stage": object, "seconds": float, "hvps": int})
+
+
+# --- Results ----------------------------------------------------------------------------------------------
+
+
+def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
+    """Eigenvalues by descending |λ|: position (from 1), value, magnitude (|λ|), sign ("positive" or
+    "negative"), residual (‖Hv − λv‖₂, NaN where unknown)."""
+    statement = (
+        select(Eigenvalue.position, Eigenvalue.value, Eigenvalue.residual)
+        .where(Eigenvalue.analysis_id == analysis_id)
+        .order_by(Eigenvalue.position)
+    )
+    frame = _frame(s, statement, {"position": int, "value": float, "residual": float})
+    frame.insert(2, "magnitude", frame["value"].abs())
+    signs = np.where(frame["value"] < 0, "negative", "positive")
+    frame.insert(3, "sign", pd.Series(signs, index=frame.index, dtype=object))
+    return frame
+
+
+_POINT: dict[str, Any] = {
+    "analysis_id": int,
+    "model": object,
+    "step": int,
+    "split": object,
+    "method": object,
+    "seed": int,
+    "samples": int,
+    "mask": object,
+    "k": int,
+    "overlap": float,
+    "std": float,
+    "chance": float,
+    "ratio": float,
+}
+
+
+def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
+    """The points of ``_POINT`` and more columns, of finished analyses, in a readable order."""
+    chance = cast(OverlapPoint.k, Double) / Checkpoint.parameters
+    return (
+        select(
+            Analysis.id,
+            Model.name,
+            Checkpoint.step,
+            Analysis.split,
+            Analysis.method,
+            Analysis.seed,
+            Analysis.samples,
+            OverlapPoint.mask,
+            OverlapPoint.k,
+            OverlapPoint.overlap,
+            OverlapPoint.std,
+            chance,
+            OverlapPoint.overlap / chance,
+            *more,
+        )
+        .select_from(OverlapPoint)
+        .join(Analysis, Analysis.id == OverlapPoint.analysis_id)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id, OverlapPoint.mask, OverlapPoint.k)
+    )
+
+
+def overlap_curves(s: Session, ids: Sequence[int], masks: Sequence[str] = MASKS) -> pd.DataFrame:
+    """Overlap as a function of k for these analyses, one row per analysis, mask and k.
+
+    Columns: analysis_id, model, step, split, method, seed, samples, mask ("magnitude", "random", "best"), k,
+    overlap, std (of the random masks' overlap over the draws, else NaN), chance (k/D), ratio
+    (overlap / chance).
+    """
+    statement = _point_statement().where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
+    return _frame(s, statement, _POINT)
+
+
+def overlap_by_step(
+    s: Session,
+    k: int,
+    model_ids: Sequence[int] | None = None,
+    splits: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    masks: Sequence[str] = (Mask.magnitude,),
+) -> pd.DataFrame:
+    """Overlap at one k over the training steps, of the finished analyses that reach this k.
+
+    The columns of ``overlap_curves``, and test_accuracy (in [0, 1], NaN where unknown) and lambda_max (the
+    eigenvalue of largest magnitude). None as a filter lets everything pass.
+    """
+    largest = aliased(Eigenvalue)
+    statement = (
+        _point_statement(Checkpoint.test_accuracy, largest.value)
+        .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
+        .where(OverlapPoint.k == k, OverlapPoint.mask.in_(_masks(masks)))
+    )
+    if model_ids is not None:
+        statement = statement.where(Model.id.in_(model_ids))
+    if splits is not None:
+        statement = statement.where(Analysis.split.in_(splits))
+    if methods is not None:
+        statement = statement.where(Analysis.method.in_(methods))
+    return _frame(s, statement, _POINT | {"test_accuracy": float, "lambda_max": float})
+
+
+def comparable(s: Session) -> pd.DataFrame:
+    """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, method, k,
+    samples, seed, data, parameters (D)."""
+    columns: dict[str, Any] = {
+        "analysis_id": int,
+        "model_id": int,
+        "model": object,
+        "step": int,
+        "split": object,
+        "method": object,
+        "k": int,
+        "samples": int,
+        "seed": int,
+        "data": object,
+        "parameters": int,
+    }
+    statement = (
+        select(
+            Analysis.id,
+            Model.id,
+            Model.name,
+            Checkpoint.step,
+            Analysis.split,
+            Analysis.method,
+            Analysis.k,
+            Analysis.samples,
+            Analysis.seed,
+            Analysis.data,
+            Checkpoint.parameters,
+        )
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+    )
+    return _frame(s, statement, columns)
+
+
+# --- Exports ----------------------------------------------------------------------------------------------
+
+
+def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
+    """A finished analysis as the JSON object that ``seigh analyze --json`` writes, and its model and step.
+
+    Raises:
+        StoreError: If it is not finished, or gone.
+    """
+    detail = analysis(s, analysis_id)
+    if detail is None:
+        raise StoreError(f"Analysis {analysis_id} no longer exists; reload the list of runs.")
+    if detail.state != State.finished:
+        raise StoreError(f"Analysis {analysis_id} is {detail.state}; only a finished one has results.")
+    eigenvalues = spectrum(s, analysis_id)
+    points = overlap_curves(s, [analysis_id])
+    by_mask = {mask: points[points["mask"] == mask] for mask in MASKS}
+    magnitude, random, best = by_mask[Mask.magnitude], by_mask[Mask.random], by_mask[Mask.best]
+    return {
+        "model": detail.model,
+        "step": detail.step,
+        "parameters": detail.parameters,
+        "hvps": detail.hvps,
+        "eigenvalues": eigenvalues["value"].tolist(),
+        "residuals": [None if np.isnan(r) else r for r in eigenvalues["residual"].tolist()],
+        "overlap": [
+            dict(zip(("k", "overlap", "chance", "random_mean", "random_std", "best"), point, strict=True))
+            for point in zip(
+                magnitude["k"].tolist(),
+                magnitude["overlap"].tolist(),
+                magnitude["chance"].tolist(),
+                random["overlap"].tolist(),
+                random["std"].tolist(),
+                best["overlap"].tolist(),
+                strict=True,
+            )
+        ],
+        "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
+        | {"total": detail.seconds},
+        "checkpoint_sha256": detail.checkpoint_sha256,
+        "data_sha256": detail.data_sha256,
+        "settings": detail.settings,
+        "environment": detail.environment,
+        "record": detail.record,
+    }
+
+
+def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every overlap point of the finished analyses of these models, or of all; one row per point.
+
+    The columns of ``overlap_curves``, and architecture, parameters (D), data and test_accuracy.
+
+    Raises:
+        StoreError: If there is no model of one of the names.
+    """
+    statement = _point_statement(
+        Model.architecture, Checkpoint.parameters, Analysis.data, Checkpoint.test_accuracy
+    )
+    if names is not None:
+        known = set(s.scalars(select(Model.name)))
+        if unknown := [name for name in names if name not in known]:
+            raise StoreError(
+                f"There is no model '{unknown[0]}'; there is {', '.join(sorted(known)) or 'none at all yet'}."
+            )
+        statement = statement.where(Model.name.in_(names))
+    more = {"architecture": object, "parameters": int, "data": object, "test_accuracy": float}
+    return _frame(s, statement, _POINT | more)
+
+
+# --- What the functions above share -----------------------------------------------------------------------
+
+
+def _masks(masks: Sequence[str]) -> list[Mask]:
+    return [Mask(mask) for mask in masks]
+
+
+def _frame(s: Session, statement: Executable, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a statement under these names and types."""
+    rows: Sequence[Row[Any]] = s.execute(statement).all()
+    values: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return pd.DataFrame(
+        {
+            name: pd.Series([_plain(value) for value in column], dtype=kind)
+            for (name, kind), column in zip(columns.items(), values, strict=True)
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, State | Mask) else value

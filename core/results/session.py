@@ -1,0 +1,133 @@
+"""Engines, sessions and migrations of the lab's database, SQLite or PostgreSQL.
+
+>>> maker = sessions("sqlite:////tmp/lab.db")        # doctest: +SKIP
+>>> with maker() as s:                               # a reader: sees one snapshot, blocks nobody
+...     frame = queries.runs(s)
+>>> with maker.begin() as s:                         # a writer: commits at the end, rolls back on an error
+...     store.request_cancel(s, 7)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, sessionmaker
+
+# How long a writer waits for the one before it. SQLite has one writer at a time; ours take milliseconds.
+_BUSY_SECONDS = 60
+
+# Any constant of our own: it names the lock that two migrating processes compete for in PostgreSQL.
+_MIGRATION_LOCK = 0x5E16_4001
+
+_MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+
+
+def engine(url: str) -> Engine:
+    """A new engine for ``url``: ``sqlite:///path`` (the folder is made) or ``postgres[ql]://…``."""
+    address = make_url(url)
+    if address.get_backend_name() == "sqlite":
+        return _sqlite(address)
+    if address.drivername in ("postgres", "postgresql"):
+        address = address.set(drivername="postgresql+psycopg")
+    return create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+
+
+def sessions(url: str) -> sessionmaker[Session]:
+    """The sessions of the database at ``url``, one pool of connections per process and URL.
+
+    ``sessions(url)()`` reads. ``sessions(url).begin()`` writes: on SQLite it takes the write lock at once,
+    so that what a writer has read still holds when it writes.
+
+    A child that was forked gets a pool of its own. At the moment of the fork its parent should have no
+    connection (``close``): SQLite's locks would seem to be the child's.
+    """
+    return _sessions(url, os.getpid())
+
+
+def close(url: str) -> None:
+    """Close this process's idle connections to the database at ``url``; ``sessions`` opens new ones."""
+    bind: Engine = _sessions(url, os.getpid()).kw["bind"]
+    bind.dispose()
+
+
+@functools.cache
+def _sessions(url: str, pid: int) -> sessionmaker[Session]:
+    maker = sessionmaker(engine(url))
+    event.listen(maker, "after_begin", _begin)
+    return maker
+
+
+def _sqlite(address: URL) -> Engine:
+    if address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    result = create_engine(address, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(result, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # sqlite3 would begin transactions by itself, too late and never IMMEDIATE: _begin does it.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+        # With a write-ahead log NORMAL cannot corrupt; a power cut may lose the last moments.
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    return result
+
+
+def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if connection.dialect.name == "sqlite" and not transaction.nested:  # nested: a savepoint
+        writes = transaction.origin is SessionTransactionOrigin.BEGIN
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the database at ``url`` to ``revision`` (``"head"``, ``"base"`` or one by name).
+
+    All or nothing, and safe when several processes do it at the same time: one works, the others wait
+    and find it done.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with migration_connection(url) as connection:
+        config.attributes["connection"] = connection
+        move = command.downgrade if revision == "base" else command.upgrade
+        move(config, revision)
+
+
+@contextmanager
+def migration_connection(url: str) -> Iterator[Connection]:
+    """A connection in a transaction that no other migration of this database can run beside."""
+    bind = engine(url)
+    try:
+        with _alone_sqlite(bind) if bind.dialect.name == "sqlite" else _alone_postgresql(bind) as connection:
+            yield connection
+    finally:
+        bind.dispose()
+
+
+@contextmanager
+def _alone_postgresql(bind: Engine) -> Iterator[Connection]:
+    with bind.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        yield connection
+
+
+@contextmanager
+def _alone_sqlite(bind: Engine) -> Iterator[Connection]:
+    with open(f"{bind.url.database}.migrate", "w") as lock, bind.connect() as connection:
+        # The switch to WAL, kept in the file, ignores the busy timeout: hence a lock before it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        # SQLite alters a table by rebuilding it; dropping the old one must not cascade.
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.commit()

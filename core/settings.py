@@ -1,0 +1,172 @@
+"""Configuration from the environment, and the settings of one analysis."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Method = Literal["krylov", "seigh", "ssvd", "exact"]
+Split = Literal["train", "test"]
+Precision = Literal["float32", "float64"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+# Above this a dense D×D matrix (8·D² bytes in fp64, and several copies of it in the eigensolver) stops
+# being a reasonable thing to ask of a workstation.
+EXACT_MAX_PARAMETERS = 20_000
+
+# AF_UNIX paths are limited to 108 bytes on Linux and 104 on macOS, the final NUL included.
+_LONGEST_SOCKET_PATH = 100
+
+
+class Settings(BaseSettings):
+    """Where this installation keeps its things: the environment variables ``SEIGH_*``.
+
+    The defaults are the embedded stack, everything under ``SEIGH_HOME``. A lab sets ``SEIGH_DATABASE_URL``,
+    ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SEIGH_", env_ignore_empty=True)
+
+    home: Path = Path(".seigh")
+    database_url: str = ""
+    redis_url: str = ""
+    artifacts: Path | None = None
+    data_dir: Path | None = None
+    device: str = "auto"
+    max_upload_mb: int = Field(default=2048, gt=0)
+
+    @cached_property
+    def root(self) -> Path:
+        """The absolute path of ``SEIGH_HOME``."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the lab's database."""
+        return self.database_url or f"sqlite:///{self.root / 'seigh.db'}"
+
+    @property
+    def artifact_folder(self) -> Path:
+        """Folder of checkpoints, data files and eigenvectors."""
+        return (self.artifacts or self.root / "artifacts").expanduser().resolve()
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder in which the data sets lie."""
+        return (self.data_dir or self.root / "data").expanduser().resolve()
+
+    @property
+    def redis_socket(self) -> Path:
+        """Socket of the embedded Redis: under the home, or, where that path is too long for a socket,
+        in a private folder of the system's temporary one that depends on the home alone."""
+        socket = self.root / "run" / "redis.sock"
+        if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+            return socket
+        name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"seigh-{os.getuid()}-{name}" / "redis.sock"
+
+    @property
+    def redis(self) -> str:
+        """URL of the broker, as Celery and redis-py both read it."""
+        return self.redis_url or f"redis+socket://{self.redis_socket}"
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether Redis is ours to start."""
+        return not self.redis_url
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work; the message is one sentence for the person who chose them."""
+
+
+class AnalysisSettings(BaseModel):
+    """Everything that decides the numbers of one analysis, apart from the checkpoint.
+
+    Two analyses with the same checkpoint and equal settings are the same analysis (``key``).
+
+    Attributes:
+        architecture: Name of the architecture, a key of ``core.problems.architectures.ARCHITECTURES``.
+        data: Name of a data set, the path of a ``.npz``/``.safetensors`` file, or ``sha256:<digest>`` of
+            such a file in the artefact store.
+        split: Which split of the data set the Hessian is taken on.
+        samples: Number of samples N in the class-balanced subset.
+        k: Number of eigenpairs, and the end of the overlap curve.
+        method: ``krylov``, ``seigh``, ``ssvd`` or ``exact``.
+        seed: Seeds the subset, the test matrices and the random masks.
+        outer: n_O of SEIGH and SSVD, columns of the outer sketch; k when not given.
+        inner: n_I of SEIGH and SSVD, size of the inner sketch; 2·n_O when not given (the paper's choice).
+        random_masks: Number of random masks drawn for the mean and standard deviation.
+        precision: Floating-point format of weights and HVPs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    data: str
+    split: Split = "test"
+    samples: int = Field(default=500, ge=1)
+    k: int = Field(default=100, ge=1)
+    method: Method = "krylov"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    outer: int | None = Field(default=None, ge=1)
+    inner: int | None = Field(default=None, ge=1)
+    random_masks: int = Field(default=10, ge=2, le=1000)
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _sketch_sizes_belong_to_sketched_methods(self) -> AnalysisSettings:
+        if self.method not in ("seigh", "ssvd") and (self.outer is not None or self.inner is not None):
+            raise ValueError(f"n_O and n_I belong to seigh and ssvd; leave them out for {self.method}")
+        return self
+
+    @property
+    def n_outer(self) -> int:
+        """n_O: the given one, or k."""
+        return self.outer or self.k
+
+    @property
+    def n_inner(self) -> int:
+        """n_I: the given one, or 2·n_O."""
+        return self.inner or 2 * self.n_outer
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of the settings in canonical JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def check(self, parameters: int) -> None:
+        """Raise ``SettingsError`` if these settings cannot work for a model of D = ``parameters``."""
+        if self.k > parameters:
+            raise SettingsError(
+                f"k = {self.k:,} is more than the model's {parameters:,} parameters; choose k ≤ D."
+            )
+        if self.method == "exact" and parameters > EXACT_MAX_PARAMETERS:
+            raise SettingsError(
+                f"The exact method forms the dense Hessian and is limited to D ≤ {EXACT_MAX_PARAMETERS:,}; "
+                f"this model has D = {parameters:,}; choose krylov or seigh."
+            )
+        if self.method in ("seigh", "ssvd"):
+            if self.n_outer < self.k:
+                raise SettingsError(
+                    f"n_O = {self.n_outer:,} columns cannot hold k = {self.k:,} eigenvectors; choose n_O ≥ k."
+                )
+            if self.n_inner < self.n_outer:
+                raise SettingsError(
+                    f"n_I = {self.n_inner:,} is smaller than n_O = {self.n_outer:,}; the core cannot be "
+                    "recovered from fewer inner measurements than outer ones; choose n_I ≥ n_O."
+                )
+            if self.n_inner > parameters:
+                raise SettingsError(
+                    f"n_I = {self.n_inner:,} is more than the model's {parameters:,} parameters; "
+                    "choose n_O and n_I ≤ D."
+                )

@@ -1,0 +1,21 @@
+"""Eigenpairs of large symmetric operators, matrix-free."""
+
+from core.spectra.eigenpairs import Eigenpairs, SingularTriplets
+from core.spectra.exact import exact
+from core.spectra.krylov import block_krylov
+from core.spectra.operators import Operator, SpectrumError
+from core.spectra.residuals import residuals
+from core.spectra.sketched import eigenpairs_of, seigh, ssvd
+
+__all__ = [
+    "Eigenpairs",
+    "Operator",
+    "SingularTriplets",
+    "SpectrumError",
+    "block_krylov",
+    "eigenpairs_of",
+    "exact",
+    "residuals",
+    "seigh",
+    "ssvd",
+]

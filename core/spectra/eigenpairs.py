@@ -1,0 +1,96 @@
+"""What every method returns: eigenvalues, and eigenvectors that are formed only where they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+# Rows of the basis that are held in fp64 at once, in bytes: bounds the memory of streamed products.
+CHUNK_BYTES = 256 * 2**20
+
+
+def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
+    """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``."""
+    step = max(1, min(length, CHUNK_BYTES // max(1, width * itemsize)))
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """V = Bᵀ · coefficients, D × n, formed only where it is asked for.
+
+    Attributes:
+        basis: B, (m, D): its rows span the columns of V; stored once, never copied to form V.
+        coefficients: (m, n) fp64.
+    """
+
+    basis: Tensor
+    coefficients: Tensor
+
+    def rows(self, index: Tensor) -> Tensor:
+        """V[index]: (len(index), n), in the basis's precision."""
+        return self._combine(self.basis[:, index], self.coefficients)
+
+    def vectors(self) -> Tensor:
+        """V: (D, n), in the basis's precision."""
+        return self.columns(slice(None))
+
+    def columns(self, columns: slice | Tensor) -> Tensor:
+        """V[:, columns]: (D, …), in the basis's precision, in one pass over the basis."""
+        coefficients = self.coefficients[:, columns]
+        out = self.basis.new_empty(self.basis.shape[1], coefficients.shape[1])
+        for part in chunks(self.basis.shape[1], len(self.basis)):
+            out[part] = self._combine(self.basis[:, part], coefficients)
+        return out
+
+    @staticmethod
+    def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
+        # In fp64: the coefficients of a raw sketch are as large as its condition number, and a sum in fp32
+        # would lose as many digits.
+        return (part.T.to(coefficients.dtype) @ coefficients).to(part.dtype)
+
+
+@dataclass(frozen=True)
+class Eigenpairs(Vectors):
+    """H ≈ V diag(values) Vᵀ.
+
+    Attributes:
+        values: (n,) fp64, by descending |λ|.
+        residuals: (n,) fp64, ‖Hv − λv‖₂ per pair, or None where the method does not give them.
+        hvps: Hessian-vector products spent.
+    """
+
+    values: Tensor
+    residuals: Tensor | None
+    hvps: int
+
+    def top(self, k: int) -> Eigenpairs:
+        """The first k pairs."""
+        return replace(
+            self,
+            values=self.values[:k],
+            coefficients=self.coefficients[:, :k],
+            residuals=None if self.residuals is None else self.residuals[:k],
+        )
+
+
+@dataclass(frozen=True)
+class SingularTriplets(Vectors):
+    """A ≈ U diag(values) Vᵀ; ``rows``, ``vectors`` and ``columns`` are those of U.
+
+    Attributes:
+        right: V.
+        values: (n,) fp64, descending.
+        hvps: Products spent.
+    """
+
+    right: Vectors
+    values: Tensor
+    hvps: int
+
+
+def by_magnitude(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort eigenvalues (n,) and the columns of ``vectors`` (m, n) by descending |λ|."""
+    order = values.abs().argsort(descending=True, stable=True)
+    return values[order], vectors[:, order]

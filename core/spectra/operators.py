@@ -1,0 +1,52 @@
+"""What the methods ask of an operator: ``.shape == (D, D)`` and ``@`` on a (D, b) tensor."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A real symmetric matrix known by its products; a dense tensor is one too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __matmul__(self, block: Tensor, /) -> Tensor: ...
+
+
+class SpectrumError(ValueError):
+    """The operator has no usable spectrum; the message is one sentence for the user."""
+
+
+def multiply(operator: Operator, block: Tensor) -> Tensor:
+    """operator @ block, refusing NaN and infinities: (D, b) → (D, b).
+
+    Raises:
+        SpectrumError: The product is not finite; no eigenvalue computed from it would mean anything.
+    """
+    product = operator @ block
+    if not bool(product.isfinite().all()):
+        raise SpectrumError(
+            "A Hessian-vector product is not finite (NaN or infinity): the loss or its derivatives overflow "
+            "at this checkpoint; check the weights, or use float64."
+        )
+    return product
+
+
+def check_square(operator: Operator, k: int, columns: int) -> int:
+    """D, after checking 1 ≤ k ≤ columns ≤ D."""
+    if len(operator.shape) != 2 or operator.shape[0] != operator.shape[1]:
+        raise ValueError(f"The operator must be square; its shape is {tuple(operator.shape)}.")
+    dimension = operator.shape[0]
+    if not 1 <= k <= columns <= dimension:
+        raise ValueError(f"Needs 1 ≤ k ≤ columns ≤ D; got k = {k}, columns = {columns}, D = {dimension}.")
+    return dimension

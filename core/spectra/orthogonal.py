@@ -1,0 +1,52 @@
+"""Orthonormal bases of tall matrices from fp64 Gram matrices, in one pass over their rows.
+
+A pivoted QR of a D×m sketch reads it many times on one core. Its Gram matrix is one streamed product that
+runs at the speed of a matrix multiplication, and what is left is m×m.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.spectra.eigenpairs import chunks
+
+
+def gram(rows: Tensor) -> Tensor:
+    """``rows @ rowsᵀ`` of an (m, D) matrix, accumulated in fp64: (m, m)."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for part in chunks(rows.shape[1], len(rows)):
+        block = rows[:, part].double()
+        total += block @ block.T
+    return total
+
+
+def orthonormaliser(rows: Tensor) -> Tensor:
+    """T (m, r) fp64 such that ``rowsᵀ @ T`` has orthonormal columns that span the rows' numerical range.
+
+    Directions whose singular value is below the rounding error of the rows themselves (or, for fp64 rows,
+    below what a Gram matrix resolves) are noise and left out, so r ≤ m: σ < ε · √m · σ_max with
+    ε = ``resolution(rows.dtype)``.
+    """
+    whitening = _whiten(gram(rows), resolution(rows.dtype))
+    if rows.dtype == torch.float64:
+        # σ² is known to ε₆₄ σ_max² only, which leaves the shortest kept directions askew: once more.
+        again = torch.zeros(whitening.shape[1], whitening.shape[1], dtype=torch.float64, device=rows.device)
+        for part in chunks(rows.shape[1], len(rows)):
+            block = whitening.T @ rows[:, part]
+            again += block @ block.T
+        whitening = whitening @ _whiten(again, resolution(rows.dtype))
+    return whitening
+
+
+def resolution(dtype: torch.dtype) -> float:
+    """Relative length below which a direction of a Gram matrix in fp64 of rows in ``dtype`` is noise."""
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float64).eps ** 0.5)
+
+
+def _whiten(gramian: Tensor, relative: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(gramian)
+    sigma = values.clamp_min(0).sqrt()
+    keep = sigma > relative * len(gramian) ** 0.5 * sigma[-1]
+    whitening: Tensor = vectors[:, keep] / sigma[keep]
+    return whitening

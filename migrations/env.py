@@ -1,0 +1,38 @@
+"""How Alembic reaches the database: the connection that ``core.results.session.migrate`` hands over, or, from
+the ``alembic`` command line, the one the environment names (``SEIGH_HOME``, ``SEIGH_DATABASE_URL``)."""
+
+from typing import Any
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import Connection
+
+from core.results.models import Base, UTCDateTime
+from core.results.session import migration_connection
+from core.settings import Settings
+
+
+def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | bool:
+    """Write a migration in SQLAlchemy's own types: it must not change when our classes do."""
+    if kind == "type" and isinstance(item, UTCDateTime):
+        return "sa.DateTime(timezone=True)"
+    return False
+
+
+def run(connection: Connection) -> None:
+    """Run the migrations that ``context`` was asked for on ``connection``."""
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_item=render_item,
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if (given := context.config.attributes.get("connection")) is not None:
+    run(given)
+else:
+    with migration_connection(Settings().database) as connection:
+        run(connection)

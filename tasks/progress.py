@@ -1,0 +1,105 @@
+"""An attempt's life line to the database: its progress, its heartbeat, and whether it is still wanted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.analysis import Progress
+from core.results import store
+from core.results.store import Standing
+
+# An attempt that shows no sign of life for this long is given up, and another worker takes over.
+STALE_AFTER = timedelta(seconds=30)
+
+# What SQLAlchemy raises when the database, or the connection to it, is away.
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+_HEARTBEAT_SECONDS = 5.0
+_REPORT_SECONDS = 0.2
+
+
+class AnalysisLog(logging.LoggerAdapter[logging.Logger]):
+    """Log lines that begin with the number of the analysis that they are about."""
+
+    def __init__(self, logger: logging.Logger, analysis_id: int) -> None:
+        super().__init__(logger)
+        self._analysis_id = analysis_id
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        return f"analysis {self._analysis_id}: {msg}", kwargs
+
+
+class Cancelled(Exception):
+    """Somebody asked for the analysis to be cancelled."""
+
+
+class ClaimLost(Exception):
+    """The analysis belongs to another attempt by now, or has been deleted."""
+
+
+def heed(standing: Standing) -> None:
+    """Raise ``Cancelled`` or ``ClaimLost`` unless the attempt is still wanted."""
+    if standing is Standing.cancel_requested:
+        raise Cancelled
+    if standing is Standing.lost:
+        raise ClaimLost
+
+
+class Lifeline:
+    """Reports about an attempt as long as the ``with`` block lasts, by itself every few seconds.
+
+    Call it with each ``Progress``: it writes every new stage, and else at most five times a second; it
+    raises ``Cancelled`` or ``ClaimLost`` as soon as the attempt has no reason to go on.
+    """
+
+    def __init__(self, maker: sessionmaker[Session], analysis_id: int, token: str, log: AnalysisLog) -> None:
+        self._maker = maker
+        self._attempt = (analysis_id, token)
+        self._log = log
+        self._standing = Standing.owned
+        self._stage = ""
+        self._reported = 0.0
+        self._over = threading.Event()
+        # A thread, as single steps (a dense eigendecomposition) take minutes without any progress to report.
+        self._heart = threading.Thread(target=self._beat, name=f"heartbeat {analysis_id}", daemon=True)
+
+    def __enter__(self) -> Lifeline:
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._heart.join()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
+            self._tell(
+                lambda s: store.report(
+                    s, *self._attempt, stage=progress.stage, progress=progress.fraction, hvps=progress.hvps
+                )
+            )
+            self._stage, self._reported = progress.stage, time.monotonic()
+        heed(self._standing)
+
+    def _beat(self) -> None:
+        while not self._over.wait(_HEARTBEAT_SECONDS):
+            self._tell(lambda s: store.heartbeat(s, *self._attempt))
+
+    def _tell(self, message: Callable[[Session], Standing]) -> None:
+        try:
+            with self._maker.begin() as s:
+                self._standing = message(s)
+        except DATABASE_AWAY as error:
+            # A database that is away for a moment is no reason to throw hours of work away.
+            self._log.warning("the database did not answer: %s", error)

@@ -1,0 +1,122 @@
+"""What brings back analyses whose worker died or whose message was lost.
+
+Every worker looks after all of them, in a thread of its main process, which has nothing else to do while its
+children compute. Workers may get in each other's way here: a second message finds the analysis taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import kombu.exceptions
+import sqlalchemy.exc
+from celery import bootsteps
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.results import store
+from core.results.session import close, sessions
+from core.settings import Settings
+from tasks.analysis import WORKER
+from tasks.celery_app import app
+from tasks.progress import STALE_AFTER
+from tasks.submit import send
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 5.0
+
+# A message that was sent this recently may still be on its way.
+_ON_ITS_WAY = timedelta(seconds=15)
+
+# The main process forks a child whenever one has died. A database connection that is in use at that moment
+# would be shared with the child, and SQLite's locks with it; so forks wait for the sweep, which closes its
+# connections.
+_sweeping = threading.Lock()
+os.register_at_fork(
+    before=_sweeping.acquire, after_in_parent=_sweeping.release, after_in_child=_sweeping.release
+)
+
+
+class Recovery(bootsteps.StartStopStep):
+    """The part of a Celery worker that sweeps from its start to its end."""
+
+    requires = ("celery.worker.components:Pool",)  # which forks the children first
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_repeatedly, name="recovery", daemon=True)
+
+    def start(self, parent: Any) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        """End a worker that lets its analyses finish first."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def terminate(self, parent: Any) -> None:
+        """End a worker that has stopped its children: others take over at once."""
+        self.stop(parent)
+        with _database(Settings()) as maker, maker.begin() as s:
+            handed_back = store.hand_back(s, WORKER)
+        if handed_back:  # Celery puts their messages back
+            logger.info("handed back: %s", handed_back)
+
+    def _sweep_repeatedly(self) -> None:
+        while True:
+            try:
+                sweep()
+            except kombu.exceptions.OperationalError as error:
+                logger.warning("the broker does not answer: %s", error)
+            except sqlalchemy.exc.DBAPIError as error:
+                logger.warning("the database does not answer, or is not migrated: %s", error.orig)
+            except Exception:  # whatever it is, the next sweep may succeed
+                logger.exception("recovery failed; trying again in %.0f s", _SWEEP_SECONDS)
+            if self._over.wait(_SWEEP_SECONDS):
+                return
+
+
+app.steps["worker"].add(Recovery)
+
+
+def sweep() -> None:
+    """Queue again what dead workers left behind, and send the messages that are missing."""
+    env = Settings()
+    with _database(env) as maker:
+        with maker.begin() as s:
+            if requeued := store.requeue_stale(s, STALE_AFTER):
+                logger.warning("their workers died; queued again: %s", requeued)
+        with maker() as s:
+            waiting = store.waiting(s, _ON_ITS_WAY)
+        # While there are messages the workers have work. When there is none, whatever waits is forgotten.
+        if waiting and _messages(env) == 0:
+            logger.warning("no message stands for them; sending one each: %s", waiting)
+            send(waiting, env)
+
+
+def _messages(env: Settings) -> int:
+    """How many messages wait in the queue."""
+    with app.connection_for_read(env.redis) as connection:
+        connection.ensure_connection(max_retries=1)
+        queue = app.amqp.queues[app.conf.task_default_queue]
+        declared: Any = queue(connection.default_channel).queue_declare()
+        return int(declared.message_count)
+
+
+@contextmanager
+def _database(env: Settings) -> Iterator[sessionmaker[Session]]:
+    """The database, with no fork meanwhile and no connection left open."""
+    with _sweeping:
+        try:
+            yield sessions(env.database)
+        finally:
+            close(env.database)

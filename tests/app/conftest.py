@@ -1,0 +1,104 @@
+"""Pages run in this process by Streamlit's own test runner, on a home with a few results in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from core.results import store
+from core.results.session import sessions
+from core.settings import AnalysisSettings, Settings
+
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+
+
+@pytest.fixture(autouse=True)
+def _no_memory_of_other_tests() -> Iterator[None]:
+    """Streamlit's caches live as long as the process; the database of another test must not be in them."""
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    yield
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def open_page(home: Settings) -> Callable[..., AppTest]:
+    """Opens a page of the dashboard, with query parameters, in a new session."""
+
+    def opened(name: str, **query: str | list[str]) -> AppTest:
+        app = AppTest.from_file(MAIN, default_timeout=60)
+        app.switch_page(f"views/{name}.py")
+        for parameter, value in query.items():
+            app.query_params[parameter] = value
+        return app.run()
+
+    return opened
+
+
+@pytest.fixture
+def add(home: Settings) -> Callable[..., int]:
+    """Adds an analysis in a state of one's choice, made up but for its shape; answers its number."""
+
+    def added(
+        state: str = "finished",
+        *,
+        model: str = "mlp",
+        step: int = 0,
+        split: str = "test",
+        k: int = 5,
+    ) -> int:
+        chosen = AnalysisSettings(architecture="tanh-mlp", data="digits", split=split, k=k, samples=50)
+        with sessions(home.database).begin() as s:
+            checkpoint = store.add_checkpoint(
+                s,
+                store.add_model(s, model, "tanh-mlp"),
+                step=step,
+                sha256=f"{step:064x}",
+                filename=f"step_{step}.pt",
+                size=1000,
+                parameters=7030,
+                metrics={"test_accuracy": 0.5},
+                user="ada",
+            )
+            s.flush()
+            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "ada")
+            s.flush()
+            number = analysis.id
+            if state != "queued":
+                store.claim(s, number, "token", "worker", timedelta(seconds=30))
+            if state == "running":
+                store.report(s, number, "token", stage="eigenpairs", progress=0.25, hvps=10)
+            if state == "failed":
+                store.fail(s, number, "token", "There was too little of something.")
+            if state == "finished":
+                assert store.finish(s, number, "token", **made_up_results(k))
+        return number
+
+    return added
+
+
+def made_up_results(k: int) -> dict[str, Any]:
+    """What ``store.finish`` takes: overlap at three times chance, eigenvalues of alternating signs."""
+    size = np.arange(1, k + 1)
+    return {
+        "eigenvalues": np.where(size % 2, 1.0, -1.0) / size,
+        "residuals": 1e-4 / size,
+        "overlap": 3.0 * size / 7030,
+        "random_mean": 1.0 * size / 7030,
+        "random_std": 0.1 * size / 7030,
+        "best": np.minimum(1.0, 0.1 * size),
+        "stages": [("load", 0.1, 0), ("eigenpairs", 2.0, 40)],
+        "hvps": 40,
+        "data_sha256": "d" * 64,
+        "environment": {"torch": "2.0"},
+        "record": {"subset_loss": 0.5},
+        "eigenvectors": None,
+    }

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import charts
+
+D = 7030
+
+
+def curves(k: int, *, analysis_id: int = 1, step: int = 0) -> pd.DataFrame:
+    """``queries.overlap_curves`` of one analysis: overlap three times, best ten times chance."""
+    size = np.arange(1, k + 1)
+    factors = {"magnitude": 3.0, "random": 1.1, "best": 10.0}
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "analysis_id": analysis_id,
+                "step": step,
+                "mask": mask,
+                "k": size,
+                "overlap": factor * size / D,
+                "std": 0.2 * size / D if mask == "random" else np.nan,
+                "chance": size / D,
+                "ratio": factor,
+            }
+        )
+        for mask, factor in factors.items()
+    )
+
+
+def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
+    """``queries.overlap_by_step`` of lines (model, split, D) over two steps, and their series."""
+    rows = []
+    for model, split, parameters in lines:
+        for step in (0, 100):
+            common = {
+                "analysis_id": len(rows),
+                "model": model,
+                "step": step,
+                "split": split,
+                "method": "krylov",
+                "seed": 0,
+                "samples": 500,
+                "data": "digits",
+                "k": k,
+                "chance": k / parameters,
+                "test_accuracy": 0.5,
+                "lambda_max": 2.0,
+            }
+            chance = k / parameters
+            rows.append(common | {"mask": "magnitude", "overlap": 3 * chance, "std": np.nan, "ratio": 3.0})
+            rows.append(common | {"mask": "random", "overlap": chance, "std": 0.1 * chance, "ratio": 1.0})
+    frame = pd.DataFrame(rows)
+    return frame.assign(series=charts.name_series(frame))
+
+
+def layers(chart: alt.LayerChart) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """Mark type, encoding and data of every layer, after Altair's own validation of the whole."""
+    spec = chart.to_dict()
+    for layer in spec["layer"]:
+        name = layer.get("data", spec.get("data"))["name"]
+        mark = layer["mark"]
+        yield (
+            mark if isinstance(mark, str) else mark["type"],
+            layer["encoding"],
+            pd.DataFrame(spec["datasets"][name]),
+        )
+
+
+def layer(chart: alt.LayerChart, mark: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The first layer of this mark type."""
+    return next((encoding, data) for kind, encoding, data in layers(chart) if kind == mark)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(color: str, background: str) -> float:
+    low, high = sorted((luminance(color), luminance(background)))
+    return (high + 0.05) / (low + 0.05)
+
+
+# --- Colours ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_keeps_its_colour_and_the_first_six_differ() -> None:
+    assert charts.model_color(3) == charts.model_color(3)
+    assert len({charts.model_color(number) for number in range(1, 7)}) == 6
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#171614"])  # Streamlit's light and dark page
+def test_colours_are_visible_in_both_themes(background: str) -> None:
+    assert contrast(charts.NEUTRAL, background) > 3
+    assert all(contrast(color, background) > 2.2 for color in charts.MODEL_COLORS)
+
+
+# --- Spectrum ---------------------------------------------------------------------------------------------
+
+
+def test_spectrum_tells_signs_apart_by_colour_and_shape_and_shows_residuals() -> None:
+    values = np.array([4.0, -3.0, 2.0, -1.0, 0.0])
+    frame = pd.DataFrame(
+        {
+            "position": range(1, 6),
+            "value": values,
+            "magnitude": np.abs(values),
+            "sign": np.where(values < 0, "negative", "positive"),
+            "residual": [1e-3, 0.5, np.nan, 1e-3, 1e-3],
+        }
+    )
+    chart = charts.spectrum(frame)
+    encoding, data = layer(chart, "point")
+    for channel in ("color", "shape"):
+        scale = encoding[channel]["scale"]
+        assert scale["domain"] == ["λ > 0", "λ < 0", charts.RESIDUAL_LABEL]
+        assert len(set(scale["range"])) == 3
+    assert data["kind"].value_counts().to_dict() == {"λ > 0": 2, "λ < 0": 2, charts.RESIDUAL_LABEL: 3}
+    assert encoding["y"]["scale"]["type"] == "log"
+    assert (data["height"] > 0).all()  # the exact zero has no place on a log axis
+    low, high = encoding["y"]["scale"]["domain"]
+    assert low < data["height"].min() < data["height"].max() < high
+    _, bars = layer(chart, "rule")
+    assert bars[["low", "high"]].to_numpy().tolist() == [[2.5, 3.5]]  # 3 ± 0.5; smaller ones are hidden
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_spectrum_of_one_sign_and_without_residuals(sign: int) -> None:
+    frame = pd.DataFrame(
+        {
+            "position": [1, 2],
+            "value": [2.0 * sign, 1.0 * sign],
+            "magnitude": [2.0, 1.0],
+            "sign": ["positive" if sign > 0 else "negative"] * 2,
+            "residual": [np.nan, np.nan],
+        }
+    )
+    encoding, data = layer(charts.spectrum(frame), "point")
+    assert len(data) == 2
+    assert len(encoding["color"]["scale"]["domain"]) == 1
+
+
+# --- Overlap against k ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_k", [False, True])
+@pytest.mark.parametrize("log_overlap", [False, True])
+def test_overlap_curve_shows_the_masks_chance_and_the_random_error(log_k: bool, log_overlap: bool) -> None:
+    chart = charts.overlap_curve(curves(40), "#123456", log_k=log_k, log_overlap=log_overlap)
+    encoding, data = layer(chart, "line")
+    assert set(data["series"]) == {
+        "largest |θ|",
+        "best mask",
+        "random masks, mean ± std",
+        charts.CHANCE_LABEL,
+    }
+    chance = data[data["series"] == charts.CHANCE_LABEL]
+    np.testing.assert_allclose(chance["overlap"], chance["k"] / D)
+    scale = encoding["color"]["scale"]
+    assert scale["range"][scale["domain"].index("largest |θ|")] == "#123456"
+    assert (
+        len({str(dash) for dash in encoding["strokeDash"]["scale"]["range"]}) == 3
+    )  # solid twice: two colours
+    assert encoding["x"]["scale"].get("type", "linear") == ("log" if log_k else "linear")
+    assert encoding["y"]["scale"].get("type", "linear") == ("log" if log_overlap else "linear")
+    _, band = layer(chart, "area")
+    np.testing.assert_allclose(band["high"] - band["low"], 0.4 * band["k"] / D)
+
+
+def test_overlap_curve_names_every_value_at_the_pointer() -> None:
+    encoding, data = layer(charts.overlap_curve(curves(40), "#123456"), "rule")
+    assert [tooltip["title"] for tooltip in encoding["tooltip"][1:]] == [
+        "largest |θ|",
+        "best mask",
+        "random masks, mean",
+        "random masks, std",
+        charts.CHANCE_LABEL,
+        "largest |θ| ÷ chance",
+    ]
+    row = data.set_index("k").loc[7]
+    assert row["largest |θ|"] == pytest.approx(21 / D)
+    assert row["largest |θ| ÷ chance"] == pytest.approx(3)
+
+
+def test_a_curve_of_one_point_is_drawn_with_its_point() -> None:
+    spec = charts.overlap_curve(curves(1), "#123456").to_dict()
+    assert any(layer["mark"].get("point") for layer in spec["layer"])
+
+
+@pytest.mark.parametrize("log_k", [False, True])
+def test_long_curves_are_thinned_but_keep_their_ends(log_k: bool) -> None:
+    _, data = layer(charts.overlap_curve(curves(1500), "#123456", log_k=log_k), "line")
+    ks = sorted(data["k"].unique())
+    assert len(ks) <= charts.MOST_POINTS
+    assert (ks[0], ks[-1]) == (1, 1500)
+    if log_k:
+        assert ks[:20] == list(range(1, 21))  # where a log axis has room
+
+
+def test_overlap_by_k_has_a_curve_for_each_step_in_order_and_chance() -> None:
+    frame = pd.concat(curves(20, analysis_id=step, step=step) for step in (1000, 0, 100))
+    frame = frame[frame["mask"] == "magnitude"]
+    chart = charts.overlap_by_k(frame, top=0.5)
+    drawn = [(encoding, data) for kind, encoding, data in layers(chart) if kind == "line"]
+    (chance, _), (encoding, data) = drawn
+    assert chance["y"]["field"] == "chance"
+    assert encoding["color"]["scale"]["domain"] == [0, 100, 1000]
+    assert encoding["color"]["type"] == "ordinal"
+    assert encoding["y"]["scale"]["domain"] == [0, 0.5]
+    assert len(data) == 60
+
+
+# --- Overlap over training --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("measure", "height"), [("overlap", 3 * 70 / D), ("ratio", 3.0)])
+def test_overlap_by_step_draws_points_chance_and_error(measure: charts.Measure, height: float) -> None:
+    frame = points(("mlp", "test", D), ("mlp", "train", D))
+    chart = charts.overlap_by_step(frame, {"mlp": "#0072B2"}, measure)
+    encoding, data = layer(chart, "point")
+    assert len(data) == 4
+    np.testing.assert_allclose(data["height"], height)
+    _, rule = layer(chart, "rule")
+    assert rule["level"].tolist() == [pytest.approx(height / 3)]
+    _, band = layer(chart, "area")
+    assert len(band) == 2  # a band for the model, not one for each split
+    np.testing.assert_allclose(band["low"], 0.9 * height / 3)
+    np.testing.assert_allclose(band["high"], 1.1 * height / 3)
+    line, _ = layer(chart, "line")
+    assert line["strokeDash"]["scale"]["domain"] == ["test", "train"]
+    assert encoding["color"]["scale"] == {"domain": ["mlp"], "range": ["#0072B2"]}
+
+
+def test_models_of_different_size_have_their_own_chance_level() -> None:
+    frame = points(("mlp", "test", D), ("conv", "test", 10 * D))
+    colors = {"conv": "#D55E00", "mlp": "#0072B2", "absent": "#009E73"}
+    encoding, absolute = layer(charts.overlap_by_step(frame, colors), "rule")
+    assert len(absolute) == 2
+    assert encoding["color"]["scale"] == {"domain": ["conv", "mlp"], "range": ["#D55E00", "#0072B2"]}
+    _, relative = layer(charts.overlap_by_step(frame, colors, "ratio"), "rule")
+    assert relative["level"].tolist() == [1.0]
+
+
+def test_overlap_by_step_of_a_single_step_has_an_axis() -> None:
+    frame = points(("mlp", "test", D))
+    encoding, _ = layer(charts.overlap_by_step(frame[frame["step"] == 0], {"mlp": "#0072B2"}), "point")
+    low, high = encoding["x"]["scale"]["domain"]
+    assert low < 0 < high
+
+
+# --- Which analyses make a line ---------------------------------------------------------------------------
+
+
+def test_series_are_named_by_what_differs() -> None:
+    frame = points(("mlp", "test", D), ("mlp", "train", D))
+    assert set(frame["series"]) == {"mlp · test", "mlp · train"}
+    frame.loc[0, "method"] = "seigh"
+    frame.loc[1, "samples"] = 100
+    assert charts.name_series(frame)[0] == "mlp · test · seigh · N = 500"
+
+
+def test_of_analyses_that_differ_only_in_k_the_longest_stays_then_the_latest() -> None:
+    frame = points(("mlp", "test", D)).drop_duplicates("step")
+    shorter = frame.assign(analysis_id=[50, 51], k=10)
+    later = frame.assign(analysis_id=[60, 61]).head(1)
+    other_seed = frame.assign(analysis_id=[70, 71], seed=1)
+    kept = charts.distinct_lines(pd.concat([shorter, frame, later, other_seed]))
+    assert kept["analysis_id"].tolist() == [2, 60, 70, 71]

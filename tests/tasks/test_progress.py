@@ -1,0 +1,127 @@
+"""What a running attempt hears from the database."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from sqlalchemy import text
+
+from core.analysis import Progress
+from core.problems.data import DataError
+from core.results import store
+from core.results.models import Analysis
+from core.results.session import sessions
+from core.settings import Settings
+from tasks import progress
+from tasks.analysis import sentence
+from tasks.progress import AnalysisLog, Cancelled, ClaimLost, Lifeline
+from tests.core.results import lab
+
+LOG = AnalysisLog(logging.getLogger(__name__), 1)
+STEP = Progress("eigenpairs", 0.5, 70)
+
+
+@pytest.fixture
+def lifeline(home: Settings) -> Iterator[Lifeline]:
+    """Of analysis 1, which runs under the claim ``mine``."""
+    maker = sessions(home.database)
+    with maker.begin() as s:
+        lab.queue(s)
+        assert lab.claim(s, 1)
+    with Lifeline(maker, 1, "mine", LOG) as lifeline:
+        yield lifeline
+
+
+def analysis(home: Settings) -> Analysis:
+    with sessions(home.database)() as s:
+        return s.get_one(Analysis, 1)
+
+
+def test_a_stage_is_written_at_most_five_times_a_second(home: Settings, lifeline: Lifeline) -> None:
+    lifeline(STEP)
+    assert (analysis(home).stage, analysis(home).progress, analysis(home).hvps) == ("eigenpairs", 0.5, 70)
+    with sessions(home.database).begin() as s:
+        s.execute(text("UPDATE analysis SET progress = 0"))
+    start = time.monotonic()
+    while time.monotonic() - start < 0.15:
+        lifeline(STEP)
+    assert analysis(home).progress == 0
+    time.sleep(0.1)
+    lifeline(STEP)
+    assert analysis(home).progress == 0.5
+
+
+def test_every_new_stage_is_written(home: Settings, lifeline: Lifeline) -> None:
+    for stage in ("load", "eigenpairs", "overlap"):
+        lifeline(Progress(stage, 0.5, 70))
+        assert analysis(home).stage == stage
+
+
+def test_a_cancellation_is_heard_at_the_next_report(home: Settings, lifeline: Lifeline) -> None:
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, 1)
+    with pytest.raises(Cancelled):
+        lifeline(STEP)
+
+
+def test_a_lost_claim_is_heard_at_the_next_report(home: Settings, lifeline: Lifeline) -> None:
+    with sessions(home.database).begin() as s:
+        store.delete_analysis(s, 1)
+    with pytest.raises(ClaimLost):
+        lifeline(STEP)
+
+
+def test_the_heart_beats_while_there_is_nothing_to_report(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "_REPORT_SECONDS", 3600.0)
+    maker = sessions(home.database)
+    with maker.begin() as s:
+        lab.queue(s)
+        assert lab.claim(s, 1)
+    with Lifeline(maker, 1, "mine", LOG) as lifeline:
+        lifeline(STEP)
+        started = analysis(home).heartbeat_at
+        assert started is not None
+        time.sleep(0.3)
+        beaten = analysis(home).heartbeat_at
+        assert beaten is not None
+        assert beaten > started
+        with maker.begin() as s:
+            store.request_cancel(s, 1)
+        time.sleep(0.3)
+        with pytest.raises(Cancelled):  # no report is due: a heartbeat has heard it
+            lifeline(STEP)
+
+
+def test_a_database_that_is_away_does_not_end_the_analysis(
+    home: Settings, lifeline: Lifeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sessions(home.database).begin() as s:
+        s.execute(text("ALTER TABLE analysis RENAME TO elsewhere"))
+    lifeline(STEP)
+    assert "analysis 1: the database did not answer" in caplog.text
+    with sessions(home.database).begin() as s:
+        s.execute(text("ALTER TABLE elsewhere RENAME TO analysis"))
+    time.sleep(0.25)
+    lifeline(STEP)
+    assert analysis(home).progress == 0.5
+
+
+def test_a_failure_is_told_in_one_sentence() -> None:
+    assert sentence(DataError("The file is empty.")) == "The file is empty."
+    assert sentence(RuntimeError("shapes differ\n  in line 3\n")) == (
+        "Unexpected error (RuntimeError: shapes differ); the worker's log has the details."
+    )
+    assert sentence(ZeroDivisionError()) == (
+        "Unexpected error (ZeroDivisionError); the worker's log has the details."
+    )
+    with pytest.raises(RuntimeError) as too_large:
+        torch.empty(2**50)
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried to"), too_large.value):
+        assert sentence(error) == "The analysis needs more memory than there is; choose a smaller k or N."

@@ -1,0 +1,194 @@
+"""Submissions: all of it or nothing, and never a message before its row."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+
+from core.problems.checkpoints import CheckpointError
+from core.problems.data import DataError
+from core.results import queries, store
+from core.results.session import sessions
+from core.results.store import StoreError
+from core.settings import AnalysisSettings, Settings, SettingsError
+from tasks.submit import Submission, Upload, retry, submit
+
+Make = Callable[..., Upload]
+
+
+def settings(**changes: Any) -> AnalysisSettings:
+    return AnalysisSettings(
+        **({"architecture": "tanh-mlp", "data": "digits", "samples": 50, "k": 5} | changes)
+    )
+
+
+def submitted(home: Settings, *files: Upload, **changes: Any) -> Submission:
+    return submit(files, model_name="mlp", settings=[settings(**changes)], user="ada", env=home)
+
+
+def runs(home: Settings) -> pd.DataFrame:
+    with sessions(home.database)() as s:
+        return queries.runs(s)
+
+
+def stored_files(home: Settings) -> list[str]:
+    folder = home.artifact_folder
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def messages(client: redis.Redis) -> list[list[int]]:
+    """Arguments of the tasks in the queue, the oldest first."""
+    envelopes = [json.loads(message) for message in client.lrange("seigh", 0, -1)]
+    assert all(envelope["content-type"] == "application/json" for envelope in envelopes)
+    return [json.loads(base64.b64decode(envelope["body"]))[0] for envelope in reversed(envelopes)]
+
+
+def test_every_file_is_analysed_with_all_settings(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    files = [checkpoint(step=100), checkpoint(step=200, seed=1)]
+    both = [settings(split=split) for split in ("train", "test")]
+    submission = submit(files, model_name="mlp", settings=both, user="ada", env=home)
+    frame = runs(home).set_index("id").loc[submission.analysis_ids]
+    assert frame[["step", "split"]].values.tolist() == [
+        [100, "train"],
+        [100, "test"],
+        [200, "train"],
+        [200, "test"],
+    ]
+    assert set(frame["state"]) == {"queued"}
+    assert set(frame["submitted_by"]) == {"ada"}
+    assert (submission.reused_ids, submission.warning) == ([], None)
+    assert messages(redis_server) == [[number] for number in submission.analysis_ids]
+    assert len(stored_files(home)) == 2
+
+
+def test_what_exists_is_neither_stored_nor_queued_again(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    first = submitted(home, checkpoint())
+    second = submitted(home, checkpoint())
+    third = submitted(home, checkpoint(), seed=1)
+    assert second.analysis_ids == second.reused_ids == first.analysis_ids
+    assert third.reused_ids == []
+    assert messages(redis_server) == [[number] for number in (*first.analysis_ids, *third.analysis_ids)]
+    assert len(stored_files(home)) == 1
+
+
+def test_the_step_may_be_given(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
+    submitted(home, replace(checkpoint(step=100), step=7))
+    assert runs(home)["step"].tolist() == [7]
+
+
+def test_without_a_step_nothing_is_queued(home: Settings, checkpoint: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"'weights\.pt' nor its content tells the training step"):
+        submitted(home, replace(checkpoint(), name="weights.pt"))
+    nothing_happened(home)
+
+
+def nothing_happened(home: Settings) -> None:
+    assert runs(home).empty
+    with sessions(home.database)() as s:
+        assert queries.models(s).empty
+    assert stored_files(home) == []
+
+
+def test_one_bad_file_stops_all(home: Settings, checkpoint: Make, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    bad = Upload(tmp_path / "empty.pt", "step_200.pt")
+    with pytest.raises(CheckpointError, match=r"'step_200.pt' is an empty file"):
+        submitted(home, checkpoint(), bad)
+    nothing_happened(home)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"k": 7031}, SettingsError, "k = 7,031 is more than the model's 7,030 parameters"),
+        ({"method": "seigh", "outer": 9, "inner": 8}, SettingsError, "n_I = 8 is smaller than n_O = 9"),
+        ({"data": "nothing"}, DataError, "There is no data set 'nothing'"),
+        ({"data": "missing.npz"}, DataError, "There is no data file 'missing.npz'"),
+        ({"samples": 100_000}, DataError, "choose at most"),
+        ({"data": "sha256:" + "0" * 64}, DataError, "not in the artefact store"),
+        ({"architecture": "all-cnn-c"}, CheckpointError, "do not fit all-cnn-c"),
+        ({"architecture": "nonesuch"}, SettingsError, "nonesuch"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    home: Settings, checkpoint: Make, changes: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        submitted(home, checkpoint(), **changes)
+    nothing_happened(home)
+
+
+def test_nothing_to_submit_is_said(home: Settings, checkpoint: Make) -> None:
+    with pytest.raises(SettingsError, match="at least one checkpoint"):
+        submitted(home)
+    with pytest.raises(SettingsError, match="at least one checkpoint"):
+        submit([checkpoint()], model_name="mlp", settings=[], user="ada", env=home)
+
+
+def test_other_weights_at_a_known_step_are_refused_before_they_are_stored(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    submitted(home, checkpoint(step=100))
+    before = stored_files(home)
+    with pytest.raises(StoreError, match="already has other weights at step 100"):
+        submitted(home, checkpoint(step=200, seed=2), checkpoint(step=100, seed=1))
+    assert stored_files(home) == before
+    assert runs(home)["step"].tolist() == [100]
+
+
+def test_a_data_file_goes_to_the_artefacts(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    path = tmp_path / "mine.NPZ"
+    with path.open("wb") as file:
+        np.savez(file, x=generator.normal(size=(60, 256)).astype(np.float32), y=np.arange(60) % 10)
+    submitted(home, checkpoint(), data=str(path))
+    (data,) = runs(home)["data"]
+    assert data.startswith("sha256:")
+    assert f"data/{data.removeprefix('sha256:')}.npz" in stored_files(home)
+    path.unlink()
+    again = submitted(home, checkpoint(), data=data)
+    assert again.reused_ids == again.analysis_ids
+
+
+def test_a_data_file_that_does_not_fit_is_refused(home: Settings, checkpoint: Make, tmp_path: Path) -> None:
+    np.savez(tmp_path / "small.npz", x=np.zeros((20, 9), dtype=np.float32), y=np.arange(20) % 10)
+    with pytest.raises(DataError, match="shape 9"):
+        submitted(home, checkpoint(), data=str(tmp_path / "small.npz"))
+    nothing_happened(home)
+
+
+def test_without_redis_the_analyses_wait_in_the_database(home: Settings, checkpoint: Make) -> None:
+    start = time.monotonic()
+    submission = submitted(home, checkpoint())
+    assert time.monotonic() - start < 10
+    assert submission.warning is not None
+    assert "Redis does not answer" in submission.warning
+    assert runs(home)["state"].tolist() == ["queued"]
+
+
+def test_retrying_sends_a_message(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
+    (number,) = submitted(home, checkpoint()).analysis_ids
+    with pytest.raises(StoreError, match="is queued; only a failed or cancelled one"):
+        retry(number, home)
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, number)
+    redis_server.flushall()
+    assert retry(number, home) is None
+    assert messages(redis_server) == [[number]]
+    assert runs(home)["state"].tolist() == ["queued"]

@@ -1,0 +1,233 @@
+"""Real workers on a real Redis: analyses run, and what happens when something dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from safetensors.numpy import load_file
+from sqlalchemy import func, select, update
+
+from core import analysis
+from core.results import queries, store
+from core.results.artifacts import ArtifactStore, content_key
+from core.results.models import Analysis, Eigenvalue, OverlapPoint, State, now
+from core.results.queries import AnalysisDetail
+from core.results.session import sessions
+from core.settings import AnalysisSettings, Settings
+from tasks.submit import Upload, retry, send, submit
+from tests.conftest import Worker, wait_until
+
+pytestmark = pytest.mark.stack
+
+Make = Callable[..., Upload]
+Start = Callable[[int], list[Worker]]
+
+QUICK = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=50, k=10)
+# Several seconds, most of them in batches of products.
+SLOW = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=500, k=500, method="seigh")
+
+
+def submitted(home: Settings, file: Upload, settings: AnalysisSettings) -> int:
+    (number,) = submit([file], model_name="mlp", settings=[settings], user="ada", env=home).analysis_ids
+    return number
+
+
+def detail(home: Settings, number: int) -> AnalysisDetail:
+    with sessions(home.database)() as s:
+        found = queries.analysis(s, number)
+    assert found is not None
+    return found
+
+
+def wait_for(home: Settings, number: int, state: State, seconds: float = 60) -> AnalysisDetail:
+    wait_until(lambda: detail(home, number).state == state, seconds, f"analysis {number} is {state}")
+    return detail(home, number)
+
+
+def wait_until_under_way(home: Settings, number: int) -> None:
+    wait_until(lambda: detail(home, number).progress > 0.05, 60, f"analysis {number} is under way")
+
+
+def count(home: Settings, table: Any) -> int:
+    with sessions(home.database)() as s:
+        return s.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def change(home: Settings, **values: Any) -> None:
+    with sessions(home.database).begin() as s:
+        s.execute(update(Analysis).values(**values))
+
+
+def test_an_analysis_goes_from_the_queue_to_its_numbers(
+    home: Settings, worker: Worker, checkpoint: Make
+) -> None:
+    file = checkpoint()
+    number = submitted(home, file, QUICK)
+    finished = wait_for(home, number, State.finished)
+    assert (finished.attempts, finished.progress, finished.message) == (1, 1.0, None)
+    assert f"analysis {number}: finished" in worker.output
+    assert finished.worker is not None
+    assert finished.worker.endswith(f":{worker.process.pid}")
+
+    # The same as without a server, in the same form.
+    expected = json.loads(json.dumps(analysis.analyse(file.path, QUICK).to_json()))
+    with sessions(home.database)() as s:
+        exported = queries.export_result(s, number)
+    assert exported.keys() - expected.keys() == {"model", "step"}
+    assert exported["seconds"].keys() == expected["seconds"].keys()
+    for name in ("parameters", "hvps", "checkpoint_sha256", "data_sha256", "settings", "environment"):
+        assert exported[name] == expected[name]
+    assert exported["record"].keys() == expected["record"].keys()
+    np.testing.assert_allclose(exported["eigenvalues"], expected["eigenvalues"], rtol=1e-4)
+    assert [list(point) for point in exported["overlap"]] == [list(point) for point in expected["overlap"]]
+    np.testing.assert_allclose(
+        [list(point.values()) for point in exported["overlap"]],
+        [list(point.values()) for point in expected["overlap"]],
+        rtol=1e-2,
+        atol=1e-6,
+    )
+
+    assert finished.eigenvectors is not None
+    arrays = load_file(ArtifactStore(home.artifact_folder).path(finished.eigenvectors))
+    vectors = arrays["eigenvectors"]
+    assert vectors.shape == (7030, 10)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(10), atol=1e-4)
+    np.testing.assert_array_equal(arrays["eigenvalues"], exported["eigenvalues"])
+
+    # A message too many is no second analysis.
+    assert send([number, 999], home) is None
+    wait_until(lambda: worker.output.count("nothing to do") == 2, 20, "the worker has looked")
+    assert detail(home, number).attempts == 1
+
+
+def test_a_failure_is_one_sentence_and_can_be_retried(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    file = checkpoint()
+    number = submitted(home, file, QUICK)
+    stored = ArtifactStore(home.artifact_folder).path(
+        content_key("checkpoints", detail(home, number).checkpoint_sha256, ".pt")
+    )
+    stored.unlink()
+    (worker,) = start_workers(1)
+    failed = wait_for(home, number, State.failed)
+    assert failed.message == (
+        "The file of checkpoint 'step_000100.pt' is no longer in the artefact store; submit it again."
+    )
+    assert "Traceback" not in worker.output  # a user's error, not a bug
+    assert count(home, Eigenvalue) == 0
+
+    submitted(home, file, QUICK)  # as the sentence says
+    assert wait_for(home, number, State.finished).attempts == 1
+
+
+def test_a_running_analysis_is_cancelled_quickly(home: Settings, worker: Worker, checkpoint: Make) -> None:
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, number)
+    start = time.monotonic()
+    cancelled = wait_for(home, number, State.cancelled, seconds=10)
+    assert time.monotonic() - start < 3
+    assert (cancelled.message, count(home, Eigenvalue)) == (None, 0)
+    assert list((home.artifact_folder / "eigenvectors").glob("*")) == []
+
+    # The worker is free again, and the analysis can be had after all.
+    change(home, settings=QUICK.model_dump(mode="json"))
+    assert retry(number, home) is None
+    assert wait_for(home, number, State.finished).cancel_requested is False
+
+
+def test_a_killed_worker_leaves_an_analysis_that_the_next_one_finishes_once(
+    home: Settings, start_workers: Start, checkpoint: Make, redis_server: redis.Redis
+) -> None:
+    (first,) = start_workers(1)
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    first.kill()
+    assert detail(home, number).state == State.running
+    # It may have died at any moment: let it have been over its eigenvectors.
+    artifacts = ArtifactStore(home.artifact_folder)
+    artifacts.put_arrays("eigenvectors/left-behind", {"eigenvectors": np.zeros(3)}, {})
+    change(home, eigenvectors="eigenvectors/left-behind")
+
+    (second,) = start_workers(1)
+    finished = wait_for(home, number, State.finished, seconds=90)
+    assert finished.attempts == 2
+    assert count(home, Eigenvalue) == SLOW.k
+    assert count(home, OverlapPoint) == 3 * SLOW.k
+    assert len(list((home.artifact_folder / "eigenvectors").glob("*"))) == 1
+
+    # The first message comes back when its visibility timeout is over; nothing happens then.
+    restored = [json.loads(message)[0] for message in redis_server.hvals("unacked")]
+    assert len(restored) == 1
+    redis_server.lpush("seigh", json.dumps(restored[0]))
+    wait_until(lambda: "nothing to do" in second.output, 20, "the worker has looked")
+    assert (detail(home, number).attempts, count(home, Eigenvalue)) == (2, SLOW.k)
+
+
+def test_a_worker_goes_on_when_its_child_is_killed(
+    postgres_home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    home, (worker,) = postgres_home, start_workers(1)
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    (child,) = worker.children
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: worker.children not in ([], [child]), 20, "there is another child")
+    change(home, heartbeat_at=now() - timedelta(minutes=1), settings=QUICK.model_dump(mode="json"))
+    assert wait_for(home, number, State.finished).attempts == 2
+
+
+def test_analyses_whose_messages_are_lost_are_found(
+    home: Settings, start_workers: Start, checkpoint: Make, redis_server: redis.Redis
+) -> None:
+    lost = submitted(home, checkpoint(step=100), QUICK)
+    redis_server.flushall()
+    change(home, submitted_at=now() - timedelta(minutes=1))
+    start_workers(1)
+    assert wait_for(home, lost, State.finished, seconds=20).attempts == 1
+
+    # Again, with the worker already there, and no message in the first place.
+    redis_server.flushall()
+    broker_away = home.model_copy(update={"redis_url": "redis://127.0.0.1:9"})
+    never_sent = submitted(broker_away, checkpoint(step=200, seed=1), QUICK)
+    change(home, submitted_at=now() - timedelta(minutes=1))
+    assert wait_for(home, never_sent, State.finished, seconds=20).attempts == 1
+
+
+def test_a_worker_asked_to_end_finishes_first(home: Settings, worker: Worker, checkpoint: Make) -> None:
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(60) == 0
+    assert (detail(home, number).state, detail(home, number).attempts) == (State.finished, 1)
+
+
+def test_a_worker_told_to_end_at_once_hands_its_analysis_to_another(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    workers = {worker.process.pid: worker for worker in start_workers(2)}
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    busy = detail(home, number).worker
+    assert busy is not None
+    first = workers.pop(int(busy.rpartition(":")[2]))
+    (second,) = workers.values()
+    first.process.send_signal(signal.SIGQUIT)
+    first.process.wait(20)
+    assert "handed back: [1]" in first.output
+    wait_until(lambda: "attempt 1" in second.output, 5, "the other worker has it")
+    finished = wait_for(home, number, State.finished)
+    assert finished.attempts == 1  # the first one's does not count
+    assert finished.worker is not None
+    assert finished.worker.endswith(f":{second.process.pid}")

@@ -260,6 +260,8 @@ def analyze(
 ) -> None:
     """Analyse checkpoints here and now, without a server."""
     from core.analysis import analyse
+    from core.problems import architectures
+    from core.problems import data as datasets
 
     if json_file and not json_file.resolve().parent.is_dir():
         raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
@@ -276,6 +278,9 @@ def analyze(
         inner=inner,
     )
     env = _environment()
+    whole = datasets.load(data, split, artifact_folder=env.artifact_folder)
+    datasets.check_matches(whole, architectures.build(settings.architecture))
+    datasets.balanced_subset(whole, samples, seed)
     results = []
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
@@ -445,7 +450,7 @@ def export(
         case "csv":
             _write(file, table.to_csv(index=False))
         case "json":
-            _write(file, table.to_json(orient="records", force_ascii=False))
+            _write(file, table.to_json(orient="records", double_precision=15, force_ascii=False))
         case "parquet":
             table.to_parquet(file, index=False)
 

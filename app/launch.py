@@ -93,9 +93,9 @@ class Process:
         """
         while not ready():
             if self.popen.poll() is not None:
-                raise LaunchError(f"The {self.name} did not start; the end of {self.log} says why.")
+                raise LaunchError(f"The {self.name} process did not start; the end of {self.log} says why.")
             if time.monotonic() - self.started > _START_SECONDS:
-                raise LaunchError(f"The {self.name} does not answer; {self.log} may say why.")
+                raise LaunchError(f"The {self.name} process does not answer; {self.log} may say why.")
             time.sleep(0.1)
 
     def tend(self) -> None:
@@ -108,8 +108,10 @@ class Process:
             return
         self.kill()
         if time.monotonic() - self.started < _SHORTEST_LIFE:
-            raise LaunchError(f"The {self.name} ended right after its start; the end of {self.log} says why.")
-        logger.warning("The %s ended unexpectedly and is started again; see %s.", self.name, self.log)
+            raise LaunchError(
+                f"The {self.name} process ended right after its start; the end of {self.log} says why."
+            )
+        logger.warning("The %s process ended unexpectedly and is started again; see %s.", self.name, self.log)
         self.start()
 
     def stop(self) -> None:

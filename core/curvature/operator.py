@@ -116,9 +116,14 @@ class CurvatureOperator:
 
         def products(rows: Tensor) -> Tensor:
             batched = torch.autograd.grad(
-                flat, parameters, rows, retain_graph=True, is_grads_batched=True, materialize_grads=True
+                flat, parameters, rows, retain_graph=True, is_grads_batched=True, allow_unused=True
             )
-            return torch.cat([h.flatten(start_dim=1) for h in batched], dim=1)
+            # None: the gradient does not depend on this parameter (an unused one, or a linear one alone).
+            columns = [
+                rows.new_zeros(len(rows), p.numel()) if h is None else h.flatten(start_dim=1)
+                for h, p in zip(batched, parameters, strict=True)
+            ]
+            return torch.cat(columns, dim=1)
 
         return products
 

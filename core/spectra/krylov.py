@@ -92,11 +92,11 @@ def block_krylov(
 
     values, rotation = by_magnitude(*torch.linalg.eigh(projected))
     tail = rotation[last, :k]
-    squared = (tail * (gram(images) @ tail)).sum(0).clamp_min(0)
+    recurred = (tail * (gram(images) @ tail)).sum(0).clamp_min(0).sqrt()
     pairs = Eigenpairs(basis, rotation[:, :k], values[:k], residuals=None, hvps=columns + min(CHECKS, k))
     checked = torch.linspace(0, k - 1, min(CHECKS, k), device=values.device).long()
-    rounding = (residuals(operator, pairs, checked).square() - squared[checked]).clamp_min(0).max()
-    return replace(pairs, residuals=(squared + rounding).sqrt())
+    rounding = (residuals(operator, pairs, checked) - recurred[checked]).clamp_min(0).max()
+    return replace(pairs, residuals=recurred + rounding)
 
 
 def _extend(

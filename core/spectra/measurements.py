@@ -53,8 +53,8 @@ class SSRFT:
         """Ω @ block: (D, b) → (n, b)."""
         rows = block.T[:, self._first] * self._first_signs
         rows = dct(rows)[:, self._second] * self._second_signs
-        picked: Tensor = dct(rows)[:, self._picked].T
-        return picked
+        sketched: Tensor = dct(rows)[:, self._picked].T
+        return sketched
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
@@ -75,7 +75,7 @@ def dct(rows: Tensor) -> Tensor:
     reordered = torch.cat([rows[:, ::2], rows[:, 1::2].flip(-1)], dim=-1)
     spectrum = torch.fft.fft(reordered, dim=-1)
     angle = _quarter_turns(rows)
-    out = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
+    out: Tensor = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
     out *= math.sqrt(2 / length)
     out[:, 0] /= math.sqrt(2)
     return out

@@ -41,7 +41,8 @@ def orthonormaliser(rows: Tensor) -> Tensor:
 
 def resolution(dtype: torch.dtype) -> float:
     """Relative length below which a direction of a Gram matrix in fp64 of rows in ``dtype`` is noise."""
-    return max(torch.finfo(dtype).eps, torch.finfo(torch.float64).eps ** 0.5)
+    half_of_the_digits: float = torch.finfo(torch.float64).eps ** 0.5
+    return max(torch.finfo(dtype).eps, half_of_the_digits)
 
 
 def _whiten(gramian: Tensor, relative: float) -> Tensor:

@@ -195,7 +195,7 @@ def test_what_ends_is_started_again_unless_that_does_not_help(
 
         worker.popen.kill()
         worker.popen.wait()
-        with pytest.raises(launch.LaunchError, match="worker ended right after its start"):
+        with pytest.raises(launch.LaunchError, match="worker process ended right after its start"):
             stack.tend()
     assert left_of(process.popen.pid for process in stack.processes) == set()
     assert not launch.redis_answers(home)
@@ -206,7 +206,7 @@ def test_a_process_that_does_not_start_is_said_with_its_log(
 ) -> None:
     monkeypatch.setattr(launch, "redis_command", lambda _: [sys.executable, "-c", "print('no'); exit(1)"])
     with pytest.raises(
-        launch.LaunchError, match=r"The redis did not start; the end of .*redis\.log says why"
+        launch.LaunchError, match=r"The redis process did not start; the end of .*redis\.log says why"
     ):
         launch.stack(home).__enter__()
     assert (home.root / "logs" / "redis.log").read_text() == "no\n"

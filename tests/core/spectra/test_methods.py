@@ -52,7 +52,11 @@ def test_seigh_approximates_a_decaying_spectrum(seed: int) -> None:
     best = float(values[40:].norm())
     assert float((matrix - approximation).norm()) < 3 * best
     torch.testing.assert_close(pairs.values[:5], values[:5], rtol=5e-2, atol=0)
-    assert subspace_overlap(pairs.vectors()[:, :10], vectors[:, :10]) > 0.99
+    # Twice the sketch, a better eigenspace.
+    better = seigh(matrix, 120, 240, seed=seed)
+    errors = [1 - subspace_overlap(p.vectors()[:, :10], vectors[:, :10]) for p in (pairs, better)]
+    assert errors[0] < 0.2
+    assert errors[1] < errors[0] / 10
 
 
 def test_seigh_with_a_symmetrised_core_beats_one_triangle() -> None:

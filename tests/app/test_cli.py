@@ -1,0 +1,351 @@
+"""The ``seigh`` command as people use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from app import cli
+from core.analysis import analyse
+from core.problems import architectures, checkpoints
+from core.results import queries
+from core.results.session import sessions
+from core.settings import AnalysisSettings, Settings
+from tests.conftest import Worker
+
+Run = Callable[..., tuple[int, str, str]]
+
+SMALL = ["--data", "digits", "--samples", "40", "--k", "12"]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], home: Settings) -> Run:
+    """Runs a command in the home; returns exit status, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Two checkpoints of the MLP."""
+    made = []
+    for step in (0, 100):
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            made.append(tmp_path / f"step_{step:06d}.pt")
+            torch.save(architectures.build("tanh-mlp").state_dict(), made[-1])
+    return made
+
+
+def save_flat(path: Path) -> Path:
+    """A checkpoint of the MLP with all weights zero: its Hessian has rank 9."""
+    state = architectures.build("tanh-mlp").state_dict()
+    torch.save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, path)
+    return path
+
+
+def count_rows(home: Settings) -> tuple[int, int]:
+    """How many models and analyses the home's database has."""
+    with sessions(home.database)() as s:
+        return len(queries.models(s)), len(queries.runs(s))
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def malicious(folder: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save({"linear1.weight": Malicious(folder / "executed")}, file)
+    return file.getvalue()
+
+
+def truncated(_: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save(architectures.build("tanh-mlp").state_dict(), file)
+    return file.getvalue()[: file.tell() // 2]
+
+
+def of_another_architecture(_: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save(nn.Linear(4, 2).state_dict(), file)
+    return file.getvalue()
+
+
+def empty(_: Path) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        (malicious, "contains more than tensors, so it was not loaded and nothing in it was executed"),
+        (truncated, "is damaged or incomplete"),
+        (
+            of_another_architecture,
+            r"do not fit tanh-mlp \(linear1.weight is missing; linear1.bias is missing",
+        ),
+        (empty, "is an empty file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["analyze", "submit"])
+def test_unusable_files_get_one_sentence_and_nothing_happens(
+    command: str,
+    contents: Callable[[Path], bytes],
+    reason: str,
+    run: Run,
+    home: Settings,
+    files: list[Path],
+    tmp_path: Path,
+) -> None:
+    bad = tmp_path / "step_000200.pt"
+    bad.write_bytes(contents(tmp_path))
+    more = ["--json", tmp_path / "out.json"] if command == "analyze" else ["--model", "net"]
+
+    status, out, err = run(command, *files, bad, "--architecture", "tanh-mlp", *SMALL, *more)
+
+    assert status == 2
+    assert out == ""
+    assert re.fullmatch(rf"Error: .*'step_000200\.pt'.*{reason}.*\.\n", err)
+    assert count_rows(home) == (0, 0)
+    assert not home.artifact_folder.exists()
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_refusal_is_the_same_in_a_process_of_its_own(home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "evil.pt").write_bytes(malicious(tmp_path))
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", "analyze", tmp_path / "evil.pt", *SMALL],
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("Error: 'evil.pt' contains more than tensors")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--data", "digits", "--k", "7031"], "k = 7,031 is more than the model's 7,030 parameters"),
+        (["--data", "digits", "--method", "seigh", "--outer", "9", "--k", "10"], "choose n_O ≥ k"),
+        (["--data", "digits", "--outer", "9"], "n_O and n_I belong to seigh and ssvd"),
+        (["--data", "digits", "--samples", "541"], "choose at most 52"),
+        (["--data", "cifar"], "There is no data set 'cifar'"),
+        (["--data", "gone.npz"], "There is no data file 'gone.npz'"),
+        (["--data", "digits", "--architecture", "mlp"], "There is no architecture 'mlp'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["analyze", "submit"])
+def test_settings_that_cannot_work_get_one_sentence(
+    command: str, options: list[str], reason: str, run: Run, home: Settings, files: list[Path]
+) -> None:
+    more = ["--model", "net"] if command == "submit" else []
+    status, out, err = run(command, *files, *options, *more)
+    assert (status, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert reason in err
+    assert len(err.splitlines()) == 1
+    assert count_rows(home) == (0, 0)
+
+
+def test_a_step_that_nobody_tells_is_asked_for(run: Run, home: Settings, files: list[Path]) -> None:
+    unnamed = files[0].rename(files[0].with_name("net.pt"))
+    status, _, err = run("submit", unnamed, "--model", "net", *SMALL)
+    assert status == 2
+    assert "Neither the name of 'net.pt' nor its content tells the training step" in err
+    assert count_rows(home) == (0, 0)
+
+
+def test_an_unusable_environment_gets_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEIGH_MAX_UPLOAD_MB", "much")
+    status, _, err = run("export", "all")
+    assert status == 2
+    assert err.startswith("Error: SEIGH_MAX_UPLOAD_MB is not usable")
+    monkeypatch.delenv("SEIGH_MAX_UPLOAD_MB")
+    monkeypatch.setenv("SEIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    status, _, err = run("export", "all")
+    assert status == 1
+    assert err.startswith("Error: The database cannot be used")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_worker_without_a_queue_is_told_so(run: Run) -> None:
+    status, _, err = run("worker")
+    assert status == 1
+    assert err.startswith("Error: There is no queue to work for: start 'seigh up'")
+
+
+# --- What works -------------------------------------------------------------------------------------------
+
+
+def test_train_prints_the_files_it_records_and_reuses_them(run: Run, tmp_path: Path) -> None:
+    arguments = ["train", "digits-mlp", "--steps", 20, "--record", "0,20", "--out", tmp_path, "--seed", 1]
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert [checkpoints.read(Path(line)).step for line in out.splitlines()] == [0, 20]
+    assert "Reused" not in err
+    status, again, err = run(*arguments)
+    assert (status, again) == (0, out)
+    assert "Reused" in err
+    assert run("train", "digits-mlp", "--steps", 20, "--record", "0;20", "--out", tmp_path)[0] == 2
+
+
+def test_analyze_writes_one_object_per_checkpoint(run: Run, files: list[Path], tmp_path: Path) -> None:
+    # The architecture is the one that the tensors fit.
+    status, out, _ = run("analyze", *files, *SMALL, "--seed", 3, "--json", tmp_path / "out.json")
+    assert status == 0
+    assert "step_000000.pt" in out
+    assert "step_000100.pt" in out
+
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert len(results) == 2
+    for file, result in zip(files, results, strict=True):
+        assert result["parameters"] == 7030
+        assert result["hvps"] > 0
+        assert result["checkpoint_sha256"] == checkpoints.read(file).sha256
+        assert [point["k"] for point in result["overlap"]] == list(range(1, 13))
+        assert result["overlap"][6]["chance"] == pytest.approx(7 / 7030)
+        assert len(result["residuals"]) == 12
+        assert result["seconds"]["total"] > 0
+        magnitudes = np.abs(result["eigenvalues"])
+        assert len(magnitudes) == 12
+        assert (np.diff(magnitudes) <= 0).all()
+        assert result["settings"]["samples"] == 40
+        assert result["settings"]["seed"] == 3
+        settings = AnalysisSettings.model_validate(result["settings"])
+        np.testing.assert_allclose(result["eigenvalues"], analyse(file, settings).eigenvalues, rtol=1e-4)
+
+
+def test_analyze_needs_the_folder_of_its_json_beforehand(run: Run, files: list[Path], tmp_path: Path) -> None:
+    status, _, err = run("analyze", *files, *SMALL, "--json", tmp_path / "no" / "out.json")
+    assert status == 2
+    assert "does not exist; make it first" in err
+
+
+def test_analyze_keeps_the_results_before_a_failure(run: Run, files: list[Path], tmp_path: Path) -> None:
+    flat = save_flat(tmp_path / "flat.pt")
+    status, _, err = run(
+        "analyze", files[0], flat, *SMALL, "--method", "seigh", "--json", tmp_path / "out.json"
+    )
+    assert status == 2
+    assert re.search(r"^Error: .*numerical rank.*\.\n\Z", err, re.MULTILINE)
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 1
+
+
+@pytest.mark.stack
+def test_submit_wait_and_export(
+    run: Run, worker: Worker, home: Settings, files: list[Path], tmp_path: Path
+) -> None:
+    arguments = ["submit", *files, "--model", "net", *SMALL, "--split", "train", "--wait"]
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "Queued for model 'net': 2 analyses (1 to 2)." in out
+    with sessions(home.database)() as s:
+        runs = queries.runs(s)
+        curves = queries.overlap_curves(s, [1, 2])
+    assert set(runs["state"]) == {"finished"}
+    assert sorted(runs["step"]) == [0, 100]
+    assert set(runs["split"]) == {"train"}
+
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "Reused for model 'net': 2 analyses (1 to 2)." in out
+    assert "Queued" not in out
+
+    status, text, _ = run("export", "net")
+    assert status == 0
+    exported = {
+        "csv": pd.read_csv(io.StringIO(text)),
+        "json": pd.DataFrame(json.loads(run("export", "all", "--format", "json")[1])),
+    }
+    assert run("export", "net", "--format", "parquet", "--out", tmp_path / "net.parquet")[0] == 0
+    exported["parquet"] = pd.read_parquet(tmp_path / "net.parquet")
+    for table in exported.values():
+        assert len(table) == 2 * 3 * 12
+        merged = table.merge(curves, on=["analysis_id", "mask", "k"], validate="1:1")
+        np.testing.assert_allclose(merged["overlap_x"], merged["overlap_y"], rtol=1e-9)
+    assert run("export", "net", "--format", "parquet")[0] == 2
+    status, _, err = run("export", "other")
+    assert status == 2
+    assert err == "Error: There is no model 'other'; there is net.\n"
+
+    flat = save_flat(tmp_path / "step_000200.pt")
+    status, _, err = run("submit", flat, "--model", "net", *SMALL, "--method", "seigh", "--wait")
+    assert status == 1
+    assert re.search(r"^Analysis 3 \(step 200, test\) failed: .*numerical rank", err, re.MULTILINE)
+
+
+def test_submit_without_a_broker_keeps_the_analyses_and_warns(
+    run: Run, home: Settings, files: list[Path]
+) -> None:
+    status, out, err = run("submit", *files, "--model", "net", *SMALL)
+    assert status == 0
+    assert "Queued for model 'net'" in out
+    assert err != ""
+    assert count_rows(home) == (1, 2)
+
+
+@pytest.mark.stack
+def test_the_demo_trains_analyses_tabulates_and_reuses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "DEMO_STEPS", range(0, 41, 40))
+    monkeypatch.setattr(cli, "DEMO_K", (3, 6, 12))
+    small = tuple(each.model_copy(update={"samples": 40, "k": 12}) for each in cli.DEMO_SETTINGS)
+    monkeypatch.setattr(cli, "DEMO_SETTINGS", small)
+
+    status, out, err = run("demo", "--no-serve", "--port", 8720)
+    assert (status, "Traceback" in err) == (0, False)
+    assert "Queued for model 'digits tanh-MLP': 4 analyses" in out
+    assert "Reused" not in out + err
+    assert all(len(line) <= 100 for line in out.splitlines())
+    rows = [
+        [cell.strip() for cell in line.strip("│\n").split("│")]
+        for line in out.splitlines()
+        if line.startswith("│")
+    ]
+    with sessions(Settings().database)() as s:
+        points = queries.overlap_by_step(s, 12).set_index(["split", "step"])
+    assert [(row[0], int(row[1])) for row in rows] == [("train", 0), ("train", 40), ("test", 0), ("test", 40)]
+    for row in rows:
+        point = points.loc[(row[0], int(row[1]))]
+        assert row[2] == f"{point['test_accuracy']:.1%}"
+        assert float(row[3]) == pytest.approx(point["lambda_max"], rel=0.01)
+        assert row[6] == f"{point['overlap']:.4f} ({point['overlap'] * 7030 / 12:.1f}×)"
+
+    status, again, err = run("demo", "--no-serve", "--port", 8720)
+    assert status == 0
+    assert "Reused for model 'digits tanh-MLP': 4 analyses" in again
+    assert "Queued" not in again
+    assert "Reused the checkpoints" in err
+    assert again.splitlines()[-8:] == out.splitlines()[-8:]

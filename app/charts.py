@@ -100,7 +100,7 @@ def spectrum(frame: pd.DataFrame) -> alt.LayerChart:
         for kind, height in zip(SIGN_LABELS.values(), (6, 15), strict=True)  # px from the top
         if kind in kinds
     ]
-    return _finish(alt.layer(*rows, error, marks.add_params(_zoom())))
+    return _layered(*rows, error, marks.add_params(_zoom()))
 
 
 def overlap_curve(
@@ -149,7 +149,7 @@ def overlap_curve(
             "largest |θ| ÷ chance": frame[frame["mask"] == "magnitude"].set_index("k")["ratio"],
         }
     )
-    return _finish(alt.layer(band, curves, _reading(values, x)))
+    return _layered(band, curves, _reading(values, x))
 
 
 def overlap_by_step(
@@ -247,7 +247,7 @@ def overlap_by_step(
         )
         .encode(x=alt.value("width"), y="level:Q")
     )
-    return _finish(alt.layer(_band(random, x, detail="model:N"), level, lines, points, text))
+    return _layered(_band(random, x, detail="model:N"), level, lines, points, text)
 
 
 def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:
@@ -288,10 +288,8 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     values = frame.pivot(index="k", columns="step", values="overlap")
     values.columns = [f"step {step:,}" for step in values.columns]
     values[CHANCE_LABEL] = chance.set_index("k")["chance"]
-    return _finish(
-        alt.layer(
-            level.encode(x=x, y="chance:Q"), curves, text.encode(x=x, y="chance:Q"), _reading(values, x)
-        )
+    return _layered(
+        level.encode(x=x, y="chance:Q"), curves, text.encode(x=x, y="chance:Q"), _reading(values, x)
     )
 
 
@@ -425,6 +423,6 @@ def _legend(
     )
 
 
-def _finish(chart: alt.LayerChart) -> alt.LayerChart:
+def _layered(*layers: alt.Chart) -> alt.LayerChart:
     # SVG: marks are found by screen readers and tests, and stay sharp when printed.
-    return chart.properties(height=HEIGHT, usermeta={"embedOptions": {"renderer": "svg"}})
+    return alt.LayerChart(layer=list(layers), height=HEIGHT, usermeta={"embedOptions": {"renderer": "svg"}})

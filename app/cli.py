@@ -56,7 +56,7 @@ DEMO_SETTINGS = tuple(
 )
 
 _POLL_SECONDS = 0.5
-_WHOLE = 1000
+_WHOLE = 1000  # the parts in which the progress of one analysis is counted
 
 cli = typer.Typer(
     help="Top Hessian eigenspaces of a network against its largest parameters.",

@@ -15,6 +15,9 @@ from core.spectra.residuals import residuals
 # b ≈ 16–70 is the useful range: smaller blocks are more accurate per product, larger ones faster.
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 32
 
+# Columns beyond the k wanted ones, at least.
+_LEAST_ROOM = 128
+
 # A pass that leaves this share of each squared length has cancelled nothing.
 _KEPT = 0.5
 _MOST_PASSES = 5
@@ -29,9 +32,12 @@ def default_block(k: int) -> int:
 
 
 def default_columns(k: int, dimension: int) -> int:
-    """Basis size m for k wanted pairs: 1.75·k and k plus eight blocks at least, at most D."""
+    """Basis size m for k wanted pairs: 1.75·k and k + 128 at least, in whole blocks, at most D.
+
+    Few pairs need more room each: the flat spectrum of an untrained network separates slowly.
+    """
     block = default_block(k)
-    wanted = max(-(-7 * k // 4), k + 8 * block)
+    wanted = max(-(-7 * k // 4), k + _LEAST_ROOM)
     return min(dimension, -(-wanted // block) * block)
 
 

@@ -40,7 +40,6 @@ class Settings(BaseSettings):
     database_url: str = ""
     redis_url: str = ""
     artifacts: Path | None = None
-    data_dir: Path | None = None
     device: str = "auto"
     max_upload_mb: int = Field(default=2048, gt=0)
 
@@ -58,11 +57,6 @@ class Settings(BaseSettings):
     def artifact_folder(self) -> Path:
         """Folder of checkpoints, data files and eigenvectors."""
         return (self.artifacts or self.root / "artifacts").expanduser().resolve()
-
-    @property
-    def data_folder(self) -> Path:
-        """Folder in which the data sets lie."""
-        return (self.data_dir or self.root / "data").expanduser().resolve()
 
     @property
     def redis_socket(self) -> Path:

@@ -10,6 +10,10 @@ from torch import Tensor
 CHUNK_BYTES = 256 * 2**20
 
 
+# Coefficients up to this size amplify no rounding errors.
+_HARMLESS = 2.0
+
+
 def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``."""
     step = max(1, min(length, CHUNK_BYTES // max(1, width * itemsize)))
@@ -46,9 +50,10 @@ class Vectors:
 
     @staticmethod
     def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
-        # In fp64: the coefficients of a raw sketch are as large as its condition number, and a sum in fp32
-        # would lose as many digits.
-        return (part.T.to(coefficients.dtype) @ coefficients).to(part.dtype)
+        # The coefficients of a raw sketch are as large as its condition number, and a sum in fp32 would lose
+        # as many digits; those of an orthonormal basis are at most 1, and cost none.
+        exact = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
+        return (part.T.to(exact) @ coefficients.to(exact)).to(part.dtype)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from torch import Tensor
 # Rows of the basis that are held in fp64 at once, in bytes: bounds the memory of streamed products.
 CHUNK_BYTES = 256 * 2**20
 
-
 # Coefficients up to this size amplify no rounding errors.
 _HARMLESS = 2.0
 
@@ -52,8 +51,8 @@ class Vectors:
     def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
         # The coefficients of a raw sketch are as large as its condition number, and a sum in fp32 would lose
         # as many digits; those of an orthonormal basis are at most 1, and cost none.
-        exact = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
-        return (part.T.to(exact) @ coefficients.to(exact)).to(part.dtype)
+        dtype = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
+        return (part.T.to(dtype) @ coefficients.to(dtype)).to(part.dtype)
 
 
 @dataclass(frozen=True)

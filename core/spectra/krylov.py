@@ -130,7 +130,6 @@ def _extend(
     )
     rank = min(width, int((lengths > noise).sum()))
     coupling = torch.zeros(width, len(images), dtype=torch.float64, device=images.device)
-    coupling[:rank] = (directions[:, :rank] * lengths[:rank]).T
     new = ((directions[:, :rank] / lengths[:rank]).T.to(images.dtype)) @ images
     if rank:
         # Normalising short directions blew up what they had left along the basis.

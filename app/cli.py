@@ -278,9 +278,9 @@ def analyze(
         inner=inner,
     )
     env = _environment()
-    whole = datasets.load(data, split, artifact_folder=env.artifact_folder)
-    datasets.check_matches(whole, architectures.build(settings.architecture))
-    datasets.balanced_subset(whole, samples, seed)
+    # Before the first of many checkpoints, so that a mistake in the data is said at once.
+    model = architectures.build(settings.architecture)
+    datasets.fitting_subset(data, split, samples, seed, model, artifact_folder=env.artifact_folder)
     results = []
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))

@@ -180,9 +180,14 @@ def analyse(
         model = architectures.build(settings.architecture)
         checkpoints.load_into(model, stored)
         settings.check(parameter_count(model))
-        dataset = datasets.load(settings.data, settings.split, artifact_folder=environment.artifact_folder)
-        datasets.check_matches(dataset, model)
-        subset = datasets.balanced_subset(dataset, settings.samples, settings.seed)
+        subset = datasets.fitting_subset(
+            settings.data,
+            settings.split,
+            settings.samples,
+            settings.seed,
+            model,
+            artifact_folder=environment.artifact_folder,
+        )
         precision = getattr(torch, settings.precision)
         model.to(device, precision)
         x, y = subset.x.to(device, precision), subset.y.to(device)

@@ -306,9 +306,7 @@ def uploaded_data() -> str | None:
 def data_problem(dataset: str, split: str, samples: int, seed: int, architecture: str) -> str | None:
     """Why the subset cannot be drawn or fed to the architecture, if it cannot."""
     try:
-        whole = data.load(dataset, split)
-        data.check_matches(whole, architectures.build(architecture))
-        data.balanced_subset(whole, samples, seed)
+        data.fitting_subset(dataset, split, samples, seed, architectures.build(architecture))
     except DataError as error:
         return str(error)
     return None

@@ -253,3 +253,16 @@ def check_matches(dataset: Dataset, model: nn.Module) -> None:
             f"{dataset.name} has the label {largest}, but this architecture has {outputs.shape[-1]} outputs "
             f"(labels 0 to {outputs.shape[-1] - 1}); choose data with fewer classes."
         )
+
+
+def fitting_subset(
+    data: str, split: str, samples: int, seed: int, model: nn.Module, *, artifact_folder: Path | None = None
+) -> Dataset:
+    """The class-balanced subset of ``data`` that a seed stands for, checked against a model in eval mode.
+
+    Raises:
+        DataError: If there is no such data, the model does not take it, or a class has too few samples.
+    """
+    dataset = load(data, split, artifact_folder=artifact_folder)
+    check_matches(dataset, model)
+    return balanced_subset(dataset, samples, seed)

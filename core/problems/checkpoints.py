@@ -179,14 +179,14 @@ def _check_archive(path: Path, name: str, size: int) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(name) from error
+    if any(entry.filename.endswith("constants.pkl") for entry in entries):
+        raise CheckpointError(
+            f"'{name}' is a TorchScript program, which contains code; save model.state_dict() instead."
+        )
     if sum(entry.file_size for entry in entries) > size:
         raise CheckpointError(
             f"'{name}' is a compressed archive that unpacks to more than its own size; "
             "save the state dict with torch.save, which does not compress."
-        )
-    if any(entry.filename.endswith("constants.pkl") for entry in entries):
-        raise CheckpointError(
-            f"'{name}' is a TorchScript program, which contains code; save model.state_dict() instead."
         )
     if any(e.filename.endswith("data.pkl") and e.file_size > _LARGEST_STRUCTURE for e in entries):
         raise CheckpointError(

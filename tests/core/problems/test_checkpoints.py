@@ -222,8 +222,16 @@ def test_a_whole_model_is_refused(tmp_path: Path) -> None:
     assert "save model.state_dict() instead" in refusal(tmp_path / "model.pt")
 
 
-def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
-    torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "program.pt")
+@pytest.mark.parametrize("depth", [0, 200])
+def test_a_torchscript_program_is_refused(depth: int, tmp_path: Path) -> None:
+    # Programs carry their call stack, compressed: a deep one unpacks to more than the file's size.
+    def save(depth: int) -> None:
+        if depth:
+            return save(depth - 1)
+        program = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+        return program.save(tmp_path / "program.pt")
+
+    save(depth)
     assert "TorchScript program" in refusal(tmp_path / "program.pt")
 
 

@@ -63,11 +63,14 @@ class Eigenpairs(Vectors):
         values: (n,) fp64, by descending |λ|.
         residuals: (n,) fp64, ‖Hv − λv‖₂ per pair, or None where the method does not give them.
         hvps: Hessian-vector products spent.
+        coarser: What the same run would have returned from a smaller subspace, or None: the distance between
+            the two says how far the computation has converged.
     """
 
     values: Tensor
     residuals: Tensor | None
     hvps: int
+    coarser: Eigenpairs | None = None
 
     def top(self, k: int) -> Eigenpairs:
         """The first k pairs."""
@@ -76,6 +79,7 @@ class Eigenpairs(Vectors):
             values=self.values[:k],
             coefficients=self.coefficients[:, :k],
             residuals=None if self.residuals is None else self.residuals[:k],
+            coarser=None if self.coarser is None else self.coarser.top(k),
         )
 
 

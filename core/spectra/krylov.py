@@ -102,7 +102,14 @@ def block_krylov(
     pairs = Eigenpairs(basis, rotation[:, :k], values[:k], residuals=None, hvps=columns + min(CHECKS, k))
     checked = torch.linspace(0, k - 1, min(CHECKS, k), device=values.device).long()
     rounding = (residuals(operator, pairs, checked) - recurred[checked]).clamp_min(0).max()
-    return replace(pairs, residuals=recurred + rounding)
+    return replace(pairs, residuals=recurred + rounding, coarser=_ritz(basis[: columns - block], projected, k))
+
+
+def _ritz(basis: Tensor, projected: Tensor, k: int) -> Eigenpairs:
+    """The k Ritz pairs of largest |λ| of a leading part of the basis, without residuals."""
+    size = len(basis)
+    values, rotation = by_magnitude(*torch.linalg.eigh(projected[:size, :size]))
+    return Eigenpairs(basis, rotation[:, :k], values[:k], residuals=None, hvps=size)
 
 
 def _extend(

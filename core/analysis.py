@@ -265,7 +265,7 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
     kept = 4 * parameters * k
     match settings.method:
         case "krylov":
-            columns = krylov.default_columns(k, parameters)
+            columns = krylov.default_products(k, parameters)
             return Cost(parameters, columns + min(krylov.CHECKS, k), itemsize * parameters * columns + kept)
         case "seigh":
             hvps = settings.n_inner + k

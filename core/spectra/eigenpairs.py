@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 # Rows of the basis that are held in fp64 at once, in bytes: bounds the memory of streamed products.
@@ -17,6 +18,24 @@ def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``."""
     step = max(1, min(length, CHUNK_BYTES // max(1, width * itemsize)))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def form(basis: Tensor, coefficients: Tensor, out: Tensor) -> Tensor:
+    """``out[:n] = coefficientsᵀ @ basis`` for coefficients (m, n), in one pass; returns that part of ``out``.
+
+    ``out`` may be the basis itself if n ≤ m.
+    """
+    wanted = coefficients.shape[1]
+    for part in chunks(basis.shape[1], len(basis)):
+        out[:wanted, part] = _combine(basis[:, part].to(coefficients.device), coefficients).to(out.device)
+    return out[:wanted]
+
+
+def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
+    # The coefficients of a raw sketch are as large as its condition number, and a sum in fp32 would lose
+    # as many digits; those of an orthonormal basis are at most 1, and cost none.
+    dtype = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
+    return (coefficients.T.to(dtype) @ part.to(dtype)).to(part.dtype)
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,8 @@ class Vectors:
 
     def rows(self, index: Tensor) -> Tensor:
         """V[index]: (len(index), n), in the basis's precision."""
-        return self._combine(self.basis[:, index], self.coefficients)
+        part = self.basis[:, index.to(self.basis.device)].to(self.coefficients.device)
+        return _combine(part, self.coefficients).T
 
     def vectors(self) -> Tensor:
         """V: (D, n), in the basis's precision."""
@@ -42,17 +62,10 @@ class Vectors:
     def columns(self, columns: slice | Tensor) -> Tensor:
         """V[:, columns]: (D, …), in the basis's precision, in one pass over the basis."""
         coefficients = self.coefficients[:, columns]
-        out = self.basis.new_empty(self.basis.shape[1], coefficients.shape[1])
-        for part in chunks(self.basis.shape[1], len(self.basis)):
-            out[part] = self._combine(self.basis[:, part], coefficients)
-        return out
-
-    @staticmethod
-    def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
-        # The coefficients of a raw sketch are as large as its condition number, and a sum in fp32 would lose
-        # as many digits; those of an orthonormal basis are at most 1, and cost none.
-        dtype = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
-        return (part.T.to(dtype) @ coefficients.to(dtype)).to(part.dtype)
+        out = torch.empty(
+            coefficients.shape[1], self.basis.shape[1], dtype=self.basis.dtype, device=coefficients.device
+        )
+        return form(self.basis, coefficients, out).T
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,15 @@ class Eigenpairs(Vectors):
     residuals: Tensor | None
     hvps: int
     coarser: Eigenpairs | None = None
+
+    def formed(self, out: Tensor) -> Eigenpairs:
+        """The same pairs with Vᵀ itself as their basis, written to ``out`` (at least n × D).
+
+        ``out`` may be the basis: then this object, and ``coarser``, must not be used any more.
+        """
+        vectors = form(self.basis, self.coefficients, out)
+        unit = torch.eye(len(self.values), dtype=self.coefficients.dtype, device=self.coefficients.device)
+        return replace(self, basis=vectors, coefficients=unit, coarser=None)
 
     def top(self, k: int) -> Eigenpairs:
         """The first k pairs."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from core.spectra.basis import Basis, Storage
 from core.spectra.eigenpairs import Eigenpairs, by_magnitude
-from core.spectra.operators import Operator, check_square, multiply
+from core.spectra.operators import Operator, SpectrumError, check_square, multiply
 from core.spectra.orthogonal import gram, resolution
 from core.spectra.residuals import residuals
 
@@ -17,6 +18,14 @@ _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 32
 
 # Columns beyond the k wanted ones, at least.
 _LEAST_ROOM = 128
+
+# Residuals of all wanted pairs below this many units of rounding error of |λ₁| cannot be improved upon.
+_ROUNDING = 16
+
+# How many times the usual number of products a run may take that goes on until it meets a tolerance, and
+# one that must restart because its basis does not fit.
+_PATIENCE = 10
+_RESTARTED = 2
 
 # A pass that leaves this share of each squared length has cancelled nothing.
 _KEPT = 0.5
@@ -31,8 +40,8 @@ def default_block(k: int) -> int:
     return min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, k // 8))
 
 
-def default_columns(k: int, dimension: int) -> int:
-    """Basis size m for k wanted pairs: 1.75·k and k + 128 at least, in whole blocks, at most D.
+def default_products(k: int, dimension: int) -> int:
+    """Products for k wanted pairs: 1.75·k and k + 128 at least, in whole blocks, at most D.
 
     Few pairs need more room each: the flat spectrum of an untrained network separates slowly.
     """
@@ -41,124 +50,287 @@ def default_columns(k: int, dimension: int) -> int:
     return min(dimension, -(-wanted // block) * block)
 
 
+def most_products(k: int, dimension: int, columns: int | None, tolerance: float | None) -> int:
+    """Products after which a run ends whether or not its residuals meet the tolerance.
+
+    Args:
+        k: Number of wanted pairs.
+        dimension: D.
+        columns: Vectors that the storage holds; None for any number.
+        tolerance: The one asked for; None for the usual accuracy.
+    """
+    usual = default_products(k, dimension)
+    if tolerance is not None:
+        return _PATIENCE * usual
+    return usual if columns is None or columns >= usual else _RESTARTED * usual
+
+
 def block_krylov(
-    operator: Operator, k: int, *, block: int | None = None, columns: int | None = None, seed: int = 0
+    operator: Operator,
+    k: int,
+    *,
+    block: int | None = None,
+    columns: int | None = None,
+    products: int | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+    storage: Storage | None = None,
 ) -> Eigenpairs:
     """The k eigenpairs of largest |λ| of a symmetric operator, from products in rounds of ``block``.
 
-    The basis Q holds blocks X, HX, H²X, …, each orthogonalised against all earlier ones, twice where it
-    matters (block Lanczos with full reorthogonalisation; Golub & Underwood 1977). H Q = Q T + R, with R
-    the part of the last round's products outside the basis, so that a Ritz pair T y = λ y, v = Q y has
-    the residual ‖Hv − λv‖ = ‖R y‖ in exact arithmetic, at no product. What rounding adds is measured on
-    ``CHECKS`` pairs spread over the k, by one more product for each, and the largest is added to all.
+    The basis Q holds blocks X, HX, H²X, …, each made orthogonal to the ones that it is coupled to by the
+    recurrence and then to all earlier ones, until nothing is left to cancel (block Lanczos with full
+    reorthogonalisation; Golub & Underwood 1977). H Q = Q T + R, with R the part of the last round's products
+    outside the basis, so that a Ritz pair T y = λ y, v = Q y has the residual ‖Hv − λv‖ = ‖R y‖ in exact
+    arithmetic, at no product. What rounding adds is measured on ``CHECKS`` pairs spread over the k, by one
+    more product for each, and the largest is added to all.
+
+    When the basis is full and more products are wanted, it is replaced by its leading Ritz vectors and the
+    next block (thick restart; Wu & Simon 2000), which keeps H Q = Q T + R: memory stays bounded for any
+    number of rounds.
 
     Args:
         operator: Symmetric, D × D.
         k: Number of wanted pairs, at most D.
-        block: b, products per round; ``default_block(k)`` when not given.
-        columns: m, size of the basis and number of products of the iteration, at most D;
-            ``default_columns(k, D)`` when not given.
+        block: b, products per round; ``default_block(k)`` when not given, less where few columns fit.
+        columns: m, the most vectors in the basis, at most D; as many as ``products`` or the storage holds
+            when not given.
+        products: The iteration ends after this many; ``most_products`` when not given.
+        tolerance: It ends sooner once the residuals of all k pairs are at most ``tolerance`` · |λ₁|; a few
+            units of rounding error when not given.
         seed: Seeds the first block, drawn on the CPU so that it does not depend on the device.
+        storage: Where the basis lives; in memory without a limit when not given.
 
     Returns:
-        Eigenpairs with residuals.
+        Eigenpairs with residuals, and ``coarser`` ones from the basis without its last round.
 
     Raises:
         ValueError: Not 1 ≤ k ≤ columns ≤ D, or block < 1.
-        SpectrumError: A product is not finite.
+        SpectrumError: A product is not finite, or the storage is too small for k pairs.
     """
-    block = default_block(k) if block is None else block
-    columns = default_columns(k, operator.shape[0]) if columns is None else columns
-    dimension = check_square(operator, k, columns)
-    if block < 1:
-        raise ValueError(f"The block size must be at least 1; got {block}.")
-
-    generator = torch.Generator().manual_seed(seed)
-    basis = torch.empty(columns, dimension, dtype=operator.dtype, device=operator.device)
-    projected = torch.zeros(columns, columns, dtype=torch.float64, device=operator.device)
-    basis[: min(block, columns)] = _fresh(basis[:0], min(block, columns), generator)
-    last = slice(0, min(block, columns))
-    while True:
-        images = multiply(operator, basis[last].T).T.contiguous()
-        scale = float(images.norm(dim=1).max())
-        # T couples this block to the earlier ones as the orthogonalisation of the last round found; the
-        # block with itself is measured.
-        images -= projected[last, : last.start].to(images.dtype) @ basis[: last.start]
-        own = images @ basis[last].T
-        images -= own @ basis[last]
-        projected[last, last] = ((own + own.T) / 2).double()
-        size = last.stop
-        if size == columns:
-            break
-        new, coupling = _extend(images, basis[:size], min(block, columns - size), scale, generator)
-        basis[size : size + len(new)] = new
-        projected[size : size + len(new), last] = coupling
-        projected[last, size : size + len(new)] = coupling.T
-        last = slice(size, size + len(new))
-
-    values, rotation = by_magnitude(*torch.linalg.eigh(projected))
-    tail = rotation[last, :k]
-    recurred = (tail * (gram(images) @ tail)).sum(0).clamp_min(0).sqrt()
-    pairs = Eigenpairs(basis, rotation[:, :k], values[:k], residuals=None, hvps=columns + min(CHECKS, k))
-    checked = torch.linspace(0, k - 1, min(CHECKS, k), device=values.device).long()
-    rounding = (residuals(operator, pairs, checked) - recurred[checked]).clamp_min(0).max()
-    return replace(pairs, residuals=recurred + rounding, coarser=_ritz(basis[: columns - block], projected, k))
+    return _BlockKrylov(operator, k, block, columns, products, tolerance, seed, storage or Storage()).run()
 
 
-def _ritz(basis: Tensor, projected: Tensor, k: int) -> Eigenpairs:
-    """The k Ritz pairs of largest |λ| of a leading part of the basis, without residuals."""
-    size = len(basis)
-    values, rotation = by_magnitude(*torch.linalg.eigh(projected[:size, :size]))
-    return Eigenpairs(basis, rotation[:, :k], values[:k], residuals=None, hvps=size)
+class _BlockKrylov:
+    """One run: the basis Q, T = QᵀHQ, and the last block, whose products are yet to be made."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        k: int,
+        block: int | None,
+        columns: int | None,
+        products: int | None,
+        tolerance: float | None,
+        seed: int,
+        storage: Storage,
+    ) -> None:
+        dimension = operator.shape[0]
+        fitting = storage.columns(dimension, operator.dtype)
+        check_square(operator, k, dimension if columns is None else columns)
+        if block is not None and block < 1:
+            raise ValueError(f"The block size must be at least 1; got {block}.")
+        if columns is not None:
+            fitting = columns if fitting is None else min(fitting, columns)
+        usual = most_products(k, dimension, fitting, tolerance) if columns is None else columns
+        self.products = usual if products is None else products
+        enough = min(dimension, self.products)
+        capacity = enough if fitting is None else min(enough, fitting)
+        self.block = min(default_block(k) if block is None else block, capacity)
+        self.restarts = capacity < enough
+        if self.restarts:  # k pairs must stay, and two blocks come
+            self.block = min(self.block, (capacity - k) // 2)
+            if self.block < 1:
+                raise SpectrumError(
+                    f"{capacity:,} vectors of D = {dimension:,} fit into the memory for the basis, and "
+                    f"k = {k:,} needs {k + 2:,} at least; allow more memory, or choose a smaller k."
+                )
+        self.operator, self.k, self.capacity = operator, k, capacity
+        # Half of the room beyond k goes to further Ritz vectors: dropping them loses what was learnt.
+        room = (capacity - k) // 2
+        self.kept = capacity - max(1, room // self.block) * self.block
+        rounding = _ROUNDING * torch.finfo(operator.dtype).eps
+        self.tolerance = rounding if tolerance is None else tolerance
+        self.facts = {
+            "dimension": dimension,
+            "dtype": str(operator.dtype),
+            "k": k,
+            "block": self.block,
+            "capacity": capacity,
+            "seed": seed,
+        }
+        self.generator = torch.Generator().manual_seed(seed)
+        self.basis = storage.basis(capacity, dimension, operator.dtype, operator.device)
+        self.projected = torch.zeros(capacity, capacity, dtype=torch.float64, device=operator.device)
+        self.last = slice(0, 0)
+        self.spent = 0
+        self.broken_down = False
+        self._checked = 0
+        self._dropped = (slice(0, 0), self.projected[:0, :0])
+
+    def run(self) -> Eigenpairs:
+        if not self._resume():
+            self._append(_fresh(self.basis, 0, self.block, self.generator), None)
+        while True:
+            images, scale = self._products()
+            small = gram(images)
+            if self._finished(small):
+                return self._pairs(small)
+            self._extend(images, small, scale)
+            self._save()
+
+    def _products(self) -> tuple[Tensor, float]:
+        """H @ the last block less what T knows of it along the basis, (b, D), and the products' length."""
+        block = self.basis.rows[self.last].to(self.operator.device)
+        images = multiply(self.operator, block.T).T.contiguous()
+        self.spent += len(block)
+        scale = float(torch.linalg.vector_norm(images, dim=1).max())
+        known = self.projected[self.last, : self.last.start]
+        coupled = known.abs().amax(0).nonzero().flatten()
+        if len(coupled):
+            # Only neighbouring blocks, or all after a restart; the rest of T is zero up to rounding.
+            first = int(coupled[0])
+            earlier = self.basis.rows[first : self.last.start].to(images.device)
+            images.addmm_(known[:, first:].to(images.dtype), earlier, alpha=-1)
+        own = images @ block.T
+        images.addmm_(own, block, alpha=-1)
+        self.projected[self.last, self.last] = ((own + own.T) / 2).double()
+        return images, scale
+
+    def _finished(self, small: Tensor) -> bool:
+        size, dimension = self.last.stop, self.operator.shape[0]
+        left = self.products - self.spent
+        if size == dimension or left <= 0 or (self._is_full() and left < self.block):
+            return True
+        # A pair may turn up late: where the first block had no part of it, or when the basis broke down.
+        least = default_products(self.k, dimension) if self.broken_down else self.k + 2 * self.block
+        # Not more often than it is small against what the rounds themselves cost.
+        if self.spent < least or (self.spent - self._checked) * dimension < 10 * size**2:
+            return False
+        self._checked = self.spent
+        values, rotation = self._ritz(size)
+        return bool((self._recurred(rotation, small) <= self.tolerance * values[0].abs()).all())
+
+    def _is_full(self) -> bool:
+        return self.restarts and self.last.stop + self.block > self.capacity
+
+    def _ritz(self, size: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of T's leading block by |λ|, and its eigenvectors for the k first."""
+        values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
+        return values[: self.k], rotation[:, : self.k]
+
+    def _recurred(self, rotation: Tensor, small: Tensor) -> Tensor:
+        """‖R y‖ of Ritz vectors y: (n,)."""
+        return _lengths(rotation[self.last], small) + _lengths(rotation[self._dropped[0]], self._dropped[1])
+
+    def _pairs(self, small: Tensor) -> Eigenpairs:
+        size = self.last.stop
+        values, rotation = self._ritz(size)
+        spent = self.spent + min(CHECKS, self.k)
+        pairs = Eigenpairs(self.basis.rows[:size], rotation, values, residuals=None, hvps=spent)
+        checked = torch.linspace(0, self.k - 1, min(CHECKS, self.k), device=values.device).long()
+        recurred = self._recurred(rotation, small)
+        rounding = (residuals(self.operator, pairs, checked) - recurred[checked]).clamp_min(0).max()
+        fewer = max(min(self.k, size), self.last.start)
+        less, turned = self._ritz(fewer)
+        coarser = Eigenpairs(self.basis.rows[:fewer], turned, less, residuals=None, hvps=self.spent)
+        return replace(pairs, residuals=recurred + rounding, coarser=coarser)
+
+    def _extend(self, images: Tensor, small: Tensor, scale: float) -> None:
+        """Append the next block: what the products have outside the basis, orthonormal."""
+        size, full = self.last.stop, self._is_full()
+        width = min(self.block, self.products - self.spent)
+        if not full:
+            width = min(width, self.capacity - size)
+        squared, directions = torch.linalg.eigh(small)
+        lengths = squared.clamp_min(0).sqrt().flip(0)
+        directions = directions.flip(1)
+        # Directions below the rounding error of the products are noise.
+        noise = max(
+            torch.finfo(images.dtype).eps * size**0.5 * scale, resolution(images.dtype) * float(lengths[0])
+        )
+        rank = min(width, int((lengths > noise).sum()))
+        coupling = torch.zeros(width, len(images), dtype=torch.float64, device=images.device)
+        new = ((directions[:, :rank] / lengths[:rank]).T.to(images.dtype)) @ images
+        if rank:
+            new = _orthonormal(new, self.basis, size)
+            coupling[:rank] = (new @ images.T).double()
+        # What a narrower last block leaves out of these products stays in the residuals.
+        self._dropped = (
+            self.last,
+            small - coupling.T @ coupling if rank == width else torch.zeros_like(small),
+        )
+        if rank < width:
+            # The Krylov space is (numerically) invariant in these directions: go on from random ones, which
+            # the products so far say nothing about.
+            self.broken_down = True
+            new = torch.cat([new, _fresh(self.basis, size, width - rank, self.generator, new)])
+        if full:
+            coupling = self._restart(coupling)
+        self._append(new, coupling)
+
+    def _restart(self, coupling: Tensor) -> Tensor:
+        """Keep the leading Ritz vectors only; what the next block's coupling to the last one is to them."""
+        size = self.last.stop
+        values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
+        values, rotation = values[: self.kept], rotation[:, : self.kept]
+        self.basis.rotate(rotation)
+        self.projected.zero_()
+        self.projected.diagonal()[: self.kept] = values
+        tail = rotation[self.last]
+        self.last = slice(0, self.kept)
+        return coupling @ tail
+
+    def _append(self, new: Tensor, coupling: Tensor | None) -> None:
+        size = self.last.stop
+        part = slice(size, size + len(new))
+        self.basis.put(size, new)
+        if coupling is not None:
+            self.projected[part, self.last] = coupling
+            self.projected[self.last, part] = coupling.T
+        self.last = part
+
+    def _save(self) -> None:
+        counts = [self.last.start, self.last.stop, self.spent, self.broken_down, self._checked]
+        state = {
+            "projected": self.projected,
+            "counts": torch.tensor(counts),
+            "generator": self.generator.get_state(),
+        }
+        self.basis.save(state, self.facts)
+
+    def _resume(self) -> bool:
+        state = self.basis.load(self.facts)
+        if state is None:
+            return False
+        start, stop, self.spent, broken_down, self._checked = state["counts"].tolist()
+        self.last, self.broken_down = slice(start, stop), bool(broken_down)
+        self.projected = state["projected"]
+        self.generator.set_state(state["generator"].cpu())
+        return True
 
 
-def _extend(
-    images: Tensor, basis: Tensor, width: int, scale: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The next block, orthonormal and orthogonal to the basis, and its coupling to the last one.
-
-    Args:
-        images: (b, D), products of the last block less their parts along the basis; overwritten.
-        basis: (n, D).
-        width: Vectors in the next block, at most D − n.
-        scale: Norm of the products; directions below its rounding error are noise.
-        generator: Draws vectors in place of directions that are missing.
-
-    Returns:
-        new (width, D) and coupling (width, b) fp64 with images ≈ couplingᵀ @ new.
-    """
-    images -= (images @ basis.T) @ basis
-    squared, directions = torch.linalg.eigh(gram(images))
-    lengths = squared.clamp_min(0).sqrt().flip(0)
-    directions = directions.flip(1)
-    noise = max(
-        torch.finfo(images.dtype).eps * len(basis) ** 0.5 * scale,
-        resolution(images.dtype) * float(lengths[0]),
-    )
-    rank = min(width, int((lengths > noise).sum()))
-    coupling = torch.zeros(width, len(images), dtype=torch.float64, device=images.device)
-    new = ((directions[:, :rank] / lengths[:rank]).T.to(images.dtype)) @ images
-    if rank:
-        # Normalising short directions blew up what they had left along the basis.
-        new = _orthonormal(new, basis)
-        coupling[:rank] = (new @ images.T).double()
-    if rank < width:
-        # The Krylov space is (numerically) invariant in these directions: go on from random ones, which
-        # the products so far say nothing about.
-        new = torch.cat([new, _fresh(torch.cat([basis, new]), width - rank, generator)])
-    return new, coupling
+def _lengths(tail: Tensor, gramian: Tensor) -> Tensor:
+    """‖R y‖ for each column y of ``tail``, from RᵀR."""
+    return (tail * (gramian @ tail)).sum(0).clamp_min(0).sqrt()
 
 
-def _fresh(basis: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` random orthonormal vectors orthogonal to the basis: (count, D)."""
-    random = torch.randn(count, basis.shape[1], generator=generator, dtype=torch.float64)
-    return _orthonormal((random / basis.shape[1] ** 0.5).to(basis), basis)
+def _fresh(
+    basis: Basis, size: int, count: int, generator: torch.Generator, new: Tensor | None = None
+) -> Tensor:
+    """``count`` random orthonormal vectors orthogonal to the basis and to ``new``: (count, D)."""
+    dimension = basis.rows.shape[1]
+    random = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
+    rows = (random / dimension**0.5).to(basis.device, basis.rows.dtype)
+    return _orthonormal(rows, basis, size, new)
 
 
-def _orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
-    """Rows made orthogonal to the basis and to each other, each staying as close to itself as can be."""
+def _orthonormal(rows: Tensor, basis: Basis, size: int, beside: Tensor | None = None) -> Tensor:
+    """Rows made orthogonal to the basis, to ``beside`` and to each other, each staying close to itself."""
     for _ in range(_MOST_PASSES):
-        rows = rows - (rows @ basis.T) @ basis
+        rows = basis.remove(rows, size)
+        if beside is not None and len(beside):
+            rows.addmm_(rows @ beside.T, beside, alpha=-1)
         squared, vectors = torch.linalg.eigh(gram(rows))
         squared = squared.clamp_min(torch.finfo(torch.float64).tiny)
         rows = ((vectors / squared.sqrt()) @ vectors.T).to(rows.dtype) @ rows

@@ -1,0 +1,221 @@
+"""Where the vectors of a basis live: in memory, or in a file that may exceed it and survives the process."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from core.spectra.eigenpairs import form
+from core.spectra.operators import SpectrumError
+
+# Bytes of a basis that are worked on at once: large enough for the speed of a matrix product, small enough
+# to keep what is resident of a file, or on its way to a GPU, small.
+_PIECE = 256 * 2**20
+
+# Below this a basis is recomputed sooner than it is read back.
+_WORTH_KEEPING = 64 * 2**20
+
+_STATE = "state.safetensors"
+_SAME_LENGTH = 1e-4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How much of a basis is held in memory, and where the rest goes.
+
+    Attributes:
+        memory: Bytes of a basis that may be in memory; no limit when not given. The few blocks that are being
+            worked on come on top.
+        folder: A folder of this computation alone. With it a basis worth keeping is written to a file there,
+            block by block, so that it may exceed ``memory`` and a killed computation goes on from its last
+            finished block.
+    """
+
+    memory: int | None = None
+    folder: Path | None = None
+
+    def columns(self, dimension: int, dtype: torch.dtype) -> int | None:
+        """How many vectors of D = ``dimension`` fit; None for any number."""
+        if self.memory is None:
+            return None
+        return max(self.memory, self._disk()) // (dimension * dtype.itemsize)
+
+    def basis(self, capacity: int, dimension: int, dtype: torch.dtype, device: torch.device) -> Basis:
+        """An empty basis of at most ``capacity`` vectors.
+
+        Raises:
+            SpectrumError: It has to go to the folder, whose disk has no room for it.
+        """
+        size = capacity * dimension * dtype.itemsize
+        fits = self.memory is None or size <= self.memory
+        if self.folder is None or (fits and not _WORTH_KEEPING <= size <= self._disk()):
+            return Basis(torch.empty(capacity, dimension, dtype=dtype, device=device), device)
+        return FileBasis(self.folder, capacity, dimension, dtype, device, resident=fits)
+
+    def _disk(self) -> int:
+        """Bytes that the folder can take; what an earlier attempt left is read back or overwritten."""
+        if self.folder is None:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        left = sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
+        return shutil.disk_usage(self.folder).free + left
+
+
+class Basis:
+    """Vectors as the rows of an (m, D) tensor, filled from the top.
+
+    Attributes:
+        rows: (capacity, D); in memory, or a view of a file.
+        device: Where products with it are computed.
+    """
+
+    def __init__(self, rows: Tensor, device: torch.device) -> None:
+        self.rows = rows
+        self.device = device
+
+    def pieces(self, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """The first ``size`` rows, some at a time, on the device."""
+        step = max(1, _PIECE // (self.rows.shape[1] * self.rows.itemsize))
+        for start in range(0, size, step):
+            part = slice(start, min(start + step, size))
+            yield part, self.rows[part].to(self.device)
+
+    def put(self, start: int, vectors: Tensor) -> None:
+        """Write vectors (b, D) as rows ``start`` and following."""
+        self.rows[start : start + len(vectors)] = vectors
+
+    def remove(self, vectors: Tensor, size: int) -> Tensor:
+        """Vectors (b, D) less their parts along the first ``size`` rows, in place: one pass over them."""
+        for _, piece in self.pieces(size):
+            vectors.addmm_(vectors @ piece.T, piece, alpha=-1)
+        return vectors
+
+    def rotate(self, rotation: Tensor) -> None:
+        """Replace the first p rows by ``rotationᵀ @ rows[:m]``, for rotation (m, p) with p ≤ m."""
+        form(self.rows[: len(rotation)], rotation, self.rows)
+
+    def save(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Make what was written so far findable by ``load``; in memory there is nothing to do."""
+
+    def load(self, facts: dict[str, Any]) -> dict[str, Tensor] | None:
+        """The state saved last by a computation of the same ``facts`` (JSON), if its rows are intact."""
+        return None
+
+
+class FileBasis(Basis):
+    """A basis in a memory-mapped file. Its pages are given back after each pass if they exceed the budget."""
+
+    def __init__(
+        self,
+        folder: Path,
+        capacity: int,
+        dimension: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        resident: bool,
+    ) -> None:
+        self._folder = folder
+        self._resident = resident
+        self._shape = (capacity, dimension)
+        self._dtype = dtype
+        self._generation = 0
+        self._lengths = torch.zeros(capacity, dtype=torch.float64)
+        state = self._read_state()
+        if state is not None:
+            self._generation = int(state[1]["generation"])
+        super().__init__(self._map(), device)
+
+    def pieces(self, size: int) -> Iterator[tuple[slice, Tensor]]:
+        for part, piece in super().pieces(size):
+            yield part, piece
+            if not self._resident:
+                self._release()
+
+    def put(self, start: int, vectors: Tensor) -> None:
+        super().put(start, vectors)
+        self._lengths[start : start + len(vectors)] = torch.linalg.vector_norm(vectors, dim=1).double().cpu()
+        if not self._resident:
+            self._release()
+
+    def rotate(self, rotation: Tensor) -> None:
+        # Into a new file: a killed computation goes on from the old one until the next state is saved.
+        old = self.rows
+        self._generation += 1
+        self.rows = self._map()
+        form(old[: len(rotation)], rotation, self.rows)
+        self._lengths[: rotation.shape[1]] = self._measured(rotation.shape[1])
+
+    def save(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        # The kernel keeps what was written to the map whatever becomes of the process, so nothing is flushed.
+        temporary = self._folder / f"{_STATE}.tmp"
+        stored = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+        stored["lengths"] = self._lengths
+        described = {"facts": json.dumps(facts, sort_keys=True), "generation": str(self._generation)}
+        safetensors.torch.save_file(stored, temporary, described)
+        os.replace(temporary, self._folder / _STATE)
+        for file in self._folder.glob("basis-*"):
+            if file != self._file():
+                file.unlink(missing_ok=True)
+
+    def load(self, facts: dict[str, Any]) -> dict[str, Tensor] | None:
+        read = self._read_state()
+        if read is None or read[1]["facts"] != json.dumps(facts, sort_keys=True):
+            return None
+        state = {name: tensor.to(self.device) for name, tensor in read[0].items()}
+        self._lengths = state.pop("lengths").cpu()
+        # A power cut may have kept the state and lost rows: they would be zeros or rubbish.
+        written = int(self._lengths.count_nonzero())
+        off = (self._measured(written) - self._lengths[:written]).abs() / self._lengths[:written]
+        return state if bool((off <= _SAME_LENGTH).all()) else None
+
+    def _measured(self, size: int) -> Tensor:
+        """Lengths of the first ``size`` rows: (size,) fp64."""
+        pieces = [torch.linalg.vector_norm(piece, dim=1).double().cpu() for _, piece in self.pieces(size)]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *pieces])
+
+    def _file(self) -> Path:
+        return self._folder / f"basis-{self._generation}"
+
+    def _map(self) -> Tensor:
+        size = self._shape[0] * self._shape[1] * self._dtype.itemsize
+        with self._file().open("ab") as file:
+            try:
+                # A hole in the file that the disk cannot fill later would kill the process.
+                _reserve(file.fileno(), size)
+            except OSError as error:
+                raise SpectrumError(
+                    f"The basis needs {size / 2**30:,.1f} GiB in '{self._folder}', which its disk does not "
+                    "have; free some space, or choose a smaller k."
+                ) from error
+        with self._file().open("r+b") as file:
+            self._mmap = mmap.mmap(file.fileno(), size)
+        return torch.frombuffer(self._mmap, dtype=self._dtype).view(self._shape)
+
+    def _release(self) -> None:
+        self._mmap.madvise(mmap.MADV_DONTNEED)  # of a shared map: what was written stays in the file
+
+    def _read_state(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        try:
+            with safetensors.safe_open(self._folder / _STATE, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        except (OSError, safetensors.SafetensorError):
+            return None
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.truncate(descriptor, size)

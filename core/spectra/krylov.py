@@ -151,6 +151,7 @@ class _BlockKrylov:
         self.kept = capacity - max(1, room // self.block) * self.block
         rounding = _ROUNDING * torch.finfo(operator.dtype).eps
         self.tolerance = rounding if tolerance is None else tolerance
+        self._patient = tolerance is not None
         self.facts = {
             "dimension": dimension,
             "dtype": str(operator.dtype),
@@ -204,8 +205,10 @@ class _BlockKrylov:
             return True
         # A pair may turn up late: where the first block had no part of it, or when the basis broke down.
         least = default_products(self.k, dimension) if self.broken_down else self.k + 2 * self.block
-        # Not more often than it is small against what the rounds themselves cost.
-        if self.spent < least or (self.spent - self._checked) * dimension < 10 * size**2:
+        # Not more often than it is small against what the rounds themselves cost, where those are bounded.
+        since = self.spent - self._checked
+        due = since * dimension >= 10 * size**2 or (self._patient and since * 10 >= self._checked)
+        if self.spent < least or not due:
             return False
         self._checked = self.spent
         values, rotation = self._ritz(size)
@@ -255,11 +258,9 @@ class _BlockKrylov:
         if rank:
             new = _orthonormal(new, self.basis, size)
             coupling[:rank] = (new @ images.T).double()
-        # What a narrower last block leaves out of these products stays in the residuals.
-        self._dropped = (
-            self.last,
-            small - coupling.T @ coupling if rank == width else torch.zeros_like(small),
-        )
+        if width < len(images):
+            # What a narrower last block leaves out of these products stays in the residuals.
+            self._dropped = (self.last, small - coupling.T @ coupling)
         if rank < width:
             # The Krylov space is (numerically) invariant in these directions: go on from random ones, which
             # the products so far say nothing about.

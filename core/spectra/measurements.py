@@ -1,104 +1,293 @@
-"""Random test matrices Ω (n × D) for sketches, applied and formed in blocks, never one row at a time."""
+"""Random test matrices Ω (n × D) for sketches, applied and formed in blocks and never stored whole.
+
+All random choices are drawn on the CPU whatever the device, so that a seed means the same matrix everywhere.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol, get_args
 
+import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor
+
+from core.spectra.eigenpairs import CHUNK_BYTES
+
+TestMatrixName = Literal["ssrft", "gaussian", "rademacher"]
+TEST_MATRICES: tuple[TestMatrixName, ...] = get_args(TestMatrixName)
+
+# A matrix is known by a seed and, where one seed serves several matrices, the number of each.
+Seed = int | tuple[int, ...]
+
+# Coordinates that are summed in the block's precision before fp64 takes over: bounds the rounding error of
+# long sums, and keeps both factors in cache.
+_SUMMED = 2**15
+
+# Below this length a slow FFT costs nothing, and the rows of Ω stay exactly orthonormal.
+_SHORTEST_PADDED = 2**16
+
+
+class TestMatrix(Protocol):
+    """Ω (n × D): mean-zero rows of unit (mean squared) norm, so that Ωx is of one size for all kinds.
+
+    Attributes:
+        shape: (n, D).
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def apply(self, block: Tensor, /) -> Tensor:
+        """Ω @ block: (D, b) → (n, b) fp64; the product is computed in the block's precision."""
+
+    def columns(self, start: int, stop: int, /) -> Tensor:
+        """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
+
+
+def draw_test_matrix(
+    name: TestMatrixName,
+    n: int,
+    dimension: int,
+    seed: Seed,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> TestMatrix:
+    """The n × D test matrix of that name.
+
+    Args:
+        name: One of ``TEST_MATRICES``.
+        n: Number of rows, at most ``dimension``.
+        dimension: D.
+        seed: Matrices of different seeds are independent.
+        dtype: Floating-point format of blocks.
+        device: Where blocks live.
+
+    Raises:
+        ValueError: There is no matrix of that name, or n is not in 1 … D.
+    """
+    kinds: dict[str, Callable[..., TestMatrix]] = {
+        "ssrft": SSRFT,
+        "gaussian": Gaussian,
+        "rademacher": Rademacher,
+    }
+    if name not in kinds:
+        raise ValueError(f"There is no test matrix “{name}”; choose one of {', '.join(TEST_MATRICES)}.")
+    return kinds[name](n, dimension, seed, dtype, device)
 
 
 class SSRFT:
     """Scrambled subsampled randomised trigonometric transform Ω = R·F·Π·F·Π′ (TYUC, arXiv 1902.08651, §3.2).
 
     F is the orthonormal DCT-II, Π and Π′ are signed permutations and R picks n of the D coordinates, so
-    the rows of Ω are orthonormal. Applying it costs O(D log D) per vector and O(D) memory for the
-    permutations and signs.
+    the rows of Ω are orthonormal. Applying it costs O(D log D) per vector.
 
-    The random choices are drawn on the CPU whatever the device, so that a seed means the same matrix
-    everywhere.
+    An FFT whose length has a large prime factor takes up to ten times as long. Where D is large and at
+    least 2n, F therefore has the next length N ≥ D without prime factors above 5 (N < 1.02 D) and vectors
+    are padded with zeros up to it; the rows are then orthonormal up to (N − D)/N.
     """
 
     def __init__(
-        self, n: int, dimension: int, seed: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self, n: int, dimension: int, seed: Seed, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        """Args:
-        n: Number of rows, at most ``dimension``.
-        dimension: D.
-        seed: Two matrices with different seeds are independent.
-        dtype: Floating-point format of blocks.
-        device: Where blocks live.
-
-        Raises:
-            ValueError: n is not in 1 … D.
-        """
-        if not 1 <= n <= dimension:
-            raise ValueError(f"A test matrix needs 1 ≤ n ≤ D; got n = {n} and D = {dimension}.")
+        """See ``draw_test_matrix``."""
+        _check(n, dimension)
         self.shape = (n, dimension)
-        self._dtype, self._device = dtype, device
-        generator = torch.Generator().manual_seed(seed)
+        self._dtype, self._device = dtype, torch.device(device)
+        self._length = padded_length(n, dimension)
+        first, first_signs, second, second_signs, picked = ssrft_choices(n, self._length, seed)
 
-        def permutation() -> Tensor:
-            return torch.randperm(dimension, generator=generator).to(device)
+        # F is an FFT between two reorderings (Makhoul 1980). These and the neighbouring permutations and
+        # signs become one gather and one factor each way, as passes over memory are what takes the time.
+        fold = torch.cat([torch.arange(0, self._length, 2), torch.arange(1, self._length, 2).flip(0)])
+        place, place_signs, source, source_signs = _half_spectrum(self._length)
+        self._in = self._gather(first[fold], first_signs[fold], dimension)
+        self._between = self._gather(place[second[fold]], (place_signs[second] * second_signs)[fold])
+        unfold = fold.argsort()
+        back, forth = second.argsort(), first.argsort()[:dimension]
+        self._back = self._gather(unfold[back[source]], source_signs * second_signs[back[source]])
+        self._out = self._gather(unfold[forth], first_signs[forth])
+        self._picked = place[picked].to(self._device)
+        self._picked_signs = place_signs[picked].to(self._device, dtype)
 
-        def signs() -> Tensor:
-            bits = torch.randint(0, 2, (dimension,), generator=generator, dtype=torch.int8)
-            return (2 * bits - 1).to(device=device, dtype=dtype)
-
-        self._first, self._first_signs = permutation(), signs()
-        self._second, self._second_signs = permutation(), signs()
-        self._picked = permutation()[:n]
+        angle = torch.arange(self._length // 2 + 1, dtype=torch.float64) * (math.pi / (2 * self._length))
+        turns = torch.polar(torch.full_like(angle, math.sqrt(2)), -angle)
+        turns[0] = 1
+        self._turns = turns.to(self._device, dtype.to_complex())
+        self._turns_back = (1 / turns).to(self._device, dtype.to_complex())
 
     def apply(self, block: Tensor) -> Tensor:
-        """Ω @ block: (D, b) → (n, b)."""
-        rows = block.T[:, self._first] * self._first_signs
-        rows = dct(rows)[:, self._second] * self._second_signs
-        sketched: Tensor = dct(rows)[:, self._picked].T
-        return sketched
+        """Ω @ block: (D, b) → (n, b) fp64."""
+        out = torch.empty(block.shape[1], self.shape[0], dtype=torch.float64, device=self._device)
+        for part in self._batches(block.shape[1]):
+            index, signs = self._in
+            rows = block[:, part].T.contiguous().index_select(1, index).mul_(signs)
+            index, signs = self._between
+            rows = self._interleaved(rows, self._turns).index_select(1, index).mul_(signs)
+            spectrum = torch.fft.rfft(rows, norm="ortho")
+            picked = self._picked // 2
+            turned = torch.view_as_real(spectrum[:, picked] * self._turns[picked])
+            out[part] = turned[:, torch.arange(len(picked)), self._picked % 2] * self._picked_signs
+        return out.T
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
-        picked = self._picked[start:stop]
-        rows = torch.zeros(len(picked), self.shape[1], dtype=self._dtype, device=self._device)
-        rows[torch.arange(len(picked), device=self._device), picked] = 1
-        for order, signs in ((self._second, self._second_signs), (self._first, self._first_signs)):
-            transformed = inverse_dct(rows) * signs
-            rows = torch.empty_like(transformed)
-            rows[:, order] = transformed
-        columns: Tensor = rows.T
-        return columns
+        out = torch.empty(stop - start, self.shape[1], dtype=self._dtype, device=self._device)
+        for part in self._batches(stop - start):
+            places = self._picked[start:stop][part]
+            index = torch.arange(len(places), device=self._device)
+            rows = torch.zeros(
+                len(places), 2 * (self._length // 2 + 1), dtype=self._dtype, device=self._device
+            )
+            rows[index, places] = self._picked_signs[start:stop][part]
+            # The middle coordinate of an even length is the real and, negated, the imaginary part.
+            if self._length % 2 == 0:
+                middle = index[places == self._length]
+                rows[middle, self._length + 1] = -1
+            rows = self._folded(rows)
+            gather, signs = self._back
+            rows = self._folded(rows.index_select(1, gather).mul_(signs))
+            gather, signs = self._out
+            torch.mul(rows.index_select(1, gather), signs, out=out[part])
+        return out.T
+
+    def _interleaved(self, rows: Tensor, turns: Tensor) -> Tensor:
+        """Half spectra of rows, turned, real and imaginary parts alternating: (b, N) → (b, 2⌊N/2⌋ + 2)."""
+        return torch.view_as_real(torch.fft.rfft(rows, norm="ortho").mul_(turns)).flatten(1)
+
+    def _folded(self, rows: Tensor) -> Tensor:
+        """Transpose of ``_interleaved`` up to what ``_half_spectrum`` says."""
+        spectrum = torch.view_as_complex(rows.view(len(rows), -1, 2)).mul_(self._turns_back)
+        folded: Tensor = torch.fft.irfft(spectrum, n=self._length, norm="ortho")
+        return folded
+
+    def _gather(self, index: Tensor, signs: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Index and factors on the device; entries from ``limit`` on are padding, i.e. zero."""
+        if limit is not None:
+            padding = index >= limit
+            index, signs = index.masked_fill(padding, 0), signs.masked_fill(padding, 0)
+        return index.to(self._device, torch.int32), signs.to(self._device, self._dtype)
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        return _slices(count, max(1, CHUNK_BYTES // (self._length * self._dtype.itemsize)))
 
 
-def dct(rows: Tensor) -> Tensor:
-    """Orthonormal DCT-II of each row of a (b, D) tensor, by one FFT of length D (Makhoul 1980)."""
-    length = rows.shape[-1]
-    reordered = torch.cat([rows[:, ::2], rows[:, 1::2].flip(-1)], dim=-1)
-    spectrum = torch.fft.fft(reordered, dim=-1)
-    angle = _quarter_turns(rows)
-    out: Tensor = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
-    out *= math.sqrt(2 / length)
-    out[:, 0] /= math.sqrt(2)
-    return out
+def ssrft_choices(n: int, length: int, seed: Seed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Π′ and Π, each as a permutation and signs (x ↦ x[permutation] · signs), and R's n coordinates."""
+    generator = _generator(seed)
+
+    def permutation() -> Tensor:
+        return torch.randperm(length, generator=generator)
+
+    def signs() -> Tensor:
+        return 2 * torch.randint(0, 2, (length,), generator=generator, dtype=torch.int8) - 1
+
+    return permutation(), signs(), permutation(), signs(), permutation()[:n]
 
 
-def inverse_dct(rows: Tensor) -> Tensor:
-    """Inverse, and transpose, of ``dct``."""
-    length = rows.shape[-1]
-    scaled = rows * math.sqrt(length / 2)
-    scaled[:, 0] *= math.sqrt(2)
-    mirrored = torch.cat([torch.zeros_like(scaled[:, :1]), -scaled[:, 1:].flip(-1)], dim=-1)
-    angle = _quarter_turns(rows)
-    spectrum = torch.complex(scaled, mirrored) * torch.polar(torch.ones_like(angle), angle)
-    reordered = torch.fft.ifft(spectrum, dim=-1).real
-    out = torch.empty_like(rows)
-    half = (length + 1) // 2
-    out[:, ::2] = reordered[:, :half]
-    out[:, 1::2] = reordered[:, half:].flip(-1)
-    return out
+def padded_length(n: int, dimension: int) -> int:
+    """Length N ≥ D of the transforms of an n × D SSRFT."""
+    if dimension < _SHORTEST_PADDED or 2 * n > dimension:
+        return dimension
+    return int(scipy.fft.next_fast_len(dimension, real=True))
 
 
-def _quarter_turns(rows: Tensor) -> Tensor:
-    """π j / 2D for j = 0 … D−1; in fp64 first, as fp32 cannot count beyond 2²⁴."""
-    length = rows.shape[-1]
-    angle = torch.arange(length, dtype=torch.float64, device=rows.device) * (math.pi / (2 * length))
-    return angle.to(rows.dtype)
+def _half_spectrum(length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How a DCT lies in the interleaved half spectrum z of the folded row, turned by e^{−iπk/2N}.
+
+    DCT(x)_k = Re z_k for k ≤ N/2, and −Im z_{N−k} beyond.
+
+    Returns:
+        For each coefficient k its place in the interleaved z and its sign, (N,) each; and for each place in
+        the interleaved z the coefficient it comes from and its sign (0 where it is 0), (2⌊N/2⌋ + 2,) each.
+    """
+    k = torch.arange(length)
+    real = k <= length // 2
+    place = torch.where(real, 2 * k, 2 * (length - k) + 1)
+    place_signs = torch.where(real, 1, -1).to(torch.int8)
+    half = torch.arange(length // 2 + 1)
+    source = torch.stack([half, (length - half) % length], dim=1).flatten()
+    source_signs = torch.tensor([1, -1], dtype=torch.int8).repeat(len(half))
+    source_signs[1] = 0
+    return place, place_signs, source, source_signs
+
+
+class _IndependentRows(ABC):
+    """Rows with independent entries of variance 1/D, each from a seed of its own and drawn when needed."""
+
+    def __init__(
+        self, n: int, dimension: int, seed: Seed, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        """See ``draw_test_matrix``."""
+        _check(n, dimension)
+        self.shape = (n, dimension)
+        self._dtype, self._device = dtype, torch.device(device)
+        self._seed = _seed(seed)
+
+    def apply(self, block: Tensor) -> Tensor:
+        """Ω @ block: (D, b) → (n, b) fp64."""
+        n, dimension = self.shape
+        out = torch.zeros(n, block.shape[1], dtype=torch.float64, device=self._device)
+        for part in _slices(n, max(1, CHUNK_BYTES // (dimension * self._dtype.itemsize))):
+            rows = self._rows(part.start, part.stop)
+            for inner in _slices(dimension, _SUMMED):
+                out[part] += rows[:, inner] @ block[inner]
+        return out
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
+        return self._rows(start, stop).T
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        rows = torch.empty(stop - start, self.shape[1], dtype=self._dtype, device=self._device)
+        for row in range(start, stop):
+            # The generator knows 2³² seeds; those of one matrix's rows are distinct.
+            rows[row - start] = self._draw(torch.Generator().manual_seed((self._seed + row) % 2**32))
+        return rows.mul_(self.shape[1] ** -0.5)
+
+    @abstractmethod
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        """One row of entries with variance 1: (D,)."""
+
+
+class Gaussian(_IndependentRows):
+    """Independent entries N(0, 1/D), drawn in fp32 whatever the precision."""
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.shape[1], generator=generator, dtype=torch.float32).to(self._device)
+
+
+class Rademacher(_IndependentRows):
+    """Independent entries ±1/√D, one random bit each."""
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        words = torch.empty(-(-self.shape[1] // 64), dtype=torch.int64)
+        words.random_(-(2**63), None, generator=generator)
+        signs = _signs_of_bytes().to(self._device, self._dtype)
+        chosen = signs.index_select(0, words.view(torch.uint8).to(self._device).int())
+        return chosen.flatten()[: self.shape[1]]
+
+
+def _signs_of_bytes() -> Tensor:
+    """The eight bits of each byte as ±1: (256, 8)."""
+    return 2 * ((torch.arange(256)[:, None] >> torch.arange(8)) & 1) - 1
+
+
+def _check(n: int, dimension: int) -> None:
+    if not 1 <= n <= dimension:
+        raise ValueError(f"A test matrix needs 1 ≤ n ≤ D; got n = {n} and D = {dimension}.")
+
+
+def _seed(seed: Seed) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+def _generator(seed: Seed) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(seed))
+
+
+def _slices(count: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))

@@ -68,13 +68,13 @@ def test_seigh_with_a_symmetrised_core_beats_one_triangle() -> None:
     def error(symmetrise: bool) -> float:
         total = 0.0
         for seed in range(10):
-            right, left = (sketched._test_matrix(matrix, 120, seed, stream) for stream in (0, 1))
+            right, left = (sketched._draw(matrix, "ssrft", 120, seed, stream) for stream in (0, 1))
             sketch, measured = sketched._measure(matrix, right, left, 60)
-            basis = sketched.Vectors(sketch, sketched.orthonormaliser(sketch))
+            basis = sketched._orthonormal(sketch)
             core = sketched._solve_core(left, basis, measured, right, basis)
             core = (core + core.T) / 2 if symmetrise else core
             values, rotation = torch.linalg.eigh(core)
-            vectors = basis.vectors() @ rotation
+            vectors = basis.T @ rotation
             total += float((matrix - (vectors * values) @ vectors.T).norm())
         return total
 

@@ -25,7 +25,7 @@ Seed = int | tuple[int, ...]
 
 # Coordinates that are summed in the block's precision before fp64 takes over: bounds the rounding error of
 # long sums, and keeps both factors in cache.
-_SUMMED = 2**15
+_SUMMED = 2**12
 
 # Below this length a slow FFT costs nothing, and the rows of Ω stay exactly orthonormal.
 _SHORTEST_PADDED = 2**16
@@ -86,7 +86,7 @@ class SSRFT:
     the rows of Ω are orthonormal. Applying it costs O(D log D) per vector.
 
     An FFT whose length has a large prime factor takes up to ten times as long. Where D is large and at
-    least 2n, F therefore has the next length N ≥ D without prime factors above 5 (N < 1.02 D) and vectors
+    least 2n, F therefore has the next length N ≥ D without prime factors above 5 (N < 1.03 D) and vectors
     are padded with zeros up to it; the rows are then orthonormal up to (N − D)/N.
     """
 

@@ -47,7 +47,7 @@ def test_ssrft_pads_only_where_a_fft_is_slow_and_the_rows_stay_nearly_orthonorma
     dimension = 66_067  # a prime
     dense = SSRFT(30, dimension, 0, torch.float64).columns(0, 30)
     padding = padded_length(30, dimension) - dimension
-    assert 0 < padding < 0.02 * dimension
+    assert 0 < padding < 0.03 * dimension
     error = dense.T @ dense - torch.eye(30, dtype=torch.float64)
     assert float(error.abs().max()) < 4 * padding / dimension
 
@@ -134,11 +134,12 @@ def test_ssrft_spreads_a_unit_vector_over_all_rows() -> None:
 
 @pytest.mark.parametrize("name", ["gaussian", "rademacher"])
 def test_long_sums_in_fp32_lose_no_digits(name) -> None:
-    n, dimension = 4, 2**18
+    n, dimension = 4, 2**20
     omega = draw_test_matrix(name, n, dimension, 0, torch.float32)
-    block = torch.ones(dimension, 1)
+    block = torch.randn(dimension, 8, generator=torch.Generator().manual_seed(0))
     truth = omega.columns(0, n).T.double() @ block.double()
-    assert float((omega.apply(block) - truth).abs().max()) < 1e-6
+    # One fp32 sum over all coordinates is off by 2e-5 to 1e-4.
+    assert float((omega.apply(block) - truth).norm() / truth.norm()) < 4e-6
 
 
 @pytest.mark.parametrize("name", TEST_MATRICES)

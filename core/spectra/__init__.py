@@ -1,5 +1,6 @@
 """Eigenpairs of large symmetric operators, matrix-free."""
 
+from core.spectra.basis import Storage
 from core.spectra.eigenpairs import Eigenpairs, SingularTriplets
 from core.spectra.exact import exact
 from core.spectra.krylov import block_krylov
@@ -12,6 +13,7 @@ __all__ = [
     "Operator",
     "SingularTriplets",
     "SpectrumError",
+    "Storage",
     "block_krylov",
     "eigenpairs_of",
     "exact",

@@ -155,6 +155,7 @@ class FileBasis(Basis):
         self._generation += 1
         self.rows = self._map()
         form(old[: len(rotation)], rotation, self.rows)
+        self._lengths.zero_()
         self._lengths[: rotation.shape[1]] = self._measured(rotation.shape[1])
 
     def save(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:

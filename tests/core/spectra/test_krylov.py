@@ -1,0 +1,234 @@
+"""Restarts, tolerances, storage and resumption of block Krylov, against dense eigendecompositions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.spectra import SpectrumError, Storage, basis, block_krylov, residuals
+from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
+
+SIZE = 300
+SEEDS = [0, 1, 2]
+
+
+class Counted:
+    """A matrix that counts its products, and stops at one of them if told to."""
+
+    def __init__(self, matrix: Tensor, stop: int | None = None) -> None:
+        self.matrix, self.stop, self.products = matrix, stop, 0
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        if self.stop is not None and self.products + block.shape[1] > self.stop:
+            raise KeyboardInterrupt
+        self.products += block.shape[1]
+        return self.matrix @ block
+
+
+def orthogonality(rows: Tensor) -> float:
+    rows = rows.double()
+    return float((rows @ rows.T - torch.eye(len(rows), dtype=torch.float64)).abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1, 3, 8])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_restarted_run_finds_the_pairs_in_bounded_memory(seed: int, block: int, dtype: torch.dtype) -> None:
+    matrix, values, vectors = hessian_like(SIZE, seed)
+    k, columns = 12, 40
+    pairs = block_krylov(matrix.to(dtype), k, block=block, columns=columns, products=400, seed=seed)
+    assert len(pairs.basis) <= columns
+    assert orthogonality(pairs.basis) < 200 * torch.finfo(dtype).eps
+    torch.testing.assert_close(pairs.values, values[:k], rtol=1e-6, atol=1e-6)
+    assert subspace_overlap(pairs.vectors(), vectors[:, :k]) > 1 - 1e-6
+    measured = residuals(matrix.to(dtype), pairs)
+    torch.testing.assert_close(pairs.residuals, measured, rtol=0.05, atol=2e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_restart_keeps_the_recurrence(seed: int) -> None:
+    # Not converged: the residuals claimed after restarts are those that products would measure.
+    matrix, _ = symmetric(torch.linspace(1, 2, SIZE), seed)
+    pairs = block_krylov(matrix, 20, block=4, columns=40, products=120, seed=seed)
+    measured = residuals(matrix, pairs)
+    assert float(measured.min()) > 1e-6
+    torch.testing.assert_close(pairs.residuals, measured, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("columns", [None, 60])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
+def test_a_run_ends_once_its_residuals_meet_the_tolerance(tolerance: float, columns: int | None) -> None:
+    matrix, values, _ = hessian_like(SIZE, 0)
+    counted = Counted(matrix)
+    pairs = block_krylov(counted, 20, block=4, columns=columns, products=2000, tolerance=tolerance)
+    assert float(residuals(matrix, pairs).max()) <= 1.01 * tolerance * float(values[0])
+    assert pairs.hvps == counted.products < 280
+    # It goes on for as long as it has to, not longer: without its last fifth it had not been there.
+    earlier = block_krylov(matrix, 20, block=4, columns=columns, products=int(0.8 * pairs.hvps))
+    assert float(residuals(matrix, earlier).max()) > tolerance * float(values[0])
+
+
+def test_without_a_tolerance_a_run_ends_early_where_nothing_is_left_to_gain() -> None:
+    fast = 10 * torch.exp(-torch.arange(1000).double() / 3)
+    counted = Counted(symmetric(fast, 0)[0].float())
+    pairs = block_krylov(counted, 8)
+    assert counted.products < 100
+    torch.testing.assert_close(pairs.values, fast[:8], rtol=1e-5, atol=1e-5)
+    slow = Counted(hessian_like(1000, 0)[0].float())
+    assert block_krylov(slow, 100).hvps == slow.products == 228 + 8
+
+
+@pytest.mark.parametrize("multiplicity", [3, 12])
+def test_a_tolerance_does_not_stop_a_run_before_all_copies_of_an_eigenvalue_are_there(
+    multiplicity: int,
+) -> None:
+    values = torch.zeros(200, dtype=torch.float64)
+    values[:multiplicity] = 2
+    values[multiplicity : multiplicity + 5] = torch.tensor([1.5, -1.2, 1, 0.5, -0.3])
+    matrix, vectors = symmetric(values, 0)
+    k = multiplicity + 5
+    pairs = block_krylov(matrix, k, block=2, tolerance=1e-6)
+    order = values.abs().argsort(descending=True, stable=True)[:k]
+    torch.testing.assert_close(pairs.values, values[order], rtol=0, atol=1e-8)
+    assert subspace_overlap(pairs.vectors(), vectors[:, order]) == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize(("columns", "block"), [(50, 7), (33, 32), (31, 30), (30, 4)])
+def test_blocks_that_do_not_divide_the_basis_leave_honest_residuals(columns: int, block: int) -> None:
+    matrix, _, _ = hessian_like(SIZE, 0)
+    pairs = block_krylov(matrix, 30, block=block, columns=columns)
+    assert pairs.hvps == columns + 8
+    measured = residuals(matrix, pairs)
+    assert pairs.residuals is not None
+    assert bool((pairs.residuals >= measured * (1 - 1e-6)).all())
+
+
+def test_the_coarser_pairs_are_those_of_a_smaller_subspace() -> None:
+    matrix, _, _ = hessian_like(SIZE, 0)
+    pairs = block_krylov(matrix, 10, block=5, columns=60)
+    smaller = block_krylov(matrix, 10, block=5, columns=55)
+    assert pairs.coarser is not None
+    torch.testing.assert_close(pairs.coarser.values, smaller.values)
+    index = torch.arange(SIZE)
+    torch.testing.assert_close(pairs.coarser.rows(index).abs(), smaller.rows(index).abs(), atol=1e-6, rtol=0)
+
+
+RUNS: list[Callable[..., dict[str, int]]] = [
+    lambda: {"columns": 120, "tolerance": 0},
+    lambda: {"columns": 40, "products": 150, "tolerance": 0},
+    lambda: {"columns": 40, "products": 151, "tolerance": 0},
+]
+
+
+@pytest.mark.parametrize("sizes", RUNS)
+def test_out_of_memory_gives_the_numbers_of_memory(
+    sizes: Callable[..., dict[str, int]], tmp_path: Path
+) -> None:
+    matrix = hessian_like(SIZE, 0)[0].float()
+    here = block_krylov(matrix, 12, block=4, **sizes())
+    there = block_krylov(matrix, 12, block=4, storage=Storage(memory=0, folder=tmp_path), **sizes())
+    assert any(tmp_path.glob("basis-*"))
+    for name in ("values", "residuals"):
+        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(there.vectors().abs(), here.vectors().abs(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("sizes", RUNS)
+@pytest.mark.parametrize("stop", [3, 11, 57, 90, 119])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stop: int, sizes: Callable[..., dict[str, int]], tmp_path: Path
+) -> None:
+    matrix = hessian_like(SIZE, 1)[0].float()
+    run = {"block": 4, "seed": 1, **sizes()}
+    whole = block_krylov(matrix, 12, storage=Storage(0, tmp_path / "whole"), **run)
+    storage = Storage(0, tmp_path / "parts")
+    total = whole.hvps
+    with pytest.raises(KeyboardInterrupt):
+        block_krylov(Counted(matrix, stop), 12, storage=storage, **run)
+    rest = Counted(matrix)
+    resumed = block_krylov(rest, 12, storage=storage, **run)
+    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.residuals, whole.residuals)
+    assert torch.equal(resumed.vectors(), whole.vectors())
+    assert resumed.hvps == total  # those of the first part included
+    assert rest.products <= total - stop + 4 + 8  # at most one block, and the checks, are repeated
+
+
+def test_a_run_of_other_settings_does_not_resume(tmp_path: Path) -> None:
+    storage = Storage(0, tmp_path)
+    first, second = (hessian_like(SIZE, seed)[0] for seed in (0, 1))
+    block_krylov(first, 12, storage=storage)
+    counted = Counted(second)
+    pairs = block_krylov(counted, 12, seed=1, storage=storage)
+    assert counted.products == pairs.hvps
+    torch.testing.assert_close(pairs.values, block_krylov(second, 12, seed=1).values)
+
+
+@pytest.mark.parametrize("damage", ["zeros", "nan", "state", "gone"])
+def test_a_damaged_file_is_not_resumed_from(damage: str, tmp_path: Path) -> None:
+    matrix = hessian_like(SIZE, 0)[0]
+    storage = Storage(0, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        block_krylov(Counted(matrix, 60), 12, storage=storage)
+    (rows,) = tmp_path.glob("basis-*")
+    if damage == "state":
+        (tmp_path / "state.safetensors").write_bytes(b"\0" * 100)
+    elif damage == "gone":
+        rows.unlink()
+    else:
+        with rows.open("r+b") as file:
+            file.seek(8 * SIZE * 10)
+            file.write((b"\0" if damage == "zeros" else b"\xff") * 8 * SIZE)
+    counted = Counted(matrix)
+    pairs = block_krylov(counted, 12, storage=storage)
+    assert counted.products == pairs.hvps
+    assert torch.equal(pairs.values, block_krylov(matrix, 12).values)
+
+
+def test_memory_decides_between_all_columns_restarts_and_a_file(tmp_path: Path) -> None:
+    matrix = hessian_like(SIZE, 0)[0]
+    column = 8 * SIZE
+    assert len(block_krylov(matrix, 12, storage=Storage(1000 * column)).basis) == 140
+    restarted = block_krylov(matrix, 12, storage=Storage(50 * column))
+    assert len(restarted.basis) <= 50
+    on_disk = block_krylov(matrix, 12, storage=Storage(50 * column, tmp_path))
+    assert len(on_disk.basis) == 140
+    torch.testing.assert_close(restarted.values, on_disk.values, rtol=1e-5, atol=0)
+    with pytest.raises(SpectrumError, match=r"13 vectors of D = 300 fit .* needs 14"):
+        block_krylov(matrix, 12, storage=Storage(13 * column))
+
+
+def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(basis, "_reserve", full)
+    with pytest.raises(SpectrumError, match=r"GiB in .* free some space"):
+        block_krylov(hessian_like(SIZE, 0)[0], 12, storage=Storage(0, tmp_path))
+    assert not list(tmp_path.glob("state*"))
+
+
+def test_a_file_s_pages_are_given_back(tmp_path: Path) -> None:
+    # 160 MB of basis and a budget of nothing: what stays resident is a piece, not the basis.
+    size, columns = 400_000, 100
+    diagonal = torch.linspace(1, 0, size) ** 40
+
+    class Diagonal(Counted):
+        def __matmul__(self, block: Tensor) -> Tensor:
+            return diagonal[:, None] * block
+
+    operator = Diagonal(torch.empty(0))
+    operator.shape, operator.dtype = (size, size), torch.float32
+    block_krylov(operator, 10, block=10, columns=columns, storage=Storage(0, tmp_path))
+
+    resident = 0
+    mapped = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            mapped = str(tmp_path) in line
+        elif mapped and line.startswith("Rss:"):
+            resident += int(line.split()[1])
+    assert resident * 1024 < size * columns * 4 / 2

@@ -14,10 +14,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
-Precision = Literal["float32", "float64"]
+Curvature = Literal["hessian", "ggn"]
+Precision = Literal["float32", "float64", "tf32", "bfloat16"]
+TestMatrices = Literal["ssrft", "gaussian", "rademacher"]
+HvpPath = Literal["double-backward", "linearize", "curvlinops"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SPLITS: tuple[Split, ...] = get_args(Split)
+CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TEST_MATRICES: tuple[TestMatrices, ...] = get_args(TestMatrices)
+HVP_PATHS: tuple[HvpPath, ...] = get_args(HvpPath)
+
+# Precisions of the products that are coarser than that of the weights and vectors.
+REDUCED = ("tf32", "bfloat16")
 
 # Above this a dense D×D matrix (8·D² bytes in fp64, and several copies of it in the eigensolver) stops
 # being a reasonable thing to ask of a workstation.
@@ -40,6 +50,8 @@ class Settings(BaseSettings):
     database_url: str = ""
     redis_url: str = ""
     artifacts: Path | None = None
+    scratch: Path | None = None
+    memory_gb: float | None = Field(default=None, gt=0)
     device: str = "auto"
     max_upload_mb: int = Field(default=2048, gt=0)
 
@@ -57,6 +69,11 @@ class Settings(BaseSettings):
     def artifact_folder(self) -> Path:
         """Folder of checkpoints, data files and eigenvectors."""
         return (self.artifacts or self.root / "artifacts").expanduser().resolve()
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Folder of the bases of analyses that run, from which a killed one goes on; best on a local disk."""
+        return (self.scratch or self.root / "scratch").expanduser().resolve()
 
     @property
     def redis_socket(self) -> Path:
@@ -93,14 +110,26 @@ class AnalysisSettings(BaseModel):
         data: Name of a data set, the path of a ``.npz``/``.safetensors`` file, or ``sha256:<digest>`` of
             such a file in the artefact store.
         split: Which split of the data set the Hessian is taken on.
+        curvature: ``hessian``, or ``ggn`` for the generalised Gauss–Newton matrix, its part that is positive
+            semi-definite for a convex loss.
+        parameters: Patterns of names of the parameters that make up θ (``layer4.*``); all trainable ones when
+            empty.
         samples: Number of samples N in the class-balanced subset.
         k: Number of eigenpairs, and the end of the overlap curve.
         method: ``krylov``, ``seigh``, ``ssvd`` or ``exact``.
         seed: Seeds the subset, the test matrices and the random masks.
         outer: n_O of SEIGH and SSVD, columns of the outer sketch; k when not given.
         inner: n_I of SEIGH and SSVD, size of the inner sketch; 2·n_O when not given (the paper's choice).
+        test_matrix: Random test matrices of SEIGH and SSVD; ``ssrft`` is the paper's.
+        tolerance: Krylov goes on until every residual is at most ``tolerance`` · |λ₁|; for the usual number
+            of products when not given.
+        error_tests: Random vectors that estimate ‖H‖_F and ‖H − Ĥ‖_F, one product each.
         random_masks: Number of random masks drawn for the mean and standard deviation.
-        precision: Floating-point format of weights and HVPs.
+        precision: Floating-point format of weights, vectors and HVPs; ``tf32`` and ``bfloat16`` are float32
+            with coarser matrix products inside the HVPs.
+        hvp_path: How products are computed; the fastest of a short measurement when not given.
+        hvp_columns: Vectors that are multiplied at once; likewise.
+        batch_size: Samples that are differentiated at once; likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,19 +137,34 @@ class AnalysisSettings(BaseModel):
     architecture: str
     data: str
     split: Split = "test"
+    curvature: Curvature = "hessian"
+    parameters: tuple[str, ...] = ()
     samples: int = Field(default=500, ge=1)
     k: int = Field(default=100, ge=1)
     method: Method = "krylov"
     seed: int = Field(default=0, ge=0, lt=2**31)
     outer: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
+    test_matrix: TestMatrices = "ssrft"
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    error_tests: int = Field(default=10, ge=2, le=10_000)
     random_masks: int = Field(default=10, ge=2, le=1000)
     precision: Precision = "float32"
+    hvp_path: HvpPath | None = None
+    hvp_columns: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _sketch_sizes_belong_to_sketched_methods(self) -> AnalysisSettings:
-        if self.method not in ("seigh", "ssvd") and (self.outer is not None or self.inner is not None):
-            raise ValueError(f"n_O and n_I belong to seigh and ssvd; leave them out for {self.method}")
+    def _options_belong_to_their_method(self) -> AnalysisSettings:
+        if self.method not in ("seigh", "ssvd"):
+            if self.outer is not None or self.inner is not None:
+                raise ValueError(f"n_O and n_I belong to seigh and ssvd; leave them out for {self.method}")
+            if self.test_matrix != "ssrft":
+                raise ValueError(f"test matrices belong to seigh and ssvd; leave them out for {self.method}")
+        if self.method != "krylov" and self.tolerance is not None:
+            raise ValueError(f"a tolerance belongs to krylov; leave it out for {self.method}")
+        if self.hvp_path is None and (self.hvp_columns is not None or self.batch_size is not None):
+            raise ValueError("hvp_columns and batch_size belong to a forced path; give hvp_path with them")
         return self
 
     @property
@@ -135,8 +179,9 @@ class AnalysisSettings(BaseModel):
 
     @property
     def key(self) -> str:
-        """Hex SHA-256 of the settings in canonical JSON."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Hex SHA-256 of the settings in canonical JSON, without those at their default: a setting that is
+        added later does not make a new analysis of an old one."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
     def check(self, parameters: int) -> None:
         """Raise ``SettingsError`` if these settings cannot work for a model of D = ``parameters``."""

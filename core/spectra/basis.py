@@ -78,7 +78,10 @@ class Basis:
     Attributes:
         rows: (capacity, D); in memory, or a view of a file.
         device: Where products with it are computed.
+        kept_in: ``memory`` or ``file``.
     """
+
+    kept_in = "memory"
 
     def __init__(self, rows: Tensor, device: torch.device) -> None:
         self.rows = rows
@@ -115,6 +118,8 @@ class Basis:
 
 class FileBasis(Basis):
     """A basis in a memory-mapped file. Its pages are given back after each pass if they exceed the budget."""
+
+    kept_in = "file"
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,12 +80,14 @@ class Eigenpairs(Vectors):
         hvps: Hessian-vector products spent.
         coarser: What the same run would have returned from a smaller subspace, or None: the distance between
             the two says how far the computation has converged.
+        record: How they were computed; JSON.
     """
 
     values: Tensor
     residuals: Tensor | None
     hvps: int
     coarser: Eigenpairs | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def formed(self, out: Tensor) -> Eigenpairs:
         """The same pairs with Vᵀ itself as their basis, written to ``out`` (at least n × D).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -75,6 +76,7 @@ def block_krylov(
     tolerance: float | None = None,
     seed: int = 0,
     storage: Storage | None = None,
+    resumed: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
     """The k eigenpairs of largest |λ| of a symmetric operator, from products in rounds of ``block``.
 
@@ -100,6 +102,7 @@ def block_krylov(
             units of rounding error when not given.
         seed: Seeds the first block, drawn on the CPU so that it does not depend on the device.
         storage: Where the basis lives; in memory without a limit when not given.
+        resumed: Told how many products an earlier process has made, if the run goes on from them.
 
     Returns:
         Eigenpairs with residuals, and ``coarser`` ones from the basis without its last round.
@@ -108,7 +111,10 @@ def block_krylov(
         ValueError: Not 1 ≤ k ≤ columns ≤ D, or block < 1.
         SpectrumError: A product is not finite, or the storage is too small for k pairs.
     """
-    return _BlockKrylov(operator, k, block, columns, products, tolerance, seed, storage or Storage()).run()
+    run = _BlockKrylov(operator, k, block, columns, products, tolerance, seed, storage or Storage())
+    if run.resumed and resumed is not None:
+        resumed(run.resumed)
+    return run.run()
 
 
 class _BlockKrylov:
@@ -168,9 +174,11 @@ class _BlockKrylov:
         self.broken_down = False
         self._checked = 0
         self._dropped = (slice(0, 0), self.projected[:0, :0])
+        self._restarted = 0
+        self.resumed = self._resume()
 
     def run(self) -> Eigenpairs:
-        if not self._resume():
+        if not self.resumed:
             self._append(_fresh(self.basis, 0, self.block, self.generator), None)
         while True:
             images, scale = self._products()
@@ -211,7 +219,9 @@ class _BlockKrylov:
         if self.spent < least or not due:
             return False
         self._checked = self.spent
-        values, rotation = self._ritz(size)
+        return self._converged(*self._ritz(size), small)
+
+    def _converged(self, values: Tensor, rotation: Tensor, small: Tensor) -> bool:
         return bool((self._recurred(rotation, small) <= self.tolerance * values[0].abs()).all())
 
     def _is_full(self) -> bool:
@@ -237,7 +247,16 @@ class _BlockKrylov:
         fewer = max(min(self.k, size), self.last.start)
         less, turned = self._ritz(fewer)
         coarser = Eigenpairs(self.basis.rows[:fewer], turned, less, residuals=None, hvps=self.spent)
-        return replace(pairs, residuals=recurred + rounding, coarser=coarser)
+        record = {
+            "block": self.block,
+            "columns": self.capacity,
+            "restarts": self._restarted,
+            "products": self.spent,
+            "kept_in": self.basis.kept_in,
+            "resumed": self.resumed,
+            "tolerance_met": self._converged(values, rotation, small) if self._patient else None,
+        }
+        return replace(pairs, residuals=recurred + rounding, coarser=coarser, record=record)
 
     def _extend(self, images: Tensor, small: Tensor, scale: float) -> None:
         """Append the next block: what the products have outside the basis, orthonormal."""
@@ -276,6 +295,7 @@ class _BlockKrylov:
         values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
         values, rotation = values[: self.kept], rotation[:, : self.kept]
         self.basis.rotate(rotation)
+        self._restarted += 1
         self.projected.zero_()
         self.projected.diagonal()[: self.kept] = values
         tail = rotation[self.last]
@@ -292,7 +312,14 @@ class _BlockKrylov:
         self.last = part
 
     def _save(self) -> None:
-        counts = [self.last.start, self.last.stop, self.spent, self.broken_down, self._checked]
+        counts = [
+            self.last.start,
+            self.last.stop,
+            self.spent,
+            self.broken_down,
+            self._checked,
+            self._restarted,
+        ]
         state = {
             "projected": self.projected,
             "counts": torch.tensor(counts),
@@ -300,15 +327,16 @@ class _BlockKrylov:
         }
         self.basis.save(state, self.facts)
 
-    def _resume(self) -> bool:
+    def _resume(self) -> int:
+        """Go on where an earlier process was; the products that it has made, 0 if there was none."""
         state = self.basis.load(self.facts)
         if state is None:
-            return False
-        start, stop, self.spent, broken_down, self._checked = state["counts"].tolist()
+            return 0
+        start, stop, self.spent, broken_down, self._checked, self._restarted = state["counts"].tolist()
         self.last, self.broken_down = slice(start, stop), bool(broken_down)
         self.projected = state["projected"]
         self.generator.set_state(state["generator"].cpu())
-        return True
+        return self.spent
 
 
 def _lengths(tail: Tensor, gramian: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Curvature matrices of a network's loss as operators on (D, b) blocks."""
 
-from core.curvature.operator import CurvatureOperator
+from core.curvature.operator import CurvatureOperator, select_parameters
+from core.curvature.paths import KINDS, PATHS, Kind, PathName, Reduced
 
-__all__ = ["CurvatureOperator"]
+__all__ = ["KINDS", "PATHS", "CurvatureOperator", "Kind", "PathName", "Reduced", "select_parameters"]

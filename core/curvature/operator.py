@@ -1,33 +1,52 @@
-"""The Hessian of a network's loss on a fixed data subset, as an operator on (D, b) blocks."""
+"""The Hessian or GGN of a network's loss on a fixed data subset, as an operator on (D, b) blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
-import curvlinops
 import torch
 from torch import Tensor, nn
 
-Path = Literal["double-backward", "curvlinops"]
-PATHS: tuple[Path, ...] = get_args(Path)
+from core.curvature.paths import (
+    KINDS,
+    PATHS,
+    Function,
+    Kind,
+    PathName,
+    Products,
+    Reduced,
+    arithmetic,
+    path_for,
+)
 
-# More columns at once are hardly faster per HVP and cost activations' worth of memory each.
+# More columns at once are hardly faster per product and cost activations' worth of memory each.
 DEFAULT_COLUMNS = 32
+
+# Vectors are brought from the columns of a block into rows by the tile: one at a time would read every cache
+# line of the block again for each vector.
+_TILE = 16
 
 
 class CurvatureOperator:
-    r"""H = ∇²_θ (1/N) Σ_n ℓ(f_θ(x_n), y_n), symmetric, D×D.
+    r"""H = ∇²_θ L, or the GGN G = (1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, of L = (1/N) Σ_n ℓ(f_θ(x_n), y_n).
 
-    θ ∈ R^D is the concatenation of the model's trainable parameters in ``model.named_parameters()`` order,
-    each flattened. The model must be in eval mode, so that the operator is deterministic.
+    Symmetric, D×D. θ ∈ R^D is the concatenation of the chosen parameters in ``model.named_parameters()``
+    order, each flattened; a tied parameter counts once. The model must be in eval mode, so that the operator
+    is deterministic, and must not change during the operator's life.
 
-    Two paths compute the same products:
+    Three paths compute the same products:
 
-    - ``double-backward`` builds the gradient's graph once and keeps it; every product is one more backward
-      pass through it, for a batch of vectors at a time (``torch.autograd.grad(is_grads_batched=True)``).
-    - ``curvlinops`` is ``curvlinops.HessianLinearOperator``, which differentiates anew for every block
-      (Dangel et al., arXiv 2501.19183). It is slower and keeps no graph.
+    - ``double-backward`` keeps the gradient's graph; every product is one more backward pass through it.
+    - ``linearize`` keeps the linear map v ↦ H v itself as a traced program with its constants computed: the
+      fewest operations per product, after seconds of tracing.
+    - ``curvlinops`` differentiates anew for every block: slowest, and keeps nothing.
+
+    The subset can be divided into batches of data, whose products are summed. What a path prepares for a batch
+    is kept when there is one batch, or for all of them if ``keep``; otherwise every ``@`` prepares each batch
+    again, once for all columns, and the memory is bounded by one batch's. Several small kept batches can be much
+    faster than one large one, because intermediate values then stay in the cache and in memory that is already
+    mapped.
 
     Example:
         >>> model = nn.Linear(3, 2).eval()
@@ -43,8 +62,14 @@ class CurvatureOperator:
         shape: (D, D).
         dtype: Floating-point format of the parameters.
         device: Device of the parameters.
-        hvps: Hessian-vector products done so far (one per column).
+        kind: "hessian" or "ggn".
+        parameters: Names of the parameters that make up θ.
+        hvps: Products with one vector done so far.
         path: How products are computed.
+        columns: How many vectors are multiplied at once.
+        batch_size: Samples per batch of data.
+        keep: Whether what a path prepares is kept for every batch of data.
+        reduced: Reduced precision inside the products, if any.
     """
 
     def __init__(
@@ -54,39 +79,70 @@ class CurvatureOperator:
         x: Tensor,
         y: Tensor,
         *,
-        path: Path = "double-backward",
+        kind: Kind = "hessian",
+        parameters: Sequence[str] | None = None,
+        path: PathName = "double-backward",
         columns: int = DEFAULT_COLUMNS,
+        batch_size: int | None = None,
+        keep: bool = False,
+        reduced: Reduced | None = None,
         after_batch: Callable[[int], None] | None = None,
     ) -> None:
         """Args:
         model: The network f, in eval mode, on the device and in the precision to compute in.
-        loss: Mean loss over the subset, ``loss(f(x), y) -> scalar``.
+        loss: Mean loss over the samples it is given, ``loss(f(x), y) -> scalar``.
         x: Inputs (N, …), on the model's device.
         y: Targets (N, …).
+        kind: Which matrix.
+        parameters: Full names of the parameters in θ; all trainable ones by default.
         path: How products are computed.
         columns: How many vectors are multiplied at once.
+        batch_size: Samples per batch of data; N by default.
+        keep: Whether to keep every batch's graph where there are several.
+        reduced: ``tf32`` rounds the factors of matrix products and convolutions to 10 bits, on CUDA devices
+            alone; ``bfloat16`` runs all passes under autocast. Parameters and vectors stay float32.
         after_batch: Called with ``hvps`` after each batch of products; what it raises ends the product.
 
         Raises:
-            ValueError: The model is in training mode or has no trainable parameter.
+            ValueError: The model is in training mode or has no such or no trainable parameter, or a setting
+                cannot work.
         """
         if any(module.training for module in model.modules()):
-            raise ValueError("The model must be in eval mode for its Hessian to be deterministic.")
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self._parameters:
-            raise ValueError("The model has no trainable parameter.")
-        size = sum(p.numel() for p in self._parameters)
+            raise ValueError("The model must be in eval mode for its curvature to be deterministic.")
+        if kind not in KINDS:
+            raise ValueError(f"There is no curvature matrix '{kind}'; choose one of {', '.join(KINDS)}.")
+        if path not in PATHS:
+            raise ValueError(f"There is no path '{path}'; choose one of {', '.join(PATHS)}.")
+        self.batch_size = len(x) if batch_size is None else min(batch_size, len(x))
+        if self.batch_size < 1 or columns < 1 or len(y) != len(x):
+            raise ValueError(
+                "Needs at least one sample per batch, one column, and as many targets as inputs; got "
+                f"batch_size = {batch_size}, columns = {columns}, {len(x)} inputs and {len(y)} targets."
+            )
+        _check_loss(loss, several=self.batch_size < len(x))
+        chosen = _parameters(model, parameters)
+        leaf = next(iter(chosen.values()))
+        if reduced is not None and leaf.dtype != torch.float32:
+            raise ValueError(
+                f"Reduced precision ({reduced}) needs a float32 model; this one is {leaf.dtype}."
+            )
+
+        size = sum(p.numel() for p in chosen.values())
         self.shape = (size, size)
-        self.dtype = self._parameters[0].dtype
-        self.device = self._parameters[0].device
+        self.dtype = leaf.dtype
+        self.device = leaf.device
+        self.kind = kind
+        self.parameters = tuple(chosen)
         self.hvps = 0
-        self._columns = columns
-        self._after_batch = after_batch
         self.path = path
-        if path == "curvlinops":
-            self._products = self._curvlinops(model, loss, x, y)
-        else:
-            self._products = self._double_backward(model, loss, x, y)
+        self.columns = columns
+        self.keep = keep or self.batch_size == len(x)
+        self.reduced = reduced
+        self._after_batch = after_batch
+        self._batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
+        self._samples = len(x)
+        self._path = path_for(path, Function(model, loss, chosen), kind)
+        self._kept: dict[int, Products] = {}
 
     def __matmul__(self, block: Tensor) -> Tensor:
         """H @ block: (D, b) → (D, b), or (D,) → (D,)."""
@@ -95,43 +151,89 @@ class CurvatureOperator:
                 f"The operator is {self.shape[0]}×{self.shape[1]}; it cannot multiply {tuple(block.shape)}."
             )
         rows = block.reshape(self.shape[0], -1).T  # (b, D): autograd's batches are rows
-        out = torch.empty(rows.shape, dtype=self.dtype, device=self.device)
-        for start in range(0, len(rows), self._columns):
-            batch = rows[start : start + self._columns]
-            out[start : start + len(batch)] = self._products(batch)
-            self.hvps += len(batch)
-            if self._after_batch is not None:
-                self._after_batch(self.hvps)
+        out = torch.zeros(rows.shape, dtype=self.dtype, device=self.device)
+        before, done = self.hvps, 0
+        everything = range(len(self._batches))
+        # The inner loop is the one whose turns need no preparation of their own.
+        for batches in [everything] if self.keep else [[i] for i in everything]:
+            for start, tile in self._tiles(rows):
+                for i in batches:
+                    samples = len(self._batches[i][0])
+                    out[start : start + len(tile)].add_(
+                        self.multiply_batch(i, tile), alpha=samples / self._samples
+                    )
+                    done += samples * len(tile)
+                self.hvps = before + done // self._samples
+                if self._after_batch is not None:
+                    self._after_batch(self.hvps)
+            if not self.keep:
+                self._kept.clear()
         return out.T.reshape(block.shape)
 
-    def _double_backward(
-        self, model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        parameters = self._parameters
-        with torch.enable_grad():
-            gradient = torch.autograd.grad(
-                loss(model(x), y), parameters, create_graph=True, materialize_grads=True
-            )
-            flat = torch.cat([g.flatten() for g in gradient])
+    def multiply_batch(self, index: int, rows: Tensor) -> Tensor:
+        """The curvature of data batch ``index`` alone, of its own mean loss: (c, D) → (c, D)."""
+        with arithmetic(self.device, self.reduced):
+            self.prepare(index)
+            return self._kept[index](rows)
 
-        def products(rows: Tensor) -> Tensor:
-            batched = torch.autograd.grad(
-                flat, parameters, rows, retain_graph=True, is_grads_batched=True, allow_unused=True
-            )
-            # None: the gradient does not depend on this parameter (an unused one, or a linear one alone).
-            columns = [
-                rows.new_zeros(len(rows), p.numel()) if h is None else h.flatten(start_dim=1)
-                for h, p in zip(batched, parameters, strict=True)
-            ]
-            return torch.cat(columns, dim=1)
+    def prepare(self, index: int) -> None:
+        """Do now what products with data batch ``index`` need and keep."""
+        if index not in self._kept:
+            if not self.keep:
+                self._kept.clear()
+            with arithmetic(self.device, self.reduced):
+                self._kept[index] = self._path.prepare(*self._batches[index])
 
-        return products
+    @property
+    def batches(self) -> int:
+        """Number of batches of data."""
+        return len(self._batches)
 
-    def _curvlinops(
-        self, model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        # The subset is held as tensors and the model is in eval mode: nothing can vary between products.
-        hessian = curvlinops.HessianLinearOperator(
-            model, loss, self._parameters, [(x, y)], check_deterministic=False, num_data=len(x)
+    def _tiles(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(start, up to ``columns`` contiguous rows)."""
+        size = max(self.columns, _TILE // self.columns * self.columns)
+        for first in range(0, len(rows), size):
+            tile = rows[first : first + size].contiguous()
+            for start in range(0, len(tile), self.columns):
+                yield first + start, tile[start : start + self.columns]
+
+
+def select_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the trainable parameters that match any of the shell-style patterns, in the model's order.
+
+    >>> select_parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), ["1.*", "*.bias"])
+    ['0.bias', '1.weight', '1.bias']
+
+    Raises:
+        ValueError: A pattern matches no trainable parameter.
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+            raise ValueError(f"No trainable parameter matches '{pattern}'; the model's are {some}.")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _parameters(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Parameter]:
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ValueError("The model has no trainable parameter.")
+    if names is None:
+        return trainable
+    if not names:
+        raise ValueError("No parameter was chosen; name at least one, or give None for all of them.")
+    for name in names:
+        if name not in trainable:
+            some = ", ".join([*trainable][:6]) + (", …" if len(trainable) > 6 else "")
+            raise ValueError(f"The model has no trainable parameter '{name}'; it has {some}.")
+    return {name: p for name, p in trainable.items() if name in set(names)}
+
+
+def _check_loss(loss: nn.Module, several: bool) -> None:
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ValueError(f"The loss must be the mean over its samples, not their {loss.reduction}.")
+    if several and getattr(loss, "weight", None) is not None:
+        raise ValueError(
+            "A loss with class weights is no mean over samples, so the data cannot be divided; use one batch."
         )
-        return lambda rows: (hessian @ rows.T).T

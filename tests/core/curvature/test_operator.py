@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from core.curvature import CurvatureOperator
-from core.curvature.operator import PATHS
+from core.curvature import PATHS
 from core.problems import architectures
 
 

@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP := $(VENV)/.app-installed
 DEV := $(VENV)/.dev-installed
+BENCH := $(VENV)/.bench-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo up test lint format browser lock clean
+.PHONY: demo up test lint format browser bench lock clean
 
 demo: $(APP)
 	$(BIN)/seigh demo $(DEMO_ARGS)
@@ -44,10 +45,18 @@ $(DEV): $(APP)
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
+$(BENCH): $(APP)
+	$(INSTALL) -e '.[bench]'
+	@touch $@
+
+# Our methods beside every existing code; benchmarks/README.md says what is measured.
+bench: $(BENCH)
+	$(BIN)/python -m benchmarks.spectra $(BENCH_ARGS)
+
 # The pinned versions, for every platform and Python ≥ 3.11 at once.
 lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-annotate --no-header \
 		pyproject.toml --output-file constraints.txt
 
 clean:

@@ -1,0 +1,1 @@
+"""How fast and how accurate SEIGH Lab is beside the codes that exist; see README.md."""

@@ -100,10 +100,10 @@ class APosteriori:
         """
         if not 0 < probability < 1:
             raise ValueError(f"The probability must be between 0 and 1; got {probability}.")
-        below, above = _relative_deviations(self.tests, (1 - probability) / 2)
+        lowest, highest = _extremes(self.tests, (1 - probability) / 2)
 
         def around(estimate: float) -> Interval:
-            return Interval(estimate / math.sqrt(1 + above), estimate / math.sqrt(1 - below))
+            return Interval(estimate / math.sqrt(highest), estimate / math.sqrt(lowest))
 
         return Intervals(around(self.norm), around(self.error))
 
@@ -144,13 +144,12 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
     if tests < 1:
         raise ValueError(f"An error estimate needs at least 1 test vector; got {tests}.")
     norm = error = 0.0
-    for block, start in enumerate(range(0, tests, _BLOCK)):
-        count = min(_BLOCK, tests - start)
-        # More tests than coordinates are sound, but no one matrix has more rows than columns.
-        for first in range(0, count, dimension):
-            n = min(dimension, count - first)
-            draw = Gaussian(n, dimension, (seed, _STREAM, block, first), operator.dtype, operator.device)
-            omega = draw.columns(0, n) * dimension**0.5
+    # More tests than coordinates are sound, but no matrix has more rows than columns.
+    for number, first in enumerate(range(0, tests, dimension)):
+        n = min(dimension, tests - first)
+        draw = Gaussian(n, dimension, (seed, _STREAM, number), operator.dtype, operator.device)
+        for start in range(0, n, _BLOCK):
+            omega = draw.columns(start, min(start + _BLOCK, n)) * dimension**0.5
             products = multiply(operator, omega)
             norm += float(products.double().square().sum())
             error += _squared_distance(products, omega, pairs)
@@ -173,15 +172,14 @@ def _squared_distance(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> f
     return total
 
 
-def _relative_deviations(tests: int, tail: float) -> tuple[float, float]:
-    """ε₋ ∈ (0, 1) and ε₊ > 0 at which TYUC's bounds for n tests equal ``tail``.
+def _extremes(tests: int, tail: float) -> tuple[float, float]:
+    """1 − ε₋ and 1 + ε₊ at which TYUC's bounds for n tests equal ``tail``.
 
     In logarithms: ε + log(1 − ε) and log(1 + ε) − ε are both (2/n) log(tail).
     """
     target = 2 / tests * math.log(tail)
-    # 1 − ε rather than ε, which few tests bring closer to 1 than a float can tell.
-    left = brentq(lambda log_left: 1 - math.exp(log_left) + log_left - target, target - 1, 0)
+    # 1 − ε₋ = e^l, with few tests closer to 0 than 1 − ε₋ could tell.
+    lowest = brentq(lambda l: 1 - math.exp(l) + l - target, target - 1, 0)
     # log(1 + ε) ≤ √ε for all ε > 0, so the root lies below the ε with ε − √ε = −target.
-    highest = (1 + math.sqrt(1 - 4 * target)) ** 2 / 4
-    above = brentq(lambda epsilon: math.log1p(epsilon) - epsilon - target, 0, highest)
-    return -math.expm1(left), above
+    above = brentq(lambda e: math.log1p(e) - e - target, 0, (1 + math.sqrt(1 - 4 * target)) ** 2 / 4)
+    return math.exp(lowest), 1 + above

@@ -15,8 +15,6 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from core.spectra.eigenpairs import CHUNK_BYTES
-
 TestMatrixName = Literal["ssrft", "gaussian", "rademacher"]
 TEST_MATRICES: tuple[TestMatrixName, ...] = get_args(TestMatrixName)
 
@@ -26,6 +24,11 @@ Seed = int | tuple[int, ...]
 # Coordinates that are summed in the block's precision before fp64 takes over: bounds the rounding error of
 # long sums, and keeps both factors in cache.
 _SUMMED = 2**12
+
+# Rows that are transformed or drawn at once: the allocator keeps blocks of up to 32 MiB, and larger ones cost
+# as much in page faults as a transform; fewer than eight rows leave threads idle, and each FFT is planned anew.
+_BATCH_BYTES = 32 * 2**20
+_LEAST_BATCH = 8
 
 # Below this length a slow FFT costs nothing, and the rows of Ω stay exactly orthonormal.
 _SHORTEST_PADDED = 2**16
@@ -122,7 +125,7 @@ class SSRFT:
     def apply(self, block: Tensor) -> Tensor:
         """Ω @ block: (D, b) → (n, b) fp64."""
         out = torch.empty(block.shape[1], self.shape[0], dtype=torch.float64, device=self._device)
-        for part in self._batches(block.shape[1]):
+        for part in _batches(block.shape[1], self._length, self._dtype):
             index, signs = self._in
             rows = block[:, part].T.contiguous().index_select(1, index).mul_(signs)
             index, signs = self._between
@@ -136,7 +139,7 @@ class SSRFT:
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
         out = torch.empty(stop - start, self.shape[1], dtype=self._dtype, device=self._device)
-        for part in self._batches(stop - start):
+        for part in _batches(stop - start, self._length, self._dtype):
             places = self._picked[start:stop][part]
             index = torch.arange(len(places), device=self._device)
             rows = torch.zeros(
@@ -170,9 +173,6 @@ class SSRFT:
             padding = index >= limit
             index, signs = index.masked_fill(padding, 0), signs.masked_fill(padding, 0)
         return index.to(self._device, torch.int32), signs.to(self._device, self._dtype)
-
-    def _batches(self, count: int) -> Iterator[slice]:
-        return _slices(count, max(1, CHUNK_BYTES // (self._length * self._dtype.itemsize)))
 
 
 def ssrft_choices(n: int, length: int, seed: Seed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -231,7 +231,7 @@ class _IndependentRows(ABC):
         """Ω @ block: (D, b) → (n, b) fp64."""
         n, dimension = self.shape
         out = torch.zeros(n, block.shape[1], dtype=torch.float64, device=self._device)
-        for part in _slices(n, max(1, CHUNK_BYTES // (dimension * self._dtype.itemsize))):
+        for part in _batches(n, dimension, self._dtype):
             rows = self._rows(part.start, part.stop)
             for inner in _slices(dimension, _SUMMED):
                 out[part] += rows[:, inner] @ block[inner]
@@ -287,6 +287,10 @@ def _seed(seed: Seed) -> int:
 
 def _generator(seed: Seed) -> torch.Generator:
     return torch.Generator().manual_seed(_seed(seed))
+
+
+def _batches(count: int, length: int, dtype: torch.dtype) -> Iterator[slice]:
+    return _slices(count, max(_LEAST_BATCH, _BATCH_BYTES // (length * dtype.itemsize)))
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:

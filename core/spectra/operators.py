@@ -34,7 +34,8 @@ def multiply(operator: Operator, block: Tensor) -> Tensor:
         SpectrumError: The product is not finite; no eigenvalue computed from it would mean anything.
     """
     product = operator @ block
-    if not bool(product.isfinite().all()):
+    # One pass; only a sum that is not finite, be it by its own overflow, needs the second look.
+    if not bool(product.sum().isfinite()) and not bool(product.isfinite().all()):
         raise SpectrumError(
             "A Hessian-vector product is not finite (NaN or infinity): the loss or its derivatives overflow "
             "at this checkpoint; check the weights, or use float64."

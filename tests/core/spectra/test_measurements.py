@@ -59,8 +59,9 @@ def test_every_kind_applies_what_it_forms_in_blocks_of_any_size(
 ) -> None:
     dense = draw_test_matrix(name, n, dimension, 3, torch.float64).columns(0, n).T
     block = torch.randn(dimension, 5, dtype=torch.float64)
-    for chunk, summed in [(10**9, 10**9), (1, 1), (8 * 2 * dimension, 13)]:
-        monkeypatch.setattr(measurements, "CHUNK_BYTES", chunk)
+    for batch, summed in [(1000, 10**9), (1, 1), (2, 13)]:
+        monkeypatch.setattr(measurements, "_BATCH_BYTES", 0)
+        monkeypatch.setattr(measurements, "_LEAST_BATCH", batch)
         monkeypatch.setattr(measurements, "_SUMMED", summed)
         omega = draw_test_matrix(name, n, dimension, 3, torch.float64)
         assert omega.shape == (n, dimension)

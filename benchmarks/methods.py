@@ -75,8 +75,8 @@ def ours(task: Task, method: str) -> Found:
     )
     result = analyse(Path(task.checkpoint), settings, environment=Settings(device=task.device))
     return Found(
-        torch.from_numpy(result.eigenvalues),
-        lambda: torch.from_numpy(result.eigenvectors),
+        torch.as_tensor(result.eigenvalues),
+        lambda: result.eigenvectors.T,
         result.overlap,
         result.hvps,
         {stage.name: stage.seconds for stage in result.stages},

@@ -12,9 +12,6 @@ from torch import Tensor
 # Rows of the basis that are held in fp64 at once, in bytes: bounds the memory of streamed products.
 CHUNK_BYTES = 256 * 2**20
 
-# Coefficients up to this size amplify no rounding errors.
-_HARMLESS = 2.0
-
 
 def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``."""
@@ -29,15 +26,9 @@ def form(basis: Tensor, coefficients: Tensor, out: Tensor) -> Tensor:
     """
     wanted = coefficients.shape[1]
     for part in chunks(basis.shape[1], len(basis)):
-        out[:wanted, part] = _combine(basis[:, part].to(coefficients.device), coefficients).to(out.device)
+        rows = basis[:, part].to(coefficients.device)
+        out[:wanted, part] = (coefficients.T.to(rows.dtype) @ rows).to(out.device)
     return out[:wanted]
-
-
-def _combine(part: Tensor, coefficients: Tensor) -> Tensor:
-    # The coefficients of a raw sketch are as large as its condition number, and a sum in fp32 would lose
-    # as many digits; those of an orthonormal basis are at most 1, and cost none.
-    dtype = coefficients.dtype if float(coefficients.abs().max()) > _HARMLESS else part.dtype
-    return (coefficients.T.to(dtype) @ part.to(dtype)).to(part.dtype)
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,8 @@ class Vectors:
     """V = Bᵀ · coefficients, D × n, formed only where it is asked for.
 
     Attributes:
-        basis: B, (m, D): its rows span the columns of V; stored once, never copied to form V.
+        basis: B, (m, D), orthonormal rows that span the columns of V (so that products in its precision lose
+            no digits); stored once, never copied to form V.
         coefficients: (m, n) fp64.
     """
 
@@ -55,7 +47,7 @@ class Vectors:
     def rows(self, index: Tensor) -> Tensor:
         """V[index]: (len(index), n), in the basis's precision."""
         part = self.basis[:, index.to(self.basis.device)].to(self.coefficients.device)
-        return _combine(part, self.coefficients).T
+        return part.T @ self.coefficients.to(part.dtype)
 
     def vectors(self) -> Tensor:
         """V: (D, n), in the basis's precision."""

@@ -26,7 +26,7 @@ Seed = int | tuple[int, ...]
 _SUMMED = 2**12
 
 # Rows that are transformed or drawn at once: the allocator keeps blocks of up to 32 MiB, and larger ones cost
-# as much in page faults as a transform; fewer than eight rows leave threads idle, and each FFT is planned anew.
+# as much in page faults as a transform; fewer than eight leave threads idle, and each FFT is planned anew.
 _BATCH_BYTES = 32 * 2**20
 _LEAST_BATCH = 8
 

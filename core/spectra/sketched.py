@@ -19,7 +19,6 @@ from core.spectra.eigenpairs import (
     Vectors,
     by_magnitude,
     chunks,
-    form,
 )
 from core.spectra.measurements import TestMatrix, TestMatrixName, draw_test_matrix
 from core.spectra.operators import Operator, check_square, multiply
@@ -168,7 +167,11 @@ def _orthonormal(sketch: Tensor) -> Tensor:
     The core needs all of Q: Ω applied to the raw sketch and orthonormalised afterwards would amplify the
     rounding errors of the transform by the sketch's condition number.
     """
-    return form(sketch, orthonormaliser(sketch), sketch)
+    whitening = orthonormaliser(sketch)
+    rank = whitening.shape[1]
+    for part in chunks(sketch.shape[1], len(sketch)):
+        sketch[:rank, part] = (whitening.T @ sketch[:, part].double()).to(sketch.dtype)
+    return sketch[:rank]
 
 
 def _solve_core(

@@ -93,13 +93,13 @@ def submit(
     architecture = settings[0].architecture
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
-    parameters = architectures.parameter_count(architecture)
-    for each in settings:
-        each.check(parameters)
+    parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
+    for each, number in parameters.items():
+        each.check(number)
     checked = [_check(file, architecture) for file in files]
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
     _check_data(settings, architecture, env)
-    settings = [_with_stored_data(each, data_files) for each in settings]
+    stored = {_with_stored_data(each, data_files): number for each, number in parameters.items()}
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
@@ -112,12 +112,12 @@ def submit(
                 sha256=file.sha256,
                 filename=file.upload.name,
                 size=file.size,
-                parameters=parameters,
+                parameters=architectures.parameter_count(architecture),
                 metrics=file.metrics,
                 user=user,
             )
-            for each in settings:
-                analysis, created = store.queue_analysis(s, checkpoint, each, user)
+            for each, number in stored.items():
+                analysis, created = store.queue_analysis(s, checkpoint, each, user, parameters=number)
                 queued[analysis.id] = created or queued.get(analysis.id, False)
         return queued
 

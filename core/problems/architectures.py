@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import nn
 
+from core.curvature import select_parameters
 from core.settings import SettingsError
 
 
@@ -108,9 +109,21 @@ def _skeleton(name: str) -> nn.Module:
         return build(name)
 
 
-def parameter_count(name: str) -> int:
-    """D: the number of trainable parameters of architecture ``name``."""
-    return sum(p.numel() for p in _skeleton(name).parameters() if p.requires_grad)
+def parameter_count(name: str, patterns: Sequence[str] = ()) -> int:
+    """D: how many trainable parameters architecture ``name`` has, or those that match any of the patterns.
+
+    >>> parameter_count("tanh-mlp", ["linear6.*"])
+    210
+
+    Raises:
+        SettingsError: There is no such architecture, or a pattern matches none of its parameters.
+    """
+    parameters = dict(_skeleton(name).named_parameters())
+    try:
+        chosen = select_parameters(_skeleton(name), patterns or ["*"])
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return sum(parameters[each].numel() for each in chosen)
 
 
 def expected_tensors(name: str) -> dict[str, torch.Tensor]:

@@ -9,14 +9,16 @@ import glob
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from core.results.store import StoreError
 
@@ -49,10 +51,12 @@ class ArtifactStore:
                 )
         return key
 
-    def put_arrays(self, key: str, arrays: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> None:
-        """Store arrays as the safetensors file of ``key``."""
+    def put_arrays(
+        self, key: str, arrays: Mapping[str, NDArray[np.generic] | Tensor], metadata: dict[str, str]
+    ) -> None:
+        """Store arrays as the safetensors file of ``key``; contiguous ones are written without a copy."""
         with self._appearing(key) as temporary:
-            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, metadata)
+            save_file({name: _tensor(array) for name, array in arrays.items()}, temporary, metadata)
 
     def path(self, key: str) -> Path:
         """Where the file of ``key`` lies, whether or not it exists.
@@ -84,6 +88,12 @@ class ArtifactStore:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _tensor(array: NDArray[np.generic] | Tensor) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach().contiguous()
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
 def content_key(kind: Kind, sha256: str, suffix: str) -> str:

@@ -107,7 +107,7 @@ class Checkpoint(Base):
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     filename: Mapped[str] = mapped_column(String(255))
     size: Mapped[int] = mapped_column(BigInteger)  # bytes
-    parameters: Mapped[int]  # D
+    parameters: Mapped[int]  # of the whole model
     train_loss: Mapped[float | None]
     train_accuracy: Mapped[float | None]  # in [0, 1]
     test_loss: Mapped[float | None]
@@ -133,7 +133,7 @@ class Analysis(Base):
     """One checkpoint, one set of settings: from the queue to its numbers.
 
     The columns ``data`` … ``seed`` repeat entries of ``settings`` so that SQL can filter on them;
-    they are written once, with it.
+    they are written once, with it. ``parameters`` counts what the patterns in ``settings`` choose.
     """
 
     __tablename__ = "analysis"
@@ -148,10 +148,12 @@ class Analysis(Base):
     settings_key: Mapped[str] = mapped_column(String(64))
     data: Mapped[str] = mapped_column(String(255))
     split: Mapped[str] = mapped_column(String(16))
+    curvature: Mapped[str] = mapped_column(String(16))
     method: Mapped[str] = mapped_column(String(16))
     samples: Mapped[int]
     k: Mapped[int]
     seed: Mapped[int]
+    parameters: Mapped[int]  # D, of θ: all parameters of the checkpoint, or the chosen ones
 
     state: Mapped[State] = mapped_column(
         Enum(State, native_enum=False, length=16, create_constraint=True), default=State.queued
@@ -171,8 +173,9 @@ class Analysis(Base):
     finished_at: Mapped[datetime | None]
 
     hvps: Mapped[int | None]
+    resolved_k: Mapped[int | None]  # up to there every overlap is known to 1 %; None where errors are not
     data_sha256: Mapped[str | None] = mapped_column(String(64))  # content of the subset used
-    record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # scalar facts beside the tables below
+    record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # facts beside the tables below
     eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
 
@@ -184,7 +187,10 @@ class Analysis(Base):
 
 
 class Eigenvalue(Base):
-    """Eigenvalue number ``position`` (1 … k, descending |λ|) with its residual ‖Hv − λv‖₂."""
+    """Eigenvalue number ``position`` (1 … k, descending |λ|) with its residual ‖Hv − λv‖₂.
+
+    The share of ‖H‖²_F that a matrix of this rank misses lies between ``scree_lower`` and ``scree_upper``.
+    """
 
     __tablename__ = "eigenvalue"
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
@@ -195,12 +201,15 @@ class Eigenvalue(Base):
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     value: Mapped[float]
     residual: Mapped[float | None]
+    scree_lower: Mapped[float | None]
+    scree_upper: Mapped[float | None]
 
 
 class OverlapPoint(Base):
-    """overlap(M, V_k) for one mask and one k; ``std`` over the draws for random masks.
+    """overlap(M, V_k) for one mask and one k.
 
-    The chance level is k/D, with D in the checkpoint's row.
+    ``std`` over the draws is for random masks; ``error``, how far the overlap may be from that of the true
+    eigenspace, for the magnitude mask. The chance level is k/D, with D in the analysis's row.
     """
 
     __tablename__ = "overlap_point"
@@ -215,6 +224,7 @@ class OverlapPoint(Base):
     k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     overlap: Mapped[float]
     std: Mapped[float | None]
+    error: Mapped[float | None]
 
 
 class StageTiming(Base):

@@ -32,9 +32,13 @@ MASKS: tuple[str, ...] = tuple(Mask)
 
 _TIME = "datetime64[us, UTC]"
 
+# The patterns in an analysis's settings; a frame has them as one text, in the column ``subset``.
+_patterns = Analysis.settings["parameters"]
+
 
 def models(s: Session) -> pd.DataFrame:
-    """All models by name: id, name, architecture, parameters (D), checkpoints and analyses (counts)."""
+    """All models by name: id, name, architecture, parameters (of the whole model), checkpoints and analyses
+    (counts)."""
     statement = (
         select(
             Model.id,
@@ -61,6 +65,9 @@ _RUN: dict[str, Any] = {
     "architecture": object,
     "step": int,
     "split": object,
+    "curvature": object,
+    "subset": object,
+    "parameters": int,
     "method": object,
     "k": int,
     "samples": int,
@@ -83,17 +90,23 @@ _RUN: dict[str, Any] = {
 
 
 def _run_statement() -> Select[*tuple[Any, ...]]:
-    elsewhere = {"model": Model.name, "architecture": Model.architecture, "step": Checkpoint.step}
-    columns = [elsewhere.get(name) or getattr(Analysis, name) for name in _RUN]
+    elsewhere = {
+        "model": Model.name,
+        "architecture": Model.architecture,
+        "step": Checkpoint.step,
+        "subset": _patterns,
+    }
+    columns = [elsewhere[name] if name in elsewhere else getattr(Analysis, name) for name in _RUN]
     return select(*columns).join(Analysis.checkpoint).join(Checkpoint.model)
 
 
 def runs(s: Session) -> pd.DataFrame:
     """All analyses, the newest first.
 
-    Columns: id, model, architecture, step, split, method, k, samples, seed, data, state, stage, progress
-    (in [0, 1]), eta_seconds (NaN unless running and under way), message, submitted_by, submitted_at,
-    started_at, heartbeat_at, finished_at, attempts, hvps (NaN before the first), worker, cancel_requested.
+    Columns: id, model, architecture, step, split, curvature, subset (the patterns of the chosen parameters,
+    "" for all), parameters (D), method, k, samples, seed, data, state, stage, progress (in [0, 1]),
+    eta_seconds (NaN unless running and under way), message, submitted_by, submitted_at, started_at,
+    heartbeat_at, finished_at, attempts, hvps (NaN before the first), worker, cancel_requested.
     """
     frame = _frame(s, _run_statement().order_by(Analysis.submitted_at.desc(), Analysis.id.desc()), _RUN)
     frame.insert(list(_RUN).index("progress") + 1, "eta_seconds", _eta(frame))
@@ -123,6 +136,9 @@ class AnalysisDetail:
     architecture: str
     step: int
     split: str
+    curvature: str
+    subset: str
+    parameters: int
     method: str
     k: int
     samples: int
@@ -143,7 +159,6 @@ class AnalysisDetail:
     worker: str | None
     cancel_requested: bool
 
-    parameters: int  # D
     checkpoint_sha256: str
     filename: str
     metrics: dict[str, float]  # those of train/test loss/accuracy that the checkpoint recorded
@@ -153,6 +168,7 @@ class AnalysisDetail:
     data_sha256: str | None
     stages: pd.DataFrame  # stage, seconds, hvps
     seconds: float
+    resolved_k: int | None  # up to there every overlap is known to 1 %; None where errors are not
     eigenvectors: str | None  # key in the artefact store; None unless finished
 
 
@@ -163,7 +179,8 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     if row is None or frame.empty:
         return None
     eta = float(_eta(frame).iloc[0])
-    run = {name: getattr(row, name) for name in _RUN if name not in ("model", "architecture", "step")}
+    elsewhere = ("model", "architecture", "step", "subset")
+    run = {name: getattr(row, name) for name in _RUN if name not in elsewhere}
     checkpoint = row.checkpoint
     recorded = {
         name: getattr(checkpoint, name)
@@ -175,8 +192,8 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         model=checkpoint.model.name,
         architecture=checkpoint.model.architecture,
         step=checkpoint.step,
+        subset=frame["subset"].iloc[0],
         eta_seconds=None if np.isnan(eta) else eta,
-        parameters=checkpoint.parameters,
         checkpoint_sha256=checkpoint.sha256,
         filename=checkpoint.filename,
         metrics={name: value for name, value in recorded.items() if value is not None},
@@ -186,6 +203,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         data_sha256=row.data_sha256,
         stages=stages,
         seconds=float(stages["seconds"].sum()),
+        resolved_k=row.resolved_k,
         eigenvectors=row.eigenvectors if row.state is State.finished else None,
     )
 
@@ -204,13 +222,15 @@ def _stages(s: Session, analysis_id: int) -> pd.DataFrame:
 
 def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
     """Eigenvalues by descending |λ|: position (from 1), value, magnitude (|λ|), sign ("positive" or
-    "negative"), residual (‖Hv − λv‖₂, NaN where unknown)."""
+    "negative"), residual (‖Hv − λv‖₂), and scree_lower and scree_upper, between which the share of ‖H‖²_F
+    lies that a matrix of this rank misses. The last three are NaN where unknown."""
+    columns = ("position", "value", "residual", "scree_lower", "scree_upper")
     statement = (
-        select(Eigenvalue.position, Eigenvalue.value, Eigenvalue.residual)
+        select(*(getattr(Eigenvalue, name) for name in columns))
         .where(Eigenvalue.analysis_id == analysis_id)
         .order_by(Eigenvalue.position)
     )
-    frame = _frame(s, statement, {"position": int, "value": float, "residual": float})
+    frame = _frame(s, statement, dict.fromkeys(columns, float) | {"position": int})
     frame.insert(2, "magnitude", frame["value"].abs())
     signs = np.where(frame["value"] < 0, "negative", "positive")
     frame.insert(3, "sign", pd.Series(signs, index=frame.index, dtype=object))
@@ -222,6 +242,7 @@ _POINT: dict[str, Any] = {
     "model": object,
     "step": int,
     "split": object,
+    "curvature": object,
     "method": object,
     "seed": int,
     "samples": int,
@@ -229,6 +250,7 @@ _POINT: dict[str, Any] = {
     "k": int,
     "overlap": float,
     "std": float,
+    "error": float,
     "chance": float,
     "ratio": float,
 }
@@ -236,13 +258,14 @@ _POINT: dict[str, Any] = {
 
 def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
     """The points of ``_POINT`` and more columns, of finished analyses, in a readable order."""
-    chance = cast(OverlapPoint.k, Double) / Checkpoint.parameters
+    chance = cast(OverlapPoint.k, Double) / Analysis.parameters
     return (
         select(
             Analysis.id,
             Model.name,
             Checkpoint.step,
             Analysis.split,
+            Analysis.curvature,
             Analysis.method,
             Analysis.seed,
             Analysis.samples,
@@ -250,6 +273,7 @@ def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
             OverlapPoint.k,
             OverlapPoint.overlap,
             OverlapPoint.std,
+            OverlapPoint.error,
             chance,
             OverlapPoint.overlap / chance,
             *more,
@@ -266,8 +290,9 @@ def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
 def overlap_curves(s: Session, ids: Sequence[int], masks: Sequence[str] = MASKS) -> pd.DataFrame:
     """Overlap as a function of k for these analyses, one row per analysis, mask and k.
 
-    Columns: analysis_id, model, step, split, method, seed, samples, mask ("magnitude", "random", "best"), k,
-    overlap, std (of the random masks' overlap over the draws, else NaN), chance (k/D), ratio
+    Columns: analysis_id, model, step, split, curvature, method, seed, samples, mask ("magnitude", "random",
+    "best"), k, overlap, std (of the random masks' overlap over the draws, else NaN), error (how far that of
+    the magnitude mask may be from the true one; NaN for the others and where unknown), chance (k/D), ratio
     (overlap / chance).
     """
     statement = _point_statement().where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
@@ -303,20 +328,23 @@ def overlap_by_step(
 
 
 def comparable(s: Session) -> pd.DataFrame:
-    """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, method, k,
-    samples, seed, data, parameters (D)."""
+    """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
+    subset (as in ``runs``), parameters (D), method, k, samples, seed, data, resolved_k (NaN where unknown)."""
     columns: dict[str, Any] = {
         "analysis_id": int,
         "model_id": int,
         "model": object,
         "step": int,
         "split": object,
+        "curvature": object,
+        "subset": object,
+        "parameters": int,
         "method": object,
         "k": int,
         "samples": int,
         "seed": int,
         "data": object,
-        "parameters": int,
+        "resolved_k": float,
     }
     statement = (
         select(
@@ -325,12 +353,15 @@ def comparable(s: Session) -> pd.DataFrame:
             Model.name,
             Checkpoint.step,
             Analysis.split,
+            Analysis.curvature,
+            _patterns,
+            Analysis.parameters,
             Analysis.method,
             Analysis.k,
             Analysis.samples,
             Analysis.seed,
             Analysis.data,
-            Checkpoint.parameters,
+            Analysis.resolved_k,
         )
         .join(Analysis.checkpoint)
         .join(Checkpoint.model)
@@ -358,25 +389,26 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
     points = overlap_curves(s, [analysis_id])
     by_mask = {mask: points[points["mask"] == mask] for mask in MASKS}
     magnitude, random, best = by_mask[Mask.magnitude], by_mask[Mask.random], by_mask[Mask.best]
+    curves = {
+        "k": magnitude["k"].tolist(),
+        "overlap": magnitude["overlap"].tolist(),
+        "error": _known(magnitude["error"]),
+        "chance": magnitude["chance"].tolist(),
+        "random_mean": random["overlap"].tolist(),
+        "random_std": random["std"].tolist(),
+        "best": best["overlap"].tolist(),
+    }
     return {
         "model": detail.model,
         "step": detail.step,
         "parameters": detail.parameters,
         "hvps": detail.hvps,
         "eigenvalues": eigenvalues["value"].tolist(),
-        "residuals": [None if np.isnan(r) else r for r in eigenvalues["residual"].tolist()],
-        "overlap": [
-            dict(zip(("k", "overlap", "chance", "random_mean", "random_std", "best"), point, strict=True))
-            for point in zip(
-                magnitude["k"].tolist(),
-                magnitude["overlap"].tolist(),
-                magnitude["chance"].tolist(),
-                random["overlap"].tolist(),
-                random["std"].tolist(),
-                best["overlap"].tolist(),
-                strict=True,
-            )
-        ],
+        "residuals": _known(eigenvalues["residual"]),
+        "resolved_k": detail.resolved_k,
+        "scree_lower": _known(eigenvalues["scree_lower"]),
+        "scree_upper": _known(eigenvalues["scree_upper"]),
+        "overlap": [dict(zip(curves, point, strict=True)) for point in zip(*curves.values(), strict=True)],
         "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
         | {"total": detail.seconds},
         "checkpoint_sha256": detail.checkpoint_sha256,
@@ -390,13 +422,19 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
 def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Every overlap point of the finished analyses of these models, or of all; one row per point.
 
-    The columns of ``overlap_curves``, and architecture, parameters (D), data and test_accuracy.
+    The columns of ``overlap_curves``, and architecture, subset (as in ``runs``), parameters (D), data,
+    resolved_k (NaN where unknown) and test_accuracy.
 
     Raises:
         StoreError: If there is no model of one of the names.
     """
     statement = _point_statement(
-        Model.architecture, Checkpoint.parameters, Analysis.data, Checkpoint.test_accuracy
+        Model.architecture,
+        _patterns,
+        Analysis.parameters,
+        Analysis.data,
+        Analysis.resolved_k,
+        Checkpoint.test_accuracy,
     )
     if names is not None:
         known = set(s.scalars(select(Model.name)))
@@ -405,7 +443,14 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
                 f"There is no model '{unknown[0]}'; there is {', '.join(sorted(known)) or 'none at all yet'}."
             )
         statement = statement.where(Model.name.in_(names))
-    more = {"architecture": object, "parameters": int, "data": object, "test_accuracy": float}
+    more = {
+        "architecture": object,
+        "subset": object,
+        "parameters": int,
+        "data": object,
+        "resolved_k": float,
+        "test_accuracy": float,
+    }
     return _frame(s, statement, _POINT | more)
 
 
@@ -416,17 +461,24 @@ def _masks(masks: Sequence[str]) -> list[Mask]:
     return [Mask(mask) for mask in masks]
 
 
+def _known(values: pd.Series[float]) -> list[float | None]:
+    """The values, with None for NaN: JSON has none."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
 def _frame(s: Session, statement: Executable, columns: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of a statement under these names and types."""
     rows: Sequence[Row[Any]] = s.execute(statement).all()
     values: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(columns)
     return pd.DataFrame(
         {
-            name: pd.Series([_plain(value) for value in column], dtype=kind)
+            name: pd.Series([_plain(value, name) for value in column], dtype=kind)
             for (name, kind), column in zip(columns.items(), values, strict=True)
         }
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name: str) -> Any:
+    if name == "subset":  # what was analysed before there were patterns has none
+        return ", ".join(value or ())
     return value.value if isinstance(value, State | Mask) else value

@@ -89,7 +89,8 @@ def _begin(session: Session, transaction: SessionTransaction, connection: Connec
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database at ``url`` to ``revision`` (``"head"``, ``"base"`` or one by name).
+    """Bring the database at ``url`` to ``revision``: up to ``"head"`` or one by name, or down to ``"base"`` or
+    by one (``"-1"``).
 
     All or nothing, and safe when several processes do it at the same time: one works, the others wait
     and find it done.
@@ -98,7 +99,7 @@ def migrate(url: str, revision: str = "head") -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with migration_connection(url) as connection:
         config.attributes["connection"] = connection
-        move = command.downgrade if revision == "base" else command.upgrade
+        move = command.downgrade if revision in ("base", "-1") else command.upgrade
         move(config, revision)
 
 

@@ -106,7 +106,7 @@ def add_checkpoint(
         sha256: Hash of the file, which lies in the artefact store.
         filename: The file's original name.
         size: Bytes of the file.
-        parameters: D.
+        parameters: How many the whole model has.
         metrics: Any of train_loss, train_accuracy, test_loss and test_accuracy.
         user: Who brought it.
 
@@ -148,12 +148,12 @@ def add_checkpoint(
 
 
 def queue_analysis(
-    s: Session, checkpoint: Checkpoint, settings: AnalysisSettings, user: str
+    s: Session, checkpoint: Checkpoint, settings: AnalysisSettings, user: str, *, parameters: int
 ) -> tuple[Analysis, bool]:
     """The analysis of a checkpoint with these settings, and whether this call has put it in the queue.
 
     There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
-    queued again.
+    queued again. ``parameters`` is D, the number of those that the settings choose.
     """
     analysis, added = _get_or_add(
         s,
@@ -166,10 +166,12 @@ def queue_analysis(
             settings_key=settings.key,
             data=settings.data,
             split=settings.split,
+            curvature=settings.curvature,
             method=settings.method,
             samples=settings.samples,
             k=settings.k,
             seed=settings.seed,
+            parameters=parameters,
             submitted_by=user[:100],
             submitted_at=_time(s),
         ),
@@ -313,7 +315,11 @@ def finish(
     *,
     eigenvalues: Floats,
     residuals: Floats | None,
+    scree_lower: Floats | None,
+    scree_upper: Floats | None,
     overlap: Floats,
+    overlap_error: Floats | None,
+    resolved_k: int | None,
     random_mean: Floats,
     random_std: Floats,
     best: Floats,
@@ -331,17 +337,23 @@ def finish(
         analysis_id: The analysis.
         token: The attempt's claim.
         eigenvalues: (k,), by descending |λ|.
-        residuals: (k,), ‖Hv − λv‖₂ for each of them, or None where the method does not give them.
-        overlap: (k,), of the magnitude mask, for k = 1 … k; so are the next three.
+        residuals: (k,), ‖Hv − λv‖₂ for each of them.
+        scree_lower: (k,), lower bounds of the share of ‖H‖²_F that a matrix of rank 1 … k misses.
+        scree_upper: (k,), upper bounds of it.
+        overlap: (k,), of the magnitude mask with the eigenspaces of dimension 1 … k.
+        overlap_error: (k,), how far each of them may be from the true one.
+        resolved_k: Up to there every overlap is known to 1 %.
         random_mean: (k,), mean over the random masks.
         random_std: (k,), their standard deviation.
-        best: (k,), of the best mask.
+        best: (k,), overlap of the best mask.
         stages: Name, seconds and HVPs of each stage, in order.
         hvps: Hessian-vector products in all.
         data_sha256: Hash of the data subset.
         environment: Software and hardware; JSON.
-        record: Scalar facts beside the above; JSON.
+        record: Facts beside the above; JSON.
         eigenvectors: Key of their file in the artefact store.
+
+    What may be None is not known; so are single residuals, bounds and errors, or facts, that are not finite.
 
     Returns:
         Whether these are now the analysis's results. Repeating a call whose outcome was not heard is safe.
@@ -362,34 +374,27 @@ def finish(
         )
 
     analysis.hvps = hvps
+    analysis.resolved_k = resolved_k
     analysis.data_sha256 = data_sha256
-    analysis.record = dict(record)
+    analysis.record = _json(record)
     analysis.eigenvectors = eigenvectors
     analysis.environment_id = _environment(s, environment).id
     analysis.progress, analysis.cancel_requested = 1.0, False
     _end(s, analysis, State.finished)
 
-    unknown = [None] * len(eigenvalues)
+    columns = {"residual": residuals, "scree_lower": scree_lower, "scree_upper": scree_upper}
     _insert(
         s,
         Eigenvalue,
-        [
-            {"analysis_id": analysis_id, "position": i, "value": value, "residual": _finite(residual)}
-            for i, (value, residual) in enumerate(
-                zip(eigenvalues.tolist(), unknown if residuals is None else residuals.tolist(), strict=True),
-                start=1,
-            )
-        ],
+        _rows({"value": eigenvalues} | columns, "position", analysis_id=analysis_id),
     )
     for mask, curve in curves.items():
-        stds = random_std.tolist() if mask is Mask.random else unknown
+        std = random_std if mask is Mask.random else None
+        error = overlap_error if mask is Mask.magnitude else None
         _insert(
             s,
             OverlapPoint,
-            [
-                {"analysis_id": analysis_id, "mask": mask, "k": k, "overlap": value, "std": std}
-                for k, (value, std) in enumerate(zip(curve.tolist(), stds, strict=True), start=1)
-            ],
+            _rows({"overlap": curve, "std": std, "error": error}, "k", analysis_id=analysis_id, mask=mask),
         )
     _insert(
         s,
@@ -539,6 +544,25 @@ def _environment(s: Session, details: Mapping[str, Any]) -> Environment:
 def _insert(s: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
     if rows:
         s.execute(insert(table), rows)
+
+
+def _rows(columns: Mapping[str, Floats | None], number: str, **same: object) -> list[dict[str, Any]]:
+    """A row for each entry of the columns, numbered from 1; None for what is unknown."""
+    length = max(len(column) for column in columns.values() if column is not None)
+    lists = [[None] * length if column is None else column.tolist() for column in columns.values()]
+    return [
+        {**same, number: i, **dict(zip(columns, map(_finite, row), strict=True))}
+        for i, row in enumerate(zip(*lists, strict=True), start=1)
+    ]
+
+
+def _json(value: Any) -> Any:
+    """``value`` with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(each) for each in value]
+    return _finite(value) if isinstance(value, float) else value
 
 
 def _finite(value: float | None) -> float | None:

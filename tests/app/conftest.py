@@ -69,7 +69,7 @@ def add(home: Settings) -> Callable[..., int]:
                 user="ada",
             )
             s.flush()
-            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "ada")
+            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "ada", parameters=7030)
             s.flush()
             number = analysis.id
             if state != "queued":
@@ -91,7 +91,11 @@ def made_up_results(k: int) -> dict[str, Any]:
     return {
         "eigenvalues": np.where(size % 2, 1.0, -1.0) / size,
         "residuals": 1e-4 / size,
+        "scree_lower": 0.9 / (size + 1),
+        "scree_upper": 1.1 / (size + 1),
         "overlap": 3.0 * size / 7030,
+        "overlap_error": 0.01 * size / 7030,
+        "resolved_k": max(1, k - 2),
         "random_mean": 1.0 * size / 7030,
         "random_std": 0.1 * size / 7030,
         "best": np.minimum(1.0, 0.1 * size),

@@ -85,6 +85,16 @@ def test_what_exists_is_neither_stored_nor_queued_again(
     assert len(stored_files(home)) == 1
 
 
+def test_chosen_parameters_are_counted_and_checked(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    submitted(home, checkpoint(), parameters=("linear6.*",), curvature="ggn")
+    frame = runs(home)
+    assert frame[["subset", "parameters", "curvature"]].values.tolist() == [["linear6.*", 210, "ggn"]]
+    with sessions(home.database)() as s:
+        assert queries.models(s)["parameters"].tolist() == [7030]
+
+
 def test_the_step_may_be_given(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
     submitted(home, replace(checkpoint(step=100), step=7))
     assert runs(home)["step"].tolist() == [7]
@@ -115,6 +125,8 @@ def test_one_bad_file_stops_all(home: Settings, checkpoint: Make, tmp_path: Path
     ("changes", "error", "sentence"),
     [
         ({"k": 7031}, SettingsError, "k = 7,031 is more than the model's 7,030 parameters"),
+        ({"k": 211, "parameters": ("linear6.*",)}, SettingsError, "k = 211 is more than the model's 210"),
+        ({"parameters": ("layer1.*",)}, SettingsError, r"No trainable parameter matches 'layer1\.\*'"),
         ({"method": "seigh", "outer": 9, "inner": 8}, SettingsError, "n_I = 8 is smaller than n_O = 9"),
         ({"data": "nothing"}, DataError, "There is no data set 'nothing'"),
         ({"data": "missing.npz"}, DataError, "There is no data file 'missing.npz'"),

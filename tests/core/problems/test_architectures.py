@@ -90,6 +90,13 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
         architectures.parameter_count("mlp")
 
 
+def test_chosen_parameters_are_counted_once_each() -> None:
+    assert architectures.parameter_count("tanh-mlp", ["linear1.*", "*.weight"]) == 7030 - 5 * 20 - 10 + 20
+    assert architectures.parameter_count("3c3d", ("dense3.bias",)) == 10
+    with pytest.raises(SettingsError, match=r"No trainable parameter matches 'layer9.\*'"):
+        architectures.parameter_count("tanh-mlp", ["linear1.*", "layer9.*"])
+
+
 @pytest.mark.parametrize("module", [architectures, checkpoints, training])
 def test_examples_in_docstrings(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def add_checkpoint(s: Session, model: str = "mlp", step: int = 100, sha256: str 
 
 def queue(s: Session, *, model: str = "mlp", step: int = 100, **changes: Any) -> Analysis:
     checkpoint = add_checkpoint(s, model, step)
-    return store.queue_analysis(s, checkpoint, settings(**changes), "ada")[0]
+    return store.queue_analysis(s, checkpoint, settings(**changes), "ada", parameters=PARAMETERS)[0]
 
 
 def results(**changes: Any) -> dict[str, Any]:
@@ -44,7 +44,11 @@ def results(**changes: Any) -> dict[str, Any]:
     return {
         "eigenvalues": np.array([-4.0, 2.0, 1.0]),
         "residuals": np.array([0.1, np.nan, 0.3]),
+        "scree_lower": np.array([0.3, 0.1, 0.05]),
+        "scree_upper": np.array([0.5, 0.3, np.inf]),
         "overlap": np.array([0.5, 0.4, 0.3]),
+        "overlap_error": np.array([0.001, 0.01, np.nan]),
+        "resolved_k": 1,
         "random_mean": np.array([0.01, 0.02, 0.03]),
         "random_std": np.array([0.001, 0.002, 0.003]),
         "best": np.array([0.9, 0.8, 0.7]),

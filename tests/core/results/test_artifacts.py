@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from core.results.artifacts import ArtifactStore, content_key, eigenvectors_key
@@ -53,11 +54,16 @@ def test_a_file_that_has_changed_is_not_stored(artifacts: ArtifactStore, tmp_pat
 def test_arrays_come_back(artifacts: ArtifactStore) -> None:
     vectors = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     key = eigenvectors_key(7, "token")
-    artifacts.put_arrays(key, {"eigenvectors": vectors[:, ::-1], "eigenvalues": np.arange(4.0)}, {"k": "4"})
+    fixed = np.arange(4.0)
+    fixed.flags.writeable = False
+    arrays = {"eigenvectors": vectors[:, ::-1], "eigenvalues": fixed}
+    arrays["transposed"] = torch.from_numpy(vectors).T
+    artifacts.put_arrays(key, arrays, {"k": "4"})
     with safe_open(artifacts.path(key), framework="np") as file:
         assert file.metadata() == {"k": "4"}
         np.testing.assert_array_equal(file.get_tensor("eigenvectors"), vectors[:, ::-1])
         np.testing.assert_array_equal(file.get_tensor("eigenvalues"), np.arange(4.0))
+        np.testing.assert_array_equal(file.get_tensor("transposed"), vectors.T)
 
 
 def test_deleting_removes_a_file_and_its_unfinished_forms_alone(artifacts: ArtifactStore) -> None:

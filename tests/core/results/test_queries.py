@@ -95,6 +95,24 @@ def test_a_spectrum_tells_signs(maker: Maker) -> None:
     assert frame["magnitude"].tolist() == [4.0, 2.0, 1.0]
     assert frame["sign"].tolist() == ["negative", "positive", "positive"]
     np.testing.assert_array_equal(frame["residual"], [0.1, np.nan, 0.3])
+    assert frame["scree_lower"].tolist() == [0.3, 0.1, 0.05]
+    np.testing.assert_array_equal(frame["scree_upper"], [0.5, 0.3, np.nan])
+
+
+def test_results_without_errors_are_results(maker: Maker) -> None:
+    unknown = ("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper")
+    with maker.begin() as s:
+        number = lab.finished(s, changes=dict.fromkeys(unknown))
+    with maker() as s:
+        curves, spectrum = queries.overlap_curves(s, [number]), queries.spectrum(s, number)
+        detail, result = queries.analysis(s, number), queries.export_result(s, number)
+        assert queries.comparable(s)["resolved_k"].isna().all()
+    assert curves["error"].isna().all()
+    assert spectrum[["residual", "scree_lower", "scree_upper"]].isna().all(axis=None)
+    assert detail is not None
+    assert detail.resolved_k is None
+    assert [point["error"] for point in result["overlap"]] == [None] * 3
+    assert result["scree_upper"] == [None] * 3
 
 
 def test_overlap_curves_know_their_chance_level(maker: Maker) -> None:
@@ -115,6 +133,40 @@ def test_overlap_curves_know_their_chance_level(maker: Maker) -> None:
     random = frame[(frame["mask"] == "random") & (frame["analysis_id"] == first)]
     assert random["std"].tolist() == [0.001, 0.002, 0.003]
     assert frame[frame["mask"] != "random"]["std"].isna().all()
+    np.testing.assert_array_equal(magnitude["error"], [0.001, 0.01, np.nan])
+    assert frame[frame["mask"] != "magnitude"]["error"].isna().all()
+
+
+def test_chance_is_that_of_the_chosen_parameters(maker: Maker) -> None:
+    settings = lab.settings(parameters=("linear1.*", "*.bias"), curvature="ggn")
+    with maker.begin() as s:
+        analysis, _ = store.queue_analysis(s, lab.add_checkpoint(s), settings, "ada", parameters=500)
+        number = analysis.id
+        assert lab.claim(s, number)
+        assert store.finish(s, number, "mine", **lab.results())
+        lab.finished(s)
+    with maker() as s:
+        curves = queries.overlap_curves(s, [number], masks=["magnitude"])
+        table = queries.export_table(s)
+        comparable = queries.comparable(s)
+        runs = queries.runs(s)
+        detail = queries.analysis(s, number)
+        result = queries.export_result(s, number)
+        models = queries.models(s)
+    np.testing.assert_allclose(curves["chance"], np.array([1, 2, 3]) / 500)
+    assert curves["curvature"].unique().tolist() == ["ggn"]
+    chosen = table[table["analysis_id"] == number]
+    assert (set(chosen["subset"]), set(chosen["parameters"])) == ({"linear1.*, *.bias"}, {500})
+    np.testing.assert_allclose(table["chance"], table["k"] / table["parameters"])
+    for frame in (comparable, runs.iloc[::-1]):
+        assert frame[["curvature", "subset", "parameters"]].values.tolist() == [
+            ["ggn", "linear1.*, *.bias", 500],
+            ["hessian", "", 7030],
+        ]
+    assert detail is not None
+    assert (detail.curvature, detail.subset, detail.parameters) == ("ggn", "linear1.*, *.bias", 500)
+    assert result["parameters"] == 500
+    assert models["parameters"].tolist() == [7030]
 
 
 def test_overlap_by_step_at_one_k(maker: Maker) -> None:
@@ -167,6 +219,9 @@ def test_the_json_of_a_result(maker: Maker) -> None:
             queries.export_result(s, 99)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result == {
+        "resolved_k": 1,
+        "scree_lower": [0.3, 0.1, 0.05],
+        "scree_upper": [0.5, 0.3, None],
         "model": "mlp",
         "step": 300,
         "parameters": 7030,
@@ -177,12 +232,13 @@ def test_the_json_of_a_result(maker: Maker) -> None:
             {
                 "k": k,
                 "overlap": overlap,
+                "error": error,
                 "chance": pytest.approx(k / 7030),
                 "random_mean": k / 100,
                 "random_std": k / 1000,
                 "best": best,
             }
-            for k, overlap, best in ((1, 0.5, 0.9), (2, 0.4, 0.8), (3, 0.3, 0.7))
+            for k, overlap, error, best in ((1, 0.5, 0.001, 0.9), (2, 0.4, 0.01, 0.8), (3, 0.3, None, 0.7))
         ],
         "seconds": {"load": 0.5, "eigenpairs": 2.0, "total": 2.5},
         "checkpoint_sha256": "a" * 64,

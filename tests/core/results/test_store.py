@@ -141,10 +141,11 @@ def test_simultaneous_submissions_share_their_rows(maker: Maker) -> None:
 def test_equal_settings_are_one_analysis(maker: Maker) -> None:
     with maker.begin() as s:
         checkpoint = lab.add_checkpoint(s)
-        first, created = store.queue_analysis(s, checkpoint, lab.settings(seed=1), "ada")
+        first, created = store.queue_analysis(s, checkpoint, lab.settings(seed=1), "ada", parameters=9)
         assert created
-        assert store.queue_analysis(s, checkpoint, lab.settings(seed=1), "bob") == (first, False)
-        other, created = store.queue_analysis(s, checkpoint, lab.settings(seed=2), "bob")
+        again = store.queue_analysis(s, checkpoint, lab.settings(seed=1), "bob", parameters=9)
+        assert again == (first, False)
+        other, created = store.queue_analysis(s, checkpoint, lab.settings(seed=2), "bob", parameters=9)
         assert created
         assert other.id != first.id
         assert (first.submitted_by, first.seed, first.state) == ("ada", 1, State.queued)
@@ -156,7 +157,7 @@ def test_queueing_again_revives_only_what_ended_without_results(maker: Maker, st
     with maker.begin() as s:
         s.execute(update(Analysis).values(state=state, attempts=3, message="because", cancel_requested=True))
     with maker.begin() as s:
-        _, again = store.queue_analysis(s, lab.add_checkpoint(s), lab.settings(), "bob")
+        _, again = store.queue_analysis(s, lab.add_checkpoint(s), lab.settings(), "bob", parameters=9)
     analysis = row(maker, number)
     if state in (State.failed, State.cancelled):
         assert again
@@ -358,6 +359,14 @@ def test_numbers_that_are_none_are_no_result(maker: Maker, field: str) -> None:
         store.finish(s, number, "mine", **broken)
     assert row(maker, number).state is State.running
     assert count(maker, Eigenvalue) == 0
+
+
+def test_what_json_does_not_know_is_none_in_the_record(maker: Maker) -> None:
+    number = running(maker)
+    record = {"norm": {"upper": np.inf, "all": [1.0, float("nan")]}, "path": None}
+    with maker.begin() as s:
+        assert store.finish(s, number, "mine", **lab.results(record=record))
+    assert row(maker, number).record == {"norm": {"upper": None, "all": [1.0, None]}, "path": None}
 
 
 def test_failing_keeps_the_sentence(maker: Maker) -> None:

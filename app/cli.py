@@ -34,11 +34,12 @@ from rich.table import Table
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from app import launch
+from app.options import Files, with_settings
 from core.results import queries
 from core.results.models import State
 from core.results.session import migrate, sessions
 from core.results.store import StoreError
-from core.settings import SPLITS, AnalysisSettings, Method, Settings, SettingsError, Split
+from core.settings import SPLITS, AnalysisSettings, Settings, SettingsError
 
 if TYPE_CHECKING:
     from core.analysis import Progress as AnalysisProgress
@@ -228,34 +229,43 @@ def _train(problem: str, steps: int, record: Sequence[int], folder: Path, seed: 
 
 # --- Analyses ---------------------------------------------------------------------------------------------
 
-Files = Annotated[list[Path], typer.Argument(metavar="CKPT…", help="Files .pt, .pth or .safetensors.")]
-Architecture = Annotated[
-    str | None, typer.Option(help="Name of the architecture; the one that the tensors fit if not given.")
-]
-Data = Annotated[str, typer.Option(help="Name of a data set, or a .npz or .safetensors file with x and y.")]
-SplitOption = Annotated[Split, typer.Option(help="Split of the data set that the Hessian is taken on.")]
-Samples = Annotated[int, typer.Option(min=1, help="Number of samples N in the class-balanced subset.")]
-K = Annotated[int, typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k.")]
-MethodOption = Annotated[Method, typer.Option(help="How the eigenpairs are found.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the subset, the test matrices and the random masks.")]
-Outer = Annotated[int | None, typer.Option(min=1, help="n_O of seigh and ssvd; k if not given.")]
-Inner = Annotated[int | None, typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given.")]
+
+def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
+    """The settings that the options stand for, if they can work for every one of the files."""
+    from core.problems import architectures, checkpoints
+
+    architecture = options.pop("architecture")
+    for file in files:
+        checkpoint = checkpoints.read(file)
+        architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
+        checkpoints.check_fits(checkpoint, architecture)
+    try:
+        settings = AnalysisSettings(architecture=architecture, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = "".join(f"--{name.replace('_', '-')}: " for name in first["loc"][:1] if isinstance(name, str))
+        raise SettingsError(f"{what}{first['msg'].removeprefix('Value error, ')}.") from error
+    settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
+    return settings
+
+
+def _only(fitting: list[str], name: str) -> str:
+    if len(fitting) != 1:
+        found = f"fit {' and '.join(fitting)}" if fitting else "fit no known architecture"
+        raise SettingsError(f"The tensors of '{name}' {found}; name the architecture with --architecture.")
+    return fitting[0]
 
 
 @cli.command()
+@with_settings(_settings)
 def analyze(
     files: Files,
-    data: Data,
-    architecture: Architecture = None,
-    split: SplitOption = "test",
-    samples: Samples = 500,
-    k: K = 100,
-    method: MethodOption = "krylov",
-    seed: Seed = 0,
-    outer: Outer = None,
-    inner: Inner = None,
+    settings: AnalysisSettings,
     json_file: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="File for all results, one object each.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory for the basis in GiB; SEIGH_MEMORY_GB if not given.")
     ] = None,
 ) -> None:
     """Analyse checkpoints here and now, without a server."""
@@ -265,22 +275,16 @@ def analyze(
 
     if json_file and not json_file.resolve().parent.is_dir():
         raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
-    settings = _settings(
-        files,
-        architecture,
-        data=data,
-        split=split,
-        samples=samples,
-        k=k,
-        method=method,
-        seed=seed,
-        outer=outer,
-        inner=inner,
-    )
-    env = _environment()
+    env = _environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
-    model = architectures.build(settings.architecture)
-    datasets.fitting_subset(data, split, samples, seed, model, artifact_folder=env.artifact_folder)
+    datasets.fitting_subset(
+        settings.data,
+        settings.split,
+        settings.samples,
+        settings.seed,
+        architectures.build(settings.architecture),
+        artifact_folder=env.artifact_folder,
+    )
     results = []
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
@@ -301,61 +305,19 @@ def analyze(
 
 
 @cli.command()
+@with_settings(_settings)
 def submit(
     files: Files,
-    data: Data,
+    settings: AnalysisSettings,
     model: Annotated[str, typer.Option(help="Name of the training run that the checkpoints belong to.")],
-    architecture: Architecture = None,
-    split: SplitOption = "test",
-    samples: Samples = 500,
-    k: K = 100,
-    method: MethodOption = "krylov",
-    seed: Seed = 0,
-    outer: Outer = None,
-    inner: Inner = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
     """Queue analyses of checkpoints for the lab's workers."""
-    settings = _settings(
-        files,
-        architecture,
-        data=data,
-        split=split,
-        samples=samples,
-        k=k,
-        method=method,
-        seed=seed,
-        outer=outer,
-        inner=inner,
-    )
     env = _environment()
     migrate(env.database)
     submission = _submit(files, model, [settings], env)
     if wait:
         _wait_for(submission.analysis_ids, env)
-
-
-def _settings(files: Sequence[Path], architecture: str | None, **chosen: Any) -> AnalysisSettings:
-    """The settings that the options stand for, if they can work for every one of the files."""
-    from core.problems import architectures, checkpoints
-
-    for file in files:
-        checkpoint = checkpoints.read(file)
-        architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
-        checkpoints.check_fits(checkpoint, architecture)
-    try:
-        settings = AnalysisSettings.model_validate({"architecture": architecture, **chosen})
-    except ValidationError as error:
-        raise SettingsError(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
-    settings.check(architectures.parameter_count(settings.architecture))
-    return settings
-
-
-def _only(fitting: list[str], name: str) -> str:
-    if len(fitting) != 1:
-        found = f"fit {' and '.join(fitting)}" if fitting else "fit no known architecture"
-        raise SettingsError(f"The tensors of '{name}' {found}; name the architecture with --architecture.")
-    return fitting[0]
 
 
 def _submit(
@@ -498,17 +460,22 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
 
 def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
     k = results[0].settings.k
-    table = Table(title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}")
-    for name in ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "ratio to chance", "seconds"):
-        table.add_column(name, justify="left" if name == "checkpoint" else "right")
+    table = Table(
+        title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}",
+        caption="± its stated error; up to the resolved k, every overlap is known to 1 %",
+    )
+    names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "ratio to chance", "resolved k")
+    for name in (*names, "seconds"):
+        table.add_column(name, justify="left" if name == "checkpoint" else "right", no_wrap=name == "overlap")
     for file, result in zip(files, results, strict=True):
         overlap = float(result.overlap[-1])
         table.add_row(
             escape(file.name),
             f"{result.eigenvalues[0]:.4g}",
             f"{result.eigenvalues[-1]:.4g}",
-            f"{overlap:.4f}",
+            f"{overlap:.4f} ± {result.overlap_error[-1]:.1g}",
             f"{overlap * result.parameters / k:.2f}",
+            str(result.resolved_k),
             f"{sum(stage.seconds for stage in result.stages):.1f}",
         )
     return table
@@ -520,9 +487,10 @@ def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def _environment() -> Settings:
+def _environment(**changes: Any) -> Settings:
+    """The configuration from the environment, with changes."""
     try:
-        return Settings()
+        return Settings(**changes)
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"SEIGH_{str(first['loc'][0]).upper()} is not usable: {first['msg']}.") from error

@@ -329,7 +329,7 @@ def overlap_by_step(
 
 def comparable(s: Session) -> pd.DataFrame:
     """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
-    subset (as in ``runs``), parameters (D), method, k, samples, seed, data, resolved_k (NaN where unknown)."""
+    subset (as in ``runs``), parameters (D), method, k, samples, seed, data, resolved_k (NaN: unknown)."""
     columns: dict[str, Any] = {
         "analysis_id": int,
         "model_id": int,

@@ -89,8 +89,8 @@ def _begin(session: Session, transaction: SessionTransaction, connection: Connec
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database at ``url`` to ``revision``: up to ``"head"`` or one by name, or down to ``"base"`` or
-    by one (``"-1"``).
+    """Bring the database at ``url`` to ``revision``: up to ``"head"`` or one by name, down to ``"base"``, or
+    one step down (``"-1"``).
 
     All or nothing, and safe when several processes do it at the same time: one works, the others wait
     and find it done.

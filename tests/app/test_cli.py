@@ -161,6 +161,12 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own(home: Settings, tmp_path:
         (["--data", "digits", "--k", "7031"], "k = 7,031 is more than the model's 7,030 parameters"),
         (["--data", "digits", "--method", "seigh", "--outer", "9", "--k", "10"], "choose n_O ≥ k"),
         (["--data", "digits", "--outer", "9"], "n_O and n_I belong to seigh and ssvd"),
+        (["--data", "digits", "--parameters", "layer*"], "No trainable parameter matches 'layer*'"),
+        (["--data", "digits", "--parameters", "*6.bias"], "k = 100 is more than the model's 10 parameters"),
+        (["--data", "digits", "--tolerance", "2"], "--tolerance: Input should be less than 1."),
+        (["--data", "digits", "--tolerance", "0.1", "--method", "exact"], "a tolerance belongs to krylov"),
+        (["--data", "digits", "--test-matrix", "gaussian"], "test matrices belong to seigh and ssvd"),
+        (["--data", "digits", "--batch-size", "9"], "belong to a forced path"),
         (["--data", "digits", "--samples", "541"], "choose at most 52"),
         (["--data", "cifar"], "There is no data set 'cifar'"),
         (["--data", "gone.npz"], "There is no data file 'gone.npz'"),
@@ -246,6 +252,24 @@ def test_analyze_writes_one_object_per_checkpoint(run: Run, files: list[Path], t
         assert result["settings"]["seed"] == 3
         settings = AnalysisSettings.model_validate(result["settings"])
         np.testing.assert_allclose(result["eigenvalues"], analyse(file, settings).eigenvalues, rtol=1e-4)
+
+
+def test_analyze_takes_chosen_parameters_and_says_how_wrong_it_is(
+    run: Run, files: list[Path], tmp_path: Path
+) -> None:
+    chosen = ["--parameters", "linear6.*", "--parameters", "linear5.bias", "--curvature", "ggn"]
+    more = ["--precision", "float64", "--error-tests", 7, "--memory-gb", 0.5, "--json", tmp_path / "out.json"]
+    status, out, _ = run("analyze", files[0], *SMALL, *chosen, *more)
+    assert status == 0
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert result["parameters"] == 210 + 20
+    assert result["settings"]["parameters"] == ["linear6.*", "linear5.bias"]
+    assert (result["settings"]["curvature"], result["settings"]["error_tests"]) == ("ggn", 7)
+    assert min(result["eigenvalues"]) > 0  # a GGN of the cross-entropy
+    last = result["overlap"][-1]
+    assert f"{last['overlap']:.4f} ± {last['error']:.1g}" in out
+    assert f"chance is {12 / 230:.4f}" in out
+    assert run("analyze", files[0], *SMALL, "--memory-gb", -1)[0] == 2
 
 
 def test_analyze_needs_the_folder_of_its_json_beforehand(run: Run, files: list[Path], tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""The options of the command line that stand for the settings of an analysis, each declared once.
+
+``AnalysisSettings`` has the types and defaults; here is what people read. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.settings import AnalysisSettings
+
+_OPTIONS: dict[str, Any] = {
+    "data": typer.Option(help="Name of a data set, or a .npz or .safetensors file with x and y."),
+    "architecture": typer.Option(help="Name of the architecture; the one that the tensors fit if not given."),
+    "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
+    "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),
+    "parameters": typer.Option(
+        metavar="PATTERN",
+        help="Only parameters with such a name, like 'layer4.*'; may be given several times.",
+    ),
+    "samples": typer.Option(min=1, help="Number of samples N in the class-balanced subset."),
+    "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k."),
+    "method": typer.Option(help="How the eigenpairs are found."),
+    "seed": typer.Option(min=0, help="Of the subset, the test matrices and the random masks."),
+    "outer": typer.Option(min=1, help="n_O of seigh and ssvd; k if not given."),
+    "inner": typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given."),
+    "test_matrix": typer.Option(help="Random test matrices of seigh and ssvd; ssrft is the paper's."),
+    "tolerance": typer.Option(
+        help="Krylov goes on until every residual is at most this share of |λ₁|; by default it makes a fixed "
+        "number of products."
+    ),
+    "error_tests": typer.Option(min=2, help="Random vectors that estimate ‖H‖ and what is missed of it."),
+    "random_masks": typer.Option(min=2, help="Random masks that the overlap is compared with."),
+    "precision": typer.Option(
+        help="Of weights, vectors and products; tf32 and bfloat16 are float32 with coarser products."
+    ),
+    "hvp_path": typer.Option(
+        help="How Hessian-vector products are computed; the fastest of a short measurement if not given."
+    ),
+    "hvp_columns": typer.Option(min=1, help="Vectors multiplied at once; belongs to --hvp-path."),
+    "batch_size": typer.Option(min=1, help="Samples differentiated at once; belongs to --hvp-path."),
+}
+
+Files = Annotated[list[Path], typer.Argument(metavar="CKPT…", help="Files .pt, .pth or .safetensors.")]
+
+
+def with_settings(settings_of: Callable[..., AnalysisSettings]) -> Callable[..., Callable[..., None]]:
+    """A decorator that gives a command the options above.
+
+    The command is called with ``settings=settings_of(files, **options)`` in their place; the architecture may
+    be None there.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        del own["settings"]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            options = {name: given[name] for name in _OPTIONS}
+            settings = settings_of(given["files"], **options | {"parameters": tuple(options["parameters"])})
+            command(settings=settings, **{name: given[name] for name in own})
+
+        parameters = [*own.values(), *map(_parameter, _OPTIONS)]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+        )
+        return run
+
+    return decorate
+
+
+def command_line(settings: AnalysisSettings, file: str) -> str:
+    """The ``seigh analyze`` that makes an analysis with these settings of a checkpoint file."""
+    words = ["seigh", "analyze", file]
+    chosen = settings.model_dump(exclude_defaults=True)
+    for name in _OPTIONS:
+        value = chosen.get(name, ())
+        values: Sequence[Any] = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            words += ["--" + name.replace("_", "-"), str(each)]
+    return shlex.join(words)
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    """The option of a setting as a parameter of a function, as Typer reads it."""
+    field = AnalysisSettings.model_fields[name]
+    kind, default = field.annotation, field.get_default()
+    if name == "architecture":
+        kind, default = str | None, None
+    elif name == "parameters":
+        kind, default = list[str], []
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if field.is_required() and name == "data" else default,
+        annotation=Annotated[kind, _OPTIONS[name]],
+    )

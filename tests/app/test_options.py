@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from app import options
 from app.options import Files, command_line, with_settings
 from core.settings import AnalysisSettings
 
@@ -25,6 +26,10 @@ def parsed(words: list[str]) -> tuple[list[Path], AnalysisSettings]:
 
     cli(words, standalone_mode=False)
     return called[0]
+
+
+def test_every_setting_has_an_option() -> None:
+    assert set(options._OPTIONS) == set(AnalysisSettings.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator
-from core.overlap import best_curve, chance_curve, largest_first, overlap_curve, random_curve
+from core.curvature import CurvatureOperator, select_parameters
+from core.overlap import (
+    best_curve,
+    chance_curve,
+    largest_first,
+    overlap_curve,
+    overlap_error,
+    random_curve,
+    resolved,
+)
 from core.problems import architectures, checkpoints
 from core.problems import data as datasets
-from core.settings import AnalysisSettings, Settings
+from core.settings import REDUCED, AnalysisSettings, Settings, SettingsError
 from core.spectra import (
+    APosteriori,
     Eigenpairs,
+    Operator,
     SpectrumError,
+    Storage,
+    a_posteriori,
     block_krylov,
     eigenpairs_of,
     exact,
@@ -34,6 +47,12 @@ from core.spectra import (
 )
 
 Floats = NDArray[np.float64]
+
+# Of the intervals of the estimated norms.
+PROBABILITY = 0.95
+
+# Parts of the machine's memory: for a basis, and for what a product computes on its way.
+_BASIS_SHARE, _PRODUCT_SHARE = 0.5, 0.25
 
 # Share of the products in the time of an analysis, for the progress bar; the dense eigensolver of the exact
 # method takes longer than its products.
@@ -71,7 +90,8 @@ class Cost:
 
     Attributes:
         parameters: D.
-        hvps: Hessian-vector products, those that measure residuals included.
+        hvps: Hessian-vector products, those that measure residuals and errors included; with a tolerance the
+            usual number, which it may take more or less than.
         memory: Bytes of the basis or dense matrices, and of the eigenvectors that are kept. The network's
             activations come on top.
     """
@@ -91,10 +111,14 @@ class Result:
         eigenvalues: (k,), by descending |λ|.
         residuals: (k,), ‖Hv − λv‖₂ of each pair.
         overlap: (k,), of the mask of largest magnitudes with V_k for k = 1 … K.
+        overlap_error: (k,), stated error of each of them (``core.overlap.overlap_error``).
+        resolved_k: The largest k up to which all stated errors are at most 1 % of the overlap; 0 if none.
         random_mean: (k,), mean overlap of random masks.
         random_std: (k,), its standard deviation over the masks.
         best: (k,), overlap of the best mask for each V_k.
-        eigenvectors: (D, k) float32.
+        scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
+        scree_upper: (k,), the same from above.
+        eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row.
         stages: In the order they ran.
         checkpoint_sha256: Hash of the checkpoint file.
         data_sha256: Hash of the data subset.
@@ -108,10 +132,14 @@ class Result:
     eigenvalues: Floats
     residuals: Floats
     overlap: Floats
+    overlap_error: Floats
+    resolved_k: int
     random_mean: Floats
     random_std: Floats
     best: Floats
-    eigenvectors: NDArray[np.float32]
+    scree_lower: Floats
+    scree_upper: Floats
+    eigenvectors: Tensor
     stages: list[Stage]
     checkpoint_sha256: str
     data_sha256: str
@@ -124,6 +152,7 @@ class Result:
         chance = chance_curve(self.parameters, len(self.overlap))
         curves = {
             "overlap": self.overlap,
+            "error": self.overlap_error,
             "chance": chance.numpy(),
             "random_mean": self.random_mean,
             "random_std": self.random_std,
@@ -138,6 +167,9 @@ class Result:
                 {"k": k} | {name: float(curve[k - 1]) for name, curve in curves.items()}
                 for k in range(1, len(self.overlap) + 1)
             ],
+            "resolved_k": self.resolved_k,
+            "scree_lower": self.scree_lower.tolist(),
+            "scree_upper": self.scree_upper.tolist(),
             "seconds": {stage.name: stage.seconds for stage in self.stages}
             | {"total": sum(stage.seconds for stage in self.stages)},
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -152,7 +184,9 @@ def analyse(
     checkpoint: Path,
     settings: AnalysisSettings,
     *,
+    name: str | None = None,
     environment: Settings | None = None,
+    scratch: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Overlap between the largest parameters of a checkpoint and the top eigenspaces of its Hessian.
@@ -160,26 +194,45 @@ def analyse(
     Args:
         checkpoint: A checkpoint file.
         settings: What to compute.
+        name: What to call the checkpoint in messages; its file's name when not given.
         environment: Where data sets and artefacts lie and which device to use; from ``SEIGH_*`` when not
             given.
+        scratch: A folder of this analysis alone. A basis that is worth it is kept there, so that it may
+            exceed the memory for it and a killed analysis goes on from its last finished block.
         progress: Told after each batch of products and at each stage; what it raises ends the analysis.
 
     Raises:
         CheckpointError: The file is no checkpoint of the architecture.
         DataError: The data are missing, malformed, or do not fit the model.
         SettingsError: The settings cannot work for this model.
-        SpectrumError: The Hessian has no usable spectrum (NaN, or rank below k).
+        SpectrumError: The Hessian has no usable spectrum (NaN, or rank below k), or the basis does not fit.
     """
     environment = environment or Settings()
+    name = name or checkpoint.name
     clock = _Clock(settings, progress)
+    with _reproducible():
+        try:
+            return _analyse(checkpoint, settings, name, environment, scratch, clock)
+        except SpectrumError as error:
+            raise SpectrumError(f"Checkpoint '{name}': {error}") from error
 
+
+def _analyse(
+    checkpoint: Path,
+    settings: AnalysisSettings,
+    name: str,
+    environment: Settings,
+    scratch: Path | None,
+    clock: _Clock,
+) -> Result:
     with clock.stage("load"):
         device = pick_device(environment.device)
-        stored = checkpoints.read(checkpoint)
+        stored = checkpoints.read(checkpoint, name)
         checkpoints.check_fits(stored, settings.architecture)
         model = architectures.build(settings.architecture)
         checkpoints.load_into(model, stored)
-        settings.check(parameter_count(model))
+        theta = _parameters(model, settings)
+        settings.check(theta.dimension)
         subset = datasets.fitting_subset(
             settings.data,
             settings.split,
@@ -188,18 +241,19 @@ def analyse(
             model,
             artifact_folder=environment.artifact_folder,
         )
-        precision = getattr(torch, settings.precision)
+        precision = torch.float64 if settings.precision == "float64" else torch.float32
         model.to(device, precision)
         x, y = subset.x.to(device, precision), subset.y.to(device)
-        loss = nn.CrossEntropyLoss()
-        clock.parameters = parameter_count(model)
+        storage = Storage(_basis_memory(environment, device), scratch)
+        clock.expect(_products(settings, theta.dimension, storage, precision))
 
     with clock.stage("operator"):
-        hessian = CurvatureOperator(model, loss, x, y, after_batch=clock.batch)
+        loss = nn.CrossEntropyLoss()
         subset_loss, subset_accuracy = _loss_and_accuracy(model, loss, x, y)
+        hessian, measured = _operator(model, loss, x, y, theta.names, settings, clock)
 
     with clock.stage("eigenpairs"):
-        pairs = eigenpairs(hessian, settings)
+        pairs = eigenpairs(hessian, settings, storage=storage, resumed=clock.resume)
         if len(pairs.values) < settings.k:
             raise SpectrumError(
                 f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
@@ -207,25 +261,44 @@ def analyse(
             )
 
     with clock.stage("residuals"):
-        errors = residuals(hessian, pairs) if pairs.residuals is None else pairs.residuals
+        errors = pairs.residuals
+        if settings.precision in REDUCED:
+            # The recurrence believes the products that it was given; what they cost shows in exact ones.
+            exact_settings = settings.model_copy(update={"precision": "float32"})
+            errors = residuals(
+                _operator(model, loss, x, y, theta.names, exact_settings, clock, like=hessian)[0], pairs
+            )
+        elif errors is None:
+            errors = residuals(hessian, pairs)
+
+    with clock.stage("error"):
+        estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
+        scree = estimate.scree(pairs.values)
 
     with clock.stage("overlap"):
-        theta = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-        overlap = overlap_curve(pairs.rows(largest_first(theta, settings.k)))
+        order = largest_first(theta.flat(model), settings.k)
+        overlap = overlap_curve(pairs.rows(order))
+        stated = overlap_error(pairs, order, errors)
+        resolved_k = resolved(overlap, stated)
+        kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
+        pairs = pairs.formed(storage.room(settings.k, theta.dimension, precision) if kept else pairs.basis)
         random_mean, random_std = random_curve(pairs, settings.random_masks, settings.seed)
         best = best_curve(pairs)
-        eigenvectors = pairs.vectors().float()
 
     return Result(
-        parameters=clock.parameters,
-        hvps=hessian.hvps,
+        parameters=theta.dimension,
+        hvps=clock.hvps,
         eigenvalues=_numpy(pairs.values),
         residuals=_numpy(errors),
         overlap=_numpy(overlap),
+        overlap_error=_numpy(stated),
+        resolved_k=resolved_k,
         random_mean=_numpy(random_mean),
         random_std=_numpy(random_std),
         best=_numpy(best),
-        eigenvectors=eigenvectors.cpu().numpy(),
+        scree_lower=_numpy(scree.lower),
+        scree_upper=_numpy(scree.upper),
+        eigenvectors=pairs.basis.to("cpu", torch.float32),
         stages=clock.stages,
         checkpoint_sha256=stored.sha256,
         data_sha256=datasets.content_hash(subset),
@@ -234,22 +307,114 @@ def analyse(
         record={
             "subset_loss": subset_loss,
             "subset_accuracy": subset_accuracy,
-            "hvp_path": hessian.path,
             "step": stored.step,
+            "hvp": {
+                "path": hessian.path,
+                "columns": hessian.columns,
+                "batch_size": hessian.batch_size,
+                "measured": measured,
+            },
+            "basis": dict(pairs.record),
+            **_norms(estimate),
         },
     )
 
 
-def eigenpairs(operator: CurvatureOperator, settings: AnalysisSettings) -> Eigenpairs:
+@dataclass(frozen=True)
+class _Theta:
+    """Which parameters of the model θ is made of.
+
+    Attributes:
+        names: In the model's order; None for all trainable ones.
+        dimension: D.
+    """
+
+    names: list[str] | None
+    dimension: int
+
+    def flat(self, model: nn.Module) -> Tensor:
+        """θ: (D,)."""
+        return torch.cat([p.detach().flatten() for p in self._of(model)])
+
+    def _of(self, model: nn.Module) -> list[nn.Parameter]:
+        if self.names is None:
+            return [p for p in model.parameters() if p.requires_grad]
+        named = dict(model.named_parameters())
+        return [named[name] for name in self.names]
+
+
+def _parameters(model: nn.Module, settings: AnalysisSettings) -> _Theta:
+    if not settings.parameters:
+        return _Theta(None, parameter_count(model))
+    try:
+        names = select_parameters(model, settings.parameters)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    named = dict(model.named_parameters())
+    return _Theta(names, sum(named[name].numel() for name in names))
+
+
+def _operator(
+    model: nn.Module,
+    loss: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    names: list[str] | None,
+    settings: AnalysisSettings,
+    clock: _Clock,
+    like: CurvatureOperator | None = None,
+) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
+    """The operator by the path asked for, that of another operator, or the fastest; and what was measured."""
+    reduced = settings.precision if settings.precision in ("tf32", "bfloat16") else None
+    path, columns, batch_size = settings.hvp_path, settings.hvp_columns, settings.batch_size
+    if like is not None:
+        path, columns, batch_size = like.path, like.columns, like.batch_size
+    operator = CurvatureOperator(
+        model,
+        loss,
+        x,
+        y,
+        kind=settings.curvature,
+        parameters=names,
+        path=path or "double-backward",
+        columns=columns or 32,
+        batch_size=batch_size,
+        reduced=reduced,
+        after_batch=clock.counter(),
+    )
+    return operator, []
+
+
+def _norms(estimate: APosteriori) -> dict[str, Any]:
+    bounds = estimate.interval(PROBABILITY)
+    return {
+        "norm": {"estimate": estimate.norm, "lower": bounds.norm.lower, "upper": bounds.norm.upper},
+        "missed_norm": {"estimate": estimate.error, "lower": bounds.error.lower, "upper": bounds.error.upper},
+        "probability": PROBABILITY,
+    }
+
+
+def eigenpairs(
+    operator: Operator,
+    settings: AnalysisSettings,
+    *,
+    storage: Storage | None = None,
+    resumed: Callable[[int], None] | None = None,
+) -> Eigenpairs:
     """The top k eigenpairs by the method that the settings ask for."""
     k, seed = settings.k, settings.seed
     match settings.method:
         case "krylov":
-            return block_krylov(operator, k, seed=seed)
+            return block_krylov(
+                operator, k, tolerance=settings.tolerance, seed=seed, storage=storage, resumed=resumed
+            )
         case "seigh":
-            return seigh(operator, settings.n_outer, settings.n_inner, k=k, seed=seed)
+            sizes = settings.n_outer, settings.n_inner
+            return seigh(operator, *sizes, k=k, seed=seed, test_matrix=settings.test_matrix)
         case "ssvd":
-            return eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, k=k, seed=seed))
+            sizes = settings.n_outer, settings.n_inner
+            triplets = ssvd(operator, *sizes, k=k, seed=seed, test_matrix=settings.test_matrix)
+            return eigenpairs_of(triplets)
         case "exact":
             return exact(operator, k)
 
@@ -261,21 +426,40 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
         SettingsError: The settings cannot work for this model.
     """
     settings.check(parameters)
-    k, itemsize = settings.k, 4 if settings.precision == "float32" else 8
-    kept = 4 * parameters * k
+    k, itemsize = settings.k, 8 if settings.precision == "float64" else 4
+    hvps = _products(settings, parameters, None, torch.float32)
     match settings.method:
         case "krylov":
-            columns = krylov.default_products(k, parameters)
-            return Cost(parameters, columns + min(krylov.CHECKS, k), itemsize * parameters * columns + kept)
+            # The eigenvectors take the place of the basis.
+            memory = itemsize * parameters * krylov.default_products(k, parameters)
         case "seigh":
-            hvps = settings.n_inner + k
-            return Cost(parameters, hvps, itemsize * parameters * settings.n_outer + kept)
+            memory = itemsize * parameters * settings.n_outer
         case "ssvd":
-            hvps = 2 * settings.n_outer + settings.n_inner + k
-            return Cost(parameters, hvps, 2 * itemsize * parameters * settings.n_outer + kept)
+            memory = 2 * itemsize * parameters * settings.n_outer
         case "exact":
             # The dense matrix, its symmetric part, the eigenvectors and the solver's workspace.
-            return Cost(parameters, parameters, 5 * 8 * parameters**2 + kept)
+            memory = 5 * 8 * parameters**2
+    return Cost(parameters, hvps, memory)
+
+
+def _products(
+    settings: AnalysisSettings, parameters: int, storage: Storage | None, dtype: torch.dtype
+) -> int:
+    """Hessian-vector products of a whole analysis, if no tolerance or resumption changes it."""
+    k = settings.k
+    match settings.method:
+        case "krylov":
+            columns = None if storage is None else storage.columns(parameters, dtype)
+            hvps = krylov.most_products(k, parameters, columns, None) + min(krylov.CHECKS, k)
+        case "seigh":
+            hvps = settings.n_inner + k
+        case "ssvd":
+            hvps = 2 * settings.n_outer + settings.n_inner + k
+        case "exact":
+            hvps = parameters
+    if settings.precision in REDUCED and settings.method in ("krylov", "exact"):
+        hvps += k
+    return hvps + settings.error_tests
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -313,34 +497,74 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
 
 
 class _Clock:
-    """Times the stages and tells the progress."""
+    """Times the stages, counts the products and tells the progress."""
 
     def __init__(self, settings: AnalysisSettings, progress: Callable[[Progress], None] | None) -> None:
         self.stages: list[Stage] = []
-        self.parameters = 0
-        self._settings = settings
+        self.hvps = 0
+        self.expected = 1
+        self._share = _SHARE_OF_PRODUCTS.get(settings.method, _USUAL_SHARE)
         self._progress = progress or (lambda _: None)
         self._stage = ""
-        self._hvps = 0
         self._fraction = 0.0
+
+    def expect(self, hvps: int) -> None:
+        """How many products the whole analysis will take."""
+        self.expected = hvps
+
+    def resume(self, hvps: int) -> None:
+        """Count products that an earlier attempt has made."""
+        self.hvps += hvps
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self._stage = name
-        before = self._hvps
+        before = self.hvps
         self._tell()
         start = time.perf_counter()
         yield
-        self.stages.append(Stage(name, time.perf_counter() - start, self._hvps - before))
+        self.stages.append(Stage(name, time.perf_counter() - start, self.hvps - before))
 
-    def batch(self, hvps: int) -> None:
-        self._hvps = hvps
-        share = _SHARE_OF_PRODUCTS.get(self._settings.method, _USUAL_SHARE)
-        self._fraction = share * min(1.0, hvps / cost(self._settings, self.parameters).hvps)
-        self._tell()
+    def counter(self) -> Callable[[int], None]:
+        """What an operator calls with the number of products that it has made so far."""
+        counted = 0
+
+        def batch(hvps: int) -> None:
+            nonlocal counted
+            self.hvps += hvps - counted
+            counted = hvps
+            self._fraction = max(self._fraction, self._share * min(1.0, self.hvps / self.expected))
+            self._tell()
+
+        return batch
 
     def _tell(self) -> None:
-        self._progress(Progress(self._stage, self._fraction, self._hvps))
+        self._progress(Progress(self._stage, self._fraction, self.hvps))
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Convolutions on a GPU by the same algorithm every time, in the precision asked for."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _basis_memory(environment: Settings, device: torch.device) -> int:
+    """Bytes of a basis that are held in memory."""
+    if environment.memory_gb is not None:
+        return int(environment.memory_gb * 2**30)
+    return int(_BASIS_SHARE * _machine_memory(device))
+
+
+def _machine_memory(device: torch.device) -> int:
+    """Bytes of the device, or what this process may have of the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # "max", or no such file
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
 
 
 def _loss_and_accuracy(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:

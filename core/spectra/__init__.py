@@ -1,5 +1,6 @@
 """Eigenpairs of large symmetric operators, matrix-free."""
 
+from core.spectra.aposteriori import APosteriori, a_posteriori
 from core.spectra.basis import Storage
 from core.spectra.eigenpairs import Eigenpairs, SingularTriplets
 from core.spectra.exact import exact
@@ -9,11 +10,13 @@ from core.spectra.residuals import residuals
 from core.spectra.sketched import eigenpairs_of, seigh, ssvd
 
 __all__ = [
+    "APosteriori",
     "Eigenpairs",
     "Operator",
     "SingularTriplets",
     "SpectrumError",
     "Storage",
+    "a_posteriori",
     "block_krylov",
     "eigenpairs_of",
     "exact",

@@ -63,6 +63,16 @@ class Storage:
             return Basis(torch.empty(capacity, dimension, dtype=dtype, device=device), device)
         return FileBasis(self.folder, capacity, dimension, dtype, device, resident=fits)
 
+    def room(self, count: int, dimension: int, dtype: torch.dtype) -> Tensor:
+        """A file for vectors formed from a basis that is kept in the folder: (count, D).
+
+        Raises:
+            SpectrumError: The disk has no room for it.
+        """
+        if self.folder is None:
+            raise ValueError("There is no folder for a file.")
+        return _mapped(self.folder / "vectors", (count, dimension), dtype)[1]
+
     def _disk(self) -> int:
         """Bytes that the folder can take; what an earlier attempt left is read back or overwritten."""
         if self.folder is None:
@@ -195,19 +205,8 @@ class FileBasis(Basis):
         return self._folder / f"basis-{self._generation}"
 
     def _map(self) -> Tensor:
-        size = self._shape[0] * self._shape[1] * self._dtype.itemsize
-        with self._file().open("ab") as file:
-            try:
-                # A hole in the file that the disk cannot fill later would kill the process.
-                _reserve(file.fileno(), size)
-            except OSError as error:
-                raise SpectrumError(
-                    f"The basis needs {size / 2**30:,.1f} GiB in '{self._folder}', which its disk does not "
-                    "have; free some space, or choose a smaller k."
-                ) from error
-        with self._file().open("r+b") as file:
-            self._mmap = mmap.mmap(file.fileno(), size)
-        return torch.frombuffer(self._mmap, dtype=self._dtype).view(self._shape)
+        self._mmap, rows = _mapped(self._file(), self._shape, self._dtype)
+        return rows
 
     def _release(self) -> None:
         self._mmap.madvise(mmap.MADV_DONTNEED)  # of a shared map: what was written stays in the file
@@ -218,6 +217,23 @@ class FileBasis(Basis):
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
         except (OSError, safetensors.SafetensorError):
             return None
+
+
+def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[mmap.mmap, Tensor]:
+    """A file as a tensor, with what it holds already."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    path.touch()
+    with path.open("r+b") as file:
+        try:
+            # A hole in the file that the disk cannot fill later would kill the process.
+            _reserve(file.fileno(), size)
+        except OSError as error:
+            raise SpectrumError(
+                f"A basis needs {size / 2**30:,.1f} GiB in '{path.parent}', which its disk does not have; "
+                "free some space, or choose a smaller k."
+            ) from error
+        mapped = mmap.mmap(file.fileno(), size)
+    return mapped, torch.frombuffer(mapped, dtype=dtype).view(shape)
 
 
 def _reserve(descriptor: int, size: int) -> None:

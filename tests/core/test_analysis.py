@@ -12,7 +12,8 @@ from torch import nn
 
 from core.analysis import Progress, analyse, cost
 from core.problems import architectures, data
-from core.settings import AnalysisSettings, SettingsError
+from core.settings import AnalysisSettings, Settings, SettingsError
+from core.spectra import SpectrumError
 
 K = 12
 
@@ -29,19 +30,20 @@ def settings(**changes: object) -> AnalysisSettings:
     return AnalysisSettings(**chosen)
 
 
-def truth(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def truth(
+    seed: int, kind: type = curvlinops.HessianLinearOperator, layer: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """The leading 2·K eigenvalues by |λ|, and the overlap curve, by other people's code."""
     torch.manual_seed(seed)
     model = architectures.build("tanh-mlp").double()
     subset = data.balanced_subset(data.load("digits", "test"), 100, 0)
     batches = [(subset.x.double(), subset.y)]
-    hessian = curvlinops.HessianLinearOperator(
-        model, nn.CrossEntropyLoss(), list(model.parameters()), batches
-    ).to_scipy()
-    values, vectors = eigsh(hessian, k=2 * K, which="LM", tol=1e-12)
+    parameters = [p for name, p in model.named_parameters() if name.startswith(layer)]
+    operator = kind(model, nn.CrossEntropyLoss(), parameters, batches).to_scipy()
+    values, vectors = eigsh(operator, k=2 * K, which="LM", tol=1e-12)
     order = np.argsort(-np.abs(values))
     values, vectors = values[order], vectors[:, order]
-    theta = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+    theta = torch.cat([p.detach().flatten() for p in parameters]).numpy()
     largest = np.argsort(-np.abs(theta), kind="stable")
     overlap = [np.sum(vectors[largest[:k], :k] ** 2) / k for k in range(1, K + 1)]
     return values, np.array(overlap)
@@ -50,7 +52,7 @@ def truth(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_krylov_analysis_agrees_with_curvlinops_and_scipy(tmp_path: Path, seed: int) -> None:
     path = checkpoint(tmp_path, seed)
-    values, overlap = truth(path, seed)
+    values, overlap = truth(seed)
     result = analyse(path, settings(precision="float64"))
     # Each claimed residual bounds the distance of its eigenvalue from the truth.
     distance = np.abs(result.eigenvalues[:, None] - values[None]).min(axis=1)
@@ -61,13 +63,117 @@ def test_krylov_analysis_agrees_with_curvlinops_and_scipy(tmp_path: Path, seed: 
     assert result.hvps == cost(settings(), 7030).hvps
     assert result.settings.k == len(result.to_json()["overlap"]) == K
     assert result.to_json()["overlap"][K - 1]["chance"] == pytest.approx(K / 7030)
-    assert result.eigenvectors.shape == (7030, K)
+    assert result.eigenvectors.shape == (K, 7030)
+    # What it says of itself is true.
+    assert (np.abs(result.overlap - overlap) <= result.overlap_error + 1e-9).all()
+    assert (result.overlap_error[: result.resolved_k] <= 0.01 * result.overlap[: result.resolved_k]).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_norms_and_scree_bounds_enclose_the_truth(tmp_path: Path, seed: int) -> None:
+    path = checkpoint(tmp_path, seed)
+    layers = {"parameters": ("linear[56].*",)}
+    squares = analyse(path, settings(method="exact", precision="float64", k=630, **layers)).eigenvalues ** 2
+    result = analyse(path, settings(**layers))
+    norm, missed = result.record["norm"], result.record["missed_norm"]
+    assert norm["lower"] <= np.sqrt(squares.sum()) <= norm["upper"]
+    assert missed["lower"] <= np.sqrt(squares[K:].sum()) <= missed["upper"]
+    share = np.array([squares[r:].sum() for r in range(1, K + 1)]) / squares.sum()
+    assert (result.scree_lower <= result.scree_upper).all()
+    assert (share <= result.scree_upper * (norm["estimate"] / norm["lower"]) ** 2).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gauss_newton_agrees_with_curvlinops_and_scipy(tmp_path: Path, seed: int) -> None:
+    values, overlap = truth(seed, curvlinops.GGNLinearOperator)
+    result = analyse(checkpoint(tmp_path, seed), settings(precision="float64", curvature="ggn"))
+    np.testing.assert_allclose(result.eigenvalues, values[:K], rtol=1e-3, atol=1e-9)
+    assert (np.abs(result.overlap - overlap) <= result.overlap_error + 1e-9).all()
+    assert values.min() > -1e-9
+
+
+def test_a_layer_has_a_hessian_of_its_own(tmp_path: Path) -> None:
+    values, overlap = truth(0, layer="linear3.")
+    result = analyse(checkpoint(tmp_path, 0), settings(precision="float64", parameters=("linear3.*",)))
+    assert result.parameters == 420
+    assert result.eigenvectors.shape == (K, 420)
+    np.testing.assert_allclose(result.eigenvalues, values[:K], rtol=1e-6)
+    np.testing.assert_allclose(result.overlap, overlap, atol=1e-6)
+    assert result.to_json()["overlap"][0]["chance"] == 1 / 420
+    with pytest.raises(SettingsError, match="linear9"):
+        analyse(checkpoint(tmp_path, 0), settings(parameters=("linear9.*",)))
+    with pytest.raises(SettingsError, match="more than the model's 420 parameters"):
+        analyse(checkpoint(tmp_path, 0), settings(parameters=("linear3.*",), k=421))
+
+
+def test_a_basis_beyond_memory_restarts_or_goes_to_a_file(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 0)
+    usual = analyse(path, settings())
+    tight = Settings(home=tmp_path, memory_gb=60 * 7030 * 4 / 2**30)
+    restarted = analyse(path, settings(), environment=tight)
+    assert restarted.record["basis"]["restarts"] > 0
+    assert restarted.record["basis"]["columns"] == 60
+    on_disk = analyse(path, settings(), environment=tight, scratch=tmp_path / "scratch")
+    assert on_disk.record["basis"] | {"kept_in": "memory"} == usual.record["basis"]
+    assert on_disk.record["basis"]["kept_in"] == "file"
+    for result in (restarted, on_disk):
+        np.testing.assert_allclose(result.eigenvalues, usual.eigenvalues, rtol=1e-3)
+        np.testing.assert_allclose(result.overlap, usual.overlap, rtol=1e-2)
+        np.testing.assert_allclose(result.eigenvectors.norm(dim=1), 1, rtol=1e-5)
+
+
+def test_a_killed_analysis_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 0)
+    tight = Settings(home=tmp_path, memory_gb=60 * 7030 * 4 / 2**30)
+    whole = analyse(path, settings(), environment=tight, scratch=tmp_path / "whole")
+
+    def stop(progress: Progress) -> None:
+        if progress.hvps > 70:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(path, settings(), environment=tight, scratch=tmp_path / "parts", progress=stop)
+    seen: list[Progress] = []
+    resumed = analyse(path, settings(), environment=tight, scratch=tmp_path / "parts", progress=seen.append)
+    assert resumed.record["basis"]["resumed"] > 50
+    assert min(progress.hvps for progress in seen if progress.hvps) > 50
+    assert resumed.hvps == whole.hvps
+    np.testing.assert_array_equal(resumed.eigenvalues, whole.eigenvalues)
+    np.testing.assert_array_equal(resumed.overlap, whole.overlap)
+    np.testing.assert_array_equal(resumed.overlap_error, whole.overlap_error)
+    assert torch.equal(resumed.eigenvectors, whole.eigenvectors)
+
+
+def test_a_tolerance_is_met_and_said_to_be(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 0)
+    rough, fine = (analyse(path, settings(tolerance=tolerance)) for tolerance in (1e-2, 1e-5))
+    assert rough.residuals.max() <= 1e-2 * abs(rough.eigenvalues[0])
+    assert fine.residuals.max() <= 1.2e-5 * abs(fine.eigenvalues[0])
+    assert rough.hvps < fine.hvps
+    assert rough.record["basis"]["tolerance_met"] is fine.record["basis"]["tolerance_met"] is True
+
+
+def test_reduced_precision_shows_in_the_residuals(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 0)
+    full, reduced = analyse(path, settings()), analyse(path, settings(precision="bfloat16"))
+    assert reduced.residuals.max() > 100 * full.residuals.max()
+    distance = np.abs(reduced.eigenvalues[:, None] - truth(0)[0][None]).min(axis=1)
+    assert (distance <= reduced.residuals).all()
+    assert reduced.hvps <= cost(reduced.settings, 7030).hvps
+
+
+def test_an_overflowing_network_is_refused_by_name(tmp_path: Path) -> None:
+    state = architectures.build("tanh-mlp").state_dict()
+    state["linear6.weight"] = torch.full_like(state["linear6.weight"], 3e38)
+    save_file(state, tmp_path / "step_7.safetensors")
+    with pytest.raises(SpectrumError, match=r"Checkpoint 'step_7.safetensors': .*not finite"):
+        analyse(tmp_path / "step_7.safetensors", settings())
 
 
 @pytest.mark.parametrize("method", ["seigh", "ssvd"])
 def test_sketched_analyses_carry_honest_residuals(tmp_path: Path, method: str) -> None:
     path = checkpoint(tmp_path, 0)
-    values, _ = truth(path, 0)
+    values, _ = truth(0)
     result = analyse(path, settings(method=method, outer=60, inner=120, precision="float64"))
     for value, residual in zip(result.eigenvalues[:5], result.residuals[:5], strict=True):
         assert np.abs(values - value).min() <= residual
@@ -91,7 +197,7 @@ def test_progress_only_grows_and_may_stop_the_analysis(tmp_path: Path) -> None:
     assert fractions == sorted(fractions)
     assert 0 == fractions[0] < fractions[-1] <= 1
     assert [*dict.fromkeys(progress.stage for progress in seen)] == [
-        "load", "operator", "eigenpairs", "residuals", "overlap",
+        "load", "operator", "eigenpairs", "residuals", "error", "overlap",
     ]  # fmt: skip
 
     class Stop(Exception):

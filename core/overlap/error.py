@@ -8,7 +8,7 @@ from torch import Tensor
 from core.spectra.eigenpairs import Eigenpairs
 
 # On the extrapolated change: masses change by sums of terms of either sign.
-_SAFETY = 2.0
+_SAFETY = 3.0
 
 # Extrapolated changes are at most this many times the change, however slow the convergence looks.
 _SLOWEST = 10.0
@@ -17,13 +17,18 @@ _SLOWEST = 10.0
 _NEAR, _NEAR_SHARE = 3, 0.1
 
 # What computed eigenvectors lack has eigenvalues up to this share of |λ_{k+1}|.
-_LACKED = 0.5
+_LACKED = 0.75
 
-# Rounding errors of a product point anywhere: the part along one vector is their norm / √D, times this.
-_ALONG = 8.0
+# Of the masked parts of two unrelated vectors, cos² is one over the number of coordinates, times this.
+_INDEPENDENT = 16.0
 
-# Rounding errors of a product are at most this much of |λ₁|, in units of the precision.
-_NOISE = 32.0
+# Eigenvalues are off by r²/|θ| for what has eigenvalue 0, and by this many times that for what is larger.
+_SHIFT = 2.0
+
+# Rounding errors, as far as residuals show them, in units of the precision times |λ₁|: of a product at most,
+# and of the projection beside it. They point anywhere: their part along one vector is their norm / √D, times
+# the last number.
+_NOISE, _UNITS, _ALONG = 32.0, 4.0, 8.0
 
 # Two fp64 matrices that are equal up to rounding differ in their eigenvalues by this much of |λ₁|.
 _RESOLUTION = 100 * torch.finfo(torch.float64).eps
@@ -36,8 +41,6 @@ _CLUSTER = 12
 
 # Sizes k whose clusters are bounded at once.
 _SIZES = 256
-_SQUARED = 1.0
-_DRIFT = 0.0
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -49,20 +52,20 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
     admits: if |λ_k| = |λ_{k+1}|, V_k is ambiguous and e_k covers all choices. e_k is the sum of three
     estimates, capped by what an overlap in [0, 1] allows:
 
-    - What is missing from the subspace. With sin φ_j ≤ r_j / (|θ_j| − ½|θ_{k+1}|) the angle between a Ritz
-      vector and the space (Davis & Kahan 1970; the bound with ½ replaced by 1 is rigorous, this one assumes
-      that what is missing is not all next to λ_{k+1}), and missing directions as likely on the mask as those
-      found, the masked mass is off by 2 √(Σ_j sin²φ_j ‖M_kᵀv_j‖² μ) to first order and by
-      Σ_j sin²φ_j (‖M_kᵀv_j‖² + μ) to second, μ the mean masked mass of an eigenvector. Where
-      ``pairs.coarser`` is given, the masked mass's change since then is extrapolated as well, as a geometric
-      series with the ratio of that estimate now and then, doubled; the largest change near k counts. The
-      larger of both is taken. *Estimated, not guaranteed.*
-    - Pairs on either side of k that mix, to first order: by (u_i u_j)^½ / (|θ_i| − |θ_j|) with
-      u_j = min(r_j, r_j²/|θ_j| + rounding) the uncertainty of an eigenvalue. *Estimated.*
+    - What the subspace lacks. With sin φ_j ≤ r_j / (|θ_j| − ¾ |θ_{k+1}|) the angle between a Ritz vector
+      and its eigenspace (Davis & Kahan 1970; rigorous with 1 in place of ¾, which assumes that what is
+      lacked is not all next to λ_{k+1}), the masked mass is off by 2 √(Σ_j sin²φ_j ‖M_kᵀv_j‖² μ · 16/k) to
+      first order, where vectors unrelated to v_j are lacked, and by Σ_j sin²φ_j (‖M_kᵀv_j‖² − μ′) to second,
+      μ the mean masked mass of the k eigenvectors and μ′ between that and k/D. Where ``pairs.coarser`` is
+      given, the change of the masked mass since then is extrapolated as well, as a geometric series whose
+      ratio is that of this estimate now and then, tripled; the largest change near k counts. The larger of
+      the two is taken. *Estimated, not guaranteed.*
+    - What neighbours on either side of k may exchange, by rotations through (u_i u_j)^½ / (|θ_i| − |θ_j|),
+      with u_j = min(r_j, 2 r_j²/|θ_j| + rounding) the uncertainty of |θ_j|. *Estimated.*
     - Pairs whose intervals |θ_j| ± u_j do not separate those within k from those beyond. With C all of them,
       p of them within, and G = V_CᵀM_kM_kᵀV_C, the masked mass of any p-dimensional subspace of span(C) lies
       between the sums of the p smallest and of the p largest eigenvalues of G (Ky Fan 1949).
-      *Guaranteed, given the intervals* and that C is complete, so it needs pairs beyond n to be right at n.
+      *Guaranteed, given the intervals* and all of C, so it needs pairs beyond n to be right at n.
 
     Not seen: eigenpairs that the subspace missed altogether (as Krylov does with the copies of an eigenvalue
     of higher multiplicity than its block); errors of the products that are the same whenever they are formed.
@@ -91,16 +94,12 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
     mass = masses.cumsum(1).diagonal()
 
     precision = torch.finfo(pairs.basis.dtype).eps
-    noise = (
-        torch.minimum(_ALONG / dimension**0.5 * residuals.min(), _NOISE * precision * magnitudes[0]) + floor
-    )
-    shift = _SQUARED * residuals.square() / magnitudes.clamp_min(floor + _TINY)
-    if pairs.coarser is not None and _DRIFT:
-        cv = pairs.coarser.values.abs(); b = min(len(cv), len(magnitudes))
-        shift[:b] = torch.maximum(shift[:b], _DRIFT*(magnitudes[:b] - cv[:b]).abs())
-    uncertainty = torch.minimum(residuals, shift + noise)
+    unit = precision * magnitudes[0]
+    noise = _ALONG / dimension**0.5 * (residuals.min().clamp_max(_NOISE * unit) + _UNITS * unit)
+    shift = _SHIFT * residuals.square() / magnitudes.clamp_min(floor + _TINY)
+    uncertainty = torch.minimum(residuals, shift + noise + floor)
 
-    exchanged = _mixing(masses, magnitudes, uncertainty) + _ambiguity(rows, magnitudes, uncertainty)
+    exchanged = _mixing(rows, magnitudes, uncertainty) + _ambiguity(rows, magnitudes, uncertainty)
     error = missing = _missing(masses, magnitudes, residuals, dimension)
     if pairs.coarser is not None:
         error = torch.maximum(error, _extrapolated(pairs.coarser, order, mass, missing, exchanged))
@@ -129,7 +128,10 @@ def _missing(masses: Tensor, magnitudes: Tensor, residuals: Tensor, dimension: i
     lacking = (residuals[:n] / gaps).clamp_max(1).square().tril()
     own = (lacking * masses[:, :n]).sum(1)
     typical = torch.maximum(sizes / dimension, masses.cumsum(1).diagonal() / sizes)
-    return 2 * (own * typical).sqrt() + own + lacking.sum(1) * typical
+    first = 2 * (own * typical * (_INDEPENDENT / sizes).clamp_max(1)).sqrt()
+    foreign = lacking.sum(1)
+    chance = foreign * sizes / dimension
+    return first + torch.maximum((chance - own).abs(), (foreign * typical - own).abs())
 
 
 def _extrapolated(
@@ -153,19 +155,26 @@ def _extrapolated(
     return _SAFETY * ahead * change
 
 
-def _mixing(masses: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:
-    """Masked mass that neighbours within k and beyond exchange, to first order: (n,)."""
-    n, total = len(masses), len(magnitudes)
-    row = torch.arange(n)[:, None]
-    steps = torch.arange(_NEIGHBOURS)
-    within, beyond = row - steps, row + 1 + steps
-    exist = (within >= 0)[:, :, None] & (beyond < total)[:, None, :]
-    within, beyond = within.clamp_min(0), beyond.clamp_max(total - 1)
-    gap = (magnitudes[within][:, :, None] - magnitudes[beyond][:, None, :]).clamp_min(_TINY)
-    coupling = (uncertainty[within][:, :, None] * uncertainty[beyond][:, None, :]).sqrt()
-    angle = torch.where(exist, (coupling / gap).clamp_max(1), 0.0)
-    exchanged = angle.square() * masses[row, within][:, :, None] * masses[row, beyond][:, None, :]
-    return 2 * exchanged.sum((1, 2)).sqrt()
+def _mixing(rows: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:
+    """Masked mass that neighbours within k and beyond exchange by a small rotation: (n,)."""
+    n, total = rows.shape
+    masses = rows.square().cumsum(0)
+    exchanged = torch.zeros(n, dtype=torch.float64)
+    for distance in range(1, min(_NEIGHBOURS, total - 1) + 1):
+        # V_iᵀ M_k M_kᵀ V_j of the pairs (i, i + distance), for every k.
+        shared = (rows[:, :-distance] * rows[:, distance:]).cumsum(0)
+        gap = (magnitudes[:-distance] - magnitudes[distance:]).clamp_min(_TINY)
+        angle = ((uncertainty[:-distance] * uncertainty[distance:]).sqrt() / gap).clamp_max(1)
+        for step in range(distance):  # the pairs that k separates
+            within = torch.arange(n) - step
+            known = (within >= 0) & (within + distance < total)
+            k, i = torch.arange(n)[known], within[known]
+            j = i + distance
+            turned = (
+                2 * angle[i] * shared[k, i].abs() + angle[i].square() * (masses[k, i] - masses[k, j]).abs()
+            )
+            exchanged[k] += turned.square()
+    return exchanged.sqrt()
 
 
 def _ambiguity(rows: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds
 
 HEIGHT = 400  # px, legends and axes included
+SCREE_HEIGHT = 260
+SCREE_FLOOR = 1e-6  # a smaller share is none
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 MASK_LABELS = {"magnitude": "largest |θ|", "best": "best mask", "random": "random masks, mean ± std"}
@@ -34,9 +36,11 @@ RESIDUAL_LABEL = "residual ‖Hv − λv‖₂"
 SPECTRUM_COLORS = {"λ > 0": "#0072B2", "λ < 0": "#D55E00", RESIDUAL_LABEL: NEUTRAL}
 SPECTRUM_SHAPES = {"λ > 0": "circle", "λ < 0": "triangle-down", RESIDUAL_LABEL: "cross"}
 
-LINE_COLUMNS = ["model", "split", "method", "samples", "seed", "data"]  # what makes a line over training
+# What makes a line over training.
+LINE_COLUMNS = ["model", "split", "curvature", "subset", "method", "samples", "seed", "data"]
 
 OVERLAP_TITLE = "overlap(M, Vₖ)"
+ERROR_LABEL = "stated error"
 
 Measure = Literal["overlap", "ratio"]
 
@@ -103,14 +107,52 @@ def spectrum(frame: pd.DataFrame) -> alt.LayerChart:
     return _layered(*rows, error, marks.add_params(_zoom()))
 
 
+def scree(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of ‖H‖²_F that a matrix of each rank misses, as the band in which it lies, on a log axis.
+
+    Args:
+        frame: ``queries.spectrum``: position, scree_lower, scree_upper, known at one position at least.
+    """
+    bounds = frame.dropna(subset=["scree_lower", "scree_upper"], how="all")
+    bounds = bounds.assign(
+        low=bounds["scree_lower"].fillna(0.0).clip(SCREE_FLOOR, 1.0),
+        high=bounds["scree_upper"].fillna(1.0).clip(SCREE_FLOOR, 1.0),
+    )
+    x = alt.X("position:Q", title="rank r", scale=_whole_scale(bounds["position"]), axis=_whole_axis())
+    y = alt.Y(
+        "low:Q",
+        title="share of ‖H‖²_F missed",
+        scale=alt.Scale(type="log", domain=[bounds["low"].min() / 1.5, 1.0], nice=False),
+        axis=alt.Axis(format="~p", tickCount=5),
+    )
+    tooltip = [
+        alt.Tooltip("position:Q", title="rank r", format=",d"),
+        alt.Tooltip("scree_lower:Q", title="at least", format=".3%"),
+        alt.Tooltip("scree_upper:Q", title="at most", format=".3%"),
+    ]
+    base = alt.Chart(bounds).encode(x=x, y=y, tooltip=tooltip)
+    band = base.mark_area(color=MODEL_COLORS[0], opacity=0.3).encode(y2="high:Q")
+    ends = [
+        base.mark_line(color=MODEL_COLORS[0], strokeWidth=1.5, point=_few(bounds["position"])).encode(y=end)
+        for end in (y, alt.Y("high:Q"))
+    ]
+    return _layered(band, ends[0].add_params(_zoom()), ends[1], height=SCREE_HEIGHT)
+
+
 def overlap_curve(
-    frame: pd.DataFrame, color: str, *, log_k: bool = False, log_overlap: bool = False
+    frame: pd.DataFrame,
+    color: str,
+    *,
+    resolved_k: int | None = None,
+    log_k: bool = False,
+    log_overlap: bool = False,
 ) -> alt.LayerChart:
     """Overlap against k for the magnitude mask, beside the best mask, random masks and chance.
 
     Args:
-        frame: ``queries.overlap_curves`` of one analysis, all masks: mask, k, overlap, std, chance.
-        color: The model's colour, for the magnitude mask.
+        frame: ``queries.overlap_curves`` of one analysis, all masks: mask, k, overlap, std, error, chance.
+        color: The model's colour, for the magnitude mask and the band of its stated error.
+        resolved_k: Beyond it the overlap is not known to 1 %, and the chart is shaded; None: not known.
         log_k: Log axis for k.
         log_overlap: Log axis for the overlap.
     """
@@ -136,20 +178,35 @@ def overlap_curve(
             ),
         )
     )
-    random = frame[frame["mask"] == "random"]
-    band = _band(
-        random.assign(low=random["overlap"] - random["std"], high=random["overlap"] + random["std"]), x
-    )
+    random, magnitude = frame[frame["mask"] == "random"], frame[frame["mask"] == "magnitude"]
+    floor = _log_floor(frame) if log_overlap else 0.0
+    spread = _band(_bounds(random, "std", floor), x)
+    known = _bounds(magnitude.dropna(subset="error"), "error", floor)
+    error = [] if known.empty else [_band(known, x, color=color, opacity=0.35)]
     values = frame.pivot(index="k", columns="mask", values="overlap")[_present(MASK_LABELS, frame["mask"])]
     values = values.rename(columns=MASK_LABELS | {"random": "random masks, mean"})
-    values = values.assign(
+    values.insert(1, ERROR_LABEL, magnitude.set_index("k")["error"])
+    values = values.dropna(axis="columns", how="all").assign(
         **{
             "random masks, std": random.set_index("k")["std"],
             CHANCE_LABEL: frame.drop_duplicates("k").set_index("k")["chance"],
-            "largest |θ| ÷ chance": frame[frame["mask"] == "magnitude"].set_index("k")["ratio"],
+            "largest |θ| ÷ chance": magnitude.set_index("k")["ratio"],
         }
     )
-    return _layered(band, curves, _reading(values, x))
+    return _layered(*_unresolved(frame["k"], resolved_k, x), spread, *error, curves, _reading(values, x))
+
+
+def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[alt.Chart]:
+    """A shade over the values of k beyond the resolved ones, and the words for it."""
+    last = int(ks.max())
+    if resolved_k is None or resolved_k >= last:
+        return []
+    start = max(resolved_k + 0.5, float(ks.min()))
+    ends = alt.Chart(pd.DataFrame({"k": [start], "end": [last + 0.5]}))
+    words = f"k > {resolved_k:,}: not resolved to 1 %" if resolved_k else "not resolved to 1 %"
+    shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2="end:Q")
+    text = ends.mark_text(text=words, align="right", baseline="top", dx=-6, color=NEUTRAL)
+    return [shade, text.encode(x=alt.value("width"), y=alt.value(6))]
 
 
 def overlap_by_step(
@@ -173,11 +230,14 @@ def overlap_by_step(
         suffixes=("", "_random"),
     )
     unit = random["chance"] if ratio else 1.0
-    random = random.assign(
-        low=(random["overlap"] - random["std"]) / unit, high=(random["overlap"] + random["std"]) / unit
+    random = _bounds(random, "std")
+    random[["low", "high"]] = random[["low", "high"]].div(unit, axis="index")
+    # One band a model and D: splits and methods draw their random masks from the same D coordinates.
+    random = random.groupby(["model", "chance", "step"], as_index=False).agg(
+        low=("low", "min"), high=("high", "max")
     )
-    # One band a model: its splits and methods draw their random masks from the same D coordinates.
-    random = random.groupby(["model", "step"], as_index=False).agg(low=("low", "min"), high=("high", "max"))
+    errors = _bounds(found.dropna(subset="error"), "error")
+    errors[["low", "high"]] = errors[["low", "high"]].div(errors["chance"] if ratio else 1.0, axis="index")
     chance = found.drop_duplicates("chance").assign(level=lambda rows: 1.0 if ratio else rows["chance"])
     chance = chance.drop_duplicates("level")
 
@@ -221,6 +281,7 @@ def overlap_by_step(
                 alt.Tooltip("step:Q", format=",d"),
                 alt.Tooltip("k:Q", format=",d"),
                 alt.Tooltip("overlap:Q", format=".3g"),
+                alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
                 alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
                 alt.Tooltip("ratio:Q", title="overlap ÷ chance", format=".3g"),
                 alt.Tooltip("overlap_random:Q", title="random masks, mean", format=".3g"),
@@ -230,6 +291,11 @@ def overlap_by_step(
             ],
         )
         .add_params(highlighted)
+    )
+    bars = (
+        alt.Chart(errors)
+        .mark_errorbar(ticks=True, thickness=1.5)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color, detail="series:N")
     )
     level = (
         alt.Chart(chance)
@@ -247,7 +313,7 @@ def overlap_by_step(
         )
         .encode(x=alt.value("width"), y="level:Q")
     )
-    return _layered(_band(random, x, detail="model:N"), level, lines, points, text)
+    return _layered(_band(random, x, detail=["model:N", "chance:N"]), level, bars, lines, points, text)
 
 
 def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:
@@ -262,6 +328,12 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     frame = _thin(frame, log_k)
     steps = sorted(frame["step"].unique())
     x = _k_axis(frame, log_k)
+    # Viridis without its ends, which vanish on a dark and on a light page.
+    color = alt.Color(
+        "step:O",
+        scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
+        legend=_legend("training step", column_width=62),
+    )
     curves = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=_few(frame["k"]))
@@ -272,24 +344,20 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
                 title=OVERLAP_TITLE,
                 scale=alt.Scale(zero=True) if top is None else alt.Scale(domain=[0, top]),
             ),
-            # Viridis without its ends, which vanish on a dark and on a light page.
-            color=alt.Color(
-                "step:O",
-                scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
-                legend=_legend("training step", column_width=62),
-            ),
+            color=color,
         )
     )
+    errors = _band(_bounds(frame.dropna(subset="error"), "error"), x, opacity=0.3).encode(color=color)
     chance = frame.drop_duplicates("k")
     level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
     text = alt.Chart(chance.nlargest(1, "k")).mark_text(
         align="right", baseline="top", dy=16, color=NEUTRAL, text=CHANCE_LABEL
     )
-    values = frame.pivot(index="k", columns="step", values="overlap")
+    values = frame.assign(value=_with_errors(frame)).pivot(index="k", columns="step", values="value")
     values.columns = [f"step {step:,}" for step in values.columns]
     values[CHANCE_LABEL] = chance.set_index("k")["chance"]
     return _layered(
-        level.encode(x=x, y="chance:Q"), curves, text.encode(x=x, y="chance:Q"), _reading(values, x)
+        level.encode(x=x, y="chance:Q"), errors, curves, text.encode(x=x, y="chance:Q"), _reading(values, x)
     )
 
 
@@ -306,10 +374,12 @@ def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
 def name_series(analyses: pd.DataFrame) -> pd.Series[str]:
     """Name each row's line by what tells it from the others.
 
-    That is model and split, and those of method, N, seed and data that differ somewhere in ``analyses``.
+    That is model and split, and those of curvature, chosen parameters, method, N, seed and data that differ
+    somewhere in ``analyses``.
     """
     names = analyses["model"].astype(str) + " · " + analyses["split"].astype(str)
-    for column, prefix in (("method", ""), ("samples", "N = "), ("seed", "seed "), ("data", "")):
+    differing = {"curvature": "", "subset": "", "method": "", "samples": "N = ", "seed": "seed ", "data": ""}
+    for column, prefix in differing.items():
         if analyses[column].nunique() > 1:
             names = names + " · " + prefix + analyses[column].astype(str).str.slice(0, 15)
     return names.rename("series")
@@ -321,7 +391,10 @@ def _reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
         nearest=True, on="pointerover", fields=["k"], empty=False, clear="pointerout"
     )
     named = [
-        alt.Tooltip(field=name, type="quantitative", title=name, format=".3g") for name in values.columns
+        alt.Tooltip(field=name, type="quantitative", title=name, format=".3g")
+        if pd.api.types.is_numeric_dtype(values[name])
+        else alt.Tooltip(field=name, type="nominal", title=name)
+        for name in values.columns
     ]
     return (
         alt.Chart(values.reset_index())
@@ -335,20 +408,43 @@ def _reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
     )
 
 
-def _band(bounds: pd.DataFrame, x: alt.X, detail: str = "mask:N") -> alt.Chart:
-    """Grey area between ``low`` and ``high``: mean ± one standard deviation of the random masks."""
-    bounds = bounds.assign(low=bounds["low"].clip(lower=0))
-    return (
-        alt.Chart(bounds)
-        .mark_area(color=NEUTRAL, opacity=0.25)
-        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", detail=detail)
+def _bounds(frame: pd.DataFrame, around: str, floor: float = 0.0) -> pd.DataFrame:
+    """``frame`` with ``low`` and ``high``, overlap ± the column ``around``, but within [``floor``, 1]."""
+    return frame.assign(
+        low=(frame["overlap"] - frame[around]).clip(floor, 1.0),
+        high=(frame["overlap"] + frame[around]).clip(floor, 1.0),
     )
+
+
+def _band(
+    bounds: pd.DataFrame,
+    x: alt.X,
+    detail: str | list[str] = "mask:N",
+    *,
+    color: str = NEUTRAL,
+    opacity: float = 0.25,
+) -> alt.Chart:
+    """Area between ``low`` and ``high``; the grey ones are random masks, mean ± standard deviation."""
+    area = alt.Chart(bounds).mark_area(color=color, opacity=opacity)
+    return area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", detail=detail)
+
+
+def _with_errors(frame: pd.DataFrame) -> list[str]:
+    """Every overlap with its stated error where there is one."""
+    return [
+        f"{overlap:.3g}" + ("" if np.isnan(error) else f" ± {error:.1g}")
+        for overlap, error in zip(frame["overlap"], frame["error"], strict=True)
+    ]
 
 
 def _overlap_axis(frame: pd.DataFrame, log: bool) -> alt.Y:
     """The overlap, from 0, or on a log axis that starts a decade below the smallest chance level."""
-    scale = alt.Scale(type="log", domain=[frame["chance"].min() / 10, 1], clamp=True) if log else alt.Scale()
+    scale = alt.Scale(type="log", domain=[_log_floor(frame), 1], clamp=True) if log else alt.Scale()
     return alt.Y("overlap:Q", title=OVERLAP_TITLE, scale=scale)
+
+
+def _log_floor(frame: pd.DataFrame) -> float:
+    return float(frame["chance"].min()) / 10
 
 
 def _k_axis(frame: pd.DataFrame, log_k: bool) -> alt.X:
@@ -423,6 +519,6 @@ def _legend(
     )
 
 
-def _layered(*layers: alt.Chart) -> alt.LayerChart:
+def _layered(*layers: alt.Chart, height: int = HEIGHT) -> alt.LayerChart:
     # SVG: marks are found by screen readers and tests, and stay sharp when printed.
-    return alt.LayerChart(layer=list(layers), height=HEIGHT, usermeta={"embedOptions": {"renderer": "svg"}})
+    return alt.LayerChart(layer=list(layers), height=height, usermeta={"embedOptions": {"renderer": "svg"}})

@@ -21,18 +21,26 @@ from app.common import (
     plain,
     whole_number,
 )
+from app.options import command_line
 from core.results import queries
 from core.results.models import Mask, State
 from core.results.queries import AnalysisDetail
+from core.settings import AnalysisSettings
 
 OVERLAP_SYMBOLS = (
     "M: a mask of k of the D weights. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
-    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Best mask: the k coordinates that hold most of Vₖ."
+    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Best mask: the k coordinates that hold most of Vₖ. "
+    "Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell."
 )
 SPECTRUM_SYMBOLS = (
     "λ: an eigenvalue of the loss Hessian H. v: its unit eigenvector as computed. ‖Hv − λv‖₂: the residual; "
     "an eigenvalue of H lies no farther than that from λ."
 )
+SCREE_SYMBOLS = (
+    "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
+    "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
+)
+CURVATURE_NAMES = {"hessian": "Hessian", "ggn": "GGN"}
 
 
 def page() -> None:
@@ -70,8 +78,9 @@ def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
             return None
         number = options[0]
     names = {
-        row.analysis_id: f"{row.model} · step {row.step:,} · {row.split} · {row.method}, k = {row.k:,}, "
-        f"N = {row.samples:,}, seed {row.seed}"
+        row.analysis_id: f"{row.model} · step {row.step:,} · {row.split} {CURVATURE_NAMES[row.curvature]}"
+        f"{f' of {row.subset}' if row.subset else ''} · {row.method}, k = {row.k:,}, N = {row.samples:,}, "
+        f"seed {row.seed} · #{row.analysis_id}"
         for row in finished.itertuples()
     }
     if number not in names:
@@ -94,7 +103,7 @@ def unfinished(number: int) -> None:
         detail = queries.analysis(s, number)
     if detail is None or detail.state == State.finished:
         st.rerun()
-    st.markdown(f"**{plain(detail.model)}** · step {detail.step:,} · {detail.split} Hessian")
+    st.markdown(f"**{plain(detail.model)}** · step {detail.step:,} · {matrix(detail)}")
     if detail.state == State.failed:
         st.error(plain(detail.message or "The analysis failed."), icon=":material/error:")
     elif detail.state == State.cancelled:
@@ -113,17 +122,21 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
         spectrum = queries.spectrum(s, detail.id)
         exported = queries.export_result(s, detail.id)
     k = header(detail, curves, spectrum, asked)
+    errors_known = bool(curves["error"].notna().any())
 
     st.subheader("Overlap against k", help=OVERLAP_SYMBOLS)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             "How to read this: the farther the coloured line is above chance, the more of the top eigenspace "
-            "lies on the largest weights. Point at the chart for the values at one k; shift + wheel zooms.",
+            "lies on the largest weights. Point at the chart for the values at one k; shift + wheel zooms."
+            + (" The band round that line is its stated error." if errors_known else "")
         )
         log_k = st.toggle("Log k axis", key="result_log_k", persist_state="session")
         log_overlap = st.toggle("Log overlap axis", key="result_log_overlap", persist_state="session")
     st.altair_chart(
-        charts.overlap_curve(curves, color, log_k=log_k, log_overlap=log_overlap),
+        charts.overlap_curve(
+            curves, color, resolved_k=detail.resolved_k, log_k=log_k, log_overlap=log_overlap
+        ),
         width="stretch",
         key="result_overlap",
         alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
@@ -142,6 +155,18 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
         key="result_spectrum",
         alt=f"Magnitudes of the {len(spectrum)} leading eigenvalues with their residuals, on a log axis.",
     )
+    if spectrum["scree_upper"].notna().any():
+        st.subheader("What the leading eigenvalues miss", help=SCREE_SYMBOLS)
+        st.caption(
+            "How to read this: of all squared eigenvalues together, the share that those after the r-th have "
+            "lies in the band."
+        )
+        st.altair_chart(
+            charts.scree(spectrum),
+            width="stretch",
+            key="result_scree",
+            alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
+        )
     downloads(detail, curves, spectrum, exported)
     provenance(detail)
     return k
@@ -162,9 +187,10 @@ def header(
             "Eigenvalue λ₁",
             f"{spectrum['value'].iloc[0]:.4g}",
             "The eigenvalue of largest |λ|.",
-            f"{detail.split} Hessian",
+            f"{detail.split} {CURVATURE_NAMES[detail.curvature]}",
         )
-        number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"k = {k:,}")
+        error = "" if pd.isna(found["error"]) else f"± {found['error']:.1g}, "
+        number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"{error}k = {k:,}")
         number(
             "Ratio to chance",
             f"{found['ratio']:.3g} ×",
@@ -181,7 +207,26 @@ def header(
                 "As the checkpoint records it.",
                 f"step {detail.step:,}",
             )
+    if detail.resolved_k is not None and k > detail.resolved_k:
+        relative = found["error"] / found["overlap"]
+        st.info(unresolved(k, detail.resolved_k, relative), icon=":material/blur_on:")
     return k
+
+
+def matrix(detail: AnalysisDetail) -> str:
+    """What was analysed, as Markdown."""
+    of = f" of {plain(detail.subset)}" if detail.subset else ""
+    return f"{detail.split} {CURVATURE_NAMES[detail.curvature]}{of}"
+
+
+def unresolved(k: int, resolved_k: int, relative: float) -> str:
+    """That the overlap at this k is not known to 1 %, and how well it is."""
+    if resolved_k:
+        until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, those beyond are not"
+    else:
+        until = "The overlaps are not resolved to 1 %"
+    error = "unknown" if pd.isna(relative) else f"{relative:.1%} of the overlap"
+    return f"{until}; at k = {k:,} the stated error is {error}."
 
 
 def number(label: str, value: str, explanation: str, beside: str) -> None:
@@ -224,17 +269,86 @@ def provenance(detail: AnalysisDetail) -> None:
         "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
     }
     metrics = {name.replace("_", " "): f"{value:.4g}" for name, value in detail.metrics.items()}
-    settings, environment, stages = st.tabs(["Settings", "Environment", "Time by stage"])
+    chosen = detail.settings | {"parameters": detail.subset or "all"}
+    settings, numerics, environment, stages = st.tabs(
+        ["Settings", "Numerics", "Environment", "Time by stage"]
+    )
     with settings:
-        st.table(two_columns(inputs | metrics | detail.settings), border="horizontal", hide_index=True)
+        st.caption("The same analysis on the command line, without a server:")
+        line = command_line(AnalysisSettings.model_validate(detail.settings), detail.filename)
+        st.code(line, language="sh", wrap_lines=True)
+        st.table(two_columns(inputs | metrics | chosen), border="horizontal", hide_index=True)
+    with numerics:
+        st.table(two_columns(numerical_facts(detail.record)), border="horizontal", hide_index=True)
+        if measured := detail.record.get("hvp", {}).get("measured"):
+            st.caption("How long one product took by each path, from which the fastest was chosen:")
+            st.table(measurements(measured), border="horizontal", hide_index=True)
     with environment:
-        st.table(two_columns(detail.environment | detail.record), border="horizontal", hide_index=True)
+        st.table(two_columns(detail.environment), border="horizontal", hide_index=True)
     with stages:
         timing = detail.stages.assign(
             seconds=detail.stages["seconds"].map(duration), hvps=detail.stages["hvps"].map("{:,}".format)
         )
         timing.columns = ["stage", "time", "Hessian-vector products"]
         st.table(timing, border="horizontal", hide_index=True)
+
+
+def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of an analysis in words."""
+    facts = {
+        name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else value
+        for name, value in record.items()
+        if not isinstance(value, dict) and name != "probability"
+    }
+    if hvp := record.get("hvp"):
+        facts["products"] = (
+            f"{hvp['path']}, {hvp['columns']:,} vectors and {hvp['batch_size']:,} samples at once"
+        )
+    if basis := record.get("basis"):
+        facts["basis"] = basis_fact(basis)
+    for name, label in (("norm", "‖H‖_F"), ("missed_norm", "‖H − Ĥ‖_F, missed")):
+        if norm := record.get(name):
+            facts[label] = norm_fact(norm, record["probability"])
+    return facts
+
+
+def basis_fact(basis: dict[str, Any]) -> str:
+    """How the basis of a Krylov space came about."""
+    where = "memory" if basis["kept_in"] == "memory" else "a file"
+    parts = [
+        f"{basis['products']:,} products in blocks of {basis['block']:,}",
+        f"room for {basis['columns']:,} vectors in {where}",
+    ]
+    if basis["restarts"]:
+        parts.append(f"restarted {basis['restarts']} times" if basis["restarts"] > 1 else "restarted once")
+    if basis["resumed"]:
+        parts.append(f"{basis['resumed']:,} products read back from an earlier attempt")
+    if basis["tolerance_met"] is not None:
+        parts.append("tolerance met" if basis["tolerance_met"] else "tolerance not met")
+    return "; ".join(parts)
+
+
+def norm_fact(norm: dict[str, float | None], probability: float) -> str:
+    """An estimated norm with its interval; an end that is not known is left open."""
+    low, high = (None if norm[end] is None else f"{norm[end]:.3g}" for end in ("lower", "upper"))
+    ends = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+    return f"{norm['estimate']:.4g} ({ends} with {probability:.0%} probability)"
+
+
+def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row for each path that was measured, or not."""
+    rows = [
+        {
+            "path": each["path"],
+            "vectors at once": f"{each['columns']:,}",
+            "samples at once": f"{each['batch_size']:,}",
+            "time per product": plain(each["reason"] or "")
+            if each["seconds_per_product"] is None
+            else f"{1000 * each['seconds_per_product']:.3g} ms",
+        }
+        for each in measured
+    ]
+    return pd.DataFrame(rows)
 
 
 def two_columns(facts: dict[str, Any]) -> pd.DataFrame:

@@ -54,8 +54,13 @@ def add(home: Settings) -> Callable[..., int]:
         step: int = 0,
         split: str = "test",
         k: int = 5,
+        parameters: int = 7030,
+        settings: dict[str, Any] | None = None,
+        results: dict[str, Any] | None = None,
     ) -> int:
-        chosen = AnalysisSettings(architecture="tanh-mlp", data="digits", split=split, k=k, samples=50)
+        chosen = AnalysisSettings(
+            architecture="tanh-mlp", data="digits", split=split, k=k, samples=50, **(settings or {})
+        )
         with sessions(home.database).begin() as s:
             checkpoint = store.add_checkpoint(
                 s,
@@ -69,7 +74,7 @@ def add(home: Settings) -> Callable[..., int]:
                 user="ada",
             )
             s.flush()
-            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "ada", parameters=7030)
+            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "ada", parameters=parameters)
             s.flush()
             number = analysis.id
             if state != "queued":
@@ -79,7 +84,7 @@ def add(home: Settings) -> Callable[..., int]:
             if state == "failed":
                 store.fail(s, number, "token", "There was too little of something.")
             if state == "finished":
-                assert store.finish(s, number, "token", **made_up_results(k))
+                assert store.finish(s, number, "token", **made_up_results(k) | (results or {}))
         return number
 
     return added
@@ -103,6 +108,44 @@ def made_up_results(k: int) -> dict[str, Any]:
         "hvps": 40,
         "data_sha256": "d" * 64,
         "environment": {"torch": "2.0"},
-        "record": {"subset_loss": 0.5},
+        "record": {
+            "subset_loss": 0.5,
+            "step": 100,
+            "hvp": {
+                "path": "linearize",
+                "columns": 16,
+                "batch_size": 50,
+                "measured": [
+                    {
+                        "path": "linearize",
+                        "columns": 16,
+                        "batch_size": 50,
+                        "keep": True,
+                        "seconds_per_product": 0.0012,
+                        "reason": None,
+                    },
+                    {
+                        "path": "curvlinops",
+                        "columns": 16,
+                        "batch_size": 50,
+                        "keep": False,
+                        "seconds_per_product": None,
+                        "reason": "Too little time to try it.",
+                    },
+                ],
+            },
+            "norm": {"estimate": 2.0, "lower": 1.5, "upper": None},
+            "missed_norm": {"estimate": 0.25, "lower": 0.125, "upper": 0.5},
+            "probability": 0.95,
+            "basis": {
+                "block": 4,
+                "columns": 100,
+                "restarts": 1,
+                "products": 60,
+                "kept_in": "file",
+                "resumed": 20,
+                "tolerance_met": None,
+            },
+        },
         "eigenvectors": None,
     }

@@ -13,8 +13,9 @@ from app import charts
 D = 7030
 
 
-def curves(k: int, *, analysis_id: int = 1, step: int = 0) -> pd.DataFrame:
-    """``queries.overlap_curves`` of one analysis: overlap three times, best ten times chance."""
+def curves(k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan) -> pd.DataFrame:
+    """``queries.overlap_curves`` of one analysis: overlap three times, best ten times chance; ``error`` is
+    that of the overlap, in units of chance too."""
     size = np.arange(1, k + 1)
     factors = {"magnitude": 3.0, "random": 1.1, "best": 10.0}
     return pd.concat(
@@ -26,6 +27,7 @@ def curves(k: int, *, analysis_id: int = 1, step: int = 0) -> pd.DataFrame:
                 "k": size,
                 "overlap": factor * size / D,
                 "std": 0.2 * size / D if mask == "random" else np.nan,
+                "error": error * size / D if mask == "magnitude" else np.nan,
                 "chance": size / D,
                 "ratio": factor,
             }
@@ -44,6 +46,8 @@ def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
                 "model": model,
                 "step": step,
                 "split": split,
+                "curvature": "hessian",
+                "subset": "",
                 "method": "krylov",
                 "seed": 0,
                 "samples": 500,
@@ -54,8 +58,10 @@ def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
                 "lambda_max": 2.0,
             }
             chance = k / parameters
-            rows.append(common | {"mask": "magnitude", "overlap": 3 * chance, "std": np.nan, "ratio": 3.0})
-            rows.append(common | {"mask": "random", "overlap": chance, "std": 0.1 * chance, "ratio": 1.0})
+            found = {"overlap": 3 * chance, "std": np.nan, "error": 0.5 * chance, "ratio": 3.0}
+            drawn = {"overlap": chance, "std": 0.1 * chance, "error": np.nan, "ratio": 1.0}
+            rows.append(common | {"mask": "magnitude"} | found)
+            rows.append(common | {"mask": "random"} | drawn)
     frame = pd.DataFrame(rows)
     return frame.assign(series=charts.name_series(frame))
 
@@ -149,7 +155,62 @@ def test_spectrum_of_one_sign_and_without_residuals(sign: int) -> None:
     assert len(encoding["color"]["scale"]["domain"]) == 1
 
 
+def bounds(lower: list[float], upper: list[float]) -> pd.DataFrame:
+    position = range(1, len(lower) + 1)
+    return pd.DataFrame({"position": position, "scree_lower": lower, "scree_upper": upper})
+
+
+def test_scree_is_a_band_that_log_axes_can_hold() -> None:
+    chart = charts.scree(bounds([0.4, 0.1, 0.0, np.nan], [0.6, np.inf, 0.05, np.nan]))
+    encoding, data = layer(chart, "area")
+    np.testing.assert_allclose(data["low"], [0.4, 0.1, charts.SCREE_FLOOR])
+    np.testing.assert_allclose(data["high"], [0.6, 1.0, 0.05])
+    assert encoding["y"]["scale"]["type"] == "log"
+    low, high = encoding["y"]["scale"]["domain"]
+    assert 0 < low < charts.SCREE_FLOOR < high == 1
+    assert [tooltip["title"] for tooltip in encoding["tooltip"]] == ["rank r", "at least", "at most"]
+    assert data["scree_lower"].tolist() == [0.4, 0.1, 0.0]  # what the tooltip says is not clipped
+
+
 # --- Overlap against k ------------------------------------------------------------------------------------
+
+
+def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
+    chart = charts.overlap_curve(curves(40, error=0.5), "#123456")
+    areas = [data for kind, _, data in layers(chart) if kind == "area"]
+    assert [set(area["mask"]) for area in areas] == [{"random"}, {"magnitude"}]
+    np.testing.assert_allclose(areas[1]["low"], 2.5 * areas[1]["k"] / D)
+    np.testing.assert_allclose(areas[1]["high"], 3.5 * areas[1]["k"] / D)
+    marks = [each["mark"] for each in chart.to_dict()["layer"]]
+    assert [mark["color"] for mark in marks if mark["type"] == "area"] == [charts.NEUTRAL, "#123456"]
+    encoding, data = layer(chart, "rule")
+    assert encoding["tooltip"][2]["title"] == charts.ERROR_LABEL
+    assert data.set_index("k")[charts.ERROR_LABEL][7] == pytest.approx(3.5 / D)
+
+
+def test_bands_stay_on_a_log_axis() -> None:
+    chart = charts.overlap_curve(curves(40, error=5.0), "#123456", log_overlap=True)
+    floor = layer(chart, "line")[0]["y"]["scale"]["domain"][0]
+    for kind, _, data in layers(chart):
+        if kind == "area":
+            assert (data["low"] >= floor).all()
+
+
+@pytest.mark.parametrize("log_k", [False, True])
+@pytest.mark.parametrize(("resolved_k", "start"), [(30, 30.5), (1, 1.5), (0, 1.0)])
+def test_what_is_not_resolved_is_shaded_and_said(log_k: bool, resolved_k: int, start: float) -> None:
+    chart = charts.overlap_curve(curves(40, error=0.5), "#123456", resolved_k=resolved_k, log_k=log_k)
+    _, shade = layer(chart, "rect")
+    assert shade.values.tolist() == [[start, 40.5]]
+    (words,) = [each["mark"]["text"] for each in chart.to_dict()["layer"] if each["mark"]["type"] == "text"]
+    assert "not resolved to 1 %" in words
+    assert resolved_k == 0 or f"k > {resolved_k}" in words
+
+
+@pytest.mark.parametrize("resolved_k", [None, 40])
+def test_nothing_is_shaded_when_all_is_resolved_or_nothing_known(resolved_k: int | None) -> None:
+    chart = charts.overlap_curve(curves(40), "#123456", resolved_k=resolved_k)
+    assert not {"rect", "text"} & {kind for kind, _, _ in layers(chart)}
 
 
 @pytest.mark.parametrize("log_k", [False, True])
@@ -212,11 +273,25 @@ def test_overlap_by_k_has_a_curve_for_each_step_in_order_and_chance() -> None:
     chart = charts.overlap_by_k(frame, top=0.5)
     drawn = [(encoding, data) for kind, encoding, data in layers(chart) if kind == "line"]
     (chance, _), (encoding, data) = drawn
+    _, band = layer(chart, "area")
+    assert band.empty  # no error is known
     assert chance["y"]["field"] == "chance"
     assert encoding["color"]["scale"]["domain"] == [0, 100, 1000]
     assert encoding["color"]["type"] == "ordinal"
     assert encoding["y"]["scale"]["domain"] == [0, 0.5]
     assert len(data) == 60
+
+
+def test_overlap_by_k_tells_errors() -> None:
+    frame = pd.concat([curves(20, analysis_id=1, step=0, error=0.5), curves(20, analysis_id=2, step=9)])
+    chart = charts.overlap_by_k(frame[frame["mask"] == "magnitude"])
+    _, band = layer(chart, "area")
+    assert (band["step"] == 0).all()
+    np.testing.assert_allclose(band["high"] - band["low"], band["k"] / D)
+    encoding, values = layer(chart, "rule")
+    assert values.set_index("k").loc[20, "step 0"] == "0.00853 ± 0.001"
+    assert values.set_index("k").loc[20, "step 9"] == "0.00853"
+    assert [tooltip["type"] for tooltip in encoding["tooltip"][1:]] == ["nominal", "nominal", "quantitative"]
 
 
 # --- Overlap over training --------------------------------------------------------------------------------
@@ -235,6 +310,11 @@ def test_overlap_by_step_draws_points_chance_and_error(measure: charts.Measure, 
     assert len(band) == 2  # a band for the model, not one for each split
     np.testing.assert_allclose(band["low"], 0.9 * height / 3)
     np.testing.assert_allclose(band["high"], 1.1 * height / 3)
+    _, bars = layer(chart, "errorbar")
+    assert len(bars) == 4
+    np.testing.assert_allclose(bars["low"], height * 2.5 / 3)
+    np.testing.assert_allclose(bars["high"], height * 3.5 / 3)
+    assert charts.ERROR_LABEL in [tooltip.get("title") for tooltip in encoding["tooltip"]]
     line, _ = layer(chart, "line")
     assert line["strokeDash"]["scale"]["domain"] == ["test", "train"]
     assert encoding["color"]["scale"] == {"domain": ["mlp"], "range": ["#0072B2"]}
@@ -266,6 +346,8 @@ def test_series_are_named_by_what_differs() -> None:
     frame.loc[0, "method"] = "seigh"
     frame.loc[1, "samples"] = 100
     assert charts.name_series(frame)[0] == "mlp · test · seigh · N = 500"
+    frame.loc[0, "curvature"] = "ggn"
+    assert charts.name_series(frame)[0] == "mlp · test · ggn · seigh · N = 500"
 
 
 def test_of_analyses_that_differ_only_in_k_the_longest_stays_then_the_latest() -> None:
@@ -273,5 +355,6 @@ def test_of_analyses_that_differ_only_in_k_the_longest_stays_then_the_latest() -
     shorter = frame.assign(analysis_id=[50, 51], k=10)
     later = frame.assign(analysis_id=[60, 61]).head(1)
     other_seed = frame.assign(analysis_id=[70, 71], seed=1)
-    kept = charts.distinct_lines(pd.concat([shorter, frame, later, other_seed]))
-    assert kept["analysis_id"].tolist() == [2, 60, 70, 71]
+    other_matrix = frame.assign(analysis_id=[80, 81], curvature="ggn")
+    kept = charts.distinct_lines(pd.concat([shorter, frame, later, other_seed, other_matrix]))
+    assert kept["analysis_id"].tolist() == [2, 60, 70, 71, 80, 81]

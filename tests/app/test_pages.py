@@ -129,7 +129,7 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
     app = open_page("result", analysis=str(number), k="4")
     assert app.selectbox(key="result_analysis").value == number
     assert [metric.value for metric in app.metric] == ["1", "0.00171", "3 ×", "0.000569", "50.00%"]
-    assert len(app.get("vega_lite_chart")) == 2
+    assert len(app.get("vega_lite_chart")) == 3
     assert {button.label for button in app.get("download_button")} == {
         "Overlap (CSV)",
         "Spectrum (CSV)",
@@ -137,6 +137,64 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
     }
     assert app.query_params["analysis"] == str(number)
     assert app.query_params["k"] == "4"
+
+
+def test_result_says_how_wrong_the_overlap_may_be(open_page: Open, add: Add) -> None:
+    number = add(step=100)  # made-up results are resolved up to k = 3 of 5
+    app = open_page("result", analysis=str(number), k="3")
+    assert app.metric[1].delta == "± 4e-06, k = 3"
+    assert not app.info
+    app.slider(key="result_k").set_value(4).run()
+    assert app.metric[1].delta == "± 6e-06, k = 4"
+    assert [info.value for info in app.info] == [
+        "Every overlap up to k = 3 is resolved to 1 %, those beyond are not; "
+        "at k = 4 the stated error is 0.3% of the overlap."
+    ]
+    assert "its stated error" in texts(app, "caption")
+
+
+def test_results_from_before_errors_were_stated_still_show(open_page: Open, add: Add) -> None:
+    unknown = dict.fromkeys(("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper"))
+    number = add(results=unknown | {"record": {"subset_loss": 0.5, "hvp_path": "double-backward"}})
+    for page in ("result", "compare", "runs"):
+        app = open_page(page, analysis=str(number))
+        assert not app.error
+        assert not app.exception
+        if page == "result":
+            assert app.metric[1].delta == "k = 5"
+            assert len(app.get("vega_lite_chart")) == 2
+            assert not app.info
+            assert "stated error" not in texts(app, "caption")
+
+
+def test_result_tells_how_it_was_made_in_words(open_page: Open, add: Add) -> None:
+    settings = {"method": "seigh", "outer": 9, "parameters": ("linear6.*",), "curvature": "ggn"}
+    number = add(parameters=210, settings=settings)
+    app = open_page("result", analysis=str(number))
+    assert app.code[0].value == (
+        "seigh analyze step_0.pt --data digits --architecture tanh-mlp --curvature ggn "
+        "--parameters 'linear6.*' --samples 50 --k 5 --method seigh --outer 9"
+    )
+    chosen, numerics, measured = (table.value for table in app.table[:3])
+    facts = dict(zip(chosen["name"], chosen["value"].str.replace("\\", ""), strict=True))
+    assert (facts["parameters D"], facts["parameters"], facts["curvature"]) == ("210", "linear6.*", "ggn")
+    facts = dict(zip(numerics["name"], numerics["value"].str.replace("\\", ""), strict=True))
+    assert facts == {
+        "subset loss": "0.5",
+        "step": "100",
+        "products": "linearize, 16 vectors and 50 samples at once",
+        "basis": "60 products in blocks of 4; room for 100 vectors in a file; restarted once; "
+        "20 products read back from an earlier attempt",
+        "‖H‖_F": "2 (at least 1.5 with 95% probability)",
+        "‖H − Ĥ‖_F, missed": "0.25 (0.125 to 0.5 with 95% probability)",
+    }
+    assert measured["time per product"].str.replace("\\", "").tolist() == [
+        "1.2 ms",
+        "Too little time to try it.",
+    ]
+    assert app.metric[0].delta == "test GGN"
+    assert app.metric[2].help.endswith("k = 5 and D = 210.")
+    assert "GGN of linear6.*" in app.selectbox(key="result_analysis").options[0]
 
 
 def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add) -> None:

@@ -111,6 +111,11 @@ def plain(text: str) -> str:
     )
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """A number and what it counts: ``1 analysis``, ``2 analyses``."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def duration(seconds: float) -> str:
     """A length of time as people say it: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 9.95:

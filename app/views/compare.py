@@ -1,4 +1,4 @@
-"""Compare: overlap over training and against k, across models, splits and methods."""
+"""Compare: overlap over training and against k, across models, splits, curvatures and methods."""
 
 from __future__ import annotations
 
@@ -9,9 +9,28 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
-from app.common import asked_in_url, database, keep_in_url, model_colors, nothing_yet, plain, whole_number
+from app.common import (
+    asked_in_url,
+    counted,
+    database,
+    keep_in_url,
+    model_colors,
+    nothing_yet,
+    plain,
+    whole_number,
+)
 from core.results import queries
 from core.results.models import Mask
+
+LABELS = {
+    "model": "Models",
+    "split": "Hessian on",
+    "curvature": "Curvature",
+    "subset": "Parameters",
+    "method": "Method",
+}
+ALWAYS = ("model", "split")  # offered even when there is nothing to choose
+ALL_PARAMETERS = "all"  # the name of the subset without patterns
 
 FEW_STEPS = 6  # curves in a panel before anybody asks for others
 
@@ -24,13 +43,15 @@ SYMBOLS = (
 def page() -> None:
     st.title("Compare")
     with database()() as s:
-        analyses = charts.distinct_lines(queries.comparable(s))
+        finished = queries.comparable(s).replace({"subset": {"": ALL_PARAMETERS}})
         models = queries.models(s)
+    analyses = charts.distinct_lines(finished)
     if analyses.empty:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
     asked = asked_in_url("compare")
     chosen, selection = choose(analyses, asked)
+    say_what_is_hidden(finished, chosen)
     if chosen.empty:
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
         return
@@ -42,15 +63,26 @@ def page() -> None:
 
 def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The analyses to compare, and the choice as it stands in the address."""
-    labels = {"model": "Models", "split": "Hessian on", "method": "Method"}
-    columns = [name for name in labels if name != "method" or analyses["method"].nunique() > 1]
+    columns = [name for name in LABELS if name in ALWAYS or analyses[name].nunique() > 1]
     selection = {}
     for place, name in zip(st.columns([3] + [2] * (len(columns) - 1)), columns, strict=True):
         options = sorted(analyses[name].unique())
         with place:
-            selection[name] = several("compare_" + name, labels[name], options, asked.get(name), options)
+            selection[name] = several("compare_" + name, LABELS[name], options, asked.get(name), options)
         analyses = analyses[analyses[name].isin(selection[name])]
     return analyses.assign(series=charts.name_series(analyses)), selection
+
+
+def say_what_is_hidden(finished: pd.DataFrame, chosen: pd.DataFrame) -> None:
+    """Of analyses that would be the same point of the same line, which one is shown."""
+    same = finished.merge(chosen[[*charts.LINE_COLUMNS, "step"]], on=[*charts.LINE_COLUMNS, "step"])
+    hidden = len(same) - len(chosen)
+    if hidden:
+        st.caption(
+            f"{counted(hidden, 'more analysis', 'more analyses')} of the same checkpoints and data differ "
+            "from those shown only in k, n_O, n_I, precision or other numerical settings; of such, the one "
+            "with the largest k is shown, then the latest. The Result page has them all."
+        )
 
 
 def several(
@@ -81,7 +113,8 @@ def over_training(chosen: pd.DataFrame, k: int, colors: dict[str, str]) -> None:
     st.subheader(f"Overlap over training, k = {k:,}", help=SYMBOLS)
     st.caption(
         "How to read this: above the dotted chance level, the largest weights and the top eigenvectors share "
-        "more coordinates than drawn at random; the grey band is the mean ± std of random masks."
+        "more coordinates than drawn at random; the grey band is the mean ± std of random masks, a bar "
+        "through a point its stated error."
     )
     absolute, relative = st.columns(2)
     absolute.altair_chart(
@@ -120,8 +153,9 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[int]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
     st.subheader("Overlap against k, over training", help=SYMBOLS)
     st.caption(
-        "How to read this: a panel per model and split, a curve per training step, the early ones dark; the "
-        "dotted line is chance. Point at a panel for the values at one k; shift + wheel zooms."
+        "How to read this: a panel per model and split, a curve per training step with a band of its stated "
+        "error, the early ones dark; the dotted line is chance. Point at a panel for the values at one k; "
+        "shift + wheel zooms."
     )
     options = [str(step) for step in sorted(chosen["step"].unique())]
     spread = np.unique(np.linspace(0, len(options) - 1, FEW_STEPS).round().astype(int))

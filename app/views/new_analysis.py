@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.common import database, plain, settings, size
+from app.common import counted, database, plain, settings, size
 from core.analysis import cost
 from core.problems import architectures, checkpoints, data
 from core.problems.checkpoints import CheckpointError
@@ -388,10 +388,6 @@ def start(
         return
     st.session_state["new_round"] += 1
     st.rerun()
-
-
-def counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 page()

@@ -280,6 +280,35 @@ def test_compare_says_what_a_larger_k_leaves_out(open_page: Open) -> None:
     assert "1 of 7 chosen analyses have fewer than 5 eigenpairs" in texts(app, "caption")
 
 
+def test_compare_offers_curvatures_and_parameters_when_there_are_several(open_page: Open, add: Add) -> None:
+    for step in (0, 100):
+        add(step=step)
+        add(step=step, settings={"curvature": "ggn"})
+        add(step=step, settings={"parameters": ("linear6.*",)}, parameters=210)
+    app = open_page("compare")
+    assert app.pills(key="compare_curvature").options == ["ggn", "hessian"]
+    assert app.pills(key="compare_subset").options == ["all", "linear6.*"]
+    titles = [line[2:-2] for line in texts(app, "markdown").replace("\\", "").splitlines()]
+    panels = ["mlp · test · ggn · all", "mlp · test · hessian · all", "mlp · test · hessian · linear6.*"]
+    assert [title for title in titles if title.startswith("mlp")] == panels
+    app = open_page("compare", curvature=["hessian"], subset=["linear6.*"])
+    assert app.pills(key="compare_curvature").value == ["hessian"]
+    assert len(app.get("vega_lite_chart")) == 2 + 1
+    assert app.query_params["subset"] == "linear6.*"
+    app.pills(key="compare_subset").set_value(["all"]).run()
+    assert app.query_params["subset"] == "all"
+
+
+def test_compare_says_which_of_equals_it_shows(open_page: Open, add: Add) -> None:
+    add(k=5)
+    assert "differ from those shown" not in texts(open_page("compare"), "caption")
+    add(k=4)
+    add(k=5, settings={"precision": "float64"})
+    app = open_page("compare")
+    assert "2 more analyses of the same checkpoints and data differ" in texts(app, "caption")
+    assert len(app.get("vega_lite_chart")) == 2 + 1
+
+
 @pytest.mark.usefixtures("study")
 @pytest.mark.parametrize(
     "address", [{"model": "gone"}, {"k": "0"}, {"k": "99999"}, {"k": "x"}, {"step": "7"}, {"nonsense": "1"}]

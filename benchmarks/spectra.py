@@ -121,18 +121,7 @@ def main(
     report.show(
         f"{problem}: D = {dimension:,}, N = {task.samples}, k = {task.k}, n_O = {task.outer}, "
         f"n_I = {task.inner}, {threads} threads",
-        [
-            "method",
-            "seconds",
-            "to",
-            "× ours",
-            "HVPs",
-            "peak MiB",
-            "overlap error",
-            "at k",
-            "residual",
-            "VᵀV−I",
-        ],
+        _COLUMNS,
         [_row(name, found, reference) for name, found in figures.items()],
         caption=_caption(problem, repeats, missing),
     )

@@ -281,7 +281,9 @@ def _analyse(
         stated = overlap_error(pairs, order, errors)
         resolved_k = resolved(overlap, stated)
         kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
-        pairs = pairs.formed(storage.room(settings.k, theta.dimension, precision) if kept else pairs.basis)
+        pairs = pairs.formed(
+            storage.room("vectors", settings.k, theta.dimension, precision) if kept else pairs.basis
+        )
         random_mean, random_std = random_curve(pairs, settings.random_masks, settings.seed)
         best = best_curve(pairs)
 
@@ -403,18 +405,22 @@ def eigenpairs(
 ) -> Eigenpairs:
     """The top k eigenpairs by the method that the settings ask for."""
     k, seed = settings.k, settings.seed
+    sketched: dict[str, Any] = {
+        "k": k,
+        "seed": seed,
+        "test_matrix": settings.test_matrix,
+        "storage": storage,
+        "resumed": resumed,
+    }
     match settings.method:
         case "krylov":
             return block_krylov(
                 operator, k, tolerance=settings.tolerance, seed=seed, storage=storage, resumed=resumed
             )
         case "seigh":
-            sizes = settings.n_outer, settings.n_inner
-            return seigh(operator, *sizes, k=k, seed=seed, test_matrix=settings.test_matrix)
+            return seigh(operator, settings.n_outer, settings.n_inner, **sketched)
         case "ssvd":
-            sizes = settings.n_outer, settings.n_inner
-            triplets = ssvd(operator, *sizes, k=k, seed=seed, test_matrix=settings.test_matrix)
-            return eigenpairs_of(triplets)
+            return eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
         case "exact":
             return exact(operator, k)
 

@@ -63,7 +63,7 @@ class Storage:
             return Basis(torch.empty(capacity, dimension, dtype=dtype, device=device), device)
         return FileBasis(self.folder, capacity, dimension, dtype, device, resident=fits)
 
-    def room(self, count: int, dimension: int, dtype: torch.dtype) -> Tensor:
+    def room(self, name: str, count: int, dimension: int, dtype: torch.dtype) -> Tensor:
         """A file for vectors formed from a basis that is kept in the folder: (count, D).
 
         Raises:
@@ -71,7 +71,7 @@ class Storage:
         """
         if self.folder is None:
             raise ValueError("There is no folder for a file.")
-        return _mapped(self.folder / "vectors", (count, dimension), dtype)[1]
+        return _mapped(self.folder / name, (count, dimension), dtype)[1]
 
     def _disk(self) -> int:
         """Bytes that the folder can take; what an earlier attempt left is read back or overwritten."""

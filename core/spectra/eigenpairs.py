@@ -109,11 +109,13 @@ class SingularTriplets(Vectors):
         right: V.
         values: (n,) fp64, descending.
         hvps: Products spent.
+        record: How they were computed; JSON.
     """
 
     right: Vectors
     values: Tensor
     hvps: int
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def by_magnitude(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,12 @@ Memory is that of the outer sketches, D · n_O each, and a few blocks of vectors
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from core.spectra.basis import Storage
 from core.spectra.eigenpairs import (
     CHUNK_BYTES,
     Eigenpairs,
@@ -21,7 +24,7 @@ from core.spectra.eigenpairs import (
     chunks,
 )
 from core.spectra.measurements import TestMatrix, TestMatrixName, draw_test_matrix
-from core.spectra.operators import Operator, check_square, multiply
+from core.spectra.operators import Operator, SpectrumError, check_square, multiply
 from core.spectra.orthogonal import orthonormaliser
 
 # Measurements that are made at once, at least.
@@ -36,6 +39,8 @@ def seigh(
     k: int | None = None,
     seed: int = 0,
     test_matrix: TestMatrixName = "ssrft",
+    storage: Storage | None = None,
+    resumed: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
     """Sketched eigendecomposition of a symmetric operator (the paper's Alg. 2), from ``inner`` products.
 
@@ -53,6 +58,8 @@ def seigh(
         k: Number of eigenpairs to return, by descending |λ|; all n_O when not given.
         seed: Seeds Ω_L and Ω_R.
         test_matrix: Kind of Ω_L and Ω_R.
+        storage: Where the outer sketch lives; in memory without a limit when not given.
+        resumed: Told how many products an earlier process has made, if the measuring goes on from them.
 
     Returns:
         Eigenpairs without residuals: one pass does not give them (see ``residuals``). Fewer than k where
@@ -60,16 +67,17 @@ def seigh(
 
     Raises:
         ValueError: Not k ≤ n_O ≤ n_I ≤ D, or there is no such test matrix.
-        SpectrumError: A product is not finite.
+        SpectrumError: A product is not finite, or the storage is too small.
     """
     k = outer if k is None else k
     _check_sketch(operator, k, outer, inner)
     right, left = (_draw(operator, test_matrix, inner, seed, stream) for stream in (0, 1))
-    sketch, measured = _measure(operator, right, left, outer)
-    basis = _orthonormal(sketch)
+    sketch = _Sketch(operator, left, [(right, outer)], storage, (outer, inner, seed, test_matrix))
+    measured = sketch.measure(resumed)
+    (basis,) = sketch.orthonormal()
     core = _solve_core(left, basis, measured, right, basis)
     values, rotation = by_magnitude(*torch.linalg.eigh((core + core.T) / 2))
-    return Eigenpairs(basis, rotation, values, residuals=None, hvps=inner).top(k)
+    return Eigenpairs(basis, rotation, values, residuals=None, hvps=inner, record=sketch.record()).top(k)
 
 
 def ssvd(
@@ -80,6 +88,8 @@ def ssvd(
     k: int | None = None,
     seed: int = 0,
     test_matrix: TestMatrixName = "ssrft",
+    storage: Storage | None = None,
+    resumed: Callable[[int], None] | None = None,
 ) -> SingularTriplets:
     """Sketched SVD of a symmetric operator (the paper's Alg. 1), from 2·``outer`` + ``inner`` products.
 
@@ -94,20 +104,21 @@ def ssvd(
         k: Number of triplets to return; all n_O when not given.
         seed: Seeds the four test matrices.
         test_matrix: Their kind.
+        storage: Where the outer sketches live; in memory without a limit when not given.
+        resumed: Told how many products an earlier process has made, if the measuring goes on from them.
 
     Raises:
         ValueError: Not k ≤ n_O ≤ n_I ≤ D, or there is no such test matrix.
-        SpectrumError: A product is not finite.
+        SpectrumError: A product is not finite, or the storage is too small.
     """
     k = outer if k is None else k
     _check_sketch(operator, k, outer, inner)
     right, left = (_draw(operator, test_matrix, inner, seed, stream) for stream in (0, 1))
-    _, measured = _measure(operator, right, left, 0)
-    bases = []
-    for stream in (2, 3):
-        sketch, _ = _measure(operator, _draw(operator, test_matrix, outer, seed, stream), None, outer)
-        bases.append(_orthonormal(sketch))
-    columns, rows = bases
+    outers = [_draw(operator, test_matrix, outer, seed, stream) for stream in (2, 3)]
+    parts = [(right, 0), *((matrix, outer) for matrix in outers)]
+    sketch = _Sketch(operator, left, parts, storage, (outer, inner, seed, test_matrix))
+    measured = sketch.measure(resumed)
+    columns, rows = sketch.orthonormal()
     u, values, vh = torch.linalg.svd(_solve_core(left, columns, measured, right, rows), full_matrices=False)
     return SingularTriplets(
         columns,
@@ -115,6 +126,7 @@ def ssvd(
         right=Vectors(rows, vh[:k].T),
         values=values[:k],
         hvps=2 * outer + inner,
+        record=sketch.record(),
     )
 
 
@@ -129,7 +141,9 @@ def eigenpairs_of(triplets: SingularTriplets) -> Eigenpairs:
         products += left[:, part].double() @ right[:, part].double().T
     aligned = (triplets.coefficients * (products @ triplets.right.coefficients)).sum(0)
     values = torch.where(aligned < 0, -triplets.values, triplets.values)
-    return Eigenpairs(left, triplets.coefficients, values, residuals=None, hvps=triplets.hvps)
+    return Eigenpairs(
+        left, triplets.coefficients, values, residuals=None, hvps=triplets.hvps, record=triplets.record
+    )
 
 
 def _check_sketch(operator: Operator, k: int, outer: int, inner: int) -> None:
@@ -141,37 +155,91 @@ def _draw(operator: Operator, name: TestMatrixName, n: int, seed: int, stream: i
     return draw_test_matrix(name, n, operator.shape[0], (seed, stream), operator.dtype, operator.device)
 
 
-def _measure(
-    operator: Operator, right: TestMatrix, left: TestMatrix | None, outer: int
-) -> tuple[Tensor, Tensor]:
-    """The first n_O columns of H Ω_Rᵀ as rows (n_O, D), and W = Ω_L H Ω_Rᵀ in fp64 (0 × n without Ω_L)."""
-    n, dimension = right.shape
-    sketch = torch.empty(outer, dimension, dtype=operator.dtype, device=operator.device)
-    height = 0 if left is None else left.shape[0]
-    measured = torch.empty(height, n, dtype=torch.float64, device=operator.device)
-    # Wide blocks: a matrix that is not stored is drawn again for each.
-    block = max(BLOCK, CHUNK_BYTES // (dimension * operator.dtype.itemsize))
-    for start in range(0, n, block):
-        stop = min(start + block, n)
-        products = multiply(operator, right.columns(start, stop))
-        kept = max(0, min(stop, outer) - start)
-        sketch[start : start + kept] = products[:, :kept].T
-        if left is not None:
-            measured[:, start:stop] = left.apply(products)
-    return sketch, measured
+class _Sketch:
+    """Measurements of an operator in blocks, those kept whole in a basis.
 
-
-def _orthonormal(sketch: Tensor) -> Tensor:
-    """Qᵀ with Q = orth(sketchᵀ), in place of the sketch: (r, D), r ≤ n_O its numerical rank.
-
-    The core needs all of Q: Ω applied to the raw sketch and orthonormalised afterwards would amplify the
-    rounding errors of the transform by the sketch's condition number.
+    ``parts`` are pairs of a test matrix Ω and how many of the columns of H Ωᵀ are kept as rows of the basis,
+    one part's after the other's; the first part is measured by the left test matrix as well.
     """
+
+    def __init__(
+        self,
+        operator: Operator,
+        left: TestMatrix,
+        parts: list[tuple[TestMatrix, int]],
+        storage: Storage | None,
+        facts: tuple[int, int, int, str],
+    ) -> None:
+        dimension = operator.shape[0]
+        self._operator, self._left, self._parts = operator, left, parts
+        self._storage = storage or Storage()
+        self._facts = {"sketch": list(facts), "dimension": dimension, "dtype": str(operator.dtype)}
+        rows = sum(kept for _, kept in parts)
+        fitting = self._storage.columns(dimension, operator.dtype)
+        if fitting is not None and rows > fitting:
+            raise SpectrumError(
+                f"The sketches are {rows:,} vectors of D = {dimension:,}, and {fitting:,} fit into the "
+                "memory for them; allow more memory, choose a smaller n_O, or krylov, which restarts."
+            )
+        self._basis = self._storage.basis(rows, dimension, operator.dtype, operator.device)
+        self._resumed = 0
+
+    def measure(self, resumed: Callable[[int], None] | None) -> Tensor:
+        """Make all products; W = Ω_L H Ω_Rᵀ of the first part, in fp64."""
+        height, width = self._left.shape[0], self._parts[0][0].shape[0]
+        measured = torch.zeros(height, width, dtype=torch.float64, device=self._operator.device)
+        state = self._basis.load(self._facts)
+        if state is not None:
+            measured, self._resumed = state["measured"], int(state["done"])
+            if resumed is not None:
+                resumed(self._resumed)
+        # Wide blocks: a matrix that is not stored is drawn again for each.
+        block = max(BLOCK, CHUNK_BYTES // (self._operator.shape[0] * self._operator.dtype.itemsize))
+        done = row = 0
+        for number, (matrix, kept) in enumerate(self._parts):
+            for start in range(0, matrix.shape[0], block):
+                stop = min(start + block, matrix.shape[0])
+                done += stop - start
+                if done <= self._resumed:
+                    continue
+                products = multiply(self._operator, matrix.columns(start, stop))
+                if stay := max(0, min(stop, kept) - start):
+                    self._basis.put(row + start, products[:, :stay].T)
+                if number == 0:
+                    measured[:, start:stop] = self._left.apply(products)
+                self._basis.save({"measured": measured, "done": torch.tensor(done)}, self._facts)
+            row += kept
+        return measured
+
+    def orthonormal(self) -> list[Tensor]:
+        """Qᵀ with Q = orth(sketchᵀ) for each part that is kept: (r, D), r ≤ n_O its numerical rank.
+
+        The core needs all of Q: Ω applied to the raw sketch and orthonormalised afterwards would amplify the
+        rounding errors of the transform by the sketch's condition number.
+        """
+        found, row = [], 0
+        for _, kept in self._parts:
+            if kept:
+                sketch = self._basis.rows[row : row + kept]
+                out = sketch
+                if self._basis.kept_in == "file":  # what a killed computation goes on from stays as it is
+                    out = self._storage.room(f"orthonormal-{row}", kept, sketch.shape[1], sketch.dtype)
+                found.append(_orthonormal(sketch, out, self._basis.device))
+            row += kept
+        return found
+
+    def record(self) -> dict[str, str | int]:
+        return {"kept_in": self._basis.kept_in, "columns": len(self._basis.rows), "resumed": self._resumed}
+
+
+def _orthonormal(sketch: Tensor, out: Tensor, device: torch.device) -> Tensor:
+    """Qᵀ, Q = orth(sketchᵀ), written to ``out``, which may be the sketch."""
     whitening = orthonormaliser(sketch)
     rank = whitening.shape[1]
     for part in chunks(sketch.shape[1], len(sketch)):
-        sketch[:rank, part] = (whitening.T @ sketch[:, part].double()).to(sketch.dtype)
-    return sketch[:rank]
+        rows = sketch[:, part].to(device, torch.float64)
+        out[:rank, part] = (whitening.T.to(device) @ rows).to(out.device, out.dtype)
+    return out[:rank]
 
 
 def _solve_core(

@@ -69,8 +69,9 @@ def test_seigh_with_a_symmetrised_core_beats_one_triangle() -> None:
         total = 0.0
         for seed in range(10):
             right, left = (sketched._draw(matrix, "ssrft", 120, seed, stream) for stream in (0, 1))
-            sketch, measured = sketched._measure(matrix, right, left, 60)
-            basis = sketched._orthonormal(sketch)
+            sketch = sketched._Sketch(matrix, left, [(right, 60)], None, (60, 120, seed, "ssrft"))
+            measured = sketch.measure(None)
+            (basis,) = sketch.orthonormal()
             core = sketched._solve_core(left, basis, measured, right, basis)
             core = (core + core.T) / 2 if symmetrise else core
             values, rotation = torch.linalg.eigh(core)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import core.spectra.sketched as sketched
-from core.spectra import Eigenpairs, block_krylov, eigenpairs_of, seigh, ssvd
+from core.spectra import Eigenpairs, SpectrumError, Storage, block_krylov, eigenpairs_of, seigh, ssvd
 from core.spectra.measurements import TEST_MATRICES
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
@@ -161,3 +161,47 @@ def test_signs_from_ssvd_are_those_of_the_eigenvalues(kind, seed: int) -> None:
 def test_an_unknown_test_matrix_is_refused(method: str) -> None:
     with pytest.raises(ValueError, match="choose one of ssrft, gaussian, rademacher"):
         METHODS[method](torch.eye(20), 2, 4, test_matrix="dct")
+
+
+class Interrupted:
+    """A matrix whose products stop after some."""
+
+    def __init__(self, matrix: torch.Tensor, stop: int | None = None) -> None:
+        self.matrix, self.stop, self.products = matrix, stop, 0
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def __matmul__(self, block: torch.Tensor) -> torch.Tensor:
+        if self.stop is not None and self.products + block.shape[1] > self.stop:
+            raise KeyboardInterrupt
+        self.products += block.shape[1]
+        return self.matrix @ block
+
+
+@pytest.mark.parametrize("stop", [16, 40, 75])
+@every_method
+def test_a_resumed_sketch_equals_an_uninterrupted_one(
+    method: str, stop: int, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketched, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(sketched, "BLOCK", 8)
+    matrix = hessian_like(150, 0)[0].float()
+    run = METHODS[method]
+    here = run(matrix, 20, 80)
+    whole = run(matrix, 20, 80, storage=Storage(0, tmp_path / "whole"))
+    assert whole.record["kept_in"] == "file"
+    torch.testing.assert_close(whole.values, here.values)
+    storage = Storage(0, tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(matrix, stop), 20, 80, storage=storage)
+    rest, counts = Interrupted(matrix), []
+    resumed = run(rest, 20, 80, storage=storage, resumed=counts.append)
+    assert counts == [stop // 8 * 8] == [resumed.record["resumed"]]
+    assert rest.products == resumed.hvps - counts[0]
+    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.vectors(), whole.vectors())
+
+
+@every_method
+def test_sketches_that_do_not_fit_are_refused(method: str) -> None:
+    with pytest.raises(SpectrumError, match=r"vectors of D = 150, and 19 fit .* choose a smaller n_O"):
+        METHODS[method](hessian_like(150, 0)[0], 20, 40, storage=Storage(19 * 150 * 8))

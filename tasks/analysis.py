@@ -27,6 +27,7 @@ from core.settings import AnalysisSettings, Settings, SettingsError
 from core.spectra import SpectrumError
 from tasks.celery_app import app
 from tasks.progress import DATABASE_AWAY, STALE_AFTER, AnalysisLog, Cancelled, ClaimLost, Lifeline, heed
+from tasks.scratch import scratch
 
 T = TypeVar("T")
 
@@ -63,11 +64,14 @@ def analyse(analysis_id: int) -> None:
         settings, checkpoint, left_behind = claimed.settings, claimed.checkpoint, claimed.eigenvectors
         s.expunge(checkpoint)
 
-    with Lifeline(maker, analysis_id, token, log) as lifeline:
+    with (
+        Lifeline(maker, analysis_id, token, log) as lifeline,
+        scratch(env.scratch_folder, analysis_id, token) as folder,
+    ):
         try:
             if left_behind:
                 ArtifactStore(env.artifact_folder).delete(left_behind)
-            result = _result(checkpoint, settings, env, lifeline)
+            result = _result(checkpoint, settings, env, folder, lifeline)
             _keep(analysis_id, token, result, env, maker)
             log.info("finished")
         except Cancelled:
@@ -82,7 +86,7 @@ def analyse(analysis_id: int) -> None:
 
 
 def _result(
-    checkpoint: Checkpoint, settings: dict[str, Any], env: Settings, progress: Lifeline
+    checkpoint: Checkpoint, settings: dict[str, Any], env: Settings, scratch: Path, progress: Lifeline
 ) -> core.analysis.Result:
     key = content_key("checkpoints", checkpoint.sha256, Path(checkpoint.filename).suffix)
     path = ArtifactStore(env.artifact_folder).path(key)
@@ -92,7 +96,12 @@ def _result(
             "submit it again."
         )
     result = core.analysis.analyse(
-        path, AnalysisSettings.model_validate(settings), environment=env, progress=progress
+        path,
+        AnalysisSettings.model_validate(settings),
+        name=checkpoint.filename,
+        environment=env,
+        scratch=scratch,
+        progress=progress,
     )
     if result.checkpoint_sha256 != checkpoint.sha256:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What brings back analyses whose worker died or whose message was lost.
+"""What brings back analyses whose worker died or whose message was lost, and tidies up after them.
 
 Every worker looks after all of them, in a thread of its main process, which has nothing else to do while its
 children compute. Workers may get in each other's way here: a second message finds the analysis taken.
@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from core.results import store
 from core.results.session import close, sessions
 from core.settings import Settings
+from tasks import scratch
 from tasks.analysis import WORKER
 from tasks.celery_app import app
 from tasks.progress import STALE_AFTER
@@ -89,7 +90,7 @@ app.steps["worker"].add(Recovery)
 
 
 def sweep() -> None:
-    """Queue again what dead workers left behind, and send the messages that are missing."""
+    """Queue again what dead workers left behind, send the messages that are missing, clear the scratch."""
     env = Settings()
     with _database(env) as maker:
         with maker.begin() as s:
@@ -97,6 +98,7 @@ def sweep() -> None:
                 logger.warning("their workers died; queued again: %s", requeued)
         with maker() as s:
             waiting = store.waiting(s, _ON_ITS_WAY)
+            scratch.sweep(env.scratch_folder, lambda ids: store.under_way(s, ids))
         # While there are messages the workers have work. When there is none, whatever waits is forgotten.
         if waiting and _messages(env) == 0:
             logger.warning("no message stands for them; sending one each: %s", waiting)

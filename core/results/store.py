@@ -489,6 +489,12 @@ def waiting(s: Session, longer_than: timedelta) -> list[int]:
     )
 
 
+def under_way(s: Session, ids: Sequence[int]) -> set[int]:
+    """Those of these analyses that run or are still to run."""
+    states = (State.queued, State.running)
+    return set(s.scalars(select(Analysis.id).where(Analysis.id.in_(ids), Analysis.state.in_(states))))
+
+
 # --- What the functions above share -----------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import redis
 from safetensors.numpy import load_file
@@ -99,8 +100,8 @@ def test_an_analysis_goes_from_the_queue_to_its_numbers(
     assert finished.eigenvectors is not None
     arrays = load_file(ArtifactStore(home.artifact_folder).path(finished.eigenvectors))
     vectors = arrays["eigenvectors"]
-    assert vectors.shape == (7030, 10)
-    np.testing.assert_allclose(vectors.T @ vectors, np.eye(10), atol=1e-4)
+    assert vectors.shape == (10, 7030)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-4)
     np.testing.assert_array_equal(arrays["eigenvalues"], exported["eigenvalues"])
 
     # A message too many is no second analysis.
@@ -140,6 +141,7 @@ def test_a_running_analysis_is_cancelled_quickly(home: Settings, worker: Worker,
     assert time.monotonic() - start < 3
     assert (cancelled.message, count(home, Eigenvalue)) == (None, 0)
     assert list((home.artifact_folder / "eigenvectors").glob("*")) == []
+    assert list(home.scratch_folder.iterdir()) == []
 
     # The worker is free again, and the analysis can be had after all.
     change(home, settings=QUICK.model_dump(mode="json"))
@@ -173,6 +175,46 @@ def test_a_killed_worker_leaves_an_analysis_that_the_next_one_finishes_once(
     redis_server.lpush("seigh", json.dumps(restored[0]))
     wait_until(lambda: "nothing to do" in second.output, 20, "the worker has looked")
     assert (detail(home, number).attempts, count(home, Eigenvalue)) == (2, SLOW.k)
+
+
+def numbers(home: Settings, number: int) -> tuple[Any, ...]:
+    with sessions(home.database)() as s:
+        return queries.spectrum(s, number), queries.overlap_curves(s, [number]).drop(
+            columns=["analysis_id", "model"]
+        )
+
+
+def test_a_killed_analysis_goes_on_from_its_last_block_to_the_same_numbers(
+    home: Settings, start_workers: Start, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEIGH_MEMORY_GB", "0.001")  # too little for the basis, which goes to a file
+    settings = AnalysisSettings(
+        architecture="tanh-mlp", data="digits", samples=300, k=250, hvp_path="double-backward"
+    )
+    file = checkpoint()
+    (first,) = start_workers(1)
+    number = submitted(home, file, settings)
+    wait_until(lambda: detail(home, number).progress > 0.4, 120, "analysis is well under way")
+    first.kill()
+    assert detail(home, number).state == State.running
+    assert any((home.scratch_folder / str(number)).glob("basis-*"))
+    change(home, heartbeat_at=now() - timedelta(minutes=1), submitted_at=now() - timedelta(minutes=1))
+
+    start_workers(1)
+    resumed = wait_for(home, number, State.finished, seconds=120)
+    assert resumed.attempts == 2
+    basis = resumed.record["basis"]
+    assert basis["kept_in"] == "file"
+    assert 0.2 * basis["products"] < basis["resumed"] < basis["products"]
+
+    undisturbed = submit([file], model_name="other", settings=[settings], user="ada", env=home).analysis_ids[
+        0
+    ]
+    other = wait_for(home, undisturbed, State.finished, seconds=120)
+    assert other.record["basis"] == basis | {"resumed": 0}
+    for one, another in zip(numbers(home, number), numbers(home, undisturbed), strict=True):
+        pd.testing.assert_frame_equal(one, another, check_exact=True)
+    assert list(home.scratch_folder.iterdir()) == []
 
 
 def test_a_worker_goes_on_when_its_child_is_killed(

@@ -521,9 +521,15 @@ def test_waiting_is_what_has_been_queued_for_a_while(maker: Maker) -> None:
         for number, seconds in zip(numbers, (60, 120, 5), strict=True):
             s.get_one(Analysis, number).submitted_at = now() - timedelta(seconds=seconds)
         running_one = lab.queue(s, step=4)
+        working = running_one.id
         running_one.submitted_at = now() - timedelta(days=1)
         s.flush()
         assert lab.claim(s, running_one.id)
     with maker() as s:
         assert store.waiting(s, timedelta(seconds=15)) == [numbers[1], numbers[0]]
         assert queries.runs(s)["state"].value_counts().to_dict() == {"queued": 3, "running": 1}
+        assert store.under_way(s, [numbers[0], working, 99]) == {numbers[0], working}
+    with maker.begin() as s:
+        assert store.finish(s, working, "mine", **lab.results())
+        store.request_cancel(s, numbers[0])
+        assert store.under_way(s, [*numbers, working]) == set(numbers[1:])

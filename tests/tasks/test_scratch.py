@@ -1,0 +1,73 @@
+"""Folders that outlive a process that dies, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from core.results import store
+from core.results.session import sessions
+from core.settings import Settings
+from tasks import recovery
+from tasks.scratch import scratch, sweep
+from tests.core.results import lab
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("*"))
+
+
+def test_a_folder_goes_with_its_analysis_and_stays_for_the_next_attempt(tmp_path: Path) -> None:
+    def die() -> None:
+        with scratch(tmp_path, 7, "first") as folder:
+            (folder / "basis").write_text("half")
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        die()
+    with scratch(tmp_path, 7, "second") as again:
+        assert again == tmp_path / "7"
+        assert (again / "basis").read_text() == "half"
+    assert names(tmp_path) == []
+
+
+def test_an_attempt_that_is_not_dead_after_all_keeps_its_folder(tmp_path: Path) -> None:
+    with scratch(tmp_path, 7, "first") as first:
+        (first / "basis").write_text("mine")
+        with scratch(tmp_path, 7, "second") as second:
+            assert second.name == "7-second"
+            assert names(tmp_path) == ["7", "7-second"]
+        assert (first / "basis").read_text() == "mine"
+    assert names(tmp_path) == []
+
+
+def test_a_sweep_removes_what_is_neither_wanted_nor_in_use(tmp_path: Path) -> None:
+    for name in ("1", "2", "2-token", "3", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "basis").touch()
+    (tmp_path / "4").touch()
+    asked = []
+
+    def wanted(ids: list[int]) -> set[int]:
+        asked.append(ids)
+        return {1}
+
+    with scratch(tmp_path, 3, "token"):
+        assert sorted(sweep(tmp_path, wanted)) == ["2", "2-token"]
+        assert names(tmp_path) == ["1", "3", "4", "notes"]
+    assert asked == [[1, 2, 3]]
+    assert sweep(tmp_path / "nowhere", wanted) == []
+
+
+def test_workers_clear_what_ended_analyses_left(home: Settings, redis_server: redis.Redis) -> None:
+    with sessions(home.database).begin() as s:
+        ended, waits, works = lab.finished(s, step=1), lab.queue(s, step=2).id, lab.queue(s, step=3).id
+        assert lab.claim(s, works)
+        gone = lab.queue(s, step=4).id
+        store.delete_analysis(s, gone)
+    for number in (ended, waits, works, gone):
+        (home.scratch_folder / str(number)).mkdir(parents=True)
+    recovery.sweep()
+    assert names(home.scratch_folder) == sorted(map(str, (waits, works)))

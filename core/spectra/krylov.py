@@ -28,6 +28,13 @@ _ROUNDING = 16
 _PATIENCE = 10
 _RESTARTED = 2
 
+# A run whose pairs are not enough goes on for an eighth of its products, up to so many times as many.
+_LENGTHENED = 8
+_EXTENDED = 2
+
+# Share of the basis that the coarser pairs do without: with one round less the two can agree by accident.
+_LEFT_OUT = 0.15
+
 # A pass that leaves this share of each squared length has cancelled nothing.
 _KEPT = 0.5
 _MOST_PASSES = 5
@@ -74,6 +81,8 @@ def block_krylov(
     columns: int | None = None,
     products: int | None = None,
     tolerance: float | None = None,
+    further: int = 0,
+    enough: Callable[[Eigenpairs], bool] | None = None,
     seed: int = 0,
     storage: Storage | None = None,
     resumed: Callable[[int], None] | None = None,
@@ -100,18 +109,24 @@ def block_krylov(
         products: The iteration ends after this many; ``most_products`` when not given.
         tolerance: It ends sooner once the residuals of all k pairs are at most ``tolerance`` · |λ₁|; a few
             units of rounding error when not given.
+        further: Pairs beyond the k wanted ones that are returned as well, as far as they have come.
+        enough: Asked about the pairs when the run would end; if they are not enough, it goes on for a while,
+            up to twice as many products, and asks again. Their residuals lack what rounding adds.
         seed: Seeds the first block, drawn on the CPU so that it does not depend on the device.
         storage: Where the basis lives; in memory without a limit when not given.
         resumed: Told how many products an earlier process has made, if the run goes on from them.
 
     Returns:
-        Eigenpairs with residuals, and ``coarser`` ones from the basis without its last round.
+        k + ``further`` eigenpairs with residuals, or as many as the basis gives, and ``coarser`` ones from
+        the basis without its last columns.
 
     Raises:
         ValueError: Not 1 ≤ k ≤ columns ≤ D, or block < 1.
         SpectrumError: A product is not finite, or the storage is too small for k pairs.
     """
-    run = _BlockKrylov(operator, k, block, columns, products, tolerance, seed, storage or Storage())
+    run = _BlockKrylov(
+        operator, k, block, columns, products, tolerance, further, enough, seed, storage or Storage()
+    )
     if run.resumed and resumed is not None:
         resumed(run.resumed)
     return run.run()
@@ -128,6 +143,8 @@ class _BlockKrylov:
         columns: int | None,
         products: int | None,
         tolerance: float | None,
+        further: int,
+        enough: Callable[[Eigenpairs], bool] | None,
         seed: int,
         storage: Storage,
     ) -> None:
@@ -140,21 +157,22 @@ class _BlockKrylov:
             fitting = columns if fitting is None else min(fitting, columns)
         usual = most_products(k, dimension, fitting, tolerance) if columns is None else columns
         self.products = usual if products is None else products
-        enough = min(dimension, self.products)
-        capacity = enough if fitting is None else min(enough, fitting)
+        wanted = min(dimension, self.products)
+        capacity = wanted if fitting is None else min(wanted, fitting)
         self.block = min(default_block(k) if block is None else block, capacity)
-        self.restarts = capacity < enough
-        if self.restarts:  # k pairs must stay, and two blocks come
+        if capacity < wanted:  # k pairs must stay, and two blocks come
             self.block = min(self.block, (capacity - k) // 2)
             if self.block < 1:
                 raise SpectrumError(
                     f"{capacity:,} vectors of D = {dimension:,} fit into the memory for the basis, and "
                     f"k = {k:,} needs {k + 2:,} at least; allow more memory, or choose a smaller k."
                 )
-        self.operator, self.k, self.capacity = operator, k, capacity
+        self.operator, self.k, self.capacity, self.further = operator, k, capacity, further
+        self.restarts = capacity < wanted
+        self._enough, self._most = enough, _EXTENDED * self.products
         # Half of the room beyond k goes to further Ritz vectors: dropping them loses what was learnt.
         room = (capacity - k) // 2
-        self.kept = capacity - max(1, room // self.block) * self.block
+        self.kept = capacity - room // self.block * self.block
         rounding = _ROUNDING * torch.finfo(operator.dtype).eps
         self.tolerance = rounding if tolerance is None else tolerance
         self._patient = tolerance is not None
@@ -183,8 +201,8 @@ class _BlockKrylov:
         while True:
             images, scale = self._products()
             small = gram(images)
-            if self._finished(small):
-                return self._pairs(small)
+            if self._finished(small) and not self._goes_on(small):
+                return self._checked_pairs(small)
             self._extend(images, small, scale)
             self._save()
 
@@ -219,34 +237,56 @@ class _BlockKrylov:
         if self.spent < least or not due:
             return False
         self._checked = self.spent
-        return self._converged(*self._ritz(size), small)
+        return self._converged(small)
 
-    def _converged(self, values: Tensor, rotation: Tensor, small: Tensor) -> bool:
+    def _converged(self, small: Tensor) -> bool:
+        values, rotation = self._ritz(self.last.stop, self.k)
         return bool((self._recurred(rotation, small) <= self.tolerance * values[0].abs()).all())
+
+    def _goes_on(self, small: Tensor) -> bool:
+        """Whether the run shall make more products than planned; then it does."""
+        more = -(-self.products // (_LENGTHENED * self.block)) * self.block
+        could = self.spent + more <= self._most and self.kept < self.capacity and not self._dropped[0].stop
+        if self._enough is None or not could or self.last.stop == self.operator.shape[0]:
+            return False
+        if self._converged(small) or self._enough(self._pairs(small)):
+            return False
+        self.products = self.spent + more
+        self.restarts = True
+        return True
 
     def _is_full(self) -> bool:
         return self.restarts and self.last.stop + self.block > self.capacity
 
-    def _ritz(self, size: int) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of T's leading block by |λ|, and its eigenvectors for the k first."""
+    def _ritz(self, size: int, count: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of T's leading block by |λ|, and its eigenvectors, for the ``count`` first."""
         values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
-        return values[: self.k], rotation[:, : self.k]
+        return values[:count], rotation[:, :count]
 
     def _recurred(self, rotation: Tensor, small: Tensor) -> Tensor:
         """‖R y‖ of Ritz vectors y: (n,)."""
         return _lengths(rotation[self.last], small) + _lengths(rotation[self._dropped[0]], self._dropped[1])
 
     def _pairs(self, small: Tensor) -> Eigenpairs:
-        size = self.last.stop
-        values, rotation = self._ritz(size)
-        spent = self.spent + min(CHECKS, self.k)
-        pairs = Eigenpairs(self.basis.rows[:size], rotation, values, residuals=None, hvps=spent)
-        checked = torch.linspace(0, self.k - 1, min(CHECKS, self.k), device=values.device).long()
-        recurred = self._recurred(rotation, small)
-        rounding = (residuals(self.operator, pairs, checked) - recurred[checked]).clamp_min(0).max()
-        fewer = max(min(self.k, size), self.last.start)
-        less, turned = self._ritz(fewer)
-        coarser = Eigenpairs(self.basis.rows[:fewer], turned, less, residuals=None, hvps=self.spent)
+        """The Ritz pairs, and those of a smaller basis; their residuals lack what rounding adds."""
+        size, count = self.last.stop, self.k + self.further
+        fewer = max(min(self.k, size), size - max(1, round(_LEFT_OUT * size / self.block)) * self.block)
+        found = []
+        for part in (size, fewer):
+            values, rotation = self._ritz(part, count)
+            outside = self.projected[part:size, :part] @ rotation
+            padded = torch.cat([rotation, torch.zeros_like(outside)])
+            lengths = torch.hypot(outside.norm(dim=0), self._recurred(padded, small))
+            found.append(Eigenpairs(self.basis.rows[:part], rotation, values, lengths, self.spent))
+        return replace(found[0], coarser=found[1])
+
+    def _checked_pairs(self, small: Tensor) -> Eigenpairs:
+        """The Ritz pairs with residuals as measured products say, and how they were computed."""
+        pairs = self._pairs(small)
+        assert pairs.residuals is not None
+        checked = torch.linspace(0, self.k - 1, min(CHECKS, self.k), device=pairs.values.device).long()
+        measured = residuals(self.operator, pairs, checked)
+        rounding = (measured - pairs.residuals[checked]).clamp_min(0).max()
         record = {
             "block": self.block,
             "columns": self.capacity,
@@ -254,9 +294,10 @@ class _BlockKrylov:
             "products": self.spent,
             "kept_in": self.basis.kept_in,
             "resumed": self.resumed,
-            "tolerance_met": self._converged(values, rotation, small) if self._patient else None,
+            "tolerance_met": self._converged(small) if self._patient else None,
         }
-        return replace(pairs, residuals=recurred + rounding, coarser=coarser, record=record)
+        hvps = self.spent + len(checked)
+        return replace(pairs, residuals=pairs.residuals + rounding, hvps=hvps, record=record)
 
     def _extend(self, images: Tensor, small: Tensor, scale: float) -> None:
         """Append the next block: what the products have outside the basis, orthonormal."""
@@ -316,7 +357,9 @@ class _BlockKrylov:
             self.last.start,
             self.last.stop,
             self.spent,
+            self.products,
             self.broken_down,
+            self.restarts,
             self._checked,
             self._restarted,
         ]
@@ -332,8 +375,10 @@ class _BlockKrylov:
         state = self.basis.load(self.facts)
         if state is None:
             return 0
-        start, stop, self.spent, broken_down, self._checked, self._restarted = state["counts"].tolist()
+        counts = state["counts"].tolist()
+        start, stop, self.spent, products, broken_down, restarts, self._checked, self._restarted = counts
         self.last, self.broken_down = slice(start, stop), bool(broken_down)
+        self.products, self.restarts = max(self.products, products), self.restarts or bool(restarts)
         self.projected = state["projected"]
         self.generator.set_state(state["generator"].cpu())
         return self.spent

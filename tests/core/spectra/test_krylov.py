@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from core.spectra import SpectrumError, Storage, basis, block_krylov, residuals
+from core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, residuals
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SIZE = 300
@@ -106,26 +107,56 @@ def test_blocks_that_do_not_divide_the_basis_leave_honest_residuals(columns: int
     assert bool((pairs.residuals >= measured * (1 - 1e-6)).all())
 
 
-def test_the_coarser_pairs_are_those_of_a_smaller_subspace() -> None:
-    matrix, _, _ = hessian_like(SIZE, 0)
-    pairs = block_krylov(matrix, 10, block=5, columns=60)
-    smaller = block_krylov(matrix, 10, block=5, columns=55)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_further_and_coarser_pairs_are_those_of_the_same_run(seed: int) -> None:
+    matrix, _, _ = hessian_like(SIZE, seed)
+    pairs = block_krylov(matrix, 10, block=5, columns=60, further=6, seed=seed)
+    assert len(pairs.values) == 16
+    torch.testing.assert_close(pairs.residuals, residuals(matrix, pairs), rtol=1e-6, atol=1e-12)
+    # 15 % of the columns in whole blocks fewer.
+    smaller = block_krylov(matrix, 10, block=5, columns=50, further=6, seed=seed)
     assert pairs.coarser is not None
     torch.testing.assert_close(pairs.coarser.values, smaller.values)
     index = torch.arange(SIZE)
     torch.testing.assert_close(pairs.coarser.rows(index).abs(), smaller.rows(index).abs(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pairs.coarser.residuals, residuals(matrix, smaller), rtol=1e-6, atol=1e-12)
+    few = block_krylov(matrix, 10, block=5, columns=12, further=6)
+    assert len(few.values) == len(few.residuals) == 12
 
 
-RUNS: list[Callable[..., dict[str, int]]] = [
+@pytest.mark.parametrize("columns", [None, 60])
+def test_a_run_goes_on_until_its_pairs_are_enough(columns: int | None) -> None:
+    matrix, _, _ = hessian_like(SIZE, 0)
+    asked = []
+
+    def enough(pairs: Eigenpairs) -> bool:
+        asked.append(pairs.hvps)
+        return bool((pairs.residuals < 1e-5).all())
+
+    pairs = block_krylov(matrix, 20, block=4, columns=columns, products=60, enough=enough)
+    assert asked[0] == 60
+    assert len(asked) > 1
+    assert float(residuals(matrix, pairs).max()) < 1e-5
+    assert pairs.hvps == asked[-1] + 8
+    # What cannot be enough ends at twice the products, or as soon as there is nothing left to gain.
+    matrix, _, _ = hessian_like(2 * SIZE, 0)
+    never = block_krylov(matrix, 20, block=4, columns=60, enough=lambda _: False)
+    assert 112 <= never.record["products"] <= 120
+    converged = block_krylov(symmetric(torch.linspace(30, 0, SIZE) ** 9, 0)[0], 3, enough=lambda _: False)
+    assert converged.record["products"] < 200
+
+
+RUNS: list[Callable[[], dict[str, Any]]] = [
     lambda: {"columns": 120, "tolerance": 0},
     lambda: {"columns": 40, "products": 150, "tolerance": 0},
     lambda: {"columns": 40, "products": 151, "tolerance": 0},
+    lambda: {"columns": 76, "tolerance": 0, "enough": lambda _: False},
 ]
 
 
 @pytest.mark.parametrize("sizes", RUNS)
 def test_out_of_memory_gives_the_numbers_of_memory(
-    sizes: Callable[..., dict[str, int]], tmp_path: Path
+    sizes: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     matrix = hessian_like(SIZE, 0)[0].float()
     here = block_krylov(matrix, 12, block=4, **sizes())
@@ -139,7 +170,7 @@ def test_out_of_memory_gives_the_numbers_of_memory(
 @pytest.mark.parametrize("sizes", RUNS)
 @pytest.mark.parametrize("stop", [3, 11, 57, 90, 119])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    stop: int, sizes: Callable[..., dict[str, int]], tmp_path: Path
+    stop: int, sizes: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     matrix = hessian_like(SIZE, 1)[0].float()
     run = {"block": 4, "seed": 1, **sizes()}

@@ -34,7 +34,7 @@ from rich.table import Table
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from app import launch
-from app.options import Files, with_settings
+from app.options import Files, refusal, with_settings
 from core.results import queries
 from core.results.models import State
 from core.results.session import migrate, sessions
@@ -242,9 +242,7 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     try:
         settings = AnalysisSettings(architecture=architecture, **options)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = "".join(f"--{name.replace('_', '-')}: " for name in first["loc"][:1] if isinstance(name, str))
-        raise SettingsError(f"{what}{first['msg'].removeprefix('Value error, ')}.") from error
+        raise SettingsError(refusal(error)) from error
     settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
     return settings
 

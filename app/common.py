@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import pandas as pd
 import streamlit as st
@@ -109,6 +109,12 @@ def plain(text: str) -> str:
     return "".join(
         f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~$:" else character for character in text
     )
+
+
+def matrix(analysis: Any) -> str:
+    """What an analysis is of, from its split, curvature and subset: ``train GGN of fc.*``."""
+    name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
+    return f"{analysis.split} {name}" + (f" of {analysis.subset}" if analysis.subset else "")
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from core.settings import AnalysisSettings
 
@@ -87,6 +88,13 @@ def command_line(settings: AnalysisSettings, file: str) -> str:
         for each in values:
             words += ["--" + name.replace("_", "-"), str(each)]
     return shlex.join(words)
+
+
+def refusal(error: ValidationError) -> str:
+    """The first thing that is wrong with settings, as a sentence."""
+    first = error.errors()[0]
+    where = f"{first['loc'][0]}: " if first["loc"] else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}."
 
 
 def _parameter(name: str) -> inspect.Parameter:

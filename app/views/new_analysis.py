@@ -6,21 +6,33 @@ import getpass
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from pydantic import ValidationError
 
 from app.common import counted, database, plain, settings, size
+from app.options import refusal
 from core.analysis import cost
 from core.problems import architectures, checkpoints, data
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.results import queries
 from core.results.store import StoreError
-from core.settings import METHODS, SPLITS, AnalysisSettings, SettingsError
+from core.settings import (
+    CURVATURES,
+    HVP_PATHS,
+    METHODS,
+    PRECISIONS,
+    SPLITS,
+    TEST_MATRICES,
+    AnalysisSettings,
+    SettingsError,
+)
 from tasks.submit import Upload, submit
 
 METHOD_NOTES = {
@@ -28,6 +40,10 @@ METHOD_NOTES = {
     "seigh": "The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
     "ssvd": "The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
     "exact": "Dense eigendecomposition in float64: the truth, for D ≤ 20,000.",
+}
+CURVATURE_NOTES = {
+    "hessian": "Of the loss: the matrix of all its second derivatives.",
+    "ggn": "Generalised Gauss–Newton matrix: the part of the Hessian without negative eigenvalues.",
 }
 OWN_FILE = "a file of my own …"
 
@@ -268,21 +284,69 @@ def choose_settings(architecture: str) -> tuple[list[AnalysisSettings], list[str
             "Your name", value=getpass.getuser() if settings().embedded_redis else "", max_chars=100,
             key="new_user", persist_state="session", help="Shown beside your runs.",
         )  # fmt: skip
+    more = advanced(architecture, defaults)
     if dataset is None:
         return [], ["Upload the data file."]
     if not splits:
         return [], ["Choose at least one split."]
-    chosen = [
-        defaults.model_copy(
-            update={
-                "data": dataset, "split": split, "samples": samples, "k": k, "seed": seed,
-                "method": method, "outer": outer, "inner": inner,
-            }
-        )
-        for split in splits
-    ]  # fmt: skip
+    same = {"samples": samples, "k": k, "seed": seed, "method": method, "outer": outer, "inner": inner}
+    try:
+        chosen = [
+            AnalysisSettings(architecture=architecture, data=dataset, split=split, **same, **more)
+            for split in splits
+        ]
+    except ValidationError as error:
+        return [], [refusal(error)]
     found = [data_problem(dataset, each.split, samples, seed, architecture) for each in chosen]
     return chosen, list(dict.fromkeys(problem for problem in found if problem))
+
+
+def advanced(architecture: str, defaults: AnalysisSettings) -> dict[str, Any]:
+    """Settings that a first analysis can do without, at their defaults until somebody opens them."""
+    with st.expander("Advanced", icon=":material/tune:"):
+        left, right = st.columns(2)
+        with left:
+            curvature = st.radio(
+                "Curvature", CURVATURES, captions=[CURVATURE_NOTES[name] for name in CURVATURES],
+                key="new_curvature",
+            )  # fmt: skip
+            patterns = st.text_input(
+                "Parameters", key="new_parameters", placeholder="all of them", max_chars=1000,
+                help="Names of the parameters that make up θ, with * for any characters, separated by "
+                "commas: layer4.*, fc.weight.",
+            )  # fmt: skip
+            parameters = tuple(pattern for each in patterns.split(",") if (pattern := each.strip()))
+            say_how_many(architecture, parameters)
+        with right:
+            precision = st.selectbox(
+                "Precision", PRECISIONS, key="new_precision",
+                help="Of weights, vectors and products. tf32 and bfloat16 are float32 with coarser products, "
+                "for GPUs; the residuals say what that costs.",
+            )  # fmt: skip
+            tolerance = st.number_input(
+                "Tolerance", min_value=1e-8, max_value=0.5, value=None, format="%.1e", step=1e-4,
+                placeholder="a fixed number of products", key="new_tolerance",
+                help="krylov goes on until every residual is at most this share of |λ₁|.",
+            )  # fmt: skip
+            hvp_path = st.selectbox(
+                "Path of the products", HVP_PATHS, index=None, placeholder="the fastest, by a measurement",
+                key="new_hvp_path", help="How Hessian-vector products are computed.",
+            )  # fmt: skip
+            test_matrix = st.selectbox(
+                "Test matrices", TEST_MATRICES, key="new_test_matrix",
+                help="Random test matrices of seigh and ssvd; ssrft is the paper's.",
+            )  # fmt: skip
+    return {
+        "curvature": curvature, "parameters": parameters, "precision": precision, "tolerance": tolerance,
+        "hvp_path": hvp_path, "test_matrix": test_matrix,
+    }  # fmt: skip
+
+
+def say_how_many(architecture: str, patterns: Sequence[str]) -> None:
+    """D, where patterns choose it; what is wrong with them is said beside Start."""
+    with suppress(SettingsError):
+        chosen, whole = (architectures.parameter_count(architecture, each) for each in (patterns, ()))
+        st.caption(f"D = {chosen:,}" + (f" of {whole:,} parameters." if patterns else ": all parameters."))
 
 
 def uploaded_data() -> str | None:
@@ -317,12 +381,11 @@ def data_problem(dataset: str, split: str, samples: int, seed: int, architecture
 
 def costs(chosen: Sequence[AnalysisSettings], architecture: str, files: int) -> list[str]:
     """What it will take; and the reason if these settings cannot work."""
-    parameters = architectures.parameter_count(architecture)
     if not chosen:
         st.caption("Known when the settings are complete.")
         return []
     try:
-        each = cost(chosen[0], parameters)
+        each = cost(chosen[0], architectures.parameter_count(architecture, chosen[0].parameters))
     except SettingsError as error:
         st.caption("None: these settings cannot work.")
         return [str(error)]

@@ -16,6 +16,7 @@ from app.common import (
     duration,
     guarded,
     keep_in_url,
+    matrix,
     model_colors,
     nothing_yet,
     plain,
@@ -40,7 +41,6 @@ SCREE_SYMBOLS = (
     "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
     "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
 )
-CURVATURE_NAMES = {"hessian": "Hessian", "ggn": "GGN"}
 
 
 def page() -> None:
@@ -78,9 +78,8 @@ def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
             return None
         number = options[0]
     names = {
-        row.analysis_id: f"{row.model} · step {row.step:,} · {row.split} {CURVATURE_NAMES[row.curvature]}"
-        f"{f' of {row.subset}' if row.subset else ''} · {row.method}, k = {row.k:,}, N = {row.samples:,}, "
-        f"seed {row.seed} · #{row.analysis_id}"
+        row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · {row.method}, k = {row.k:,}, "
+        f"N = {row.samples:,}, seed {row.seed} · #{row.analysis_id}"
         for row in finished.itertuples()
     }
     if number not in names:
@@ -103,7 +102,7 @@ def unfinished(number: int) -> None:
         detail = queries.analysis(s, number)
     if detail is None or detail.state == State.finished:
         st.rerun()
-    st.markdown(f"**{plain(detail.model)}** · step {detail.step:,} · {matrix(detail)}")
+    st.markdown(f"**{plain(detail.model)}** · step {detail.step:,} · {plain(matrix(detail))}")
     if detail.state == State.failed:
         st.error(plain(detail.message or "The analysis failed."), icon=":material/error:")
     elif detail.state == State.cancelled:
@@ -187,7 +186,7 @@ def header(
             "Eigenvalue λ₁",
             f"{spectrum['value'].iloc[0]:.4g}",
             "The eigenvalue of largest |λ|.",
-            f"{detail.split} {CURVATURE_NAMES[detail.curvature]}",
+            matrix(detail),
         )
         error = "" if pd.isna(found["error"]) else f"± {found['error']:.1g}, "
         number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"{error}k = {k:,}")
@@ -211,12 +210,6 @@ def header(
         relative = found["error"] / found["overlap"]
         st.info(unresolved(k, detail.resolved_k, relative), icon=":material/blur_on:")
     return k
-
-
-def matrix(detail: AnalysisDetail) -> str:
-    """What was analysed, as Markdown."""
-    of = f" of {plain(detail.subset)}" if detail.subset else ""
-    return f"{detail.split} {CURVATURE_NAMES[detail.curvature]}{of}"
 
 
 def unresolved(k: int, resolved_k: int, relative: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.common import ago, database, duration, guarded, nothing_yet, plain, settings
+from app.common import ago, database, duration, guarded, matrix, nothing_yet, plain, settings
 from core.results import queries, store
 from core.results.models import State
 from core.results.store import StoreError
@@ -61,7 +61,8 @@ def show(run: Any) -> None:
     with st.container(border=True, key=f"run_{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             badge = f":{color}-badge[{icon} {run.state}]"
-            st.markdown(f"{badge} **{plain(run.model)}** · step {run.step:,} · {run.split}", width="content")
+            what = f"step {run.step:,} · {plain(matrix(run))}"
+            st.markdown(f"{badge} **{plain(run.model)}** · {what}", width="content")
             actions(run)
         if run.state == State.running:
             st.progress(run.progress, text=working(run))

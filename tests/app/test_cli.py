@@ -163,7 +163,7 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own(home: Settings, tmp_path:
         (["--data", "digits", "--outer", "9"], "n_O and n_I belong to seigh and ssvd"),
         (["--data", "digits", "--parameters", "layer*"], "No trainable parameter matches 'layer*'"),
         (["--data", "digits", "--parameters", "*6.bias"], "k = 100 is more than the model's 10 parameters"),
-        (["--data", "digits", "--tolerance", "2"], "--tolerance: Input should be less than 1."),
+        (["--data", "digits", "--tolerance", "2"], "tolerance: Input should be less than 1."),
         (["--data", "digits", "--tolerance", "0.1", "--method", "exact"], "a tolerance belongs to krylov"),
         (["--data", "digits", "--test-matrix", "gaussian"], "test matrices belong to seigh and ssvd"),
         (["--data", "digits", "--batch-size", "9"], "belong to a forced path"),

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from core.problems import architectures
 from core.results import queries, store
 from core.results.session import sessions
-from core.settings import Settings
+from core.settings import AnalysisSettings, Settings
 from tests.app.conftest import MAIN
 
 Open = Callable[..., AppTest]
@@ -344,6 +344,36 @@ def test_new_analysis_shows_the_cost_before_anything_is_started(open_page: Open)
     assert values["Memory of a worker"].endswith("MiB")
 
 
+def test_new_analysis_queues_what_advanced_users_choose(open_page: Open, add: Add, home: Settings) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
+    app.selectbox(key="new_model").select("mine")
+    app.number_input(key="new_k").set_value(7)
+    app.radio(key="new_curvature").set_value("ggn")
+    app.text_input(key="new_parameters").set_value(" linear6.*,, linear5.bias ").run()
+    assert "D = 230 of 7,030 parameters." in texts(app, "caption")
+    assert {metric.label: metric.value for metric in app.metric}["Parameters D"] == "230"
+    app.selectbox(key="new_precision").select("float64")
+    app.selectbox(key="new_hvp_path").select("linearize")
+    app.number_input(key="new_tolerance").set_value(1e-3)
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    assert "1 analysis is queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        (number,) = queries.runs(s).query("k == 7")["id"]
+        detail = queries.analysis(s, number)
+    assert detail.parameters == 230
+    defaults = AnalysisSettings(architecture="tanh-mlp", data="digits").model_dump(mode="json")
+    assert {name: value for name, value in detail.settings.items() if value != defaults[name]} == {
+        "k": 7,
+        "curvature": "ggn",
+        "parameters": ["linear6.*", "linear5.bias"],
+        "precision": "float64",
+        "hvp_path": "linearize",
+        "tolerance": 1e-3,
+    }
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -351,6 +381,10 @@ def test_new_analysis_shows_the_cost_before_anything_is_started(open_page: Open)
         ({"new_method": "seigh", "new_outer": 200, "new_inner": 150}, "n_I = 150 is smaller than n_O = 200"),
         ({"new_method": "seigh", "new_outer": 50}, "cannot hold k = 100 eigenvectors"),
         ({"new_method": "exact", "new_architecture": "3c3d"}, "limited to D ≤ 20,000"),
+        ({"new_parameters": "layer1.*, *.bias"}, "No trainable parameter matches 'layer1.*'"),
+        ({"new_parameters": "linear6.bias"}, "k = 100 is more than the model's 10 parameters"),
+        ({"new_method": "seigh", "new_tolerance": 1e-4}, "a tolerance belongs to krylov"),
+        ({"new_test_matrix": "gaussian"}, "test matrices belong to seigh and ssvd"),
         ({"new_samples": 5000}, "too small for a class-balanced subset"),
         ({"new_architecture": "3c3d"}, "which this architecture does not take"),
     ],
@@ -362,8 +396,10 @@ def test_new_analysis_refuses_what_cannot_work_with_the_reason(
     if "new_method" in values:
         app.radio(key="new_method").set_value(values["new_method"]).run()
     for key, value in values.items():
-        if key == "new_architecture":
+        if key in ("new_architecture", "new_test_matrix"):
             app.selectbox(key=key).select(value)
+        elif key == "new_parameters":
+            app.text_input(key=key).set_value(value)
         elif key != "new_method":
             app.number_input(key=key).set_value(value)
     app.run()

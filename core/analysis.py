@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator, select_parameters
+from core.curvature import CurvatureOperator, choose, select_parameters
 from core.overlap import (
+    FURTHER,
     best_curve,
     chance_curve,
     largest_first,
@@ -45,6 +46,7 @@ from core.spectra import (
     seigh,
     ssvd,
 )
+from core.spectra.sketched import BLOCK
 
 Floats = NDArray[np.float64]
 
@@ -252,8 +254,9 @@ def _analyse(
         subset_loss, subset_accuracy = _loss_and_accuracy(model, loss, x, y)
         hessian, measured = _operator(model, loss, x, y, theta.names, settings, clock)
 
+    order = largest_first(theta.flat(model), settings.k)
     with clock.stage("eigenpairs"):
-        pairs = eigenpairs(hessian, settings, storage=storage, resumed=clock.resume)
+        pairs = eigenpairs(hessian, settings, order, storage=storage, resumed=clock.resume)
         if len(pairs.values) < settings.k:
             raise SpectrumError(
                 f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
@@ -264,43 +267,42 @@ def _analyse(
         errors = pairs.residuals
         if settings.precision in REDUCED:
             # The recurrence believes the products that it was given; what they cost shows in exact ones.
-            exact_settings = settings.model_copy(update={"precision": "float32"})
-            errors = residuals(
-                _operator(model, loss, x, y, theta.names, exact_settings, clock, like=hessian)[0], pairs
-            )
+            float32 = settings.model_copy(update={"precision": "float32"})
+            exact_products, _ = _operator(model, loss, x, y, theta.names, float32, clock, like=hessian)
+            errors = residuals(exact_products, pairs)
         elif errors is None:
             errors = residuals(hessian, pairs)
 
-    with clock.stage("error"):
+    with clock.stage("overlap"):
+        overlap = overlap_curve(pairs.top(settings.k).rows(order))
+        stated = overlap_error(pairs, order, errors)
+
+    pairs = pairs.top(settings.k)
+    with clock.stage("missed"):
         estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
         scree = estimate.scree(pairs.values)
 
-    with clock.stage("overlap"):
-        order = largest_first(theta.flat(model), settings.k)
-        overlap = overlap_curve(pairs.rows(order))
-        stated = overlap_error(pairs, order, errors)
-        resolved_k = resolved(overlap, stated)
+    with clock.stage("masks"):
         kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
-        pairs = pairs.formed(
-            storage.room("vectors", settings.k, theta.dimension, precision) if kept else pairs.basis
-        )
-        random_mean, random_std = random_curve(pairs, settings.random_masks, settings.seed)
-        best = best_curve(pairs)
+        room = storage.room("vectors", settings.k, theta.dimension, precision) if kept else pairs.basis
+        formed = pairs.formed(room)
+        random_mean, random_std = random_curve(formed, settings.random_masks, settings.seed)
+        best = best_curve(formed)
 
     return Result(
         parameters=theta.dimension,
         hvps=clock.hvps,
         eigenvalues=_numpy(pairs.values),
-        residuals=_numpy(errors),
+        residuals=_numpy(errors[: settings.k]),
         overlap=_numpy(overlap),
         overlap_error=_numpy(stated),
-        resolved_k=resolved_k,
+        resolved_k=resolved(overlap, stated),
         random_mean=_numpy(random_mean),
         random_std=_numpy(random_std),
         best=_numpy(best),
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
-        eigenvectors=pairs.basis.to("cpu", torch.float32),
+        eigenvectors=formed.basis.to("cpu", torch.float32),
         stages=clock.stages,
         checkpoint_sha256=stored.sha256,
         data_sha256=datasets.content_hash(subset),
@@ -367,24 +369,24 @@ def _operator(
     like: CurvatureOperator | None = None,
 ) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
     """The operator by the path asked for, that of another operator, or the fastest; and what was measured."""
-    reduced = settings.precision if settings.precision in ("tf32", "bfloat16") else None
     path, columns, batch_size = settings.hvp_path, settings.hvp_columns, settings.batch_size
     if like is not None:
         path, columns, batch_size = like.path, like.columns, like.batch_size
-    operator = CurvatureOperator(
-        model,
-        loss,
-        x,
-        y,
-        kind=settings.curvature,
-        parameters=names,
-        path=path or "double-backward",
-        columns=columns or 32,
-        batch_size=batch_size,
-        reduced=reduced,
-        after_batch=clock.counter(),
+    block = krylov.default_block(settings.k) if settings.method == "krylov" else BLOCK
+    common: dict[str, Any] = {
+        "kind": settings.curvature,
+        "parameters": names,
+        "reduced": settings.precision if settings.precision in REDUCED else None,
+        "after_batch": clock.counter(),
+    }
+    if path is not None:
+        common |= {"path": path, "columns": columns or block, "batch_size": batch_size}
+        return CurvatureOperator(model, loss, x, y, **common), []
+    memory = int(_PRODUCT_SHARE * _machine_memory(x.device))
+    operator, measured = choose(
+        model, loss, x, y, block=block, products=clock.expected, memory=memory, **common
     )
-    return operator, []
+    return operator, [measurement.to_json() for measurement in measured]
 
 
 def _norms(estimate: APosteriori) -> dict[str, Any]:
@@ -399,11 +401,21 @@ def _norms(estimate: APosteriori) -> dict[str, Any]:
 def eigenpairs(
     operator: Operator,
     settings: AnalysisSettings,
+    order: Tensor,
     *,
     storage: Storage | None = None,
     resumed: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
-    """The top k eigenpairs by the method that the settings ask for."""
+    """The top k eigenpairs, and some further ones, by the method that the settings ask for.
+
+    Args:
+        operator: Symmetric, D × D.
+        settings: The method and its sizes.
+        order: (k,), the mask's coordinates: unless it was given a tolerance, Krylov goes on for a while if
+            the overlap with this mask is not resolved yet.
+        storage: Where the basis lives.
+        resumed: Told how many products an earlier attempt has made.
+    """
     k, seed = settings.k, settings.seed
     sketched: dict[str, Any] = {
         "k": k,
@@ -415,7 +427,14 @@ def eigenpairs(
     match settings.method:
         case "krylov":
             return block_krylov(
-                operator, k, tolerance=settings.tolerance, seed=seed, storage=storage, resumed=resumed
+                operator,
+                k,
+                tolerance=settings.tolerance,
+                further=FURTHER,
+                enough=lambda pairs: _is_resolved(pairs, order),
+                seed=seed,
+                storage=storage,
+                resumed=resumed,
             )
         case "seigh":
             return seigh(operator, settings.n_outer, settings.n_inner, **sketched)
@@ -423,6 +442,12 @@ def eigenpairs(
             return eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
         case "exact":
             return exact(operator, k)
+
+
+def _is_resolved(pairs: Eigenpairs, order: Tensor) -> bool:
+    assert pairs.residuals is not None
+    overlap = overlap_curve(pairs.top(len(order)).rows(order))
+    return resolved(overlap, overlap_error(pairs, order, pairs.residuals)) == len(order)
 
 
 def cost(settings: AnalysisSettings, parameters: int) -> Cost:

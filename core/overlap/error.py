@@ -45,6 +45,10 @@ _SIZES = 256
 _TINY = torch.finfo(torch.float64).tiny
 
 
+# Pairs beyond k that show what lies at and beyond the last size.
+FURTHER = 16
+
+
 def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor:
     """Stated error e_k of overlap(M_k, V_k), k = 1 … n: (n,) fp64 on the CPU.
 
@@ -76,7 +80,7 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
     of higher multiplicity than its block); errors of the products that are the same whenever they are formed.
 
     Args:
-        pairs: At least n pairs; 16 more show what lies at and beyond the last. ``pairs.coarser``, if it is
+        pairs: At least n pairs, best ``FURTHER`` more. ``pairs.coarser``, if it is
             not None, is best a subspace with 15 % of the columns left out (one round at least), with its
             residuals; without those its error is taken to halve.
         order: (n,), the mask's coordinates, largest |θ| first.

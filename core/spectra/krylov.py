@@ -111,7 +111,8 @@ def block_krylov(
             units of rounding error when not given.
         further: Pairs beyond the k wanted ones that are returned as well, as far as they have come.
         enough: Asked about the pairs when the run would end; if they are not enough, it goes on for a while,
-            up to twice as many products, and asks again. Their residuals lack what rounding adds.
+            up to twice as many products, and asks again. Their residuals lack what rounding adds. Not asked
+            with a ``tolerance``.
         seed: Seeds the first block, drawn on the CPU so that it does not depend on the device.
         storage: Where the basis lives; in memory without a limit when not given.
         resumed: Told how many products an earlier process has made, if the run goes on from them.
@@ -247,7 +248,7 @@ class _BlockKrylov:
         """Whether the run shall make more products than planned; then it does."""
         more = -(-self.products // (_LENGTHENED * self.block)) * self.block
         could = self.spent + more <= self._most and self.kept < self.capacity and not self._dropped[0].stop
-        if self._enough is None or not could or self.last.stop == self.operator.shape[0]:
+        if self._enough is None or self._patient or not could or self.last.stop == self.operator.shape[0]:
             return False
         if self._converged(small) or self._enough(self._pairs(small)):
             return False

@@ -114,7 +114,7 @@ def main(
     sizes = [int(size) or None for size in batch_sizes.split(",")]
     figures: dict[str, Any] = {"machine": report.machine(device), "peak_tflops": peak, "problems": {}}
     for name in problem or ["digits-mlp"]:
-        task = make(name, None, CACHE, samples=samples, device=device)
+        task = make(name, None, CACHE, samples, device=device)
         rows = measure(task, numbers, sizes, repeats, peak is not None)
         dimension = parameter_count(task.architecture)
         figures["problems"][name] = {"D": dimension, "N": task.samples, "products": rows}

@@ -17,7 +17,7 @@ from core.curvature import CurvatureOperator
 from core.overlap import largest_first, overlap_curve
 from core.problems import architectures, checkpoints
 from core.problems import data as datasets
-from core.problems.training import Recorder, train
+from core.problems.training import Recorder, checkpoint_name, train
 from core.settings import EXACT_MAX_PARAMETERS
 from core.spectra import exact
 
@@ -92,32 +92,25 @@ def load(task: Task, dtype: torch.dtype = torch.float32) -> Loaded:
     )
 
 
-def digits_mlp(cache: Path) -> Task:
-    """The paper's tanh-MLP on the digits after 1000 steps: D = 7,030, N = 500."""
+def digits_mlp(cache: Path, samples: int = 500) -> Task:
+    """The paper's tanh-MLP on the digits after 1000 steps: D = 7,030."""
     checkpoint = train("digits-mlp", 1000, [1000], cache / "digits-mlp")[0]
-    return Task("digits-mlp", "tanh-mlp", str(checkpoint), "digits", "test", 500, 0, 355, 355, 700)
+    return Task("digits-mlp", "tanh-mlp", str(checkpoint), "digits", "test", samples, 0, 355, 355, 700)
 
 
-def three_c_three_d(cache: Path) -> Task:
-    """3c3d after 50 steps on synthetic 32×32×3 images: D = 895,210, N = 500."""
-    checkpoint, data = _synthetic("3c3d", cache / "3c3d", shape=(3, 32, 32), classes=10, number=500, steps=50)
-    return Task("3c3d", "3c3d", str(checkpoint), str(data), "test", 500, 0, 100, 100, 200)
+def three_c_three_d(cache: Path, samples: int = 500) -> Task:
+    """3c3d after 50 steps on synthetic 32×32×3 images: D = 895,210."""
+    return _synthetic(cache, "3c3d", "3c3d", (3, 32, 32), samples, classes=10, steps=50, k=100)
 
 
-def all_cnn_c(cache: Path) -> Task:
-    """All-CNN-C as initialised, with synthetic 32×32×3 images: D = 1,387,108, N = 100."""
-    checkpoint, data = _synthetic(
-        "all-cnn-c", cache / "all-cnn-c", shape=(3, 32, 32), classes=100, number=100, steps=0
-    )
-    return Task("all-cnn-c", "all-cnn-c", str(checkpoint), str(data), "test", 100, 0, 64, 64, 128)
+def all_cnn_c(cache: Path, samples: int = 100) -> Task:
+    """All-CNN-C as initialised, with synthetic 32×32×3 images: D = 1,387,108."""
+    return _synthetic(cache, "all-cnn-c", "all-cnn-c", (3, 32, 32), samples, classes=100, steps=0, k=64)
 
 
-def resnet18_shape(cache: Path) -> Task:
-    """ResNet-18 as initialised, with synthetic 224×224×3 images: D = 11,689,512, N = 8."""
-    checkpoint, data = _synthetic(
-        "resnet18", cache / "resnet18", shape=(3, 224, 224), classes=8, number=8, steps=0
-    )
-    return Task("resnet18-shape", "resnet18", str(checkpoint), str(data), "test", 8, 0, 64, 64, 128)
+def resnet18_shape(cache: Path, samples: int = 8) -> Task:
+    """ResNet-18 as initialised, with synthetic 224×224×3 images: D = 11,689,512."""
+    return _synthetic(cache, "resnet18-shape", "resnet18", (3, 224, 224), samples, classes=8, steps=0, k=64)
 
 
 PROBLEMS = {
@@ -128,35 +121,50 @@ PROBLEMS = {
 }
 
 
-def make(problem: str, checkpoint: Path | None = None, cache: Path = CACHE, **changes: object) -> Task:
+def make(
+    problem: str,
+    checkpoint: Path | None = None,
+    cache: Path = CACHE,
+    samples: int | None = None,
+    **changes: object,
+) -> Task:
     """The task of a problem, with another checkpoint and other settings where they are given."""
-    task = PROBLEMS[problem](cache)
+    task = PROBLEMS[problem](cache) if samples is None else PROBLEMS[problem](cache, samples)
     if checkpoint is not None:
         task = replace(task, checkpoint=str(checkpoint))
     return replace(task, **{key: value for key, value in changes.items() if value is not None})
 
 
 def _synthetic(
-    architecture: str, folder: Path, *, shape: tuple[int, ...], classes: int, number: int, steps: int
-) -> tuple[Path, Path]:
-    """A checkpoint and the images it was trained on: noise around one random image per class."""
-    checkpoint, data = folder / f"step_{steps:06d}.safetensors", folder / "data.safetensors"
+    cache: Path,
+    problem: str,
+    architecture: str,
+    shape: tuple[int, ...],
+    samples: int,
+    *,
+    classes: int,
+    steps: int,
+    k: int,
+) -> Task:
+    """A task on noise around one random image per class, trained on it for some steps; files made once."""
+    folder = cache / f"{problem}-{samples}"
+    checkpoint, data = folder / checkpoint_name(steps), folder / "data.safetensors"
     if not (checkpoint.is_file() and data.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            y = torch.arange(number) % classes
-            x = torch.randn(number, *shape) + torch.randn(classes, *shape)[y]
+            y = torch.arange(samples) % classes
+            x = torch.randn(samples, *shape) + torch.randn(classes, *shape)[y]
             safetensors.torch.save_file({"x": x, "y": y}, data)
             model = architectures.build(architecture)
             optimiser = torch.optim.SGD(model.parameters(), lr=0.0226)
             for step in range(steps):
-                batch = torch.arange(step * 128, (step + 1) * 128) % number
+                batch = torch.arange(step * 128, (step + 1) * 128) % samples
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
                 optimiser.step()
             Recorder(model, folder, [steps])(steps)
-    return checkpoint, data
+    return Task(problem, architecture, str(checkpoint), str(data), "test", samples, 0, k, k, 2 * k)
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ class CurvatureOperator:
       fewest operations per product, after seconds of tracing.
     - ``curvlinops`` differentiates anew for every block: slowest, and keeps nothing.
 
-    The subset can be divided into batches of data, whose products are summed. What a path prepares for a batch
-    is kept when there is one batch, or for all of them if ``keep``; otherwise every ``@`` prepares each batch
-    again, once for all columns, and the memory is bounded by one batch's. Several small kept batches can be much
-    faster than one large one, because intermediate values then stay in the cache and in memory that is already
-    mapped.
+    The subset can be divided into batches of data, whose products are summed. What a path prepares for a
+    batch is kept when there is one batch, or for all of them if ``keep``; otherwise every ``@`` prepares each
+    batch again, once for all columns, and the memory is bounded by one batch's. Several small kept batches
+    can be much faster than one large one, because intermediate values then stay in the cache and in memory
+    that is already mapped.
 
     Example:
         >>> model = nn.Linear(3, 2).eval()
@@ -100,7 +100,8 @@ class CurvatureOperator:
         batch_size: Samples per batch of data; N by default.
         keep: Whether to keep every batch's graph where there are several.
         reduced: ``tf32`` rounds the factors of matrix products and convolutions to 10 bits, on CUDA devices
-            alone; ``bfloat16`` runs all passes under autocast. Parameters and vectors stay float32.
+            alone; ``bfloat16`` computes all passes through the network in that format. Parameters, loss and
+            vectors stay float32.
         after_batch: Called with ``hvps`` after each batch of products; what it raises ends the product.
 
         Raises:
@@ -139,9 +140,11 @@ class CurvatureOperator:
         self.keep = keep or self.batch_size == len(x)
         self.reduced = reduced
         self._after_batch = after_batch
-        self._batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
+        self._batches = list(
+            zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True)
+        )
         self._samples = len(x)
-        self._path = path_for(path, Function(model, loss, chosen), kind)
+        self._path = path_for(path, Function(model, loss, chosen, reduced), kind)
         self._kept: dict[int, Products] = {}
 
     def __matmul__(self, block: Tensor) -> Tensor:

@@ -44,21 +44,30 @@ class Function:
     Attributes:
         model: The network f.
         loss: ``loss(f(x), y) -> scalar``, the mean over the batch.
-        parameters: The model's parameters in θ, by name.
+        parameters: The model's parameters in θ.
         leaves: The parameters in θ, detached from the model; they share its memory.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        reduced: Reduced | None = None,
+    ) -> None:
+        self.model = _InBfloat16(model) if reduced == "bfloat16" else model
         self.loss = loss
-        self.parameters = parameters
+        self.parameters = list(parameters.values())
         self.leaves = [p.detach() for p in parameters.values()]
         # Held constant: nothing is differentiated or kept for them.
-        self._others = {n: p.detach() for n, p in model.named_parameters() if n not in parameters}
+        chosen = {id(p) for p in parameters.values()}
+        named = dict(self.model.named_parameters())
+        self._names = [name for name, p in named.items() if id(p) in chosen]
+        self._others = {name: p.detach() for name, p in named.items() if id(p) not in chosen}
 
     def outputs(self, leaves: Sequence[Tensor], x: Tensor) -> Tensor:
         """f(x) with ``leaves`` in θ's place; (n, …)."""
-        named = self._others | dict(zip(self.parameters, leaves, strict=True))
+        named = self._others | dict(zip(self._names, leaves, strict=True))
         result: Tensor = functional_call(self.model, named, (x,))
         return result
 
@@ -74,6 +83,26 @@ class Function:
             if part is not None:
                 target.copy_(part)
         return out
+
+
+class _InBfloat16(nn.Module):
+    """The model computed in bfloat16 from its own float32 parameters, with float32 outputs, and so loss.
+
+    Autocast would mix formats inside the model, which forward-mode differentiation does not support.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = (*self.model.named_parameters(), *self.model.named_buffers())
+        outputs: Tensor = functional_call(self.model, {n: _bfloat16(t) for n, t in state}, (_bfloat16(x),))
+        return outputs.float()
+
+
+def _bfloat16(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
 
 class DoubleBackward:
@@ -94,16 +123,20 @@ class DoubleBackward:
             outputs = function.outputs(leaves, x)
             if self._kind == "hessian":
                 gradient = _gradients([function.loss(outputs, y)], leaves, None, create_graph=True)
+                _check_differentiable(gradient)
                 return self._by_rows(
                     lambda vectors, many: _gradients(gradient, leaves, vectors, batched=many)
                 )
             cotangent = torch.zeros_like(outputs, requires_grad=True)
             pulled_back = _gradients([outputs], leaves, [cotangent], create_graph=True)
+            _check_differentiable(pulled_back)
             at = outputs.detach().requires_grad_()
             slope = _gradients([function.loss(at, y)], [at], None, create_graph=True)
 
+        maps: list[tuple[list[Tensor | None], Tensor]] = [(pulled_back, cotangent), (slope, at)]
+
         def ggn(vectors: list[Tensor], many: bool) -> list[Tensor | None]:
-            for values, variable in ((pulled_back, cotangent), (slope, at)):
+            for values, variable in maps:
                 (image,) = _gradients(values, [variable], vectors, batched=many)
                 if image is None:  # the outputs do not depend on θ, or the loss is linear in them
                     return [None] * len(leaves)
@@ -133,24 +166,39 @@ def _gradients(
     batched: bool = False,
 ) -> list[Tensor | None]:
     """Σ cotangentᵀ ∂value/∂variable per variable; None where nothing depends on it. The graph is kept."""
-    pairs = [
-        (value, cotangent)
-        for value, cotangent in zip(values, cotangents or [None] * len(values), strict=True)
-        if value is not None and value.requires_grad
-    ]
-    if not pairs:
+    at = [i for i, value in enumerate(values) if value is not None and value.requires_grad]
+    if not at:
         return [None] * len(variables)
     return list(
         torch.autograd.grad(
-            [value for value, _ in pairs],
+            [value for i in at if (value := values[i]) is not None],
             variables,
-            None if cotangents is None else [cotangent for _, cotangent in pairs],
+            None if cotangents is None else [cotangents[i] for i in at],
             retain_graph=True,
             create_graph=create_graph,
             allow_unused=True,
             is_grads_batched=batched,
         )
     )
+
+
+def _check_differentiable(gradient: Sequence[Tensor | None]) -> None:
+    """Refuse what autograd silently takes for a constant: the backward of a once-differentiable function.
+
+    Raises:
+        RuntimeError: There is one in the gradient's graph.
+    """
+    pending = [g.grad_fn for g in gradient if g is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if node.name().endswith("Error"):
+            raise RuntimeError("The model has an operation that cannot be differentiated twice.")
+        new = {following for following, _ in node.next_functions} - seen
+        seen |= new
+        pending.extend(new)
 
 
 class Linearise:
@@ -189,11 +237,9 @@ class Linearise:
     def _trace(self, x: Tensor, y: Tensor, leaves: list[Tensor]) -> tuple[GraphModule, GraphModule]:
         product = self._hessian if self._kind == "hessian" else self._ggn
         vectors = [torch.zeros_like(p) for p in leaves]
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own use of torch.jit
-            graph = make_fx(product)(x, y, *leaves, *vectors)
-            # Without operations in place, so that running a part again cannot change what it starts from.
-            graph = make_fx(functionalize(graph))(x, y, *leaves, *vectors)
+        arguments = (x, y, *leaves, *vectors)
+        # Without operations in place, so that running a part again cannot change what it starts from.
+        graph = _graph_of(functionalize(_graph_of(product, arguments)), arguments)
         return _split(graph, len(vectors))
 
     def _hessian(self, x: Tensor, y: Tensor, *leaves_and_vectors: Tensor) -> list[Tensor]:
@@ -210,7 +256,7 @@ class Linearise:
         with forward_ad.dual_level():
             duals = map(forward_ad.make_dual, leaves_and_vectors[:size], leaves_and_vectors[size:])
             # One forward pass for J v, the tangent of its value, and for Jᵀ, its pullback.
-            outputs, pullback = torch.func.vjp(lambda leaves: function.outputs(leaves, x), list(duals))
+            outputs, pullback = torch.func.vjp(lambda leaves: function.outputs(leaves, x), list(duals))  # type: ignore[misc]
             slope = _tangent(torch.func.grad(lambda at: function.loss(at, y))(outputs))
             (result,) = pullback(slope)
             return [forward_ad.unpack_dual(r).primal for r in result]  # type: ignore[no-untyped-call]
@@ -221,6 +267,39 @@ def _tangent(dual: Tensor) -> Tensor:
     return torch.zeros_like(dual) if tangent is None else tangent
 
 
+def _graph_of(function: Callable[..., Any], arguments: Sequence[Tensor]) -> GraphModule:
+    """The elementary operations that ``function`` does for arguments of these shapes."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own use of torch.jit
+        try:  # on tensors without data, which takes no arithmetic
+            traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+        except Exception:  # whatever an operation raises that cannot do without the data
+            traced = make_fx(function)(*arguments)
+    traced.graph.eliminate_dead_code()
+    return traced
+
+
+def _skip_copies(graph: Graph) -> None:
+    """Remove copies of values that nothing changes: differentiation leaves one for every sum of gradients."""
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.copy.default and len(node.args) == 2:
+            source = node.args[1]
+        elif node.target is torch.ops.aten._to_copy.default and node.kwargs.keys() <= {"dtype", "device"}:
+            source = node.args[0]
+        else:
+            continue
+        result, values = node.meta.get("val"), source.meta.get("val")
+        if not isinstance(values, Tensor) or not isinstance(result, Tensor):
+            continue
+        same = (
+            all(getattr(result, what) == getattr(values, what) for what in ("shape", "dtype", "device"))
+            and result.stride() == values.stride()
+        )
+        if same:
+            node.replace_all_uses_with(source)
+    graph.eliminate_dead_code()
+
+
 def _split(traced: GraphModule, vectors: int) -> tuple[GraphModule, GraphModule]:
     """Divide a traced function whose last ``vectors`` arguments vary into what is constant and what is not.
 
@@ -228,17 +307,17 @@ def _split(traced: GraphModule, vectors: int) -> tuple[GraphModule, GraphModule]
         ``constant(*first arguments) -> residuals`` and ``varying(*residuals, *last arguments) -> result``.
     """
     graph = traced.graph
-    graph.eliminate_dead_code()
+    _skip_copies(graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     given, varied = placeholders[:-vectors], placeholders[-vectors:]
     varying = set(varied)
     for node in graph.nodes:
         if node.op == "call_function" and any(source in varying for source in node.all_input_nodes):
             varying.add(node)
-    (output,) = (node for node in graph.nodes if node.op == "output")
+    output = next(node for node in graph.nodes if node.op == "output")
     users = [*varying, output]
-    residuals = list(dict.fromkeys(n for user in users for n in user.all_input_nodes if n not in varying))
-    residuals = [node for node in graph.nodes if node in set(residuals)]
+    needed = {node for user in users for node in user.all_input_nodes}
+    residuals = [node for node in graph.nodes if node in needed and node not in varying]
 
     constant, linear = Graph(), Graph()
     copies: dict[Node, Node] = {}
@@ -274,7 +353,7 @@ class Curvlinops:
         operator = self._operator(
             function.model,
             function.loss,
-            list(function.parameters.values()),
+            function.parameters,
             [(x, y)],
             check_deterministic=False,
             num_data=len(x),
@@ -307,10 +386,7 @@ def arithmetic(device: torch.device, reduced: Reduced | None) -> Iterator[None]:
         for backend in backends:
             # By default torch lets convolutions, but not matrix products, round to TF32.
             backend.fp32_precision = "tf32" if reduced == "tf32" else "ieee"
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            torch.autocast(device.type, torch.bfloat16, enabled=reduced == "bfloat16"),
-        ):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for backend, precision in zip(backends, before, strict=True):

@@ -152,7 +152,7 @@ def overlap_curve(
     Args:
         frame: ``queries.overlap_curves`` of one analysis, all masks: mask, k, overlap, std, error, chance.
         color: The model's colour, for the magnitude mask and the band of its stated error.
-        resolved_k: Beyond it the overlap is not known to 1 %, and the chart is shaded; None: not known.
+        resolved_k: Beyond it not every overlap is known to 1 %, and the chart is shaded; None: not known.
         log_k: Log axis for k.
         log_overlap: Log axis for the overlap.
     """
@@ -203,10 +203,10 @@ def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[al
         return []
     start = max(resolved_k + 0.5, float(ks.min()))
     ends = alt.Chart(pd.DataFrame({"k": [start], "end": [last + 0.5]}))
-    words = f"k > {resolved_k:,}: not resolved to 1 %" if resolved_k else "not resolved to 1 %"
+    words = f"k > {resolved_k:,}: not all resolved to 1 %" if resolved_k else "not resolved to 1 %"
     shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2="end:Q")
-    text = ends.mark_text(text=words, align="right", baseline="top", dx=-6, color=NEUTRAL)
-    return [shade, text.encode(x=alt.value("width"), y=alt.value(6))]
+    text = ends.mark_text(text=words, align="right", baseline="bottom", color=NEUTRAL, clip=False)
+    return [shade, text.encode(x=alt.value("width"), y=alt.value(-3))]  # above the curves
 
 
 def overlap_by_step(
@@ -241,6 +241,7 @@ def overlap_by_step(
     chance = found.drop_duplicates("chance").assign(level=lambda rows: 1.0 if ratio else rows["chance"])
     chance = chance.drop_duplicates("level")
 
+    title = "overlap ÷ chance" if ratio else OVERLAP_TITLE
     models = _present(colors, found["model"])
     methods = _present(METHOD_SHAPES, found["method"])
     highlighted = alt.selection_point(fields=["model"], bind="legend")
@@ -250,7 +251,7 @@ def overlap_by_step(
         x=x,
         y=alt.Y(
             "height:Q",
-            title="overlap ÷ chance" if ratio else OVERLAP_TITLE,
+            title=title,
             scale=alt.Scale(zero=True),
         ),
         color=color,
@@ -295,7 +296,7 @@ def overlap_by_step(
     bars = (
         alt.Chart(errors)
         .mark_errorbar(ticks=True, thickness=1.5)
-        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color, detail="series:N")
+        .encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
     )
     level = (
         alt.Chart(chance)

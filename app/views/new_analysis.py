@@ -395,7 +395,7 @@ def costs(chosen: Sequence[AnalysisSettings], architecture: str, files: int) -> 
         st.metric("Analyses", f"{analyses:,}", width=148, help="Checkpoints × splits.")
         st.metric("HVPs per analysis", f"{each.hvps:,}", width=148, help="Hessian-vector products.")
         st.metric("HVPs in total", f"{analyses * each.hvps:,}", width=148)
-        st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=148, help="Basis and eigenvectors.")
+        st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=190, help="Basis and eigenvectors.")
     return []
 
 

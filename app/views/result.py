@@ -213,11 +213,11 @@ def header(
 
 
 def unresolved(k: int, resolved_k: int, relative: float) -> str:
-    """That the overlap at this k is not known to 1 %, and how well it is."""
+    """That not all overlaps up to this k are known to 1 %, and how well the last one is."""
     if resolved_k:
-        until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, those beyond are not"
+        until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, not every one beyond"
     else:
-        until = "The overlaps are not resolved to 1 %"
+        until = "Not even the first overlap is resolved to 1 %"
     error = "unknown" if pd.isna(relative) else f"{relative:.1%} of the overlap"
     return f"{until}; at k = {k:,} the stated error is {error}."
 

@@ -256,6 +256,8 @@ class _Trials:
     def time(self, first: Measurement) -> None:
         """Time a candidate on its first batch of data; if memory is short, with fewer columns or samples."""
         candidate: Measurement | None = first
+        if self.best is not None:
+            self.best[1].release()  # two candidates' graphs would exceed the memory for one
         while candidate is not None:
             start = time.perf_counter()
             try:

@@ -170,7 +170,7 @@ class CurvatureOperator:
                 if self._after_batch is not None:
                     self._after_batch(self.hvps)
             if not self.keep:
-                self._kept.clear()
+                self.release()
         return out.T.reshape(block.shape)
 
     def multiply_batch(self, index: int, rows: Tensor) -> Tensor:
@@ -183,9 +183,13 @@ class CurvatureOperator:
         """Do now what products with data batch ``index`` need and keep."""
         if index not in self._kept:
             if not self.keep:
-                self._kept.clear()
+                self.release()
             with arithmetic(self.device, self.reduced):
                 self._kept[index] = self._path.prepare(*self._batches[index])
+
+    def release(self) -> None:
+        """Drop what is kept for batches of data; the next product prepares it again."""
+        self._kept.clear()
 
     @property
     def batches(self) -> int:

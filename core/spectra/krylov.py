@@ -158,10 +158,11 @@ class _BlockKrylov:
             fitting = columns if fitting is None else min(fitting, columns)
         usual = most_products(k, dimension, fitting, tolerance) if columns is None else columns
         self.products = usual if products is None else products
-        wanted = min(dimension, self.products)
+        self._enough, self._most = enough, self.products if enough is None else _EXTENDED * self.products
+        wanted = min(dimension, self._most if columns is None else self.products)
         capacity = wanted if fitting is None else min(wanted, fitting)
         self.block = min(default_block(k) if block is None else block, capacity)
-        if capacity < wanted:  # k pairs must stay, and two blocks come
+        if capacity < min(dimension, self.products):  # k pairs must stay, and two blocks come
             self.block = min(self.block, (capacity - k) // 2)
             if self.block < 1:
                 raise SpectrumError(
@@ -169,8 +170,7 @@ class _BlockKrylov:
                     f"k = {k:,} needs {k + 2:,} at least; allow more memory, or choose a smaller k."
                 )
         self.operator, self.k, self.capacity, self.further = operator, k, capacity, further
-        self.restarts = capacity < wanted
-        self._enough, self._most = enough, _EXTENDED * self.products
+        self.restarts = capacity < min(dimension, self.products)
         # Half of the room beyond k goes to further Ritz vectors: dropping them loses what was learnt.
         room = (capacity - k) // 2
         self.kept = capacity - room // self.block * self.block
@@ -193,6 +193,7 @@ class _BlockKrylov:
         self.broken_down = False
         self._checked = 0
         self._dropped = (slice(0, 0), self.projected[:0, :0])
+        self._decomposed: dict[int, tuple[Tensor, Tensor]] = {}
         self._restarted = 0
         self.resumed = self._resume()
 
@@ -247,13 +248,14 @@ class _BlockKrylov:
     def _goes_on(self, small: Tensor) -> bool:
         """Whether the run shall make more products than planned; then it does."""
         more = -(-self.products // (_LENGTHENED * self.block)) * self.block
-        could = self.spent + more <= self._most and self.kept < self.capacity and not self._dropped[0].stop
+        grows = self.last.stop + more <= self.capacity
+        could = self.spent + more <= self._most and (grows or self.kept < self.capacity)
         if self._enough is None or self._patient or not could or self.last.stop == self.operator.shape[0]:
             return False
         if self._converged(small) or self._enough(self._pairs(small)):
             return False
         self.products = self.spent + more
-        self.restarts = True
+        self.restarts = self.restarts or not grows
         return True
 
     def _is_full(self) -> bool:
@@ -261,7 +263,9 @@ class _BlockKrylov:
 
     def _ritz(self, size: int, count: int) -> tuple[Tensor, Tensor]:
         """Eigenvalues of T's leading block by |λ|, and its eigenvectors, for the ``count`` first."""
-        values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
+        if size not in self._decomposed:
+            self._decomposed[size] = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
+        values, rotation = self._decomposed[size]
         return values[:count], rotation[:, :count]
 
     def _recurred(self, rotation: Tensor, small: Tensor) -> Tensor:
@@ -333,9 +337,7 @@ class _BlockKrylov:
 
     def _restart(self, coupling: Tensor) -> Tensor:
         """Keep the leading Ritz vectors only; what the next block's coupling to the last one is to them."""
-        size = self.last.stop
-        values, rotation = by_magnitude(*torch.linalg.eigh(self.projected[:size, :size]))
-        values, rotation = values[: self.kept], rotation[:, : self.kept]
+        values, rotation = self._ritz(self.last.stop, self.kept)
         self.basis.rotate(rotation)
         self._restarted += 1
         self.projected.zero_()
@@ -345,6 +347,7 @@ class _BlockKrylov:
         return coupling @ tail
 
     def _append(self, new: Tensor, coupling: Tensor | None) -> None:
+        self._decomposed.clear()
         size = self.last.stop
         part = slice(size, size + len(new))
         self.basis.put(size, new)

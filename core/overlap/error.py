@@ -30,6 +30,10 @@ _SHIFT = 2.0
 # the last number.
 _NOISE, _UNITS, _ALONG = 32.0, 4.0, 8.0
 
+# Products in floating point have errors that are the same every time and so show in no residual. The overlap
+# has had them up to this much of itself, in units of the precision, on a network in fp32.
+_FLOOR = 256.0
+
 # Two fp64 matrices that are equal up to rounding differ in their eigenvalues by this much of |λ₁|.
 _RESOLUTION = 100 * torch.finfo(torch.float64).eps
 
@@ -110,10 +114,13 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
     uncertainty = torch.minimum(residuals, shift + noise + floor)
 
     exchanged = _mixing(rows, magnitudes, uncertainty) + _ambiguity(rows, magnitudes, uncertainty)
-    error = missing = _missing(masses, magnitudes, residuals, dimension)
+    error = _missing(masses, magnitudes, residuals, dimension)
     if pairs.coarser is not None:
-        error = torch.maximum(error, _extrapolated(pairs.coarser, order, mass, missing, exchanged))
-    error = error + exchanged + precision * len(pairs.basis) ** 0.5 * mass
+        # Rounding errors are in these residuals, not in the coarser ones, and do not converge.
+        rounding = residuals.min().clamp_max(_NOISE * unit)
+        converging = _missing(masses, magnitudes, residuals - rounding + floor, dimension)
+        error = torch.maximum(error, _extrapolated(pairs.coarser, order, mass, converging, exchanged))
+    error = error + exchanged + precision * max(_FLOOR, len(pairs.basis) ** 0.5) * mass
     overlap = mass / sizes
     return torch.minimum(error / sizes, torch.maximum(overlap, 1 - overlap))
 

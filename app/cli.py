@@ -462,7 +462,7 @@ def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
         title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}",
         caption="± its stated error; up to the resolved k, every overlap is known to 1 %",
     )
-    names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "ratio to chance", "resolved k")
+    names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "÷ chance", "resolved k")
     for name in (*names, "seconds"):
         table.add_column(name, justify="left" if name == "checkpoint" else "right", no_wrap=name == "overlap")
     for file, result in zip(files, results, strict=True):

@@ -111,10 +111,11 @@ def plain(text: str) -> str:
     )
 
 
-def matrix(analysis: Any) -> str:
-    """What an analysis is of, from its split, curvature and subset: ``train GGN of fc.*``."""
+def matrix(analysis: Any, *, in_short: bool = False) -> str:
+    """What an analysis is of, from split, curvature and subset: ``train GGN of fc.*``, or ``train GGN``."""
     name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
-    return f"{analysis.split} {name}" + (f" of {analysis.subset}" if analysis.subset else "")
+    of = "" if in_short or not analysis.subset else f" of {analysis.subset}"
+    return f"{analysis.split} {name}{of}"
 
 
 def counted(number: int, one: str, many: str) -> str:

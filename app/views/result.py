@@ -186,7 +186,7 @@ def header(
             "Eigenvalue λ₁",
             f"{spectrum['value'].iloc[0]:.4g}",
             "The eigenvalue of largest |λ|.",
-            matrix(detail),
+            matrix(detail, in_short=True),
         )
         error = "" if pd.isna(found["error"]) else f"± {found['error']:.1g}, "
         number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"{error}k = {k:,}")
@@ -261,7 +261,7 @@ def provenance(detail: AnalysisDetail) -> None:
         "checkpoint SHA-256": detail.checkpoint_sha256[:16] + " …",
         "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
     }
-    metrics = {name.replace("_", " "): f"{value:.4g}" for name, value in detail.metrics.items()}
+    metrics = {name: f"{value:.4g}" for name, value in detail.metrics.items()}
     chosen = detail.settings | {"parameters": detail.subset or "all"}
     settings, numerics, environment, stages = st.tabs(
         ["Settings", "Numerics", "Environment", "Time by stage"]
@@ -289,7 +289,7 @@ def provenance(detail: AnalysisDetail) -> None:
 def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     """The record of an analysis in words."""
     facts = {
-        name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else value
+        name: f"{value:.4g}" if isinstance(value, float) else value
         for name, value in record.items()
         if not isinstance(value, dict) and name != "probability"
     }
@@ -299,25 +299,24 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
         )
     if basis := record.get("basis"):
         facts["basis"] = basis_fact(basis)
-    for name, label in (("norm", "‖H‖_F"), ("missed_norm", "‖H − Ĥ‖_F, missed")):
+    for name, label in (("norm", "‖H‖ (Frobenius)"), ("missed_norm", "‖H − Ĥ‖ (Frobenius)")):
         if norm := record.get(name):
             facts[label] = norm_fact(norm, record["probability"])
     return facts
 
 
 def basis_fact(basis: dict[str, Any]) -> str:
-    """How the basis of a Krylov space came about."""
+    """How the basis of a Krylov space, or a sketch, came about; what its method does not know is left out."""
     where = "memory" if basis["kept_in"] == "memory" else "a file"
-    parts = [
-        f"{basis['products']:,} products in blocks of {basis['block']:,}",
-        f"room for {basis['columns']:,} vectors in {where}",
-    ]
-    if basis["restarts"]:
-        parts.append(f"restarted {basis['restarts']} times" if basis["restarts"] > 1 else "restarted once")
+    parts = [f"room for {basis['columns']:,} vectors in {where}"]
+    if "products" in basis:
+        parts.insert(0, f"{basis['products']:,} products in blocks of {basis['block']:,}")
+    if restarts := basis.get("restarts"):
+        parts.append("restarted once" if restarts == 1 else f"restarted {restarts:,} times")
     if basis["resumed"]:
         parts.append(f"{basis['resumed']:,} products read back from an earlier attempt")
-    if basis["tolerance_met"] is not None:
-        parts.append("tolerance met" if basis["tolerance_met"] else "tolerance not met")
+    if (met := basis.get("tolerance_met")) is not None:
+        parts.append("tolerance met" if met else "tolerance not met")
     return "; ".join(parts)
 
 
@@ -345,7 +344,7 @@ def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def two_columns(facts: dict[str, Any]) -> pd.DataFrame:
-    shown = {name: plain(str(value)) for name, value in facts.items() if value is not None}
+    shown = {name.replace("_", " "): plain(str(value)) for name, value in facts.items() if value is not None}
     return pd.DataFrame({"name": shown.keys(), "value": shown.values()})
 
 

@@ -185,8 +185,8 @@ def test_result_tells_how_it_was_made_in_words(open_page: Open, add: Add) -> Non
         "products": "linearize, 16 vectors and 50 samples at once",
         "basis": "60 products in blocks of 4; room for 100 vectors in a file; restarted once; "
         "20 products read back from an earlier attempt",
-        "‖H‖_F": "2 (at least 1.5 with 95% probability)",
-        "‖H − Ĥ‖_F, missed": "0.25 (0.125 to 0.5 with 95% probability)",
+        "‖H‖ (Frobenius)": "2 (at least 1.5 with 95% probability)",
+        "‖H − Ĥ‖ (Frobenius)": "0.25 (0.125 to 0.5 with 95% probability)",
     }
     assert measured["time per product"].str.replace("\\", "").tolist() == [
         "1.2 ms",
@@ -195,6 +195,27 @@ def test_result_tells_how_it_was_made_in_words(open_page: Open, add: Add) -> Non
     assert app.metric[0].delta == "test GGN"
     assert app.metric[2].help.endswith("k = 5 and D = 210.")
     assert "GGN of linear6.*" in app.selectbox(key="result_analysis").options[0]
+
+
+@pytest.mark.parametrize(
+    ("basis", "words"),
+    [
+        ({}, None),
+        ({"columns": 30, "kept_in": "memory", "resumed": 0}, "room for 30 vectors in memory"),
+        (
+            {"block": 4, "columns": 100, "restarts": 3, "products": 60, "kept_in": "memory", "resumed": 0,
+             "tolerance_met": False},
+            "60 products in blocks of 4; room for 100 vectors in memory; restarted 3 times; "
+            "tolerance not met",
+        ),
+    ],
+)  # fmt: skip
+def test_result_tells_of_every_methods_basis(
+    open_page: Open, add: Add, basis: dict[str, object], words: str | None
+) -> None:
+    number = add(results={"record": {"basis": basis}})
+    numerics = open_page("result", analysis=str(number)).table[1].value
+    assert numerics["value"].tolist() == ([words] if words else [])
 
 
 def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add) -> None:

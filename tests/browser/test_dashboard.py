@@ -14,8 +14,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from core.problems import architectures, training
 from core.results import queries
+from core.results.models import State
 from core.results.session import sessions
-from core.settings import Settings
+from core.settings import AnalysisSettings, Settings
+from tasks.submit import Upload, submit
+from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -33,6 +36,7 @@ def test_from_uploaded_checkpoints_to_charts(
     expect(page.get_by_role("heading", name="New analysis")).to_be_visible()  # as there is nothing to see yet
     expect(page.get_by_role("button", name="Start")).to_be_disabled()
     page.locator("input[type=file]").first.set_input_files(files)
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()  # the files are read, in a run of their own
     fill(page, "Model name", "digits")
     fill(page, "N, samples", "100")
     fill(page, "k, eigenpairs", str(K))
@@ -45,6 +49,9 @@ def test_from_uploaded_checkpoints_to_charts(
 
     overlap = chart(page, "Overlap of the magnitude mask")
     expect(overlap.locator("g.mark-line.role-mark path")).to_have_count(4)  # magnitude, best, random, chance
+    expect(overlap.locator("g.mark-area.role-mark path")).to_have_count(2)  # random masks, stated error
+    expect(overlap.locator("g.mark-rect.role-mark path")).to_have_count(0)  # everything is resolved
+    expect(chart(page, "Share of the squared").locator("g.mark-area.role-mark path")).to_have_count(1)
     spectrum = chart(page, "Magnitudes of the")
     expect(spectrum.locator("g.mark-symbol.role-mark path")).to_have_count(2 * K)  # eigenvalues and residuals
     number = int(re.search(r"analysis=(\d+)", page.url)[1])
@@ -68,7 +75,20 @@ def test_from_uploaded_checkpoints_to_charts(
     expect(page.get_by_role("heading", name="Overlap over training, k = 7")).to_be_visible()
     expect(chart(page, "Overlap against k").locator("g.mark-line.role-mark path")).to_have_count(2)
 
-    pages = {"new_analysis": "", "runs": "", "result": f"?analysis={number}", "compare": ""}
+    unresolved = analysed(lab, files[0], method="seigh")
+    page.goto(f"{url}/result?analysis={unresolved}")
+    overlap = chart(page, "Overlap of the magnitude mask")
+    expect(overlap.locator("g.mark-rect.role-mark path")).to_have_count(1)
+    expect(overlap.get_by_text("resolved to 1 %")).to_be_visible()
+    expect(page.get_by_text(f"at k = {K} the stated error is")).to_be_visible()
+    band = overlap.locator("g.mark-area.role-mark path").last.bounding_box()
+    assert band["height"] > 20  # px: the error of a sketch without oversampling is large
+    expect(page.get_by_test_id("stCode")).to_contain_text(re.compile("^seigh analyze .* --method seigh$"))
+    page.get_by_role("tab", name="Numerics").click()
+    expect(page.get_by_role("cell", name="‖H‖ (Frobenius)", exact=True)).to_be_visible()
+    assert_clean(page)
+
+    pages = {"new_analysis": "", "runs": "", "result": f"?analysis={unresolved}", "compare": ""}
     for scheme, width in (("light", 1280), ("dark", 390)):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
         tab = context.new_page()
@@ -122,10 +142,25 @@ class Malicious:
         return os.system, (f"touch {self.marker}",)
 
 
+def analysed(lab: Settings, file: Path, **changes: Any) -> int:
+    """The number of a finished analysis of a checkpoint of the model that was uploaded first."""
+    settings = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=100, k=K, **changes)
+    upload = Upload(file, file.name)
+    (number,) = submit([upload], model_name="digits", settings=[settings], user="ada", env=lab).analysis_ids
+
+    def finished() -> bool:
+        with sessions(lab.database)() as s:
+            return queries.analysis(s, number).state == State.finished
+
+    wait_until(finished, 60, f"analysis {number} is finished")
+    return number
+
+
 def fill(page: Page, label: str, text: str) -> None:
     box = page.locator("input").and_(page.get_by_label(label))
     box.fill(text)
     box.press("Enter")
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)  # a run that begins meanwhile may reset it
 
 
 def chart(page: Page, description: str) -> Any:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator, choose, select_parameters
+from core.curvature import CurvatureOperator, choose, footprint, select_parameters
 from core.overlap import (
     FURTHER,
     best_curve,
@@ -92,8 +92,8 @@ class Cost:
 
     Attributes:
         parameters: D.
-        hvps: Hessian-vector products, those that measure residuals and errors included; with a tolerance the
-            usual number, which it may take more or less than.
+        hvps: Hessian-vector products, those that measure residuals and errors included. Krylov may take
+            fewer, or up to twice as many until the overlap is resolved, or as many as a tolerance asks for.
         memory: Bytes of the basis or dense matrices, and of the eigenvectors that are kept. The network's
             activations come on top.
     """
@@ -252,7 +252,7 @@ def _analyse(
     with clock.stage("operator"):
         loss = nn.CrossEntropyLoss()
         subset_loss, subset_accuracy = _loss_and_accuracy(model, loss, x, y)
-        hessian, measured = _operator(model, loss, x, y, theta.names, settings, clock)
+        hessian, measured = _operator(model, loss, x, y, theta, settings, clock)
 
     order = largest_first(theta.flat(model), settings.k)
     with clock.stage("eigenpairs"):
@@ -267,8 +267,16 @@ def _analyse(
         errors = pairs.residuals
         if settings.precision in REDUCED:
             # The recurrence believes the products that it was given; what they cost shows in exact ones.
-            float32 = settings.model_copy(update={"precision": "float32"})
-            exact_products, _ = _operator(model, loss, x, y, theta.names, float32, clock, like=hessian)
+            exact_products = CurvatureOperator(
+                *(model, loss, x, y),
+                kind=settings.curvature,
+                parameters=theta.names,
+                path=hessian.path,
+                columns=hessian.columns,
+                batch_size=hessian.batch_size,
+                keep=hessian.keep,
+                after_batch=clock.counter(),
+            )
             errors = residuals(exact_products, pairs)
         elif errors is None:
             errors = residuals(hessian, pairs)
@@ -363,30 +371,40 @@ def _operator(
     loss: nn.Module,
     x: Tensor,
     y: Tensor,
-    names: list[str] | None,
+    theta: _Theta,
     settings: AnalysisSettings,
     clock: _Clock,
-    like: CurvatureOperator | None = None,
 ) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
-    """The operator by the path asked for, that of another operator, or the fastest; and what was measured."""
-    path, columns, batch_size = settings.hvp_path, settings.hvp_columns, settings.batch_size
-    if like is not None:
-        path, columns, batch_size = like.path, like.columns, like.batch_size
-    block = krylov.default_block(settings.k) if settings.method == "krylov" else BLOCK
+    """The operator by the path asked for or the fastest, and what was measured to choose it."""
+    of_krylov = settings.method == "krylov"
+    block = krylov.default_block(settings.k, theta.dimension) if of_krylov else BLOCK
+    memory = int(_PRODUCT_SHARE * _machine_memory(x.device))
     common: dict[str, Any] = {
         "kind": settings.curvature,
-        "parameters": names,
+        "parameters": theta.names,
         "reduced": settings.precision if settings.precision in REDUCED else None,
-        "after_batch": clock.counter(),
     }
-    if path is not None:
-        common |= {"path": path, "columns": columns or block, "batch_size": batch_size}
-        return CurvatureOperator(model, loss, x, y, **common), []
-    memory = int(_PRODUCT_SHARE * _machine_memory(x.device))
-    operator, measured = choose(
-        model, loss, x, y, block=block, products=clock.expected, memory=memory, **common
+    if settings.hvp_path is None:
+        products = clock.expected
+        operator, measured = choose(
+            *(model, loss, x, y),
+            block=block,
+            products=products,
+            memory=memory,
+            after_batch=clock.counter(),
+            **common,
+        )
+        return operator, [measurement.to_json() for measurement in measured]
+    forced = CurvatureOperator(
+        *(model, loss, x, y),
+        path=settings.hvp_path,
+        columns=settings.hvp_columns or block,
+        batch_size=settings.batch_size,
+        keep=footprint(model, loss, x, y, **common).per_sample * len(x) <= memory,
+        after_batch=clock.counter(),
+        **common,
     )
-    return operator, [measurement.to_json() for measurement in measured]
+    return forced, []
 
 
 def _norms(estimate: APosteriori) -> dict[str, Any]:
@@ -462,7 +480,7 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
     match settings.method:
         case "krylov":
             # The eigenvectors take the place of the basis.
-            memory = itemsize * parameters * krylov.default_products(k, parameters)
+            memory = itemsize * parameters * krylov.default_products(k, parameters, cautious=False)
         case "seigh":
             memory = itemsize * parameters * settings.n_outer
         case "ssvd":
@@ -481,7 +499,8 @@ def _products(
     match settings.method:
         case "krylov":
             columns = None if storage is None else storage.columns(parameters, dtype)
-            hvps = krylov.most_products(k, parameters, columns, None) + min(krylov.CHECKS, k)
+            usual = krylov.most_products(k, parameters, columns, None, asks=settings.tolerance is None)
+            hvps = usual + min(krylov.CHECKS, k)
         case "seigh":
             hvps = settings.n_inner + k
         case "ssvd":

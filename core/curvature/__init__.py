@@ -1,6 +1,6 @@
 """Curvature matrices of a network's loss as operators on (D, b) blocks."""
 
-from core.curvature.choose import Measurement, choose
+from core.curvature.choose import Measurement, choose, footprint
 from core.curvature.operator import CurvatureOperator, select_parameters
 from core.curvature.paths import KINDS, PATHS, Kind, PathName, Reduced
 
@@ -13,5 +13,6 @@ __all__ = [
     "PathName",
     "Reduced",
     "choose",
+    "footprint",
     "select_parameters",
 ]

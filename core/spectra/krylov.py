@@ -14,11 +14,10 @@ from core.spectra.operators import Operator, SpectrumError, check_square, multip
 from core.spectra.orthogonal import gram, resolution
 from core.spectra.residuals import residuals
 
-# b ≈ 16–70 is the useful range: smaller blocks are more accurate per product, larger ones faster.
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 32
-
-# Columns beyond the k wanted ones, at least.
-_LEAST_ROOM = 128
+# Smaller blocks are more accurate per product; larger ones are faster by the vector where products of many
+# vectors are, and read the basis less often, which is what counts once a vector exceeds the caches.
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 16
+_LONG, _SMALLEST_LONG_BLOCK = 2**20, 8
 
 # Residuals of all wanted pairs below this many units of rounding error of |λ₁| cannot be improved upon.
 _ROUNDING = 16
@@ -43,22 +42,29 @@ _MOST_PASSES = 5
 CHECKS = 8
 
 
-def default_block(k: int) -> int:
-    """Block size b for k wanted pairs."""
-    return min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, k // 8))
+def default_block(k: int, dimension: int) -> int:
+    """Block size b for k wanted pairs: k/24 in multiples of 4, within bounds."""
+    smallest = _SMALLEST_LONG_BLOCK if dimension >= _LONG else _SMALLEST_BLOCK
+    return min(_LARGEST_BLOCK, max(smallest, 4 * round(k / 96)))
 
 
-def default_products(k: int, dimension: int) -> int:
-    """Products for k wanted pairs: 1.75·k and k + 128 at least, in whole blocks, at most D.
+def default_products(k: int, dimension: int, *, cautious: bool = True) -> int:
+    """Products for k wanted pairs, in whole blocks, at most D.
 
-    Few pairs need more room each: the flat spectrum of an untrained network separates slowly.
+    Args:
+        k: Number of wanted pairs.
+        dimension: D.
+        cautious: 1.75·k and k + 128 at least: few pairs need more room each, as the flat spectrum of an
+            untrained network separates slowly. Otherwise what a trained network takes, 1.5·k + 64 and no more
+            than 2.2·k + 24, for a run that goes on if that was not enough.
     """
-    block = default_block(k)
-    wanted = max(-(-7 * k // 4), k + _LEAST_ROOM)
+    block = default_block(k, dimension)
+    hopeful = min(3 * k // 2 + 64, 11 * k // 5 + 24)
+    wanted = max(-(-7 * k // 4), k + 128) if cautious else hopeful
     return min(dimension, -(-wanted // block) * block)
 
 
-def most_products(k: int, dimension: int, columns: int | None, tolerance: float | None) -> int:
+def most_products(k: int, dimension: int, columns: int | None, tolerance: float | None, *, asks: bool) -> int:
     """Products after which a run ends whether or not its residuals meet the tolerance.
 
     Args:
@@ -66,8 +72,9 @@ def most_products(k: int, dimension: int, columns: int | None, tolerance: float 
         dimension: D.
         columns: Vectors that the storage holds; None for any number.
         tolerance: The one asked for; None for the usual accuracy.
+        asks: Whether the run goes on if its pairs are not enough.
     """
-    usual = default_products(k, dimension)
+    usual = default_products(k, dimension, cautious=not asks or tolerance is not None)
     if tolerance is not None:
         return _PATIENCE * usual
     return usual if columns is None or columns >= usual else _RESTARTED * usual
@@ -103,7 +110,7 @@ def block_krylov(
     Args:
         operator: Symmetric, D × D.
         k: Number of wanted pairs, at most D.
-        block: b, products per round; ``default_block(k)`` when not given, less where few columns fit.
+        block: b, products per round; ``default_block`` when not given, less where few columns fit.
         columns: m, the most vectors in the basis, at most D; as many as ``products`` or the storage holds
             when not given.
         products: The iteration ends after this many; ``most_products`` when not given.
@@ -156,12 +163,14 @@ class _BlockKrylov:
             raise ValueError(f"The block size must be at least 1; got {block}.")
         if columns is not None:
             fitting = columns if fitting is None else min(fitting, columns)
-        usual = most_products(k, dimension, fitting, tolerance) if columns is None else columns
-        self.products = usual if products is None else products
+        usual = most_products(k, dimension, fitting, tolerance, asks=enough is not None)
+        if products is None:
+            products = usual if columns is None else columns
+        self.products = products
         self._enough, self._most = enough, self.products if enough is None else _EXTENDED * self.products
         wanted = min(dimension, self._most if columns is None else self.products)
         capacity = wanted if fitting is None else min(wanted, fitting)
-        self.block = min(default_block(k) if block is None else block, capacity)
+        self.block = min(default_block(k, dimension) if block is None else block, capacity)
         if capacity < min(dimension, self.products):  # k pairs must stay, and two blocks come
             self.block = min(self.block, (capacity - k) // 2)
             if self.block < 1:

@@ -189,7 +189,7 @@ def header(
             matrix(detail, in_short=True),
         )
         error = "" if pd.isna(found["error"]) else f"± {found['error']:.1g}, "
-        number("Overlap", f"{found['overlap']:.3g}", OVERLAP_SYMBOLS, f"{error}k = {k:,}")
+        number("Overlap", short(found["overlap"]), OVERLAP_SYMBOLS, f"{error}k = {k:,}")
         number(
             "Ratio to chance",
             f"{found['ratio']:.3g} ×",
@@ -197,7 +197,7 @@ def header(
             f"chance {found['chance']:.3g}",
         )
         number(
-            "Random masks", f"{random['overlap']:.3g}", "Mean ± std over the draws.", f"± {random['std']:.2g}"
+            "Random masks", short(random["overlap"]), "Mean ± std over the draws.", f"± {random['std']:.2g}"
         )
         if "test_accuracy" in detail.metrics:
             number(
@@ -220,6 +220,11 @@ def unresolved(k: int, resolved_k: int, relative: float) -> str:
         until = "Not even the first overlap is resolved to 1 %"
     error = "unknown" if pd.isna(relative) else f"{relative:.1%} of the overlap"
     return f"{until}; at k = {k:,} the stated error is {error}."
+
+
+def short(value: float) -> str:
+    """An overlap in as many digits as a card has room for."""
+    return f"{value:.3g}" if value >= 0.01 else f"{value:.2g}"
 
 
 def number(label: str, value: str, explanation: str, beside: str) -> None:

@@ -128,7 +128,7 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
     add(step=200)
     app = open_page("result", analysis=str(number), k="4")
     assert app.selectbox(key="result_analysis").value == number
-    assert [metric.value for metric in app.metric] == ["1", "0.00171", "3 ×", "0.000569", "50.00%"]
+    assert [metric.value for metric in app.metric] == ["1", "0.0017", "3 ×", "0.00057", "50.00%"]
     assert len(app.get("vega_lite_chart")) == 3
     assert {button.label for button in app.get("download_button")} == {
         "Overlap (CSV)",
@@ -226,7 +226,7 @@ def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add
     assert app.query_params["analysis"] == str(first)
     app.slider(key="result_k").set_value(2).run()
     assert app.query_params["k"] == "2"
-    assert app.metric[1].value == "0.000853"
+    assert app.metric[1].value == "0.00085"
 
 
 @pytest.mark.parametrize(

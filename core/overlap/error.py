@@ -10,8 +10,11 @@ from core.spectra.eigenpairs import Eigenpairs
 # On the extrapolated change: masses change by sums of terms of either sign.
 _SAFETY = 3.0
 
+# On what residuals alone say.
+_ALONE = 2.0
+
 # Extrapolated changes are at most this many times the change, however slow the convergence looks.
-_SLOWEST = 10.0
+_SLOWEST = 50.0
 
 # The change passes through zero by accident: that at any size within k ± (3 + k/10) counts at k.
 _NEAR, _NEAR_SHARE = 3, 0.1
@@ -67,7 +70,7 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
       μ the mean masked mass of the k eigenvectors and μ′ between that and k/D. Where ``pairs.coarser`` is
       given, the change of the masked mass since then is extrapolated as well, as a geometric series whose
       ratio is that of this estimate now and then, tripled; the largest change near k counts. The larger of
-      the two is taken. *Estimated, not guaranteed.*
+      the two is taken, or twice the first where there is no second. *Estimated, not guaranteed.*
     - What neighbours on either side of k may exchange, by rotations through (u_i u_j)^½ / (|θ_i| − |θ_j|),
       with u_j = min(r_j, 2 r_j²/|θ_j| + rounding) the uncertainty of |θ_j|. *Estimated.*
     - Pairs whose intervals |θ_j| ± u_j do not separate those within k from those beyond. With C all of them,
@@ -113,14 +116,18 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
     shift = _SHIFT * residuals.square() / magnitudes.clamp_min(floor + _TINY)
     uncertainty = torch.minimum(residuals, shift + noise + floor)
 
+    repeated = precision * max(_FLOOR, len(pairs.basis) ** 0.5) * mass
     exchanged = _mixing(rows, magnitudes, uncertainty) + _ambiguity(rows, magnitudes, uncertainty)
     error = _missing(masses, magnitudes, residuals, dimension)
-    if pairs.coarser is not None:
+    if pairs.coarser is None:
+        error = _ALONE * error
+    else:
         # Rounding errors are in these residuals, not in the coarser ones, and do not converge.
         rounding = residuals.min().clamp_max(_NOISE * unit)
         converging = _missing(masses, magnitudes, residuals - rounding + floor, dimension)
-        error = torch.maximum(error, _extrapolated(pairs.coarser, order, mass, converging, exchanged))
-    error = error + exchanged + precision * max(_FLOOR, len(pairs.basis) ** 0.5) * mass
+        ahead = _extrapolated(pairs.coarser, order, mass, converging, exchanged, repeated)
+        error = torch.maximum(error, ahead)
+    error = error + exchanged + repeated
     overlap = mass / sizes
     return torch.minimum(error / sizes, torch.maximum(overlap, 1 - overlap))
 
@@ -152,12 +159,17 @@ def _missing(masses: Tensor, magnitudes: Tensor, residuals: Tensor, dimension: i
 
 
 def _extrapolated(
-    coarser: Eigenpairs, order: Tensor, mass: Tensor, missing: Tensor, exchanged: Tensor
+    coarser: Eigenpairs,
+    order: Tensor,
+    mass: Tensor,
+    missing: Tensor,
+    exchanged: Tensor,
+    repeated: Tensor,
 ) -> Tensor:
     """Change of the masked mass that is still to come: (n,)."""
     n = len(order)
     masses = _on_cpu(coarser.rows(order)).square().cumsum(0)
-    change = (masses[:, :n].cumsum(1).diagonal() - mass).abs()
+    change = ((masses[:, :n].cumsum(1).diagonal() - mass).abs() - repeated).clamp_min(0)
     index = torch.arange(n)
     near = (index - index[:, None]).abs() <= _NEAR + (_NEAR_SHARE * index[:, None]).long()
     # What neighbours exchange at one k says nothing of the others.

@@ -292,7 +292,9 @@ class _BlockKrylov:
             padded = torch.cat([rotation, torch.zeros_like(outside)])
             lengths = torch.hypot(outside.norm(dim=0), self._recurred(padded, small))
             found.append(Eigenpairs(self.basis.rows[:part], rotation, values, lengths, self.spent))
-        return replace(found[0], coarser=found[1])
+        # Short of vectors that a restart has chosen, a basis is not what the run had before.
+        meant = not self._restarted or fewer >= self.kept
+        return replace(found[0], coarser=found[1] if meant else None)
 
     def _checked_pairs(self, small: Tensor) -> Eigenpairs:
         """The Ritz pairs with residuals as measured products say, and how they were computed."""

@@ -285,17 +285,16 @@ def _analyse(
         overlap = overlap_curve(pairs.top(settings.k).rows(order))
         stated = overlap_error(pairs, order, errors)
 
-    pairs = pairs.top(settings.k)
-    with clock.stage("missed"):
-        estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
-        scree = estimate.scree(pairs.values)
-
     with clock.stage("masks"):
         kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
         room = storage.room("vectors", settings.k, theta.dimension, precision) if kept else pairs.basis
-        formed = pairs.formed(room)
-        random_mean, random_std = random_curve(formed, settings.random_masks, settings.seed)
-        best = best_curve(formed)
+        pairs = pairs.top(settings.k).formed(room)
+        random_mean, random_std = random_curve(pairs.basis, settings.random_masks, settings.seed)
+        best = best_curve(pairs.basis)
+
+    with clock.stage("missed"):
+        estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
+        scree = estimate.scree(pairs.values)
 
     return Result(
         parameters=theta.dimension,
@@ -310,7 +309,7 @@ def _analyse(
         best=_numpy(best),
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
-        eigenvectors=formed.basis.to("cpu", torch.float32),
+        eigenvectors=pairs.basis.to("cpu", torch.float32),
         stages=clock.stages,
         checkpoint_sha256=stored.sha256,
         data_sha256=datasets.content_hash(subset),

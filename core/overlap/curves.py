@@ -11,10 +11,6 @@ import torch
 from torch import Tensor
 
 from core.overlap.masks import random_order
-from core.spectra.eigenpairs import Eigenpairs
-
-# Eigenvectors that are formed at once for the best mask.
-_COLUMNS = 32
 
 
 def overlap_curve(masked_rows: Tensor) -> Tensor:
@@ -38,36 +34,34 @@ def chance_curve(dimension: int, n: int) -> Tensor:
     return torch.arange(1, n + 1, dtype=torch.float64) / dimension
 
 
-def random_curve(pairs: Eigenpairs, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_curve(vectors: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (n−1 in the denominator) of the overlap over random masks: 2 × (n,) fp64.
 
     Args:
-        pairs: The eigenvectors, D × n.
+        vectors: Vᵀ, (n, D): an eigenvector in each row.
         draws: Number of random masks, at least 2.
         seed: Seeds the masks.
     """
     generator = torch.Generator().manual_seed(seed)
-    dimension, n = pairs.basis.shape[1], len(pairs.values)
+    n, dimension = vectors.shape
     curves = torch.stack(
         [
-            overlap_curve(pairs.rows(random_order(dimension, n, generator).to(pairs.basis.device)))
+            overlap_curve(vectors[:, random_order(dimension, n, generator).to(vectors.device)].T)
             for _ in range(draws)
         ]
     )
     return curves.mean(0), curves.std(0)
 
 
-def best_curve(pairs: Eigenpairs) -> Tensor:
-    """Overlap with the best mask, the k rows of V_k with the largest norms, for k = 1 … n: (n,) fp64."""
-    dimension, n = pairs.basis.shape[1], len(pairs.values)
-    norms = torch.zeros(dimension, dtype=torch.float64, device=pairs.basis.device)
-    mass = torch.empty(n, dtype=torch.float64, device=pairs.basis.device)
-    for start in range(0, n, _COLUMNS):
-        block = pairs.columns(slice(start, min(start + _COLUMNS, n)))
-        for offset, column in enumerate(block.T):
-            k = start + offset + 1
-            norms += column.double().square()
-            mass[k - 1] = norms.topk(k, sorted=False).values.sum()
+def best_curve(vectors: Tensor) -> Tensor:
+    """Overlap with the best mask, the k rows of V_k with the largest norms, for k = 1 … n, from Vᵀ (n, D):
+    (n,) fp64."""
+    n, dimension = vectors.shape
+    norms = torch.zeros(dimension, dtype=torch.float64, device=vectors.device)
+    mass = torch.empty(n, dtype=torch.float64, device=vectors.device)
+    for k, vector in enumerate(vectors, start=1):
+        norms += vector.double().square()
+        mass[k - 1] = norms.topk(k, sorted=False).values.sum()
     return mass / _sizes(mass)
 
 

@@ -41,7 +41,7 @@ def test_overlap_is_one_for_the_same_space_and_zero_for_an_orthogonal_one() -> N
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_best_mask_is_the_best_of_all(seed: int) -> None:
     pairs = eigenpairs(9, 4, seed)
-    curve = best_curve(pairs)
+    curve = best_curve(pairs.vectors().T)
     for k in range(1, 5):
         masks = torch.combinations(torch.arange(9), k)
         expected = max(direct(mask, pairs.vectors(), k) for mask in masks)
@@ -51,12 +51,12 @@ def test_best_mask_is_the_best_of_all(seed: int) -> None:
 def test_best_mask_beyond_one_block_of_columns() -> None:
     pairs = eigenpairs(200, 70, 0)
     norms = pairs.vectors()[:, :70].square().sum(1)
-    assert float(best_curve(pairs)[-1]) == pytest.approx(float(norms.topk(70).values.sum()) / 70)
+    assert float(best_curve(pairs.vectors().T)[-1]) == pytest.approx(float(norms.topk(70).values.sum()) / 70)
 
 
 def test_random_masks_lie_at_the_chance_level() -> None:
     pairs = eigenpairs(400, 100, 0)
-    mean, std = random_curve(pairs, draws=200, seed=0)
+    mean, std = random_curve(pairs.vectors().T, draws=200, seed=0)
     error = (mean - chance_curve(400, 100)).abs() / (std / 200**0.5)
     assert float(error[20:].mean()) < 2
     assert float(std.min()) > 0
@@ -65,10 +65,10 @@ def test_random_masks_lie_at_the_chance_level() -> None:
 def test_random_masks_are_fixed_by_their_seed() -> None:
     pairs = eigenpairs(50, 10, 0)
     torch.manual_seed(0)
-    first = random_curve(pairs, 5, seed=1)
+    first = random_curve(pairs.vectors().T, 5, seed=1)
     torch.manual_seed(1)
-    assert torch.equal(first[0], random_curve(pairs, 5, seed=1)[0])
-    assert not torch.equal(first[0], random_curve(pairs, 5, seed=2)[0])
+    assert torch.equal(first[0], random_curve(pairs.vectors().T, 5, seed=1)[0])
+    assert not torch.equal(first[0], random_curve(pairs.vectors().T, 5, seed=2)[0])
 
 
 def test_standard_deviation_is_that_of_the_draws() -> None:
@@ -77,7 +77,7 @@ def test_standard_deviation_is_that_of_the_draws() -> None:
 
     generator = torch.Generator().manual_seed(7)
     draws = torch.stack([overlap_curve(pairs.rows(random_order(50, 10, generator))) for _ in range(6)])
-    mean, std = random_curve(pairs, 6, seed=7)
+    mean, std = random_curve(pairs.vectors().T, 6, seed=7)
     torch.testing.assert_close(mean, draws.mean(0))
     torch.testing.assert_close(std, ((draws - draws.mean(0)).square().sum(0) / 5).sqrt())
 

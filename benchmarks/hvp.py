@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
 from benchmarks.problems import CACHE, PROBLEMS, Loaded, Task, load, make
-from core.curvature import PATHS, CurvatureOperator
+from core.curvature import CurvatureOperator
+from core.names import PATHS
 from core.problems.architectures import parameter_count
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.curvature import CurvatureOperator, choose, footprint, select_parameters
+from core.names import REDUCED
 from core.overlap import (
     FURTHER,
     best_curve,
@@ -30,7 +31,7 @@ from core.overlap import (
 )
 from core.problems import architectures, checkpoints
 from core.problems import data as datasets
-from core.settings import REDUCED, AnalysisSettings, Settings, SettingsError
+from core.settings import AnalysisSettings, Settings, SettingsError
 from core.spectra import (
     APosteriori,
     Eigenpairs,
@@ -324,6 +325,7 @@ def _analyse(
                 "columns": hessian.columns,
                 "batch_size": hessian.batch_size,
                 "measured": measured,
+                "seconds": hessian.seconds,
             },
             "basis": dict(pairs.record),
             **_norms(estimate),

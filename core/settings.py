@@ -12,22 +12,15 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.names import REDUCED, Kind, PathName, Reduced, TestMatrixName
+
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
-Curvature = Literal["hessian", "ggn"]
-Precision = Literal["float32", "float64", "tf32", "bfloat16"]
-TestMatrices = Literal["ssrft", "gaussian", "rademacher"]
-HvpPath = Literal["double-backward", "linearize", "curvlinops"]
+Precision = Literal["float32", "float64"] | Reduced
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SPLITS: tuple[Split, ...] = get_args(Split)
-CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-TEST_MATRICES: tuple[TestMatrices, ...] = get_args(TestMatrices)
-HVP_PATHS: tuple[HvpPath, ...] = get_args(HvpPath)
-
-# Precisions of the products that are coarser than that of the weights and vectors.
-REDUCED = ("tf32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64", *REDUCED)
 
 # Above this a dense D×D matrix (8·D² bytes in fp64, and several copies of it in the eigensolver) stops
 # being a reasonable thing to ask of a workstation.
@@ -137,7 +130,7 @@ class AnalysisSettings(BaseModel):
     architecture: str
     data: str
     split: Split = "test"
-    curvature: Curvature = "hessian"
+    curvature: Kind = "hessian"
     parameters: tuple[str, ...] = ()
     samples: int = Field(default=500, ge=1)
     k: int = Field(default=100, ge=1)
@@ -145,12 +138,12 @@ class AnalysisSettings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     outer: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
-    test_matrix: TestMatrices = "ssrft"
+    test_matrix: TestMatrixName = "ssrft"
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     error_tests: int = Field(default=10, ge=2, le=10_000)
     random_masks: int = Field(default=10, ge=2, le=1000)
     precision: Precision = "float32"
-    hvp_path: HvpPath | None = None
+    hvp_path: PathName | None = None
     hvp_columns: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
 

@@ -18,18 +18,16 @@ from pydantic import ValidationError
 from app.common import counted, database, plain, settings, size
 from app.options import refusal
 from core.analysis import cost
+from core.names import KINDS, PATHS, TEST_MATRICES
 from core.problems import architectures, checkpoints, data
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.results import queries
 from core.results.store import StoreError
 from core.settings import (
-    CURVATURES,
-    HVP_PATHS,
     METHODS,
     PRECISIONS,
     SPLITS,
-    TEST_MATRICES,
     AnalysisSettings,
     SettingsError,
 )
@@ -307,7 +305,7 @@ def advanced(architecture: str, defaults: AnalysisSettings) -> dict[str, Any]:
         left, right = st.columns(2)
         with left:
             curvature = st.radio(
-                "Curvature", CURVATURES, captions=[CURVATURE_NOTES[name] for name in CURVATURES],
+                "Curvature", KINDS, captions=[CURVATURE_NOTES[name] for name in KINDS],
                 key="new_curvature",
             )  # fmt: skip
             patterns = st.text_input(
@@ -329,7 +327,7 @@ def advanced(architecture: str, defaults: AnalysisSettings) -> dict[str, Any]:
                 help="krylov goes on until every residual is at most this share of |λ₁|.",
             )  # fmt: skip
             hvp_path = st.selectbox(
-                "Path of the products", HVP_PATHS, index=None, placeholder="the fastest, by a measurement",
+                "Path of the products", PATHS, index=None, placeholder="the fastest, by a measurement",
                 key="new_hvp_path", help="How Hessian-vector products are computed.",
             )  # fmt: skip
             test_matrix = st.selectbox(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.curvature.operator import CurvatureOperator
-from core.curvature.paths import Kind, PathName, Reduced
+from core.names import Kind, PathName, Reduced
 
 # Share of the estimated time of all products that may go into trying other candidates.
 _SHARE_FOR_TRYING = 0.05

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from core.curvature.paths import (
-    KINDS,
-    PATHS,
-    Function,
-    Kind,
-    PathName,
-    Products,
-    Reduced,
-    arithmetic,
-    path_for,
-)
+from core.curvature.paths import Function, Products, arithmetic, path_for
+from core.names import KINDS, PATHS, Kind, PathName, Reduced
 
 # More columns at once are hardly faster per product and cost activations' worth of memory each.
 DEFAULT_COLUMNS = 32
@@ -65,6 +57,7 @@ class CurvatureOperator:
         kind: "hessian" or "ggn".
         parameters: Names of the parameters that make up θ.
         hvps: Products with one vector done so far.
+        seconds: Time spent in them, what is prepared for them included.
         path: How products are computed.
         columns: How many vectors are multiplied at once.
         batch_size: Samples per batch of data.
@@ -135,6 +128,7 @@ class CurvatureOperator:
         self.kind = kind
         self.parameters = tuple(chosen)
         self.hvps = 0
+        self.seconds = 0.0
         self.path = path
         self.columns = columns
         self.keep = keep or self.batch_size == len(x)
@@ -153,6 +147,7 @@ class CurvatureOperator:
             raise ValueError(
                 f"The operator is {self.shape[0]}×{self.shape[1]}; it cannot multiply {tuple(block.shape)}."
             )
+        start_time = time.perf_counter()
         rows = block.reshape(self.shape[0], -1).T  # (b, D): autograd's batches are rows
         out = torch.zeros(rows.shape, dtype=self.dtype, device=self.device)
         before, done = self.hvps, 0
@@ -171,6 +166,9 @@ class CurvatureOperator:
                     self._after_batch(self.hvps)
             if not self.keep:
                 self.release()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - start_time
         return out.T.reshape(block.shape)
 
     def multiply_batch(self, index: int, rows: Tensor) -> Tensor:

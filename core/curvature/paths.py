@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import curvlinops
 import torch
@@ -19,13 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Kind = Literal["hessian", "ggn"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-PathName = Literal["double-backward", "linearize", "curvlinops"]
-PATHS: tuple[PathName, ...] = get_args(PathName)
-
-Reduced = Literal["tf32", "bfloat16"]
+from core.names import Kind, PathName, Reduced
 
 # (c, D) → (c, D): the curvature of one data batch times c vectors, as rows.
 Products = Callable[[Tensor], Tensor]

@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 import scipy.fft
 import torch
 from torch import Tensor
 
-TestMatrixName = Literal["ssrft", "gaussian", "rademacher"]
-TEST_MATRICES: tuple[TestMatrixName, ...] = get_args(TestMatrixName)
+from core.names import TEST_MATRICES, TestMatrixName
 
 # A matrix is known by a seed and, where one seed serves several matrices, the number of each.
 Seed = int | tuple[int, ...]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.names import TestMatrixName
 from core.spectra.basis import Storage
 from core.spectra.eigenpairs import (
     CHUNK_BYTES,
@@ -23,7 +24,7 @@ from core.spectra.eigenpairs import (
     by_magnitude,
     chunks,
 )
-from core.spectra.measurements import TestMatrix, TestMatrixName, draw_test_matrix
+from core.spectra.measurements import TestMatrix, draw_test_matrix
 from core.spectra.operators import Operator, SpectrumError, check_square, multiply
 from core.spectra.orthogonal import orthonormaliser
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.curvature import KINDS, PATHS, CurvatureOperator, select_parameters
+from core.curvature import CurvatureOperator, select_parameters
 from core.curvature.paths import Linearise
+from core.names import KINDS, PATHS
 from core.problems import architectures
 from tests.core.curvature.problems import NAMES, dense, problem
 

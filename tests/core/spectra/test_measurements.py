@@ -4,9 +4,9 @@ import scipy.fft
 import torch
 
 import core.spectra.measurements as measurements
+from core.names import TEST_MATRICES
 from core.spectra.measurements import (
     SSRFT,
-    TEST_MATRICES,
     Gaussian,
     Rademacher,
     draw_test_matrix,

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import core.spectra.sketched as sketched
+from core.names import TEST_MATRICES
 from core.spectra import Eigenpairs, SpectrumError, Storage, block_krylov, eigenpairs_of, seigh, ssvd
-from core.spectra.measurements import TEST_MATRICES
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SEEDS = [0, 1, 2]

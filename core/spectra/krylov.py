@@ -77,7 +77,7 @@ def most_products(k: int, dimension: int, columns: int | None, tolerance: float 
     usual = default_products(k, dimension, cautious=not asks or tolerance is not None)
     if tolerance is not None:
         return _PATIENCE * usual
-    return usual if columns is None or columns >= usual else _RESTARTED * usual
+    return usual if asks or columns is None or columns >= usual else _RESTARTED * usual
 
 
 def block_krylov(
@@ -261,7 +261,8 @@ class _BlockKrylov:
         could = self.spent + more <= self._most and (grows or self.kept < self.capacity)
         if self._enough is None or self._patient or not could or self.last.stop == self.operator.shape[0]:
             return False
-        if self._converged(small) or self._enough(self._pairs(small)):
+        # A narrower last block has left part of the products out, and the recurrence cannot go on from it.
+        if self._dropped[0].stop or self._converged(small) or self._enough(self._pairs(small)):
             return False
         self.products = self.spent + more
         self.restarts = self.restarts or not grows
@@ -378,9 +379,11 @@ class _BlockKrylov:
             self._checked,
             self._restarted,
         ]
+        dropped, gramian = self._dropped
         state = {
-            "projected": self.projected,
-            "counts": torch.tensor(counts),
+            "projected": self.projected[: self.last.stop, : self.last.stop],
+            "counts": torch.tensor([*counts, dropped.start, dropped.stop]),
+            "dropped": gramian,
             "generator": self.generator.get_state(),
         }
         self.basis.save(state, self.facts)
@@ -390,11 +393,12 @@ class _BlockKrylov:
         state = self.basis.load(self.facts)
         if state is None:
             return 0
-        counts = state["counts"].tolist()
-        start, stop, self.spent, products, broken_down, restarts, self._checked, self._restarted = counts
+        start, stop, self.spent, products, broken_down, restarts, *more = state["counts"].tolist()
+        self._checked, self._restarted, first, after = more
+        self._dropped = slice(first, after), state["dropped"]
         self.last, self.broken_down = slice(start, stop), bool(broken_down)
         self.products, self.restarts = max(self.products, products), self.restarts or bool(restarts)
-        self.projected = state["projected"]
+        self.projected[:stop, :stop] = state["projected"]
         self.generator.set_state(state["generator"].cpu())
         return self.spent
 

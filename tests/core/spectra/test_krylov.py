@@ -150,6 +150,7 @@ RUNS: list[Callable[[], dict[str, Any]]] = [
     lambda: {"columns": 120, "tolerance": 0},
     lambda: {"columns": 40, "products": 150, "tolerance": 0},
     lambda: {"columns": 40, "products": 151, "tolerance": 0},
+    lambda: {"columns": 42, "tolerance": 0},
     lambda: {"columns": 36, "enough": lambda _: False},
 ]
 

@@ -34,8 +34,8 @@ _OPTIONS: dict[str, Any] = {
     "inner": typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given."),
     "test_matrix": typer.Option(help="Random test matrices of seigh and ssvd; ssrft is the paper's."),
     "tolerance": typer.Option(
-        help="Krylov goes on until every residual is at most this share of |λ₁|; by default it makes a fixed "
-        "number of products."
+        help="Krylov goes on until every residual is at most this share of |λ₁|; by default, within limits, "
+        "until the overlap is resolved to 1 %."
     ),
     "error_tests": typer.Option(min=2, help="Random vectors that estimate ‖H‖ and what is missed of it."),
     "random_masks": typer.Option(min=2, help="Random masks that the overlap is compared with."),

@@ -12,15 +12,15 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.names import REDUCED, Kind, PathName, Reduced, TestMatrixName
+from core.names import Kind, PathName, Reduced, TestMatrixName
 
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
-Precision = Literal["float32", "float64"] | Reduced
+Precision = Literal["float32", "float64", Reduced]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SPLITS: tuple[Split, ...] = get_args(Split)
-PRECISIONS: tuple[Precision, ...] = ("float32", "float64", *REDUCED)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Above this a dense D×D matrix (8·D² bytes in fp64, and several copies of it in the eigensolver) stops
 # being a reasonable thing to ask of a workstation.

@@ -323,7 +323,7 @@ def advanced(architecture: str, defaults: AnalysisSettings) -> dict[str, Any]:
             )  # fmt: skip
             tolerance = st.number_input(
                 "Tolerance", min_value=1e-8, max_value=0.5, value=None, format="%.1e", step=1e-4,
-                placeholder="a fixed number of products", key="new_tolerance",
+                placeholder="until the overlap is resolved", key="new_tolerance",
                 help="krylov goes on until every residual is at most this share of |λ₁|.",
             )  # fmt: skip
             hvp_path = st.selectbox(

@@ -1,6 +1,7 @@
 """A whole analysis of a real checkpoint against curvlinops and scipy's Lanczos in fp64."""
 
 from pathlib import Path
+from typing import Any
 
 import curvlinops
 import numpy as np
@@ -152,6 +153,25 @@ def test_a_tolerance_is_met_and_said_to_be(tmp_path: Path) -> None:
     assert fine.residuals.max() <= 1.2e-5 * abs(fine.eigenvalues[0])
     assert rough.hvps < fine.hvps
     assert rough.record["basis"]["tolerance_met"] is fine.record["basis"]["tolerance_met"] is True
+
+
+@pytest.mark.parametrize(
+    "forced",
+    [
+        {"hvp_path": "double-backward", "batch_size": 30},
+        {"hvp_path": "linearize", "hvp_columns": 1},
+        {"hvp_path": "curvlinops"},
+    ],
+)
+def test_any_forced_path_gives_the_same_numbers(tmp_path: Path, forced: dict[str, Any]) -> None:
+    path = checkpoint(tmp_path, 0)
+    usual, other = (analyse(path, settings(precision="float64", **more)) for more in ({}, forced))
+    for name in ("path", "columns", "batch_size"):
+        wanted = forced.get("hvp_path" if name == "path" else f"hvp_{name}", forced.get(name))
+        assert wanted is None or other.record["hvp"][name] == wanted
+    assert other.record["hvp"]["seconds"] > 0
+    np.testing.assert_allclose(other.eigenvalues, usual.eigenvalues, rtol=1e-9)
+    np.testing.assert_allclose(other.overlap, usual.overlap, rtol=1e-6)
 
 
 def test_reduced_precision_shows_in_the_residuals(tmp_path: Path) -> None:

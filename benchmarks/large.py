@@ -22,16 +22,22 @@ from core.analysis import analyse
 from core.settings import AnalysisSettings, Settings
 
 
-def run(task: problems.Task, gib: float, scratch: Path | None) -> dict[str, Any]:
+def run(task: problems.Task, gib: float, tolerance: float, scratch: Path | None) -> dict[str, Any]:
     """One analysis within ``gib`` GiB for the basis: its figures, as JSON."""
     settings = AnalysisSettings(
-        architecture=task.architecture, data=task.data, split=task.split, samples=task.samples, k=task.k
+        architecture=task.architecture,
+        data=task.data,
+        split=task.split,
+        samples=task.samples,
+        k=task.k,
+        tolerance=tolerance,
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = Settings(device=task.device, memory_gb=gib)
     result = analyse(Path(task.checkpoint), settings, environment=environment, scratch=scratch)
     seconds = sum(stage.seconds for stage in result.stages)
-    products = result.record["hvp"]["seconds"]
+    # Finding the fastest path is time spent in products.
+    products = result.record["hvp"]["seconds"] + result.stages[1].seconds
     return {
         "budget_gib": gib,
         "file": scratch is not None,
@@ -54,6 +60,7 @@ def main(
     samples: Annotated[int | None, typer.Option(help="N.")] = None,
     gib: Annotated[float, typer.Option(help="Budget of the basis in memory.")] = 6.0,
     small: Annotated[float, typer.Option(help="Budget of the runs that exceed it, in a file.")] = 1.0,
+    tolerance: Annotated[float, typer.Option(help="Of the residuals, times |λ₁|.")] = 1e-3,
     device: Annotated[str, typer.Option()] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -62,10 +69,12 @@ def main(
     runs = []
     for budget, in_file in ((gib, False), (small, True)):
         with tempfile.TemporaryDirectory(dir=problems.CACHE) as folder:
-            arguments = [task.to_json(), str(budget), folder if in_file else ""]
+            arguments = [task.to_json(), str(budget), str(tolerance), folder if in_file else ""]
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large", "--child", *arguments]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
+        shown = {name: value for name, value in runs[-1].items() if name != "eigenvalues"}
+        print(json.dumps(shown), file=sys.stderr, flush=True)
     values = [np.array(each["eigenvalues"]) for each in runs]
     off = float(np.abs(values[0] - values[1]).max() / np.abs(values[0][0]))
     report.show(
@@ -104,12 +113,13 @@ def main(
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        task_json, budget_text, folder_text = sys.argv[2:]
+        task_json, budget_text, tolerance_text, folder_text = sys.argv[2:]
         print(
             json.dumps(
                 run(
                     problems.Task(**json.loads(task_json)),
                     float(budget_text),
+                    float(tolerance_text),
                     Path(folder_text) if folder_text else None,
                 )
             )

@@ -377,8 +377,7 @@ def _operator(
     clock: _Clock,
 ) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
     """The operator by the path asked for or the fastest, and what was measured to choose it."""
-    of_krylov = settings.method == "krylov"
-    block = krylov.default_block(settings.k, theta.dimension) if of_krylov else BLOCK
+    block = _block(settings, theta.dimension)
     memory = int(_PRODUCT_SHARE * _machine_memory(x.device))
     common: dict[str, Any] = {
         "kind": settings.curvature,
@@ -448,6 +447,7 @@ def eigenpairs(
             return block_krylov(
                 operator,
                 k,
+                block=_block(settings, operator.shape[0]),
                 tolerance=settings.tolerance,
                 further=FURTHER,
                 enough=lambda pairs: _is_resolved(pairs, order),
@@ -461,6 +461,14 @@ def eigenpairs(
             return eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
         case "exact":
             return exact(operator, k)
+
+
+def _block(settings: AnalysisSettings, parameters: int) -> int:
+    """Vectors that the method multiplies at once."""
+    if settings.method != "krylov":
+        return BLOCK
+    # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
+    return krylov.default_block(settings.k, parameters, cheap=settings.samples < settings.k)
 
 
 def _is_resolved(pairs: Eigenpairs, order: Tensor) -> bool:
@@ -481,7 +489,8 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
     match settings.method:
         case "krylov":
             # The eigenvectors take the place of the basis.
-            memory = itemsize * parameters * krylov.default_products(k, parameters, cautious=False)
+            block = _block(settings, parameters)
+            memory = itemsize * parameters * krylov.default_products(k, parameters, block, cautious=False)
         case "seigh":
             memory = itemsize * parameters * settings.n_outer
         case "ssvd":
@@ -500,7 +509,9 @@ def _products(
     match settings.method:
         case "krylov":
             columns = None if storage is None else storage.columns(parameters, dtype)
-            usual = krylov.most_products(k, parameters, columns, None, asks=settings.tolerance is None)
+            asks = settings.tolerance is None
+            block = _block(settings, parameters)
+            usual = krylov.most_products(k, parameters, block, columns, None, asks=asks)
             hvps = usual + min(krylov.CHECKS, k)
         case "seigh":
             hvps = settings.n_inner + k

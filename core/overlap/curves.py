@@ -12,6 +12,9 @@ from torch import Tensor
 
 from core.overlap.masks import random_order
 
+# The best mask is looked for among all coordinates once in so many sizes.
+_STEPS = 64
+
 
 def overlap_curve(masked_rows: Tensor) -> Tensor:
     """overlap(M, V_k), k = 1 … n, from V's rows in mask order: (n, n) → (n,) fp64.
@@ -57,11 +60,14 @@ def best_curve(vectors: Tensor) -> Tensor:
     """Overlap with the best mask, the k rows of V_k with the largest norms, for k = 1 … n, from Vᵀ (n, D):
     (n,) fp64."""
     n, dimension = vectors.shape
-    norms = torch.zeros(dimension, dtype=torch.float64, device=vectors.device)
+    norms = torch.zeros(dimension, dtype=vectors.dtype, device=vectors.device)
     mass = torch.empty(n, dtype=torch.float64, device=vectors.device)
     for k, vector in enumerate(vectors, start=1):
-        norms += vector.double().square()
-        mass[k - 1] = norms.topk(k, sorted=False).values.sum()
+        norms.addcmul_(vector, vector)
+        if k % _STEPS == 1:
+            # Norms only grow, so enough of them for the next steps will be at least this.
+            least = norms.topk(min(k + _STEPS, dimension), sorted=False).values.min()
+        mass[k - 1] = norms[norms >= least].topk(k, sorted=False).values.double().sum()
     return mass / _sizes(mass)
 
 

@@ -13,4 +13,9 @@ def largest_first(parameters: Tensor, n: int) -> Tensor:
 
 def random_order(dimension: int, n: int, generator: torch.Generator) -> Tensor:
     """n distinct indices of 0 … D−1, uniformly drawn: (n,) int64 on the CPU."""
-    return torch.randperm(dimension, generator=generator)[:n]
+    if 4 * n > dimension:
+        return torch.randperm(dimension, generator=generator)[:n]
+    drawn = torch.empty(0, dtype=torch.int64)
+    while len(drawn) < n:
+        drawn = torch.unique(torch.randint(dimension, (2 * n,), generator=generator))
+    return drawn[torch.randperm(len(drawn), generator=generator)[:n]]

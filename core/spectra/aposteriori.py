@@ -20,6 +20,9 @@ from core.spectra.operators import Operator, check_square, multiply
 # Number of the test vectors among the matrices that one seed stands for; sketches have the first ones.
 _STREAM = 10
 
+# Coordinates that are summed in fp64 at once.
+_SUMMED = 2**16
+
 # Test vectors that are multiplied at once.
 _BLOCK = 32
 
@@ -151,7 +154,7 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
         for start in range(0, n, _BLOCK):
             omega = draw.columns(start, min(start + _BLOCK, n)) * dimension**0.5
             products = multiply(operator, omega)
-            norm += float(products.double().square().sum())
+            norm += sum(float(p.double().square().sum()) for p in torch.split(products, _SUMMED))
             error += _squared_distance(products, omega, pairs)
     return APosteriori(math.sqrt(norm / tests), math.sqrt(error / tests), tests)
 

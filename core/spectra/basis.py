@@ -18,10 +18,11 @@ from torch import Tensor
 
 from core.spectra.eigenpairs import form
 from core.spectra.operators import SpectrumError
+from core.spectra.orthogonal import inner
 
-# Bytes of a basis that are worked on at once: large enough for the speed of a matrix product, small enough
-# to keep what is resident of a file, or on its way to a GPU, small.
-_PIECE = 256 * 2**20
+# Bytes of a basis in a file that are worked on at once: large enough for the speed of a matrix product, small
+# enough to keep what is resident, or on its way to a GPU, small.
+_PIECE = 512 * 2**20
 
 # Below this a basis is recomputed sooner than it is read back.
 _WORTH_KEEPING = 64 * 2**20
@@ -98,11 +99,14 @@ class Basis:
         self.device = device
 
     def pieces(self, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """The first ``size`` rows, some at a time, on the device."""
-        step = max(1, _PIECE // (self.rows.shape[1] * self.rows.itemsize))
-        for start in range(0, size, step):
+        """The first ``size`` rows, on the device: all at once where they are there already."""
+        step = size if self.rows.device == self.device and self.kept_in == "memory" else self._step()
+        for start in range(0, size, max(1, step)):
             part = slice(start, min(start + step, size))
             yield part, self.rows[part].to(self.device)
+
+    def _step(self) -> int:
+        return max(1, _PIECE // (self.rows.shape[1] * self.rows.itemsize))
 
     def put(self, start: int, vectors: Tensor) -> None:
         """Write vectors (b, D) as rows ``start`` and following."""
@@ -111,7 +115,7 @@ class Basis:
     def remove(self, vectors: Tensor, size: int) -> Tensor:
         """Vectors (b, D) less their parts along the first ``size`` rows, in place: one pass over them."""
         for _, piece in self.pieces(size):
-            vectors.addmm_(vectors @ piece.T, piece, alpha=-1)
+            vectors.addmm_(inner(vectors, piece).to(vectors.dtype), piece, alpha=-1)
         return vectors
 
     def rotate(self, rotation: Tensor) -> None:

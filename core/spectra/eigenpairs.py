@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows of the basis that are held in fp64 at once, in bytes: bounds the memory of streamed products.
-CHUNK_BYTES = 256 * 2**20
+# Part of a basis that is held in fp64 at once, in bytes: bounds the memory of streamed products, and blocks
+# of this size the allocator hands out again, where it maps larger ones anew.
+CHUNK_BYTES = 16 * 2**20
 
 
 def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:

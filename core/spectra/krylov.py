@@ -11,13 +11,14 @@ from torch import Tensor
 from core.spectra.basis import Basis, Storage
 from core.spectra.eigenpairs import Eigenpairs, by_magnitude
 from core.spectra.operators import Operator, SpectrumError, check_square, multiply
-from core.spectra.orthogonal import gram, resolution
+from core.spectra.orthogonal import gram, inner, resolution
 from core.spectra.residuals import residuals
 
 # Smaller blocks are more accurate per product; larger ones are faster by the vector where products of many
 # vectors are, and read the basis less often, which is what counts once a vector exceeds the caches.
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 16
 _LONG, _SMALLEST_LONG_BLOCK = 2**20, 8
+_SMALLEST_CHEAP_BLOCK = 16
 
 # Residuals of all wanted pairs below this many units of rounding error of |λ₁| cannot be improved upon.
 _ROUNDING = 16
@@ -38,43 +39,57 @@ _LEFT_OUT = 0.15
 _KEPT = 0.5
 _MOST_PASSES = 5
 
+# Squared lengths of a block that differ from 1 by no more units of rounding error are left as they are.
+_ORTHONORMAL = 8.0
+
 # Pairs whose residual is measured by a product of its own: the recurrence cannot see rounding errors.
 CHECKS = 8
 
 
-def default_block(k: int, dimension: int) -> int:
-    """Block size b for k wanted pairs: k/24 in multiples of 4, within bounds."""
-    smallest = _SMALLEST_LONG_BLOCK if dimension >= _LONG else _SMALLEST_BLOCK
+def default_block(k: int, dimension: int, *, cheap: bool = False) -> int:
+    """Block size b for k wanted pairs: k/24 in multiples of 4, within bounds.
+
+    Args:
+        k: Number of wanted pairs.
+        dimension: D.
+        cheap: Whether a product costs less than making its result orthogonal to the basis.
+    """
+    smallest = _SMALLEST_BLOCK
+    if dimension >= _LONG:
+        smallest = _SMALLEST_CHEAP_BLOCK if cheap else _SMALLEST_LONG_BLOCK
     return min(_LARGEST_BLOCK, max(smallest, 4 * round(k / 96)))
 
 
-def default_products(k: int, dimension: int, *, cautious: bool = True) -> int:
+def default_products(k: int, dimension: int, block: int, *, cautious: bool = True) -> int:
     """Products for k wanted pairs, in whole blocks, at most D.
 
     Args:
         k: Number of wanted pairs.
         dimension: D.
+        block: b.
         cautious: 1.75·k and k + 128 at least: few pairs need more room each, as the flat spectrum of an
             untrained network separates slowly. Otherwise what a trained network takes, 1.5·k + 64 and no more
             than 2.2·k + 24, for a run that goes on if that was not enough.
     """
-    block = default_block(k, dimension)
     hopeful = min(3 * k // 2 + 64, 11 * k // 5 + 24)
     wanted = max(-(-7 * k // 4), k + 128) if cautious else hopeful
     return min(dimension, -(-wanted // block) * block)
 
 
-def most_products(k: int, dimension: int, columns: int | None, tolerance: float | None, *, asks: bool) -> int:
+def most_products(
+    k: int, dimension: int, block: int, columns: int | None, tolerance: float | None, *, asks: bool
+) -> int:
     """Products after which a run ends whether or not its residuals meet the tolerance.
 
     Args:
         k: Number of wanted pairs.
         dimension: D.
+        block: b.
         columns: Vectors that the storage holds; None for any number.
         tolerance: The one asked for; None for the usual accuracy.
         asks: Whether the run goes on if its pairs are not enough.
     """
-    usual = default_products(k, dimension, cautious=not asks or tolerance is not None)
+    usual = default_products(k, dimension, block, cautious=not asks or tolerance is not None)
     if tolerance is not None:
         return _PATIENCE * usual
     return usual if asks or columns is None or columns >= usual else _RESTARTED * usual
@@ -163,14 +178,15 @@ class _BlockKrylov:
             raise ValueError(f"The block size must be at least 1; got {block}.")
         if columns is not None:
             fitting = columns if fitting is None else min(fitting, columns)
-        usual = most_products(k, dimension, fitting, tolerance, asks=enough is not None)
+        block = default_block(k, dimension) if block is None else block
+        usual = most_products(k, dimension, block, fitting, tolerance, asks=enough is not None)
         if products is None:
             products = usual if columns is None else columns
         self.products = products
         self._enough, self._most = enough, self.products if enough is None else _EXTENDED * self.products
         wanted = min(dimension, self._most if columns is None else self.products)
         capacity = wanted if fitting is None else min(wanted, fitting)
-        self.block = min(default_block(k, dimension) if block is None else block, capacity)
+        self.block = min(block, capacity)
         if capacity < min(dimension, self.products):  # k pairs must stay, and two blocks come
             self.block = min(self.block, (capacity - k) // 2)
             if self.block < 1:
@@ -230,9 +246,9 @@ class _BlockKrylov:
             first = int(coupled[0])
             earlier = self.basis.rows[first : self.last.start].to(images.device)
             images.addmm_(known[:, first:].to(images.dtype), earlier, alpha=-1)
-        own = images @ block.T
-        images.addmm_(own, block, alpha=-1)
-        self.projected[self.last, self.last] = ((own + own.T) / 2).double()
+        own = inner(images, block)
+        images.addmm_(own.to(images.dtype), block, alpha=-1)
+        self.projected[self.last, self.last] = (own + own.T) / 2
         return images, scale
 
     def _finished(self, small: Tensor) -> bool:
@@ -241,7 +257,9 @@ class _BlockKrylov:
         if size == dimension or left <= 0 or (self._is_full() and left < self.block):
             return True
         # A pair may turn up late: where the first block had no part of it, or when the basis broke down.
-        least = default_products(self.k, dimension) if self.broken_down else self.k + 2 * self.block
+        least = (
+            default_products(self.k, dimension, self.block) if self.broken_down else self.k + 2 * self.block
+        )
         # Not more often than it is small against what the rounds themselves cost, where those are bounded.
         since = self.spent - self._checked
         due = since * dimension >= 10 * size**2 or (self._patient and since * 10 >= self._checked)
@@ -334,7 +352,7 @@ class _BlockKrylov:
         new = ((directions[:, :rank] / lengths[:rank]).T.to(images.dtype)) @ images
         if rank:
             new = _orthonormal(new, self.basis, size)
-            coupling[:rank] = (new @ images.T).double()
+            coupling[:rank] = inner(new, images)
         if width < len(images):
             # What a narrower last block leaves out of these products stays in the residuals.
             self._dropped = (self.last, small - coupling.T @ coupling)
@@ -413,8 +431,9 @@ def _fresh(
 ) -> Tensor:
     """``count`` random orthonormal vectors orthogonal to the basis and to ``new``: (count, D)."""
     dimension = basis.rows.shape[1]
-    random = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
-    rows = (random / dimension**0.5).to(basis.device, basis.rows.dtype)
+    # Uniform numbers are drawn faster than normal ones, and any spread over all coordinates will do.
+    random = torch.rand(count, dimension, generator=generator, dtype=torch.float32).sub_(0.5)
+    rows = random.mul_((12 / dimension) ** 0.5).to(basis.device, basis.rows.dtype)
     return _orthonormal(rows, basis, size, new)
 
 
@@ -423,10 +442,11 @@ def _orthonormal(rows: Tensor, basis: Basis, size: int, beside: Tensor | None = 
     for _ in range(_MOST_PASSES):
         rows = basis.remove(rows, size)
         if beside is not None and len(beside):
-            rows.addmm_(rows @ beside.T, beside, alpha=-1)
-        squared, vectors = torch.linalg.eigh(gram(rows))
+            rows.addmm_(inner(rows, beside).to(rows.dtype), beside, alpha=-1)
+        squared, vectors = torch.linalg.eigh(inner(rows, rows))
         squared = squared.clamp_min(torch.finfo(torch.float64).tiny)
-        rows = ((vectors / squared.sqrt()) @ vectors.T).to(rows.dtype) @ rows
+        if float((squared - 1).abs().max()) > _ORTHONORMAL * torch.finfo(rows.dtype).eps:
+            rows = ((vectors / squared.sqrt()) @ vectors.T).to(rows.dtype) @ rows
         # Nothing was lost to cancellation, so what is left along the basis is rounding ("twice is enough").
         if squared[0] > _KEPT * squared[-1] and squared[0] > _KEPT:
             break

@@ -21,6 +21,11 @@ def residuals(operator: Operator, pairs: Eigenpairs, index: Tensor | None = None
     out = []
     for part in torch.split(index, _BLOCK):
         vectors = pairs.columns(part)
-        error = multiply(operator, vectors).double() - vectors.double() * pairs.values[part]
-        out.append(error.norm(dim=0) / vectors.double().norm(dim=0))
+        error = multiply(operator, vectors).addcmul_(vectors, pairs.values[part].to(vectors.dtype), value=-1)
+        out.append(_lengths(error) / _lengths(vectors))
     return torch.cat(out)
+
+
+def _lengths(columns: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(columns, dim=0).double()
+    return lengths

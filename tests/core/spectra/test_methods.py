@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.spectra import SpectrumError, block_krylov, eigenpairs_of, exact, residuals, seigh, ssvd
-from core.spectra.krylov import default_products
+from core.spectra.krylov import default_block, default_products
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SIZE = 300
@@ -163,7 +163,8 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 
 @pytest.mark.parametrize(("k", "dimension"), [(1, 7030), (10, 7030), (100, 7030), (355, 7030), (7000, 7030)])
 def test_default_basis_holds_k_and_fits(k: int, dimension: int) -> None:
-    hopeful, cautious = (default_products(k, dimension, cautious=cautious) for cautious in (False, True))
+    block = default_block(k, dimension)
+    hopeful, cautious = (default_products(k, dimension, block, cautious=c) for c in (False, True))
     assert k <= hopeful <= cautious <= dimension
 
 

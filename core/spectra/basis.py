@@ -27,6 +27,9 @@ _PIECE = 512 * 2**20
 # Below this a basis is recomputed sooner than it is read back.
 _WORTH_KEEPING = 64 * 2**20
 
+# Part of a disk's free space that a basis may take; others need room as well.
+_DISK_SHARE = 0.5
+
 _STATE = "state.safetensors"
 _SAME_LENGTH = 1e-4
 
@@ -80,7 +83,7 @@ class Storage:
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         left = sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
-        return shutil.disk_usage(self.folder).free + left
+        return int(_DISK_SHARE * shutil.disk_usage(self.folder).free) + left
 
 
 class Basis:

@@ -185,6 +185,10 @@ class _BlockKrylov:
         self.products = products
         self._enough, self._most = enough, self.products if enough is None else _EXTENDED * self.products
         wanted = min(dimension, self._most if columns is None else self.products)
+        if (
+            tolerance is not None
+        ):  # it may take very many products; restarts are cheaper than room for them all
+            wanted = min(wanted, _EXTENDED * default_products(k, dimension, block))
         capacity = wanted if fitting is None else min(wanted, fitting)
         self.block = min(block, capacity)
         if capacity < min(dimension, self.products):  # k pairs must stay, and two blocks come

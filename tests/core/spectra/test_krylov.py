@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, residuals
+from core.spectra.krylov import default_block, default_products
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SIZE = 300
@@ -80,6 +81,14 @@ def test_without_a_tolerance_a_run_ends_early_where_nothing_is_left_to_gain() ->
     torch.testing.assert_close(pairs.values, fast[:8], rtol=1e-5, atol=1e-5)
     slow = Counted(hessian_like(1000, 0)[0].float())
     assert block_krylov(slow, 100).hvps == slow.products == 228 + 8
+
+
+def test_a_tolerance_does_not_reserve_room_for_all_the_products_that_it_may_take(tmp_path: Path) -> None:
+    matrix = hessian_like(1000, 0)[0].float()
+    pairs = block_krylov(matrix, 5, tolerance=1e-5, storage=Storage(0, tmp_path))
+    assert pairs.record["columns"] <= 2 * default_products(5, 1000, default_block(5, 1000)) < 300
+    assert sum(file.stat().st_size for file in tmp_path.glob("basis-*")) < 2**20 * 2
+    assert pairs.record["tolerance_met"]
 
 
 @pytest.mark.parametrize("multiplicity", [3, 12])

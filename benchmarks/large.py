@@ -19,19 +19,12 @@ import typer
 
 from benchmarks import problems, report
 from core.analysis import analyse
-from core.settings import AnalysisSettings, Settings
+from core.settings import Settings
 
 
 def run(task: problems.Task, gib: float, tolerance: float, scratch: Path | None) -> dict[str, Any]:
     """One analysis within ``gib`` GiB for the basis: its figures, as JSON."""
-    settings = AnalysisSettings(
-        architecture=task.architecture,
-        data=task.data,
-        split=task.split,
-        samples=task.samples,
-        k=task.k,
-        tolerance=tolerance,
-    )
+    settings = task.settings(tolerance=tolerance)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = Settings(device=task.device, memory_gb=gib)
     result = analyse(Path(task.checkpoint), settings, environment=environment, scratch=scratch)

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.problems import Task, load
 from core.analysis import analyse
 from core.overlap import largest_first, overlap_curve
-from core.settings import AnalysisSettings, Settings
+from core.settings import Settings
 
 # skerch makes this many measurements at once, so that curvlinops multiplies them under ``vmap``.
 SKERCH_BLOCK = 64
@@ -61,17 +61,8 @@ class Counted:
 def ours(task: Task, method: str) -> Found:
     """A whole analysis as the app runs it: random and best masks, residuals and record included."""
     sketched = method == "seigh"
-    settings = AnalysisSettings(
-        architecture=task.architecture,
-        data=task.data,
-        split=task.split,
-        samples=task.samples,
-        k=task.k,
-        method=method,
-        seed=task.seed,
-        outer=task.outer if sketched else None,
-        inner=task.inner if sketched else None,
-    )
+    sizes = {"outer": task.outer, "inner": task.inner} if sketched else {}
+    settings = task.settings(method=method, **sizes)
     result = analyse(Path(task.checkpoint), settings, environment=Settings(device=task.device))
     return Found(
         torch.as_tensor(result.eigenvalues),

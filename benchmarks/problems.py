@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -18,7 +19,7 @@ from core.overlap import largest_first, overlap_curve
 from core.problems import architectures, checkpoints
 from core.problems import data as datasets
 from core.problems.training import Recorder, checkpoint_name, train
-from core.settings import EXACT_MAX_PARAMETERS
+from core.settings import EXACT_MAX_PARAMETERS, AnalysisSettings
 from core.spectra import exact
 
 CACHE = Path(__file__).parent / ".cache"
@@ -53,6 +54,18 @@ class Task:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    def settings(self, **more: Any) -> AnalysisSettings:
+        """Those of an analysis of this task."""
+        return AnalysisSettings(
+            architecture=self.architecture,
+            data=self.data,
+            split=self.split,
+            samples=self.samples,
+            k=self.k,
+            seed=self.seed,
+            **more,
+        )
 
 
 @dataclass(frozen=True)

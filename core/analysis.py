@@ -283,8 +283,7 @@ def _analyse(
             errors = residuals(hessian, pairs)
 
     with clock.stage("overlap"):
-        overlap = overlap_curve(pairs.top(settings.k).rows(order))
-        stated = overlap_error(pairs, order, errors)
+        overlap, stated = _stated_overlap(pairs, order, errors)
 
     with clock.stage("masks"):
         kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
@@ -473,8 +472,12 @@ def _block(settings: AnalysisSettings, parameters: int) -> int:
 
 def _is_resolved(pairs: Eigenpairs, order: Tensor) -> bool:
     assert pairs.residuals is not None
-    overlap = overlap_curve(pairs.top(len(order)).rows(order))
-    return resolved(overlap, overlap_error(pairs, order, pairs.residuals)) == len(order)
+    return resolved(*_stated_overlap(pairs, order, pairs.residuals)) == len(order)
+
+
+def _stated_overlap(pairs: Eigenpairs, order: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+    """The overlap with the mask for every size, and its stated error, from the residuals of all pairs."""
+    return overlap_curve(pairs.top(len(order)).rows(order)), overlap_error(pairs, order, errors)
 
 
 def cost(settings: AnalysisSettings, parameters: int) -> Cost:

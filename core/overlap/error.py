@@ -78,10 +78,10 @@ def overlap_error(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> Tensor
       between the sums of the p smallest and of the p largest eigenvalues of G (Ky Fan 1949).
       *Guaranteed, given the intervals* and all of C, so it needs pairs beyond n to be right at n.
 
-    Measured on random spectra of nine kinds, with subspaces from generous to far too small, both precisions
-    and 16 further pairs: the statement held for 99.6 % of the sizes k and 96 % of whole curves, with seeds
-    that had no part in setting the constants, and leaving out the 4 % of sizes that the next paragraph is
-    about. Sketches have no ``coarser`` to learn from: 98 % of sizes, but only 78 % of whole curves.
+    On random spectra of nine kinds, with subspaces from generous to far too small, both precisions and 16
+    further pairs, the statement holds for 99 % of the sizes k and 95 % of whole curves at least, leaving out
+    the sizes that the next paragraph is about (the tests hold it to that).
+    Sketches have no ``coarser`` to learn from: 98 % of sizes, but only 78 % of whole curves.
 
     Not seen: eigenpairs that the subspace missed altogether (as Krylov does with the copies of an eigenvalue
     of higher multiplicity than its block); errors of the products that are the same whenever they are formed.

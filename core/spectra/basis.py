@@ -83,7 +83,7 @@ class Storage:
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         left = sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
-        return int(_DISK_SHARE * shutil.disk_usage(self.folder).free) + left
+        return int(_DISK_SHARE * (shutil.disk_usage(self.folder).free + left))
 
 
 class Basis:
@@ -197,11 +197,14 @@ class FileBasis(Basis):
         if read is None or read[1]["facts"] != json.dumps(facts, sort_keys=True):
             return None
         state = {name: tensor.to(self.device) for name, tensor in read[0].items()}
-        self._lengths = state.pop("lengths").cpu()
+        lengths = state.pop("lengths").cpu()
         # A power cut may have kept the state and lost rows: they would be zeros or rubbish.
-        written = int(self._lengths.count_nonzero())
-        off = (self._measured(written) - self._lengths[:written]).abs() / self._lengths[:written]
-        return state if bool((off <= _SAME_LENGTH).all()) else None
+        written = int(lengths.count_nonzero())
+        off = (self._measured(written) - lengths[:written]).abs() / lengths[:written]
+        if not bool((off <= _SAME_LENGTH).all()):
+            return None
+        self._lengths = lengths
+        return state
 
     def _measured(self, size: int) -> Tensor:
         """Lengths of the first ``size`` rows: (size,) fp64."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +242,21 @@ def test_memory_decides_between_all_columns_restarts_and_a_file(tmp_path: Path) 
     torch.testing.assert_close(restarted.values, on_disk.values, rtol=1e-5, atol=0)
     with pytest.raises(SpectrumError, match=r"13 vectors of D = 300 fit .* needs 14"):
         block_krylov(matrix, 12, storage=Storage(13 * column))
+
+
+def test_what_an_attempt_has_written_does_not_change_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=2**20 - sum(file.stat().st_blocks * 512 for file in folder.iterdir()))
+
+    monkeypatch.setattr(basis.shutil, "disk_usage", usage)
+    storage = Storage(0, tmp_path)
+    before = storage.columns(SIZE, torch.float64)
+    with pytest.raises(KeyboardInterrupt):
+        block_krylov(Counted(hessian_like(SIZE, 0)[0], 60), 12, storage=storage)
+    assert any(tmp_path.glob("basis-*"))
+    assert storage.columns(SIZE, torch.float64) == before
 
 
 def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

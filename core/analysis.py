@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.curvature import CurvatureOperator, choose, footprint, select_parameters
+from core.device import pick_device
 from core.names import REDUCED
 from core.overlap import (
     FURTHER,
@@ -530,13 +531,6 @@ def _products(
 def parameter_count(model: nn.Module) -> int:
     """D: the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device ``name``; ``auto`` is the first GPU where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:

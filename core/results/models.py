@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    CheckConstraint,
     DateTime,
     Dialect,
     Double,
@@ -45,7 +47,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class State(enum.StrEnum):
-    """Life of an analysis: queued → running → finished | failed | cancelled."""
+    """Life of a piece of work: queued → running → finished | failed | cancelled."""
 
     queued = "queued"
     running = "running"
@@ -93,6 +95,7 @@ class Model(Base):
     checkpoints: Mapped[list[Checkpoint]] = relationship(
         back_populates="model", order_by="Checkpoint.step", cascade="all, delete-orphan"
     )
+    trainings: Mapped[list[Training]] = relationship(back_populates="model", cascade="all, delete-orphan")
 
 
 class Checkpoint(Base):
@@ -129,32 +132,21 @@ class Environment(Base):
     details: Mapped[dict[str, Any]]
 
 
-class Analysis(Base):
-    """One checkpoint, one set of settings: from the queue to its numbers.
+class Work(Base):
+    """What waits in the queue, is run by a worker and ends: the columns of that life.
 
-    The columns ``data`` … ``seed`` repeat entries of ``settings`` so that SQL can filter on them;
-    they are written once, with it. ``parameters`` counts what the patterns in ``settings`` choose.
+    A kind of work is a subclass; the name of its table is its name in messages and to the user.
+    ``core.results.store`` has what changes these columns, the same for all kinds.
     """
 
-    __tablename__ = "analysis"
-    __table_args__ = (
-        UniqueConstraint("checkpoint_id", "settings_key"),
-        Index("ix_analysis_state_heartbeat", "state", "heartbeat_at"),
-    )
+    __abstract__ = True
+
+    # Columns that count what an attempt has done so far; unknown before its first report.
+    counts: ClassVar[tuple[str, ...]] = ()
+    # What the user can do when there is too little memory for it, as the end of a sentence.
+    relief: ClassVar[str]
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id", ondelete="CASCADE"))
-    settings: Mapped[dict[str, Any]]
-    settings_key: Mapped[str] = mapped_column(String(64))
-    data: Mapped[str] = mapped_column(String(255))
-    split: Mapped[str] = mapped_column(String(16))
-    curvature: Mapped[str] = mapped_column(String(16))
-    method: Mapped[str] = mapped_column(String(16))
-    samples: Mapped[int]
-    k: Mapped[int]
-    seed: Mapped[int]
-    parameters: Mapped[int]  # D, of θ: all parameters of the checkpoint, or the chosen ones
-
     state: Mapped[State] = mapped_column(
         Enum(State, native_enum=False, length=16, create_constraint=True), default=State.queued
     )
@@ -172,6 +164,34 @@ class Analysis(Base):
     heartbeat_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
+
+class Analysis(Work):
+    """One checkpoint, one set of settings: from the queue to its numbers.
+
+    The columns ``data`` … ``seed`` repeat entries of ``settings`` so that SQL can filter on them;
+    they are written once, with it. ``parameters`` counts what the patterns in ``settings`` choose.
+    """
+
+    __tablename__ = "analysis"
+    __table_args__ = (
+        UniqueConstraint("checkpoint_id", "settings_key"),
+        Index("ix_analysis_state_heartbeat", "state", "heartbeat_at"),
+    )
+    counts = ("hvps",)
+    relief = "choose a smaller k or N"
+
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id", ondelete="CASCADE"))
+    settings: Mapped[dict[str, Any]]
+    settings_key: Mapped[str] = mapped_column(String(64))
+    data: Mapped[str] = mapped_column(String(255))
+    split: Mapped[str] = mapped_column(String(16))
+    curvature: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(String(16))
+    samples: Mapped[int]
+    k: Mapped[int]
+    seed: Mapped[int]
+    parameters: Mapped[int]  # D, of θ: all parameters of the checkpoint, or the chosen ones
+
     hvps: Mapped[int | None]
     resolved_k: Mapped[int | None]  # up to there every overlap is known to 1 %; None where errors are not
     data_sha256: Mapped[str | None] = mapped_column(String(64))  # content of the subset used
@@ -184,6 +204,67 @@ class Analysis(Base):
     stages: Mapped[list[StageTiming]] = relationship(
         order_by="StageTiming.position", cascade="all, delete-orphan"
     )
+
+
+class Training(Work):
+    """The training of a problem's recipe, whose checkpoints become those of ``model`` as they are recorded.
+
+    ``analyses`` are queued for each of them: objects with ``settings`` (those of an analysis) and
+    ``parameters`` (D, how many these choose). They are no part of the ``key``: more may be asked for later.
+    """
+
+    __tablename__ = "training"
+    __table_args__ = (Index("ix_training_state_heartbeat", "state", "heartbeat_at"),)
+    counts = ("steps_done",)
+    relief = "choose a smaller problem"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), index=True)
+    problem: Mapped[str] = mapped_column(String(200))
+    settings: Mapped[dict[str, Any]]
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # of model, problem and settings
+    analyses: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    steps: Mapped[int]  # of the whole training, as in ``settings``
+    steps_done: Mapped[int | None]
+
+    model: Mapped[Model] = relationship(back_populates="trainings")
+
+
+class Comparison(Work):
+    """All pairs of some analyses, compared at some k; the numbers are in ``pair_value``."""
+
+    __tablename__ = "comparison"
+    __table_args__ = (Index("ix_comparison_state_heartbeat", "state", "heartbeat_at"),)
+    relief = "choose fewer analyses or smaller k"
+
+    analyses: Mapped[list[int]] = mapped_column(JSON)  # ids, ascending
+    ks: Mapped[list[int]] = mapped_column(JSON)  # ascending
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # of both
+
+
+# The kinds of work by name.
+WORK: MappingProxyType[str, type[Work]] = MappingProxyType(
+    {kind.__tablename__: kind for kind in (Analysis, Training, Comparison)}
+)
+
+
+class PairValue(Base):
+    """One measure of how alike two finished analyses are at one k, whichever comparison asked for it."""
+
+    __tablename__ = "pair_value"
+    __table_args__ = (
+        CheckConstraint("first_id <= second_id", name="order"),
+        {"sqlite_with_rowid": False},
+    )
+
+    first_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    second_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False, index=True
+    )
+    k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    measure: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[float]
 
 
 class Eigenvalue(Base):

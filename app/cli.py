@@ -275,13 +275,13 @@ def analyze(
         raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
     env = _environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
-    datasets.fitting_subset(
+    datasets.fitting_index(
         settings.data,
         settings.split,
         settings.samples,
         settings.seed,
         architectures.build(settings.architecture),
-        artifact_folder=env.artifact_folder,
+        env=env,
     )
     results = []
     with _progress_bar() as bar:

@@ -243,7 +243,7 @@ def _analyse(
             settings.samples,
             settings.seed,
             model,
-            artifact_folder=environment.artifact_folder,
+            env=environment,
         )
         precision = torch.float64 if settings.precision == "float64" else torch.float32
         model.to(device, precision)
@@ -320,12 +320,18 @@ def _analyse(
             "subset_loss": subset_loss,
             "subset_accuracy": subset_accuracy,
             "step": stored.step,
+            "data": {
+                "indices": subset.index.tolist(),
+                "synthetic": subset.synthetic,
+                "samples": len(subset.y),
+            },
             "hvp": {
                 "path": hessian.path,
                 "columns": hessian.columns,
                 "batch_size": hessian.batch_size,
                 "measured": measured,
                 "seconds": hessian.seconds,
+                "out_of_memory": [layout._asdict() for layout in hessian.out_of_memory],
             },
             "basis": dict(pairs.record),
             **_norms(estimate),

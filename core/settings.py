@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     redis_url: str = ""
     artifacts: Path | None = None
+    data_dir: Path | None = None
     scratch: Path | None = None
     memory_gb: float | None = Field(default=None, gt=0)
     device: str = "auto"
@@ -62,6 +63,11 @@ class Settings(BaseSettings):
     def artifact_folder(self) -> Path:
         """Folder of checkpoints, data files and eigenvectors."""
         return (self.artifacts or self.root / "artifacts").expanduser().resolve()
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the data sets that are not shipped, in their original formats."""
+        return (self.data_dir or self.root / "data").expanduser().resolve()
 
     @property
     def scratch_folder(self) -> Path:

@@ -182,16 +182,16 @@ def _check_data(settings: Sequence[AnalysisSettings], architecture: str, env: Se
     """Draw every subset that the settings ask for, once."""
     model = architectures.build(architecture)
     for name, split in {(each.data, each.split): None for each in settings}:
-        dataset = data.load(name, split, artifact_folder=env.artifact_folder)
+        dataset = data.load(name, split, env=env)
         data.check_matches(dataset, model)
         for each in settings:
             if (each.data, each.split) == (name, split):
-                data.balanced_subset(dataset, each.samples, each.seed)
+                data.balanced_index(dataset, each.samples, each.seed)
 
 
 def _hash_of_file(name: str) -> str | None:
     """SHA-256 of the data file ``name``; None for a data set, or what is in the artefact store already."""
-    if name in data.DATASETS or name.startswith("sha256:") or not Path(name).is_file():
+    if not data.is_file(name):
         return None
     with Path(name).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

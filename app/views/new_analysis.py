@@ -234,10 +234,10 @@ def say_what_is_left_out(files: Sequence[ReadFile], architecture: str) -> None:
 
 def choose_settings(architecture: str) -> tuple[list[AnalysisSettings], list[str]]:
     """Settings for every chosen split, and what is wrong with them."""
-    defaults = AnalysisSettings(architecture=architecture, data=data.DATASETS[0])
+    defaults = AnalysisSettings(architecture=architecture, data=data.names()[0])
     left, right = st.columns(2)
     with left:
-        source = st.selectbox("Data set", [*data.DATASETS, OWN_FILE], key="new_data")
+        source = st.selectbox("Data set", [*data.names(), OWN_FILE], key="new_data")
         dataset = uploaded_data() if source == OWN_FILE else source
         splits = st.pills(
             "Hessian on", SPLITS, selection_mode="multi", default=[defaults.split], key="new_splits",
@@ -368,7 +368,7 @@ def uploaded_data() -> str | None:
 def data_problem(dataset: str, split: str, samples: int, seed: int, architecture: str) -> str | None:
     """Why the subset cannot be drawn or fed to the architecture, if it cannot."""
     try:
-        data.fitting_subset(dataset, split, samples, seed, architectures.build(architecture))
+        data.fitting_index(dataset, split, samples, seed, architectures.build(architecture), env=settings())
     except DataError as error:
         return str(error)
     return None

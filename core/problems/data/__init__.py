@@ -1,0 +1,31 @@
+"""Data sets by name, a user's own files, and class-balanced subsets of both."""
+
+from core.problems.data.catalogue import Description, describe, is_file, load, names
+from core.problems.data.dataset import DataError, Dataset, Samples
+from core.problems.data.files import SUFFIXES as FILE_SUFFIXES
+from core.problems.data.subsets import (
+    Subset,
+    balanced_index,
+    check_matches,
+    content_hash,
+    fitting_index,
+    fitting_subset,
+)
+
+__all__ = [
+    "FILE_SUFFIXES",
+    "DataError",
+    "Dataset",
+    "Description",
+    "Samples",
+    "Subset",
+    "balanced_index",
+    "check_matches",
+    "content_hash",
+    "describe",
+    "fitting_index",
+    "fitting_subset",
+    "is_file",
+    "load",
+    "names",
+]

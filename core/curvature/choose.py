@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.curvature.memory import Layout, is_out_of_memory
 from core.curvature.operator import CurvatureOperator
 from core.names import Kind, PathName, Reduced
 
@@ -263,14 +264,13 @@ class _Trials:
             try:
                 operator = self._operator(candidate)
                 seconds = self._seconds_per_product(operator)
-            except torch.OutOfMemoryError:
-                self.measurements.append(
-                    replace(candidate, reason="The device's memory is too small for it.")
-                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    self.measurements.append(replace(candidate, reason=f"{error}".splitlines()[0]))
+                    return
+                reason = "The device's memory is too small for it."
+                self.measurements.append(replace(candidate, reason=reason))
                 candidate = _smaller(candidate)
-            except RuntimeError as error:
-                self.measurements.append(replace(candidate, reason=f"{error}".splitlines()[0]))
-                return
             else:
                 timed = replace(candidate, seconds_per_product=seconds)
                 self.measurements.append(timed)
@@ -308,8 +308,8 @@ class _Trials:
         try:
             for index in range(operator.batches if operator.keep else 1):
                 operator.prepare(index)
-        except torch.OutOfMemoryError:
-            if operator.batches == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or operator.batches == 1:
                 raise
         else:
             return operator
@@ -347,9 +347,6 @@ class _Trials:
 
 
 def _smaller(candidate: Measurement) -> Measurement | None:
-    """With half the columns, else half the samples and graphs not kept; None if there is nothing to halve."""
-    if candidate.columns > 1:
-        return replace(candidate, columns=candidate.columns // 2)
-    if candidate.batch_size > 1:
-        return replace(candidate, batch_size=-(-candidate.batch_size // 2), keep=False)
-    return None
+    """The next smaller layout; None if there is nothing to halve."""
+    layout = Layout(candidate.columns, candidate.batch_size, candidate.keep).smaller()
+    return None if layout is None else replace(candidate, **layout._asdict())

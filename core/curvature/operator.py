@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from core.curvature.memory import Layout, is_out_of_memory
 from core.curvature.paths import Function, Products, arithmetic, path_for
 from core.names import KINDS, PATHS, Kind, PathName, Reduced
 
@@ -40,6 +41,10 @@ class CurvatureOperator:
     can be much faster than one large one, because intermediate values then stay in the cache and in memory
     that is already mapped.
 
+    When the memory is too small for a block of products after all (somebody else uses the device too), it is
+    computed again with half the columns, or half the samples per batch; so are the blocks after it, and
+    ``out_of_memory`` tells.
+
     Example:
         >>> model = nn.Linear(3, 2).eval()
         >>> x, y = torch.rand(5, 3), torch.tensor([0, 1, 1, 0, 1])
@@ -63,6 +68,7 @@ class CurvatureOperator:
         batch_size: Samples per batch of data.
         keep: Whether what a path prepares is kept for every batch of data.
         reduced: Reduced precision inside the products, if any.
+        out_of_memory: The layouts that the memory was too small for, the first one first.
     """
 
     def __init__(
@@ -133,11 +139,12 @@ class CurvatureOperator:
         self.columns = columns
         self.keep = keep or self.batch_size == len(x)
         self.reduced = reduced
+        self.out_of_memory: list[Layout] = []
         self._after_batch = after_batch
-        self._batches = list(
-            zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True)
-        )
+        self._data = (x, y)
+        self._batches = self._split()
         self._samples = len(x)
+        self._divisible = getattr(loss, "weight", None) is None
         self._path = path_for(path, Function(model, loss, chosen, reduced), kind)
         self._kept: dict[int, Products] = {}
 
@@ -149,6 +156,29 @@ class CurvatureOperator:
             )
         start_time = time.perf_counter()
         rows = block.reshape(self.shape[0], -1).T  # (b, D): autograd's batches are rows
+        before = self.hvps
+        while (out := self._try(rows)) is None:
+            self.hvps = before
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - start_time
+        return out.T.reshape(block.shape)
+
+    def _try(self, rows: Tensor) -> Tensor | None:
+        """H @ each of ``rows``; None if the memory is too small, and then the layout is a smaller one."""
+        try:
+            return self._multiply(rows)
+        except Exception as error:
+            smaller = Layout(self.columns, self.batch_size, self.keep).smaller()
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+            if smaller.batch_size < self.batch_size and not self._divisible:
+                raise
+        # Not in the handler: until its end the exception holds on to the frames, and they to the memory.
+        self._divide(smaller)
+        return None
+
+    def _multiply(self, rows: Tensor) -> Tensor:
         out = torch.zeros(rows.shape, dtype=self.dtype, device=self.device)
         before, done = self.hvps, 0
         everything = range(len(self._batches))
@@ -166,10 +196,20 @@ class CurvatureOperator:
                     self._after_batch(self.hvps)
             if not self.keep:
                 self.release()
+        return out
+
+    def _divide(self, layout: Layout) -> None:
+        """Divide the work like this from now on."""
+        self.out_of_memory.append(Layout(self.columns, self.batch_size, self.keep))
+        self.release()
+        self.columns, self.batch_size, self.keep = layout
+        self._batches = self._split()
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - start_time
-        return out.T.reshape(block.shape)
+            torch.cuda.empty_cache()
+
+    def _split(self) -> list[tuple[Tensor, Tensor]]:
+        x, y = self._data
+        return list(zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True))
 
     def multiply_batch(self, index: int, rows: Tensor) -> Tensor:
         """The curvature of data batch ``index`` alone, of its own mean loss: (c, D) → (c, D)."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.names import Kind, PathName, Reduced, TestMatrixName
@@ -208,3 +208,39 @@ class AnalysisSettings(BaseModel):
                     f"n_I = {self.n_inner:,} is more than the model's {parameters:,} parameters; "
                     "choose n_O and n_I ≤ D."
                 )
+
+
+class TrainingSettings(BaseModel):
+    """Everything that decides the weights of one training, apart from the machine.
+
+    Attributes:
+        problem: Name of the problem, whose recipe is followed.
+        steps: Number of optimiser steps.
+        record: The steps to record, in 0 … ``steps``; 0 is the initialisation. Kept sorted, each once.
+        seed: Of the initialisation and the batches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    problem: str
+    steps: int = Field(ge=0, lt=2**31)
+    record: tuple[int, ...] = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("record")
+    @classmethod
+    def _in_order(cls, record: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(record)))
+
+    @model_validator(mode="after")
+    def _record_lies_within_steps(self) -> TrainingSettings:
+        if self.record[0] < 0 or self.record[-1] > self.steps:
+            raise ValueError(
+                f"the steps to record must lie between 0 and the {self.steps:,} steps of training"
+            )
+        return self
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of the settings in canonical JSON, without those at their default."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()

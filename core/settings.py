@@ -35,6 +35,11 @@ class Settings(BaseSettings):
 
     The defaults are the embedded stack, everything under ``SEIGH_HOME``. A lab sets ``SEIGH_DATABASE_URL``,
     ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
+
+    The limits of an installation, none by default: ``max_k``, the largest k that can be submitted;
+    ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many GiB
+    the artefacts may take; ``retention_days``, after how many days eigenvectors that nobody has pinned are
+    deleted (the numbers stay).
     """
 
     model_config = SettingsConfigDict(env_prefix="SEIGH_", env_ignore_empty=True)
@@ -47,7 +52,12 @@ class Settings(BaseSettings):
     scratch: Path | None = None
     memory_gb: float | None = Field(default=None, gt=0)
     device: str = "auto"
+    log: Literal["text", "json"] = "text"
     max_upload_mb: int = Field(default=2048, gt=0)
+    max_k: int | None = Field(default=None, gt=0)
+    max_running_per_user: int | None = Field(default=None, gt=0)
+    artifacts_quota_gb: float | None = Field(default=None, gt=0)
+    retention_days: float | None = Field(default=None, gt=0)
 
     @cached_property
     def root(self) -> Path:

@@ -18,7 +18,8 @@ from core.curvature import CurvatureOperator
 from core.overlap import largest_first, overlap_curve
 from core.problems import architectures, checkpoints
 from core.problems import data as datasets
-from core.problems.training import Recorder, checkpoint_name, train
+from core.problems.recorder import Recorder, checkpoint_name
+from core.problems.training import train
 from core.settings import EXACT_MAX_PARAMETERS, AnalysisSettings
 from core.spectra import exact
 

@@ -14,7 +14,7 @@ from benchmarks import hvp, scaling, spectra
 from benchmarks.methods import Counted
 from benchmarks.problems import Task, Truth, load, measured_residuals
 from core.problems import architectures
-from core.problems.training import Recorder
+from core.problems.recorder import Recorder
 
 
 @pytest.fixture

@@ -1,0 +1,45 @@
+"""Charts: tidy data from ``core.results.queries`` in, Altair chart out.
+
+Every chart keeps chance level and error in sight, names its values in tooltips, and is drawn as SVG so that
+screen readers and tests find its marks. Colours: a model keeps its own on every page (``model_color``), the
+neutral grey is chance, and nothing is told apart by colour alone.
+"""
+
+from app.charts.base import (
+    CHANCE_LABEL,
+    ERROR_LABEL,
+    MODEL_COLORS,
+    MOST_POINTS,
+    NEUTRAL,
+    model_color,
+)
+from app.charts.overlap import (
+    LINE_COLUMNS,
+    Measure,
+    distinct_lines,
+    name_series,
+    overlap_by_k,
+    overlap_by_step,
+    overlap_curve,
+)
+from app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
+
+__all__ = [
+    "CHANCE_LABEL",
+    "ERROR_LABEL",
+    "LINE_COLUMNS",
+    "MODEL_COLORS",
+    "MOST_POINTS",
+    "NEUTRAL",
+    "RESIDUAL_LABEL",
+    "SCREE_FLOOR",
+    "Measure",
+    "distinct_lines",
+    "model_color",
+    "name_series",
+    "overlap_by_k",
+    "overlap_by_step",
+    "overlap_curve",
+    "scree",
+    "spectrum",
+]

@@ -1,0 +1,154 @@
+"""What all charts share: colours, scales, axes, legends, the pointer's rule, and how one is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+# Okabe & Ito (2008), without the yellow and the black that vanish on a light or a dark page.
+MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds
+
+HEIGHT = 400  # px, legends and axes included
+MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
+
+SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
+METHOD_SHAPES = {"krylov": "circle", "seigh": "square", "ssvd": "triangle-up", "exact": "diamond"}
+
+CHANCE_LABEL = "chance k/D"
+OVERLAP_TITLE = "overlap(M, Vₖ)"
+ERROR_LABEL = "stated error"
+
+
+def model_color(model_id: int) -> str:
+    """The colour of a model: a function of its database id, so it never changes as models come and go."""
+    return MODEL_COLORS[(model_id - 1) % len(MODEL_COLORS)]
+
+
+def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
+    """A vertical line at the k under the pointer, whose tooltip lists every column of ``values`` there."""
+    nearest = alt.selection_point(
+        nearest=True, on="pointerover", fields=["k"], empty=False, clear="pointerout"
+    )
+    named = [
+        alt.Tooltip(field=name, type="quantitative", title=name, format=".3g")
+        if pd.api.types.is_numeric_dtype(values[name])
+        else alt.Tooltip(field=name, type="nominal", title=name)
+        for name in values.columns
+    ]
+    return (
+        alt.Chart(values.reset_index())
+        .mark_rule(color=NEUTRAL)
+        .encode(
+            x=x,
+            opacity=alt.condition(nearest, alt.value(0.8), alt.value(0.0)),
+            tooltip=[alt.Tooltip("k:Q", format=",d"), *named],
+        )
+        .add_params(nearest, zoom())
+    )
+
+
+def bounds(frame: pd.DataFrame, around: str, floor: float = 0.0) -> pd.DataFrame:
+    """``frame`` with ``low`` and ``high``, overlap ± the column ``around``, but within [``floor``, 1]."""
+    return frame.assign(
+        low=(frame["overlap"] - frame[around]).clip(floor, 1.0),
+        high=(frame["overlap"] + frame[around]).clip(floor, 1.0),
+    )
+
+
+def band(
+    bounds: pd.DataFrame,
+    x: alt.X,
+    detail: str | list[str] = "mask:N",
+    *,
+    color: str = NEUTRAL,
+    opacity: float = 0.25,
+) -> alt.Chart:
+    """Area between ``low`` and ``high``; the grey ones are random masks, mean ± standard deviation."""
+    area = alt.Chart(bounds).mark_area(color=color, opacity=opacity)
+    return area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", detail=detail)
+
+
+def with_errors(frame: pd.DataFrame) -> list[str]:
+    """Every overlap with its stated error where there is one."""
+    return [
+        f"{overlap:.3g}" + ("" if np.isnan(error) else f" ± {error:.1g}")
+        for overlap, error in zip(frame["overlap"], frame["error"], strict=True)
+    ]
+
+
+def k_axis(frame: pd.DataFrame, log_k: bool) -> alt.X:
+    along = alt.Scale(type="log", nice=False) if log_k else whole_scale(frame["k"])
+    return alt.X("k:Q", title="k, size of eigenspace and mask", scale=along, axis=whole_axis())
+
+
+def thin(frame: pd.DataFrame, log_k: bool) -> pd.DataFrame:
+    """Keep about ``MOST_POINTS`` values of k, evenly spaced as drawn, the first and the last among them."""
+    ks = np.sort(frame["k"].unique())
+    if len(ks) <= MOST_POINTS:
+        return frame
+    spaced = np.geomspace if log_k else np.linspace
+    wanted = np.rint(spaced(ks[0], ks[-1], MOST_POINTS))
+    return frame[frame["k"].isin(ks[np.searchsorted(ks, wanted)])]
+
+
+def whole_scale(values: pd.Series[int]) -> alt.Scale:
+    """A linear scale from just below the least to just above the largest value, one value included."""
+    low, high = values.min(), values.max()
+    return alt.Scale(domain=[low - 0.02 * (high - low) - 0.3, high + 0.02 * (high - low) + 0.3], nice=False)
+
+
+def whole_axis() -> alt.Axis:
+    """An axis of whole numbers."""
+    return alt.Axis(format=",d", tickMinStep=1, tickCount=alt.ExprRef("width < 450 ? 5 : 10"))
+
+
+def few(values: pd.Series[int]) -> bool:
+    """Whether a line through these values is better drawn with its points."""
+    return values.nunique() <= 12
+
+
+def present(names: Iterable[str], values: pd.Series[str]) -> list[str]:
+    """Those of ``names`` that occur in ``values``, in the order of ``names``."""
+    found = set(values)
+    return [name for name in names if name in found]
+
+
+def zoom() -> alt.Parameter:
+    """Shift + wheel zooms along x, dragging pans, a double click resets; the plain wheel scrolls the page."""
+    return alt.selection_interval(bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
+
+
+def scale(domain: list[str], values: dict[str, Any]) -> alt.Scale:
+    return alt.Scale(domain=domain, range=[values[name] for name in domain])
+
+
+def legend(
+    title: str | None = None,
+    *,
+    column_width: int = 150,
+    orient: Literal["top", "bottom"] = "top",
+    beside: int = 0,
+    **more: Any,
+) -> alt.Legend:
+    """A legend in as many columns as the chart's width holds, ``beside`` px of it being taken by another."""
+    return alt.Legend(
+        title=title,
+        orient=orient,
+        direction="horizontal",
+        columns=alt.ExprRef(f"max(1, floor((width - {beside}) / {column_width}))"),
+        labelLimit=column_width - 20,
+        symbolSize=160,  # px², wide enough for a dash pattern to show
+        symbolStrokeWidth=2,
+        symbolOpacity=1,
+        **more,
+    )
+
+
+def layered(*layers: alt.Chart, height: int = HEIGHT) -> alt.LayerChart:
+    # SVG: marks are found by screen readers and tests, and stay sharp when printed.
+    return alt.LayerChart(layer=list(layers), height=height, usermeta={"embedOptions": {"renderer": "svg"}})

@@ -1,0 +1,295 @@
+"""Overlap of masks and eigenspaces: against k, over training, and which analyses make a line of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import altair as alt
+import pandas as pd
+
+from app.charts.base import (
+    CHANCE_LABEL,
+    ERROR_LABEL,
+    METHOD_SHAPES,
+    NEUTRAL,
+    OVERLAP_TITLE,
+    SPLIT_DASHES,
+    band,
+    bounds,
+    few,
+    k_axis,
+    layered,
+    legend,
+    present,
+    reading,
+    scale,
+    thin,
+    whole_axis,
+    whole_scale,
+    with_errors,
+)
+
+MASK_LABELS = {"magnitude": "largest |θ|", "best": "best mask", "random": "random masks, mean ± std"}
+CURVE_LABELS = (*MASK_LABELS.values(), CHANCE_LABEL)
+CURVE_DASHES = ([1, 0], [8, 3, 2, 3], [1, 0], [2, 3])
+CURVE_WIDTHS = (3, 2, 1.5, 2)  # px
+
+# What makes a line over training.
+LINE_COLUMNS = ["model", "split", "curvature", "subset", "method", "samples", "seed", "data"]
+
+Measure = Literal["overlap", "ratio"]
+
+
+def overlap_curve(
+    frame: pd.DataFrame,
+    color: str,
+    *,
+    resolved_k: int | None = None,
+    log_k: bool = False,
+    log_overlap: bool = False,
+) -> alt.LayerChart:
+    """Overlap against k for the magnitude mask, beside the best mask, random masks and chance.
+
+    Args:
+        frame: ``queries.overlap_curves`` of one analysis, all masks: mask, k, overlap, std, error, chance.
+        color: The model's colour, for the magnitude mask and the band of its stated error.
+        resolved_k: Beyond it not every overlap is known to 1 %, and the chart is shaded; None: not known.
+        log_k: Log axis for k.
+        log_overlap: Log axis for the overlap.
+    """
+    frame = thin(frame, log_k)
+    chance = frame.drop_duplicates("k").assign(series=CHANCE_LABEL, overlap=lambda rows: rows["chance"])
+    lines = pd.concat([frame.assign(series=frame["mask"].map(MASK_LABELS)), chance])
+    names = present(CURVE_LABELS, lines["series"])
+    colors = dict.fromkeys(CURVE_LABELS, NEUTRAL) | {MASK_LABELS["magnitude"]: color}
+    x = k_axis(frame, log_k)
+    keys = legend(column_width=180)
+    curves = (
+        alt.Chart(lines)
+        .mark_line(point=few(frame["k"]))
+        .encode(
+            x=x,
+            y=_overlap_axis(frame, log_overlap),
+            color=alt.Color("series:N", scale=scale(names, colors), legend=keys),
+            strokeDash=alt.StrokeDash("series:N", scale=scale(names, _by_label(CURVE_DASHES)), legend=keys),
+            strokeWidth=alt.StrokeWidth("series:N", scale=scale(names, _by_label(CURVE_WIDTHS)), legend=None),
+        )
+    )
+    random, magnitude = frame[frame["mask"] == "random"], frame[frame["mask"] == "magnitude"]
+    floor = _log_floor(frame) if log_overlap else 0.0
+    spread = band(bounds(random, "std", floor), x)
+    known = bounds(magnitude.dropna(subset="error"), "error", floor)
+    error = [] if known.empty else [band(known, x, color=color, opacity=0.35)]
+    values = frame.pivot(index="k", columns="mask", values="overlap")[present(MASK_LABELS, frame["mask"])]
+    values = values.rename(columns=MASK_LABELS | {"random": "random masks, mean"})
+    values.insert(1, ERROR_LABEL, magnitude.set_index("k")["error"])
+    values = values.dropna(axis="columns", how="all").assign(
+        **{
+            "random masks, std": random.set_index("k")["std"],
+            CHANCE_LABEL: frame.drop_duplicates("k").set_index("k")["chance"],
+            "largest |θ| ÷ chance": magnitude.set_index("k")["ratio"],
+        }
+    )
+    return layered(*_unresolved(frame["k"], resolved_k, x), spread, *error, curves, reading(values, x))
+
+
+def overlap_by_step(
+    frame: pd.DataFrame, colors: dict[str, str], measure: Measure = "overlap"
+) -> alt.LayerChart:
+    """Overlap of the magnitude mask against training step at one k, absolute or as ratio to chance.
+
+    Args:
+        frame: ``queries.overlap_by_step`` with the masks ``magnitude`` and ``random``, and a column
+            ``series`` that names the line each row belongs to (``name_series``).
+        colors: Colour of every model by name.
+        measure: ``overlap``, or ``ratio`` = overlap / (k/D).
+    """
+    ratio = measure == "ratio"
+    found = frame[frame["mask"] == "magnitude"].assign(height=lambda rows: rows[measure])
+    random = frame[frame["mask"] == "random"]
+    found = found.merge(
+        random[["analysis_id", "overlap", "std"]],
+        on="analysis_id",
+        how="left",
+        suffixes=("", "_random"),
+    )
+    unit = random["chance"] if ratio else 1.0
+    random = bounds(random, "std")
+    random[["low", "high"]] = random[["low", "high"]].div(unit, axis="index")
+    # One band a model and D: splits and methods draw their random masks from the same D coordinates.
+    random = random.groupby(["model", "chance", "step"], as_index=False).agg(
+        low=("low", "min"), high=("high", "max")
+    )
+    errors = bounds(found.dropna(subset="error"), "error")
+    errors[["low", "high"]] = errors[["low", "high"]].div(errors["chance"] if ratio else 1.0, axis="index")
+    chance = found.drop_duplicates("chance").assign(level=lambda rows: 1.0 if ratio else rows["chance"])
+    chance = chance.drop_duplicates("level")
+
+    title = "overlap ÷ chance" if ratio else OVERLAP_TITLE
+    models = present(colors, found["model"])
+    methods = present(METHOD_SHAPES, found["method"])
+    highlighted = alt.selection_point(fields=["model"], bind="legend")
+    color = alt.Color("model:N", scale=scale(models, colors), legend=legend())
+    x = alt.X("step:Q", title="training step", scale=whole_scale(found["step"]), axis=whole_axis())
+    base = alt.Chart(found).encode(
+        x=x,
+        y=alt.Y(
+            "height:Q",
+            title=title,
+            scale=alt.Scale(zero=True),
+        ),
+        color=color,
+        opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
+    )
+    lines = base.mark_line(strokeWidth=2.5).encode(
+        detail="series:N",
+        strokeDash=alt.StrokeDash(
+            "split:N",
+            scale=scale(present(SPLIT_DASHES, found["split"]), SPLIT_DASHES),
+            legend=legend("Hessian on", column_width=70, orient="bottom"),
+        ),
+    )
+    points = (
+        base.mark_point(filled=True, size=60)
+        .encode(
+            shape=alt.Shape(
+                "method:N",
+                scale=scale(methods, METHOD_SHAPES),
+                legend=legend("method", column_width=80, orient="bottom", beside=170, symbolFillColor=NEUTRAL)
+                if len(methods) > 1
+                else None,
+            ),
+            tooltip=[
+                alt.Tooltip("series:N", title="line"),
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("k:Q", format=",d"),
+                alt.Tooltip("overlap:Q", format=".3g"),
+                alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
+                alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
+                alt.Tooltip("ratio:Q", title="overlap ÷ chance", format=".3g"),
+                alt.Tooltip("overlap_random:Q", title="random masks, mean", format=".3g"),
+                alt.Tooltip("std_random:Q", title="random masks, std", format=".3g"),
+                alt.Tooltip("test_accuracy:Q", title="test accuracy", format=".2%"),
+                alt.Tooltip("lambda_max:Q", title="λ₁", format=".4g"),
+            ],
+        )
+        .add_params(highlighted)
+    )
+    bars = (
+        alt.Chart(errors)
+        .mark_errorbar(ticks=True, thickness=1.5)
+        .encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
+    )
+    level = (
+        alt.Chart(chance)
+        .mark_rule(strokeDash=[2, 3], strokeWidth=2)
+        .encode(
+            y=alt.Y("level:Q"),
+            color=color if len(chance) > 1 else alt.value(NEUTRAL),
+            tooltip=[alt.Tooltip("level:Q", title="chance" if ratio else CHANCE_LABEL, format=".3g")],
+        )
+    )
+    text = (
+        alt.Chart(chance if len(chance) == 1 else chance.head(0))  # several would hide the lines
+        .mark_text(
+            align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance" if ratio else CHANCE_LABEL
+        )
+        .encode(x=alt.value("width"), y="level:Q")
+    )
+    return layered(band(random, x, detail=["model:N", "chance:N"]), level, bars, lines, points, text)
+
+
+def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:
+    """Overlap against k at several training steps of one model, coloured by step, above chance.
+
+    Args:
+        frame: ``queries.overlap_curves`` with the mask ``magnitude``, one analysis a step: step, k,
+            overlap, chance.
+        log_k: Log axis for k.
+        top: Upper end of the overlap axis, to give neighbouring panels the same one.
+    """
+    frame = thin(frame, log_k)
+    steps = sorted(frame["step"].unique())
+    x = k_axis(frame, log_k)
+    # Viridis without its ends, which vanish on a dark and on a light page.
+    color = alt.Color(
+        "step:O",
+        scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
+        legend=legend("training step", column_width=62),
+    )
+    curves = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=few(frame["k"]))
+        .encode(
+            x=x,
+            y=alt.Y(
+                "overlap:Q",
+                title=OVERLAP_TITLE,
+                scale=alt.Scale(zero=True) if top is None else alt.Scale(domain=[0, top]),
+            ),
+            color=color,
+        )
+    )
+    errors = band(bounds(frame.dropna(subset="error"), "error"), x, opacity=0.3).encode(color=color)
+    chance = frame.drop_duplicates("k")
+    level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+    text = alt.Chart(chance.nlargest(1, "k")).mark_text(
+        align="right", baseline="top", dy=16, color=NEUTRAL, text=CHANCE_LABEL
+    )
+    values = frame.assign(value=with_errors(frame)).pivot(index="k", columns="step", values="value")
+    values.columns = [f"step {step:,}" for step in values.columns]
+    values[CHANCE_LABEL] = chance.set_index("k")["chance"]
+    return layered(
+        level.encode(x=x, y="chance:Q"), errors, curves, text.encode(x=x, y="chance:Q"), reading(values, x)
+    )
+
+
+def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
+    """``queries.comparable`` with one analysis for each point of a line.
+
+    Of analyses that differ in none of ``LINE_COLUMNS`` the one with the largest k stays, then the latest.
+    """
+    ranked = analyses.sort_values(["k", "analysis_id"])
+    kept = ranked.drop_duplicates([*LINE_COLUMNS, "step"], keep="last")
+    return analyses[analyses["analysis_id"].isin(kept["analysis_id"])]
+
+
+def name_series(analyses: pd.DataFrame) -> pd.Series[str]:
+    """Name each row's line by what tells it from the others.
+
+    That is model and split, and those of curvature, chosen parameters, method, N, seed and data that differ
+    somewhere in ``analyses``.
+    """
+    names = analyses["model"].astype(str) + " · " + analyses["split"].astype(str)
+    differing = {"curvature": "", "subset": "", "method": "", "samples": "N = ", "seed": "seed ", "data": ""}
+    for column, prefix in differing.items():
+        if analyses[column].nunique() > 1:
+            names = names + " · " + prefix + analyses[column].astype(str).str.slice(0, 15)
+    return names.rename("series")
+
+
+def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[alt.Chart]:
+    """A shade over the values of k beyond the resolved ones, and the words for it."""
+    last = int(ks.max())
+    if resolved_k is None or resolved_k >= last:
+        return []
+    start = max(resolved_k + 0.5, float(ks.min()))
+    ends = alt.Chart(pd.DataFrame({"k": [start], "end": [last + 0.5]}))
+    words = f"k > {resolved_k:,}: not all resolved to 1 %" if resolved_k else "not resolved to 1 %"
+    shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2="end:Q")
+    text = ends.mark_text(text=words, align="right", baseline="bottom", color=NEUTRAL, clip=False)
+    return [shade, text.encode(x=alt.value("width"), y=alt.value(-3))]  # above the curves
+
+
+def _overlap_axis(frame: pd.DataFrame, log: bool) -> alt.Y:
+    """The overlap, from 0, or on a log axis that starts a decade below the smallest chance level."""
+    scale = alt.Scale(type="log", domain=[_log_floor(frame), 1], clamp=True) if log else alt.Scale()
+    return alt.Y("overlap:Q", title=OVERLAP_TITLE, scale=scale)
+
+
+def _log_floor(frame: pd.DataFrame) -> float:
+    return float(frame["chance"].min()) / 10
+
+
+def _by_label(values: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(CURVE_LABELS, values, strict=True))

@@ -1,6 +1,6 @@
-"""Data sets by name, a user's own files, and class-balanced subsets of both."""
+"""Data sets by name, a user's own files, random data, and class-balanced subsets of all of them."""
 
-from core.problems.data.catalogue import Description, describe, is_file, load, names
+from core.problems.data.catalogue import Description, canonical, describe, is_file, load, names
 from core.problems.data.dataset import DataError, Dataset, Samples
 from core.problems.data.files import SUFFIXES as FILE_SUFFIXES
 from core.problems.data.subsets import (
@@ -11,15 +11,18 @@ from core.problems.data.subsets import (
     fitting_index,
     fitting_subset,
 )
+from core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
 
 __all__ = [
     "FILE_SUFFIXES",
+    "RANDOM_EXAMPLE",
     "DataError",
     "Dataset",
     "Description",
     "Samples",
     "Subset",
     "balanced_index",
+    "canonical",
     "check_matches",
     "content_hash",
     "describe",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from core.problems.data import digits, files, originals
+import torch
+
+from core.problems import plugins
+from core.problems.data import digits, files, originals, synthetic
 from core.problems.data.dataset import DataError, Dataset
 from core.settings import Settings
 
 _HASH = "sha256:"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Description:
         files: Where its files and folders are looked for; empty where it needs none.
         missing: Those that are not there.
         how: How to get them, a sentence; empty where nothing is missing.
+        synthetic: Whether the samples are made up.
     """
 
     name: str
@@ -33,19 +40,30 @@ class Description:
     files: tuple[Path, ...] = ()
     missing: tuple[Path, ...] = ()
     how: str = ""
+    synthetic: bool = False
 
 
 def names() -> tuple[str, ...]:
-    """The data sets by name, whether or not their files are there."""
-    return (digits.NAME, *originals.ORIGINALS)
+    """The data sets by name, whether or not their files are there; random data go by their spec."""
+    return tuple(dict.fromkeys((digits.NAME, *originals.ORIGINALS, *plugins.registry().datasets)))
+
+
+def canonical(name: str) -> str:
+    """The one way to write what ``load`` takes.
+
+    Raises:
+        DataError: If it is random data, but not understood.
+    """
+    return synthetic.canonical(name) if synthetic.is_meant(name) else name
 
 
 def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
     """A whole data set, whose samples may be decoded later.
 
     Args:
-        name: One of ``names()``, the path of a ``.npz`` or ``.safetensors`` file with ``x`` (N, …) float and
-            ``y`` (N,) integer, or ``sha256:<digest>`` of such a file in the artefact store.
+        name: One of ``names()``, ``random(CxHxW,classes=n)``, the path of a ``.npz`` or ``.safetensors``
+            file with ``x`` (N, …) float and ``y`` (N,) integer, or ``sha256:<digest>`` of such a file in the
+            artefact store.
         split: ``train`` or ``test``; a file has no splits and is used whole for both.
         env: Where data directory and artefact store are; from ``SEIGH_*`` when not given.
 
@@ -57,6 +75,10 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
         return digits.load(split)
     if name in originals.ORIGINALS:
         return originals.load(name, split, env.data_folder)
+    if name in plugins.registry().datasets:
+        return _plugged(name, split)
+    if synthetic.is_meant(name):
+        return synthetic.load(name, split)
     if name.startswith(_HASH):
         return files.read(files.stored(name.removeprefix(_HASH), env.artifact_folder))
     path = Path(name)
@@ -65,8 +87,28 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
     return files.read(path)
 
 
+def _plugged(name: str, split: str) -> Dataset:
+    """A plug-in's data set: its ``load(split)`` gives a ``Dataset``, which is checked as far as is cheap."""
+    try:
+        dataset = plugins.registry().datasets[name](split)
+    except DataError:
+        raise
+    except Exception as error:  # another package's code may fail in every way there is
+        _log.exception("the data set %s of a plug-in fails", name)
+        raise DataError(f"The data set {name} of a plug-in fails ({error!r}); ask who wrote it.") from error
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"The plug-in of {name} gives no core.problems.data.Dataset; ask who wrote it.")
+    y = dataset.y
+    if y.dtype != torch.int64 or y.shape != (dataset.samples.shape[0],) or not len(y) or int(y.min()) < 0:
+        raise DataError(f"The labels of {name} are not N int64 ≥ 0, one for each sample; ask who wrote it.")
+    first = dataset.take(torch.zeros(1, dtype=torch.int64))
+    if first.dtype != torch.float32 or first.shape != (1, *dataset.shape):
+        raise DataError(f"The samples of {name} are not float32 of the shape they say; ask who wrote it.")
+    return replace(dataset, name=name)
+
+
 def describe(name: str, *, env: Settings | None = None) -> Description:
-    """What there is to say about one of ``names()`` before it is loaded.
+    """What there is to say about one of ``names()``, or about random data, before it is loaded.
 
     Raises:
         DataError: If there is no data set of this name.
@@ -77,6 +119,11 @@ def describe(name: str, *, env: Settings | None = None) -> Description:
             name, "Handwritten digits that come along, 16×16; 1,257 for training, 540 for test.",
             digits.SHAPE, digits.CLASSES,
         )  # fmt: skip
+    if synthetic.is_meant(name):
+        about = f"Random numbers, for trials; {synthetic.SAMPLES:,} for training, as many for test."
+        return Description(synthetic.canonical(name), about, *synthetic.facts(name), synthetic=True)
+    if name in plugins.registry().datasets:
+        return Description(name, "From an installed plug-in.", None, None)
     if name not in originals.ORIGINALS:
         raise _unknown(name)
     original, folder = originals.ORIGINALS[name], env.data_folder
@@ -102,6 +149,6 @@ def is_file(name: str) -> bool:
 
 def _unknown(name: str) -> DataError:
     return DataError(
-        f"There is no data set '{name}'; choose {', '.join(names())}, or a .npz or .safetensors file "
-        "with x and y."
+        f"There is no data set '{name}'; choose {', '.join(names())}, {synthetic.EXAMPLE}, or a .npz or "
+        ".safetensors file with x and y."
     )

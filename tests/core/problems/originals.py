@@ -1,4 +1,4 @@
-"""Small data sets in the formats that MNIST, CIFAR and ImageNet are published in, for torchvision's loaders."""
+"""Small data sets in the formats of MNIST, CIFAR and ImageNet, which torchvision's real loaders read."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def test_other_files_are_refused(contents: bytes, suffix: str, tmp_path: Path) -
 
 
 def test_other_suffixes_and_missing_files_are_refused(tmp_path: Path) -> None:
-    assert "does not end in .pt, .pth or .safetensors" in refusal(tmp_path / "weights.h5")
+    assert "does not end in .pt, .pth, .ckpt, .bin or .safetensors" in refusal(tmp_path / "weights.h5")
     assert refusal(tmp_path / "gone.pt") == "'gone.pt' cannot be read: No such file or directory."
 
 

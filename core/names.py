@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 Kind = Literal["hessian", "ggn"]
@@ -16,3 +18,26 @@ REDUCED: tuple[Reduced, ...] = get_args(Reduced)
 
 TestMatrixName = Literal["ssrft", "gaussian", "rademacher"]
 TEST_MATRICES: tuple[TestMatrixName, ...] = get_args(TestMatrixName)
+
+# Grassmannian metrics of the paper; all but the overlap are distances.
+Metric = Literal[
+    "geodesic", "chordal_2", "chordal_f", "projection_2", "projection_f", "fubini_study", "overlap"
+]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+# The largest value of each distance, of orthogonal subspaces of dimension k, is the first number times k to
+# the power of the second.
+LARGEST: Mapping[str, tuple[float, float]] = {
+    "geodesic": (math.pi / 2, 0.5),
+    "chordal_2": (math.sqrt(2), 0.0),
+    "chordal_f": (math.sqrt(2), 0.5),
+    "projection_2": (1.0, 0.0),
+    "projection_f": (1.0, 0.5),
+    "fubini_study": (math.pi / 2, 0.0),
+}
+
+# Of two checkpoints' masks: the share of the coordinates in either that are in both.
+IOU = "iou"
+
+# k/D at which the paper looks at the stabilisation of masks and eigenspaces.
+SPARSITIES: tuple[float, ...] = (0.005, 0.01, 0.05, 0.2)

@@ -1,0 +1,75 @@
+"""Whether coordinates of large |θ| have more of the eigenspaces' mass than those of small |θ|."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+# Bins at most, and the quantiles told of each.
+BINS = 60
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class MagnitudeBins:
+    """Coordinates by rank of |θ|, in B bins of which each next one goes down by the same factor in rank.
+
+    Mass means ‖row of V_k‖² / k, whose sum over all coordinates is 1 and whose mean is 1/D.
+
+    Attributes:
+        sizes: The G sizes k.
+        counts: (B,), coordinates in each bin, the one of the largest |θ| first.
+        largest: (B,), the largest |θ| in each.
+        smallest: (B,), the smallest.
+        mean: (G, B), of the mass.
+        quantiles: (G, B, 3), those of ``QUANTILES`` of it: the mass of a coordinate, between none of them.
+    """
+
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
+    largest: Floats
+    smallest: Floats
+    mean: Floats
+    quantiles: Floats
+
+
+def magnitude_bins(theta: Tensor, masses: Tensor, sizes: Sequence[int], bins: int = BINS) -> MagnitudeBins:
+    """Mass of the eigenspaces on coordinates of about the same |θ|.
+
+    Args:
+        theta: (D,).
+        masses: (G, D), ``core.overlap.layers.row_masses`` for ``sizes``.
+        sizes: The G sizes k.
+        bins: How many at most; fewer where those of the first ranks would be empty.
+    """
+    dimension = len(theta)
+    magnitudes, rank = theta.abs().sort(descending=True)
+    edges = np.unique(np.round(np.geomspace(1, dimension + 1, bins + 1)).astype(int)) - 1
+    counts = tuple(int(count) for count in np.diff(edges))
+    first, last = torch.from_numpy(edges[:-1]), torch.from_numpy(edges[1:] - 1)
+    by_rank = masses[:, rank.to(masses.device)].cpu()
+    ordered = [by_rank[:, start:end].sort(dim=1).values for start, end in pairwise(edges.tolist())]
+    mean = torch.stack([each.mean(1, dtype=torch.float64) for each in ordered], 1)
+    quantiles = torch.stack([each[:, _places(each.shape[1])] for each in ordered], 1).double()
+    k = torch.tensor(sizes, dtype=torch.float64)
+    return MagnitudeBins(
+        tuple(sizes),
+        counts,
+        magnitudes[first.to(theta.device)].double().cpu().numpy(),
+        magnitudes[last.to(theta.device)].double().cpu().numpy(),
+        (mean / k[:, None]).numpy(),
+        (quantiles / k[:, None, None]).numpy(),
+    )
+
+
+def _places(count: int) -> list[int]:
+    """Where the quantiles are among so many ascending values."""
+    return [min(count - 1, int(quantile * count)) for quantile in QUANTILES]

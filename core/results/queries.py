@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select
+from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from core.results.models import (
@@ -287,44 +287,190 @@ def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
     )
 
 
-def overlap_curves(s: Session, ids: Sequence[int], masks: Sequence[str] = MASKS) -> pd.DataFrame:
+def overlap_curves(
+    s: Session, ids: Sequence[int], masks: Sequence[str] = MASKS, most: int | None = None
+) -> pd.DataFrame:
     """Overlap as a function of k for these analyses, one row per analysis, mask and k.
 
     Columns: analysis_id, model, step, split, curvature, method, seed, samples, mask ("magnitude", "random",
     "best"), k, overlap, std (of the random masks' overlap over the draws, else NaN), error (how far that of
     the magnitude mask may be from the true one; NaN for the others and where unknown), chance (k/D), ratio
     (overlap / chance).
+
+    With ``most``, only so many values of k evenly spaced, as many spaced as on a log axis, and the largest of
+    every analysis: what a screen resolves of hundreds of long curves.
     """
     statement = _point_statement().where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
+    if most is not None:
+        statement = statement.where(OverlapPoint.k.in_(_spaced(s, ids, most)))
     return _frame(s, statement, _POINT)
+
+
+def _spaced(s: Session, ids: Sequence[int], most: int) -> list[int]:
+    """Whole numbers from 1 to the largest k of these analyses, as ``overlap_curves`` says."""
+    largest = s.scalars(select(distinct(Analysis.k)).where(Analysis.id.in_(ids))).all()
+    last = max(largest, default=1)
+    spaced = [np.rint(space(1, last, most)) for space in (np.linspace, np.geomspace)]
+    return sorted({int(k) for k in np.concatenate([*spaced, largest])})
 
 
 def overlap_by_step(
     s: Session,
-    k: int,
-    model_ids: Sequence[int] | None = None,
-    splits: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
+    k: int | None = None,
+    *,
+    rho: float | None = None,
+    ids: Sequence[int] | None = None,
     masks: Sequence[str] = (Mask.magnitude,),
 ) -> pd.DataFrame:
-    """Overlap at one k over the training steps, of the finished analyses that reach this k.
+    """Overlap at one k, or at one sparsity ρ = k/D, over the training steps, of the finished analyses that
+    reach it.
 
-    The columns of ``overlap_curves``, and test_accuracy (in [0, 1], NaN where unknown) and lambda_max (the
-    eigenvalue of largest magnitude). None as a filter lets everything pass.
+    The columns of ``overlap_curves``, and parameters (D), test_accuracy (in [0, 1], NaN where unknown) and
+    lambda_max (the eigenvalue of largest magnitude). At a sparsity, k is ρ·D to the nearest whole number, at
+    least 1. None for ``ids`` lets everything pass.
     """
+    if (k is None) == (rho is None):
+        raise ValueError("either k or rho is needed")
     largest = aliased(Eigenvalue)
     statement = (
-        _point_statement(Checkpoint.test_accuracy, largest.value)
+        _point_statement(Analysis.parameters, Checkpoint.test_accuracy, largest.value)
         .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
-        .where(OverlapPoint.k == k, OverlapPoint.mask.in_(_masks(masks)))
+        .where(OverlapPoint.mask.in_(_masks(masks)))
     )
-    if model_ids is not None:
-        statement = statement.where(Model.id.in_(model_ids))
-    if splits is not None:
-        statement = statement.where(Analysis.split.in_(splits))
-    if methods is not None:
-        statement = statement.where(Analysis.method.in_(methods))
-    return _frame(s, statement, _POINT | {"test_accuracy": float, "lambda_max": float})
+    if rho is None:
+        statement = statement.where(OverlapPoint.k == k)
+    else:
+        pairs = [(size, at_sparsity(rho, size)) for size in s.scalars(select(distinct(Analysis.parameters)))]
+        statement = statement.where(tuple_(Analysis.parameters, OverlapPoint.k).in_(pairs))
+    if ids is not None:
+        statement = statement.where(Analysis.id.in_(ids))
+    more = {"parameters": int, "test_accuracy": float, "lambda_max": float}
+    return _frame(s, statement, _POINT | more)
+
+
+def at_sparsity(rho: float, parameters: int) -> int:
+    """The k of a sparsity ρ = k/D: ρ·D to the nearest whole number, at least 1."""
+    return max(1, round(rho * parameters))
+
+
+def eigenvalues(s: Session, ids: Sequence[int], most: int | None = None) -> pd.DataFrame:
+    """Eigenvalues of many finished analyses: analysis_id, model, step, split, position (from 1, by descending
+    |λ|), value, magnitude (|λ|), residual (‖Hv − λv‖₂, NaN where unknown).
+
+    With ``most``, only so many positions are given, chosen as ``overlap_curves`` chooses values of k.
+    """
+    columns: dict[str, Any] = {
+        "analysis_id": int,
+        "model": object,
+        "step": int,
+        "split": object,
+        "position": int,
+        "value": float,
+        "magnitude": float,
+        "residual": float,
+    }
+    statement = (
+        select(
+            Analysis.id,
+            Model.name,
+            Checkpoint.step,
+            Analysis.split,
+            Eigenvalue.position,
+            Eigenvalue.value,
+            func.abs(Eigenvalue.value),
+            Eigenvalue.residual,
+        )
+        .select_from(Eigenvalue)
+        .join(Analysis, Analysis.id == Eigenvalue.analysis_id)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished, Analysis.id.in_(ids))
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id, Eigenvalue.position)
+    )
+    if most is not None:
+        statement = statement.where(Eigenvalue.position.in_(_spaced(s, ids, most)))
+    return _frame(s, statement, columns)
+
+
+def recorded_metrics(s: Session, names: Sequence[str]) -> pd.DataFrame:
+    """Loss and accuracy that the checkpoints of these models recorded: model, step, split, metric ("loss" or
+    "accuracy"), value; what was not recorded has no row."""
+    kinds = [(split, metric) for metric in ("accuracy", "loss") for split in ("test", "train")]
+    statement = (
+        select(
+            Model.name,
+            Checkpoint.step,
+            *(getattr(Checkpoint, f"{split}_{metric}") for split, metric in kinds),
+        )
+        .join(Checkpoint.model)
+        .where(Model.name.in_(names))
+        .order_by(Model.name, Checkpoint.step)
+    )
+    rows = [
+        (model, step, *kind, value)
+        for model, step, *values in s.execute(statement)
+        for kind, value in zip(kinds, values, strict=True)
+        if value is not None
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "step", "split", "metric", "value"])
+    return frame.astype({"model": object, "step": int, "split": object, "metric": object, "value": float})
+
+
+def latest_results(s: Session, number: int) -> pd.DataFrame:
+    """The analyses that finished last, newest first: analysis_id, model_id, model, step, split, curvature,
+    parameters (D), k, samples, finished_at, resolved_k (NaN: unknown), lambda_max, and of the magnitude mask
+    at k: overlap, error (NaN: unknown), ratio (to chance)."""
+    largest = aliased(Eigenvalue)
+    chance = cast(Analysis.k, Double) / Analysis.parameters
+    columns: dict[str, Any] = {
+        "analysis_id": int,
+        "model_id": int,
+        "model": object,
+        "step": int,
+        "split": object,
+        "curvature": object,
+        "parameters": int,
+        "k": int,
+        "samples": int,
+        "finished_at": _TIME,
+        "resolved_k": float,
+        "lambda_max": float,
+        "overlap": float,
+        "error": float,
+        "ratio": float,
+    }
+    statement = (
+        select(
+            Analysis.id,
+            Model.id,
+            Model.name,
+            Checkpoint.step,
+            Analysis.split,
+            Analysis.curvature,
+            Analysis.parameters,
+            Analysis.k,
+            Analysis.samples,
+            Analysis.finished_at,
+            Analysis.resolved_k,
+            largest.value,
+            OverlapPoint.overlap,
+            OverlapPoint.error,
+            OverlapPoint.overlap / chance,
+        )
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
+        .join(
+            OverlapPoint,
+            (OverlapPoint.analysis_id == Analysis.id)
+            & (OverlapPoint.mask == Mask.magnitude)
+            & (OverlapPoint.k == Analysis.k),
+        )
+        .where(Analysis.state == State.finished)
+        .order_by(Analysis.finished_at.desc(), Analysis.id.desc())
+        .limit(number)
+    )
+    return _frame(s, statement, columns)
 
 
 def comparable(s: Session) -> pd.DataFrame:

@@ -173,18 +173,14 @@ def test_overlap_by_step_at_one_k(maker: Maker) -> None:
     with maker.begin() as s:
         lab.finished(s, step=200, changes={"overlap": np.array([0.6, 0.5, 0.4])})
         lab.finished(s, step=100)
-        lab.finished(s, step=100, split="train", method="seigh")
-        other = lab.finished(s, model="other", step=100)
+        train = lab.finished(s, step=100, split="train", method="seigh")
+        lab.finished(s, model="other", step=100)
         lab.queue(s, step=300)
-        other_model = s.get_one(Analysis, other).checkpoint.model_id
     with maker() as s:
         frame = queries.overlap_by_step(s, 2)
         assert queries.overlap_by_step(s, 4).empty
-        assert queries.overlap_by_step(s, 2, model_ids=[]).empty
-        assert queries.overlap_by_step(s, 2, model_ids=[other_model])["model"].tolist() == ["other"]
-        assert queries.overlap_by_step(s, 2, splits=["train"])["method"].tolist() == ["seigh"]
-        assert queries.overlap_by_step(s, 2, methods=["seigh"])["split"].tolist() == ["train"]
-        masks = queries.overlap_by_step(s, 2, splits=["train"], masks=[Mask.random, Mask.best])
+        assert queries.overlap_by_step(s, 2, ids=[]).empty
+        masks = queries.overlap_by_step(s, 2, ids=[train], masks=[Mask.random, Mask.best])
     assert frame[["model", "step", "split", "overlap"]].values.tolist() == [
         ["mlp", 100, "test", 0.4],
         ["mlp", 100, "train", 0.4],
@@ -194,6 +190,71 @@ def test_overlap_by_step_at_one_k(maker: Maker) -> None:
     assert set(frame["lambda_max"]) == {-4.0}
     assert frame["test_accuracy"].tolist() == [0.1, 0.1, 0.2, 0.1]
     assert masks["overlap"].tolist() == [0.8, 0.02]
+    assert set(masks["method"]) == {"seigh"}
+
+
+def test_a_sparsity_is_the_k_of_each_size(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.finished(s)  # of 7030 parameters, so that k = 2
+        small, _ = store.queue_analysis(
+            s, lab.add_checkpoint(s), lab.settings(parameters=("linear6.*",)), "ada", parameters=3400
+        )
+        assert lab.claim(s, small.id)
+        assert store.finish(s, small.id, "mine", **lab.results())
+    with maker() as s:
+        frame = queries.overlap_by_step(s, rho=3e-4)
+        assert queries.overlap_by_step(s, rho=1e-9)["k"].tolist() == [1, 1]
+        assert queries.overlap_by_step(s, rho=0.5).empty
+        with pytest.raises(ValueError, match="either"):
+            queries.overlap_by_step(s, 2, rho=0.5)
+    assert frame[["parameters", "k", "overlap"]].values.tolist() == [[7030, 2, 0.4], [3400, 1, 0.5]]
+
+
+def test_long_curves_and_spectra_are_thinned_but_keep_their_ends(maker: Maker) -> None:
+    size = np.arange(1, 1001)
+    longer = dict.fromkeys(("eigenvalues", "residuals", "scree_lower", "scree_upper"), 1.0 / size)
+    longer |= dict.fromkeys(("overlap", "overlap_error", "random_mean", "random_std", "best"), size / 7030)
+    with maker.begin() as s:
+        long = lab.finished(s, k=1000, changes=longer)
+        short = lab.finished(s, step=200)
+    with maker() as s:
+        whole = queries.overlap_curves(s, [long, short], masks=[Mask.magnitude])
+        curves = queries.overlap_curves(s, [long, short], masks=[Mask.magnitude], most=20)
+        spectra = queries.eigenvalues(s, [long, short], most=20)
+        first = queries.eigenvalues(s, [short])
+    assert len(whole) == 1003
+    for frame, column in ((curves, "k"), (spectra, "position")):
+        ks = frame[frame["analysis_id"] == long][column].tolist()
+        assert 20 < len(ks) <= 41
+        assert (ks[0], ks[-1]) == (1, 1000)
+        assert set(frame[frame["analysis_id"] == short][column]) >= {1, 3}
+    assert first[["position", "value", "magnitude"]].values.tolist() == [[1, -4, 4], [2, 2, 2], [3, 1, 1]]
+    np.testing.assert_array_equal(first["residual"], [0.1, np.nan, 0.3])
+
+
+def test_recorded_metrics_are_a_row_each(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.add_checkpoint(s, step=200)
+        lab.add_checkpoint(s, "other", step=100)
+    with maker() as s:
+        frame = queries.recorded_metrics(s, ["mlp"])
+    assert frame.values.tolist() == [["mlp", 200, "test", "accuracy", 0.2]]
+
+
+def test_latest_results_are_the_newest_of_those_finished(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.finished(s)
+        second = lab.finished(s, step=200)
+        lab.queue(s, step=300)
+    with maker() as s:
+        frame = queries.latest_results(s, 5)
+        assert queries.latest_results(s, 1)["analysis_id"].tolist() == [second]
+    assert frame[["step", "k", "lambda_max", "overlap"]].values.tolist() == [
+        [200, 3, -4, 0.3],
+        [100, 3, -4, 0.3],
+    ]
+    assert frame["ratio"].tolist() == pytest.approx([0.3 * 7030 / 3] * 2)
+    assert frame["error"].isna().all()
 
 
 def test_only_finished_analyses_are_comparable(maker: Maker) -> None:
@@ -271,6 +332,9 @@ def test_columns_have_their_types_without_rows_too(maker: Maker) -> None:
             queries.spectrum(s, number),
             queries.overlap_curves(s, [number]),
             queries.overlap_by_step(s, 1),
+            queries.eigenvalues(s, [number]),
+            queries.recorded_metrics(s, ["mlp"]),
+            queries.latest_results(s, 3),
             queries.comparable(s),
             queries.export_table(s),
         ]

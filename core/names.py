@@ -41,3 +41,6 @@ IOU = "iou"
 
 # k/D at which the paper looks at the stabilisation of masks and eigenspaces.
 SPARSITIES: tuple[float, ...] = (0.005, 0.01, 0.05, 0.2)
+
+# What the lines of a log are for: people, or programs that collect them.
+LogFormat = Literal["text", "json"]

@@ -1,0 +1,95 @@
+"""The lines that the app and the workers log: for people, or one JSON object each (``SEIGH_LOG=json``).
+
+Every line that is written while a piece of work runs says which: fields ``kind`` and ``id``, or in text a
+prefix such as ``analysis 7:``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from pythonjsonlogger.json import JsonFormatter
+
+from core.names import LogFormat
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+# Celery says of each message what it asks for; ours ask for a kind of work and an id.
+_ARGUMENTS = re.compile(r"[(\[]\s*'(\w+)',\s*(\d+)\s*[)\]]")
+
+_work: ContextVar[tuple[str, int] | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def about(kind: str, number: int) -> Iterator[None]:
+    """What this thread logs within the block is about this piece of work."""
+    token = _work.set((kind, number))
+    try:
+        yield
+    finally:
+        _work.reset(token)
+
+
+def configure(form: LogFormat, level: int | str = logging.INFO) -> None:
+    """Send what all loggers of this process say to standard error, warnings of libraries included.
+
+    Args:
+        form: ``text`` for people, ``json`` for what collects logs.
+        level: The least severe level that is shown.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_add_work)
+    handler.setFormatter(_Json() if form == "json" else _Text(_TEXT))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.captureWarnings(True)
+
+
+def _add_work(record: logging.LogRecord) -> bool:
+    """Give the record the fields ``kind`` and ``id`` of the work that it is about, if it has none."""
+    if not hasattr(record, "kind"):
+        work = _work.get() or _asked_for(record)
+        if work is not None:
+            record.kind, record.id = work
+    return True
+
+
+def _asked_for(record: logging.LogRecord) -> tuple[str, int] | None:
+    facts = getattr(record, "data", None)
+    if not isinstance(facts, Mapping):
+        return None
+    found = _ARGUMENTS.search(str(facts.get("args", "")))
+    return (found[1], int(found[2])) if found else None
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if hasattr(record, "kind"):
+            prefix = f"{record.kind} {record.id}: "  # type: ignore[attr-defined]
+            if not record.message.startswith(prefix):
+                record.message = prefix + record.message
+        return super().formatMessage(record)
+
+
+class _Json(JsonFormatter):
+    """``time``, ``level``, ``logger``, ``message``, ``process``, and what else a line brings."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["levelname", "name", "message", "process"],
+            rename_fields={"levelname": "level", "name": "logger"},
+            # What Celery adds: the whole message, again.
+            reserved_attrs=[*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "data"],
+            json_ensure_ascii=False,
+        )
+
+    def add_fields(
+        self, log_data: dict[str, object], record: logging.LogRecord, message_dict: dict[str, object]
+    ) -> None:
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        super().add_fields(log_data, record, message_dict)

@@ -19,12 +19,20 @@ from core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
     "data": typer.Option(help="Name of a data set, or a .npz or .safetensors file with x and y."),
-    "architecture": typer.Option(help="Name of the architecture; the one that the tensors fit if not given."),
+    "architecture": typer.Option(
+        help="Name of the architecture, with options like 'resnet18(num_classes=10)'; the one that the "
+        "tensors fit if not given."
+    ),
     "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
     "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),
     "parameters": typer.Option(
         metavar="PATTERN",
         help="Only parameters with such a name, like 'layer4.*'; may be given several times.",
+    ),
+    "loss": typer.Option(help="Cross-entropy, mse, or the loss of a plug-in; the mean over the samples."),
+    "label_smoothing": typer.Option(help="Share of cross-entropy's targets that is spread over all classes."),
+    "weight_decay": typer.Option(
+        help="λ of (λ/2)‖θ‖² in the loss, as of SGD: adds λ·I to the matrix; left out by default."
     ),
     "samples": typer.Option(min=1, help="Number of samples N in the class-balanced subset."),
     "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k."),

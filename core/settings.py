@@ -12,11 +12,14 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.names import Kind, PathName, Reduced, TestMatrixName
+from core.names import Kind, LogFormat, PathName, Reduced, TestMatrixName
 
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
 Precision = Literal["float32", "float64", Reduced]
+
+# Those that are here without a plug-in.
+LOSSES = ("cross-entropy", "mse")
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -37,9 +40,9 @@ class Settings(BaseSettings):
     ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
 
     The limits of an installation, none by default: ``max_k``, the largest k that can be submitted;
-    ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many GiB
-    the artefacts may take; ``retention_days``, after how many days eigenvectors that nobody has pinned are
-    deleted (the numbers stay).
+    ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many
+    GiB the artefacts may take; ``retention_days``, after how many days eigenvectors that nobody has pinned
+    are deleted (the numbers stay).
     """
 
     model_config = SettingsConfigDict(env_prefix="SEIGH_", env_ignore_empty=True)
@@ -52,7 +55,7 @@ class Settings(BaseSettings):
     scratch: Path | None = None
     memory_gb: float | None = Field(default=None, gt=0)
     device: str = "auto"
-    log: Literal["text", "json"] = "text"
+    log: LogFormat = "text"
     max_upload_mb: int = Field(default=2048, gt=0)
     max_k: int | None = Field(default=None, gt=0)
     max_running_per_user: int | None = Field(default=None, gt=0)
@@ -115,7 +118,8 @@ class AnalysisSettings(BaseModel):
     Two analyses with the same checkpoint and equal settings are the same analysis (``key``).
 
     Attributes:
-        architecture: Name of the architecture, a key of ``core.problems.architectures.ARCHITECTURES``.
+        architecture: The architecture with its options, as ``core.problems.architectures.canonical`` writes
+            it.
         data: Name of a data set, the path of a ``.npz``/``.safetensors`` file, or ``sha256:<digest>`` of
             such a file in the artefact store.
         split: Which split of the data set the Hessian is taken on.
@@ -123,6 +127,10 @@ class AnalysisSettings(BaseModel):
             semi-definite for a convex loss.
         parameters: Patterns of names of the parameters that make up θ (``layer4.*``); all trainable ones when
             empty.
+        loss: Name of the loss (``core.problems.losses``), the mean over the samples.
+        label_smoothing: ε of cross-entropy: the share of each target that is spread evenly over all classes.
+        weight_decay: λ, as of ``torch.optim.SGD``: (λ/2)‖θ‖² is part of the loss and λ·I of the Hessian, and
+            of the GGN.
         samples: Number of samples N in the class-balanced subset.
         k: Number of eigenpairs, and the end of the overlap curve.
         method: ``krylov``, ``seigh``, ``ssvd`` or ``exact``.
@@ -148,6 +156,9 @@ class AnalysisSettings(BaseModel):
     split: Split = "test"
     curvature: Kind = "hessian"
     parameters: tuple[str, ...] = ()
+    loss: str = Field(default="cross-entropy", max_length=100)
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
+    weight_decay: float = Field(default=0, ge=0, lt=1e6)
     samples: int = Field(default=500, ge=1)
     k: int = Field(default=100, ge=1)
     method: Method = "krylov"
@@ -170,6 +181,8 @@ class AnalysisSettings(BaseModel):
                 raise ValueError(f"n_O and n_I belong to seigh and ssvd; leave them out for {self.method}")
             if self.test_matrix != "ssrft":
                 raise ValueError(f"test matrices belong to seigh and ssvd; leave them out for {self.method}")
+        if self.loss != "cross-entropy" and self.label_smoothing:
+            raise ValueError(f"label smoothing belongs to cross-entropy; leave it out for {self.loss}")
         if self.method != "krylov" and self.tolerance is not None:
             raise ValueError(f"a tolerance belongs to krylov; leave it out for {self.method}")
         if self.hvp_path is None and (self.hvp_columns is not None or self.batch_size is not None):

@@ -1,131 +1,540 @@
-"""The architectures by name, each a function that returns a freshly initialised model.
+"""The architectures by name and options, and which of them a checkpoint's tensors fit.
 
-θ ∈ R^D is everywhere the concatenation of a model's trainable parameters, flattened, in the order of
+An architecture is written as ``resnet18`` or, with options, ``resnet18(num_classes=10)``. θ ∈ R^D is
+everywhere the concatenation of a model's trainable parameters, flattened, in the order of
 ``model.named_parameters()``, which is that of its state dict.
 
 >>> parameter_count("tanh-mlp")
 7030
+>>> infer("tanh-mlp", {name: t.shape for name, t in expected_tensors("tanh-mlp(width=8)").items()})
+'tanh-mlp(width=8)'
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from itertools import pairwise
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
-import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from core.curvature import select_parameters
+from core.problems import paper, plugins, zoo
+from core.problems.spec import Spec, Value, parse
 from core.settings import SettingsError
 
+Shape = tuple[int, ...]
 
-def tanh_mlp() -> nn.Module:
-    """The paper's MLP for 16×16 digits: 256-20-20-20-20-20-10 with tanh between, D = 7,030."""
-    widths = (256, 20, 20, 20, 20, 20, 10)
-    model = nn.Sequential()
-    model.add_module("flatten", nn.Flatten())
-    for number, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
-        if number > 1:
-            model.add_module(f"tanh{number - 1}", nn.Tanh())
-        model.add_module(f"linear{number}", nn.Linear(fan_in, fan_out))
-    return model
+_HELP: Mapping[str, str] = MappingProxyType(
+    {
+        "num_classes": "Number of classes, which is that of the outputs.",
+        "inputs": "Number of inputs: the numbers in one sample.",
+        "width": "Units in each hidden layer.",
+        "depth": "Number of hidden layers.",
+        "in_channels": "Channels of the images.",
+        "in_chans": "Channels of the images.",
+        "image_size": "Height and width of the images.",
+        "img_size": "Height and width of the images.",
+        "width_mult": "Factor of the width of all layers.",
+        "aux_logits": "Whether it has the auxiliary heads of training; they take no part in the analysis.",
+        "transform_input": "Whether images are normalised again, as torchvision's published weights want.",
+    }
+)
 
-
-def three_c_three_d() -> nn.Module:
-    """DeepOBS's 3c3d for CIFAR-10 (3×32×32): three convolutions, three dense layers, D = 895,210.
-
-    Its max pooling has TensorFlow's "same" padding; behind a ReLU that equals ``ceil_mode``.
-    """
-    model = nn.Sequential()
-    convolutions = (nn.Conv2d(3, 64, 5), nn.Conv2d(64, 96, 3), nn.Conv2d(96, 128, 3, padding=1))
-    for number, convolution in enumerate(convolutions, start=1):
-        model.add_module(f"conv{number}", convolution)
-        model.add_module(f"relu{number}", nn.ReLU())
-        model.add_module(f"maxpool{number}", nn.MaxPool2d(3, stride=2, ceil_mode=True))
-    model.add_module("flatten", nn.Flatten())
-    model.add_module("dense1", nn.Linear(3 * 3 * 128, 512))
-    model.add_module("relu4", nn.ReLU())
-    model.add_module("dense2", nn.Linear(512, 256))
-    model.add_module("relu5", nn.ReLU())
-    model.add_module("dense3", nn.Linear(256, 10))
-    return model
-
-
-def all_cnn_c() -> nn.Module:
-    """DeepOBS's All-CNN-C for CIFAR-100 (3×32×32): nine convolutions, D = 1,387,108.
-
-    The two strided convolutions have TensorFlow's "same" padding: one row below and one column right.
-    """
-    model = nn.Sequential()
-    layers = (
-        (nn.Dropout(0.2), nn.Conv2d(3, 96, 3, padding=1)),
-        (None, nn.Conv2d(96, 96, 3, padding=1)),
-        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(96, 96, 3, stride=2)),
-        (nn.Dropout(0.5), nn.Conv2d(96, 192, 3, padding=1)),
-        (None, nn.Conv2d(192, 192, 3, padding=1)),
-        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(192, 192, 3, stride=2)),
-        (nn.Dropout(0.5), nn.Conv2d(192, 192, 3)),
-        (None, nn.Conv2d(192, 192, 1)),
-        (None, nn.Conv2d(192, 100, 1)),
-    )
-    for number, (before, convolution) in enumerate(layers, start=1):
-        if before is not None:
-            model.add_module(f"before{number}", before)
-        model.add_module(f"conv{number}", convolution)
-        model.add_module(f"relu{number}", nn.ReLU())
-    model.add_module("mean", nn.AdaptiveAvgPool2d(1))
-    model.add_module("flatten", nn.Flatten())
-    return model
-
-
-def resnet18() -> nn.Module:
-    """torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."""
-    return torchvision.models.resnet18()  # type: ignore[no-any-return]
-
-
-ARCHITECTURES: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(
-    {"tanh-mlp": tanh_mlp, "3c3d": three_c_three_d, "all-cnn-c": all_cnn_c, "resnet18": resnet18}
+# Values that people give options that are no tensor's size.
+_COMMON: tuple[Value, ...] = (
+    *(16, 24, 28, 32, 40, 48, 56, 64, 80, 84, 96, 112, 128, 144, 160, 192, 224, 240, 256, 288, 299, 320),
+    *(336, 384, 392, 448, 480, 512, 518, 560, 600, 640, 768, 1024),
+    *(0.1, 0.125, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75, 0.8, 1.25, 1.3, 1.4, 1.5, 2.0, 3.0, 4.0),
 )
 
 
-def build(name: str) -> nn.Module:
-    """A model of architecture ``name`` in eval mode, freshly initialised from torch's global generator.
+@dataclass(frozen=True)
+class Option:
+    """An option of an architecture: its default, and what it means in a line."""
 
-    Raises:
-        SettingsError: If there is no such architecture.
+    default: Value
+    help: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What there is to know about an architecture before it is built.
+
+    Attributes:
+        name: What people choose, without options.
+        source: Where it comes from: ``paper``, ``torchvision``, ``timm``, or the package of a plug-in.
+        line: What it is, in a line.
+        options: By name.
+        takes: Shape of one sample, with the options as given; None if a plug-in does not say.
     """
-    if name not in ARCHITECTURES:
-        raise SettingsError(f"There is no architecture '{name}'; choose one of {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[name]().eval()
+
+    name: str
+    source: str
+    line: str
+    options: Mapping[str, Option]
+    takes: Shape | None
+
+
+@dataclass(frozen=True)
+class ThetaFacts:
+    """How many numbers a model's parameters hold.
+
+    Attributes:
+        total: All parameters; a tied one counts once.
+        trainable: D of all of θ: those that require a gradient.
+        frozen: Those that do not, which are no part of θ.
+        tied: How many of the total have further names, which are not counted again.
+    """
+
+    total: int
+    trainable: int
+    frozen: int
+    tied: int
+
+
+@dataclass(frozen=True)
+class _Own:
+    """One of the paper's networks."""
+
+    build: Callable[..., nn.Module]
+    takes: Callable[[Mapping[str, Any]], Shape]
+
+
+def _square(options: Mapping[str, Any]) -> Shape:
+    """The shape of a grey image with this many inputs; a plain vector if they are no square."""
+    inputs = int(options["inputs"])
+    side = round(inputs**0.5)
+    return (1, side, side) if side * side == inputs else (inputs,)
+
+
+_OWN: Mapping[str, _Own] = MappingProxyType(
+    {
+        "tanh-mlp": _Own(paper.tanh_mlp, _square),
+        "3c3d": _Own(paper.three_c_three_d, lambda options: (options["in_channels"], 32, 32)),
+        "all-cnn-c": _Own(paper.all_cnn_c, lambda options: (options["in_channels"], 32, 32)),
+    }
+)
+_PAPER = (*_OWN, "resnet18")
+ARCHITECTURES = _PAPER  # until its last caller asks for names()
 
 
 @cache
-def _skeleton(name: str) -> nn.Module:
-    """The architecture on the meta device: shapes and types without memory or random numbers."""
-    with torch.device("meta"):
-        return build(name)
+def names() -> tuple[str, ...]:
+    """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed."""
+    return tuple(
+        dict.fromkeys(
+            (*_PAPER, *plugins.registry().architectures, *zoo.torchvision_names(), *zoo.timm_names())
+        )
+    )
 
 
-def parameter_count(name: str, patterns: Sequence[str] = ()) -> int:
-    """D: how many trainable parameters architecture ``name`` has, or those that match any of the patterns.
+def canonical(text: str) -> str:
+    """The one way to write an architecture: options in alphabetical order, those at their default left out.
+
+    >>> canonical("resnet18( num_classes = 10 )"), canonical("tanh-mlp(width=20)")
+    ('resnet18(num_classes=10)', 'tanh-mlp')
+
+    Raises:
+        SettingsError: There is no such architecture or option, or it cannot be built with this value.
+    """
+    spec = _checked(parse(text))
+    _skeleton(str(spec))
+    return str(spec)
+
+
+def describe(text: str) -> Architecture:
+    """What there is to know about an architecture, its options as given.
+
+    Raises:
+        SettingsError: As ``canonical``.
+    """
+    spec = _checked(parse(text))
+    options = _options(spec.name)
+    values = dict(options) | dict(spec.options)
+    source, line = _origin(spec.name)
+    explained = {
+        name: Option(default, _HELP.get(name, f"The argument {name} of its constructor."))
+        for name, default in options.items()
+    }
+    return Architecture(spec.name, source, line, MappingProxyType(explained), _takes(spec.name, values))
+
+
+def build(text: str) -> nn.Module:
+    """A model of an architecture in eval mode, freshly initialised from torch's global generator.
+
+    Raises:
+        SettingsError: As ``canonical``.
+    """
+    return _built(_checked(parse(text)))
+
+
+def parameter_count(text: str, patterns: Sequence[str] = ()) -> int:
+    """D: how many trainable parameters an architecture has, or those that match any of the patterns.
 
     >>> parameter_count("tanh-mlp", ["linear6.*"])
     210
 
     Raises:
-        SettingsError: There is no such architecture, or a pattern matches none of its parameters.
+        SettingsError: As ``canonical``; or a pattern matches none of its parameters.
     """
-    parameters = dict(_skeleton(name).named_parameters())
+    skeleton = _skeleton(str(_checked(parse(text))))
+    parameters = dict(skeleton.named_parameters())
     try:
-        chosen = select_parameters(_skeleton(name), patterns or ["*"])
+        chosen = select_parameters(skeleton, patterns or ["*"])
     except ValueError as error:
         raise SettingsError(str(error)) from error
     return sum(parameters[each].numel() for each in chosen)
 
 
-def expected_tensors(name: str) -> dict[str, torch.Tensor]:
-    """The state dict of architecture ``name`` on the meta device: names, shapes and types, no numbers."""
-    return dict(_skeleton(name).state_dict())
+def expected_tensors(text: str) -> dict[str, torch.Tensor]:
+    """The state dict of an architecture on the meta device: names, shapes and types, no numbers."""
+    return dict(_skeleton(str(_checked(parse(text)))).state_dict())
+
+
+def theta_facts(model: nn.Module) -> ThetaFacts:
+    """How many numbers a model's parameters hold, and how many of them make up θ."""
+    distinct = dict(model.named_parameters())
+    again = sum(p.numel() for _, p in model.named_parameters(remove_duplicate=False))
+    total = sum(p.numel() for p in distinct.values())
+    trainable = sum(p.numel() for p in distinct.values() if p.requires_grad)
+    return ThetaFacts(total, trainable, total - trainable, again - total)
+
+
+# --- From a name to a model -------------------------------------------------------------------------------
+
+
+def _checked(spec: Spec) -> Spec:
+    """The spec without defaults, once its name and options exist and its values are of their kinds."""
+    if spec.name not in _known():
+        near = ", ".join(_PAPER)
+        raise SettingsError(
+            f"There is no architecture '{spec.name}'; choose one of {near}, or a classifier of torchvision "
+            "by its name there."
+        )
+    if spec.argument is not None:
+        raise SettingsError(f"'{spec}' gives {spec.argument} without a name; write options as name=value.")
+    if not spec.options:
+        return spec
+    defaults = _options(spec.name)
+    values: dict[str, Value] = {}
+    for name, value in spec.options:
+        if name not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise SettingsError(f"{spec.name} has no option '{name}'; it has {known}.")
+        values[name] = _of_kind(defaults[name], name, value)
+    return Spec(spec.name, tuple(values.items())).without(defaults)
+
+
+def _of_kind(default: Value, name: str, value: Value) -> Value:
+    """The value as the type of the option's default; sizes are positive."""
+    kind = type(default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
+        raise SettingsError(f"The option {name} is {wanted}, not '{value}'.")
+    if not isinstance(value, (bool, str)) and value <= 0 < default:  # type: ignore[operator]
+        raise SettingsError(f"The option {name} is {value}; choose a positive number.")
+    return value
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(names())
+
+
+def _origin(name: str) -> tuple[str, str]:
+    """Source and line of an architecture."""
+    if name in _OWN:
+        return "paper", (inspect.getdoc(_OWN[name].build) or "").partition("\n")[0]
+    if name in _PAPER:
+        return "paper", "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
+    if name in plugins.registry().architectures:
+        package = plugins.registry().architectures[name].package
+        return package, f"{name} of the package {package}."
+    source = "timm" if name.startswith(zoo.TIMM) else "torchvision"
+    return source, f"{source}'s {name.removeprefix(zoo.TIMM)}."
+
+
+def _takes(name: str, values: Mapping[str, Value]) -> Shape | None:
+    if name in _OWN:
+        return _OWN[name].takes(values)
+    if name in plugins.registry().architectures:
+        takes = plugins.registry().architectures[name].takes
+        return takes(values) if callable(takes) else takes
+    if name.startswith(zoo.TIMM):
+        channels, height, width = zoo.timm_size(name)
+        if "img_size" in values:
+            height = width = int(values["img_size"])
+        return int(values.get("in_chans", channels)), height, width
+    size = int(values.get("image_size", 0)) or zoo.torchvision_size(name)
+    return 3, size, size
+
+
+def _built(spec: Spec) -> nn.Module:
+    options = dict(spec.options)
+    try:
+        return _construct(spec.name, options).eval()
+    except SettingsError:
+        raise
+    except Exception as error:  # a constructor refuses sizes in every way there is
+        reason = f"{error}".strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise SettingsError(f"{spec} cannot be built ({reason}); choose other options.") from error
+
+
+def _construct(name: str, options: Mapping[str, Value]) -> nn.Module:
+    if name in _OWN:
+        return _OWN[name].build(**options)
+    if name in plugins.registry().architectures:
+        return plugins.registry().architectures[name].build(**options)
+    if name.startswith(zoo.TIMM):
+        return zoo.timm_model(name, options)
+    return zoo.torchvision_model(name, options)
+
+
+@cache
+def _options(name: str) -> Mapping[str, Value]:
+    """Default by option: those that can be given, and make a difference."""
+    candidates = _candidates(name)
+    if name in _OWN or name in plugins.registry().architectures:
+        return candidates
+    usual = _shapes(Spec(name))
+    return {
+        option: default
+        for option, default in candidates.items()
+        if zoo.is_certain(name, option)
+        or _attempt(Spec(name, ((option, _other(default)),))) not in (None, usual)
+    }
+
+
+@cache
+def _candidates(name: str) -> Mapping[str, Value]:
+    """Default by option, some of which may turn out not to be one."""
+    if name in _OWN:
+        arguments = inspect.signature(_OWN[name].build).parameters
+        return {each: argument.default for each, argument in arguments.items()}
+    if name in plugins.registry().architectures:
+        return plugins.registry().architectures[name].options
+    if name.startswith(zoo.TIMM):
+        return zoo.timm_options(name)
+    return zoo.torchvision_options(name, _skeleton(name))
+
+
+def _other(value: Value) -> Value:
+    """Another value of an option that a constructor is likely to accept."""
+    if isinstance(value, bool):
+        return not value
+    return value if isinstance(value, str) else 2 * value
+
+
+# --- Skeletons: shapes without memory ---------------------------------------------------------------------
+
+
+class _OnMeta(TorchFunctionMode):
+    """Tensors that models allocate are on the meta device, those that they compute with are not.
+
+    Under ``torch.device("meta")`` all of them would be, and constructors that compute their sizes with
+    tensors (RegNet's with ``arange``) would fail. It is bound to the thread.
+    """
+
+    _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._ALLOCATE and kwargs.get("device") is None:
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)
+
+
+@lru_cache(maxsize=256)
+def _skeleton(text: str) -> nn.Module:
+    """The architecture on the meta device: shapes and types without memory or random numbers."""
+    return _built_on_meta(parse(text))
+
+
+def _built_on_meta(spec: Spec) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _OnMeta():
+                model = _built(spec)
+        except SettingsError:
+            if spec.name in _OWN or spec.name in zoo.torchvision_names():
+                raise
+            model = _built(spec)  # a constructor may compute with the tensors that it has allocated
+    return model.to("meta")
+
+
+def _shapes(spec: Spec) -> dict[str, Shape]:
+    """Shape by name of the tensors that an architecture's checkpoint holds."""
+    return _without_counters(_built_on_meta(spec).state_dict())
+
+
+def _without_counters(tensors: Mapping[str, Any]) -> dict[str, Shape]:
+    # Old files lack these counters, which play no part in eval mode.
+    counter = ".num_batches_tracked"
+    return {
+        name: tuple(getattr(each, "shape", each))
+        for name, each in tensors.items()
+        if not name.endswith(counter)
+    }
+
+
+def _attempt(spec: Spec) -> dict[str, Shape] | None:
+    try:
+        return _shapes(spec)
+    except SettingsError:
+        return None
+
+
+# --- From a checkpoint's tensors to a name ----------------------------------------------------------------
+
+
+def fitting(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """The architectures that tensors of these names and shapes fit exactly, with the options that they tell.
+
+    Where some fit without an option that others need, only the former are given: a ``wide_resnet50_2`` is a
+    ``resnet50(width_per_group=128)`` too. timm's are looked at only if nothing else fits.
+    """
+    found = _fitting((*_PAPER, *plugins.registry().architectures, *_torchvision_candidates(shapes)), shapes)
+    return found or _fitting(_timm_candidates(shapes), shapes)
+
+
+def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Architecture ``name`` with the options that tensors of these names and shapes tell; None if none fits.
+
+    Counters of batches need not be there. An option is found from a tensor's size that follows it in
+    proportion, from the number of tensors, or else by trying common values.
+    """
+    wanted = _without_counters({key: tuple(shape) for key, shape in shapes.items()})
+    usual = _without_counters(_skeleton(name).state_dict())
+    if usual == wanted:
+        return name
+    if 2 * len(usual.keys() & wanted.keys()) < min(len(usual), len(wanted)):
+        return None
+    spec, now = Spec(name), usual
+    for find in (_by_names, _by_shapes):
+        for option, default in _candidates(name).items():
+            if option in dict(spec.options):
+                continue
+            spec, now = find(spec, now, option, default, wanted)
+            if now == wanted:
+                return str(spec)
+        if now.keys() != wanted.keys():
+            return None
+    return None
+
+
+def _fitting(candidates: Iterable[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    found = [spec for name in dict.fromkeys(candidates) if (spec := infer(name, shapes)) is not None]
+    options = {spec: len(parse(spec).options) for spec in found}
+    return [spec for spec in found if options[spec] == min(options.values())]
+
+
+_Shapes = dict[str, Shape]
+
+
+def _by_names(spec: Spec, now: _Shapes, option: str, default: Value, wanted: _Shapes) -> tuple[Spec, _Shapes]:
+    """Give an option that decides which tensors there are the value that the wanted names tell."""
+    if now.keys() == wanted.keys() or isinstance(default, str):
+        return spec, now
+    other = _attempt(_with(spec, option, _other(default)))
+    if other is None or other.keys() == now.keys():
+        return spec, now
+    value = _proportional(default, _other(default), len(now), len(other), len(wanted))
+    return _first_that(lambda found: found.keys() == wanted.keys(), spec, now, option, [value])
+
+
+def _by_shapes(
+    spec: Spec, now: _Shapes, option: str, default: Value, wanted: _Shapes
+) -> tuple[Spec, _Shapes]:
+    """Give an option that decides tensors' sizes the value that the wanted sizes tell."""
+    if isinstance(default, str):
+        return spec, now
+    other = _attempt(_with(spec, option, _other(default)))
+    if other is None or other.keys() != now.keys():
+        return spec, now
+    sizes = [
+        (name, dim)
+        for name in now
+        if len(now[name]) == len(other[name]) == len(wanted[name])
+        for dim in range(len(now[name]))
+        if now[name][dim] != other[name][dim]
+    ]
+    if all(now[name][dim] == wanted[name][dim] for name, dim in sizes):
+        return spec, now
+    told = [
+        _proportional(default, _other(default), now[name][dim], other[name][dim], wanted[name][dim])
+        for name, dim in sizes
+    ]
+    common = [value for value in _COMMON if type(value) is type(default)]
+    return _first_that(
+        lambda found: all(found[name][dim] == wanted[name][dim] for name, dim in sizes),
+        *(spec, now, option, [*dict.fromkeys(told), *common]),
+    )
+
+
+def _proportional(default: Value, other: Value, size: int, other_size: int, wanted: int) -> Value | None:
+    """The option's value at which a size that goes evenly from ``size`` to ``other_size`` is ``wanted``."""
+    if isinstance(default, bool):
+        return other
+    assert isinstance(default, (int, float))
+    assert isinstance(other, (int, float))
+    value = default + (wanted - size) * (other - default) / (other_size - size)
+    if isinstance(default, float):
+        return round(value, 6) if value > 0 else None
+    return int(value) if value > 0 and value.is_integer() else None
+
+
+def _first_that(
+    fits: Callable[[_Shapes], bool], spec: Spec, now: _Shapes, option: str, values: Iterable[Value | None]
+) -> tuple[Spec, _Shapes]:
+    for value in values:
+        if value is None:
+            continue
+        attempt = _with(spec, option, value)
+        found = _attempt(attempt)
+        if found is not None and fits(found):
+            return attempt, found
+    return spec, now
+
+
+def _with(spec: Spec, option: str, value: Value) -> Spec:
+    return Spec(spec.name, (*spec.options, (option, value)))
+
+
+def _torchvision_candidates(shapes: Mapping[str, Any]) -> Iterator[str]:
+    """Members of the families whose first tensor's name is among these; building them all takes seconds."""
+    return _of_families(_torchvision_families(), shapes)
+
+
+def _timm_candidates(shapes: Mapping[str, Any]) -> Iterator[str]:
+    return _of_families(_timm_families(), shapes)
+
+
+def _of_families(families: Mapping[str, Sequence[str]], shapes: Mapping[str, Any]) -> Iterator[str]:
+    for members in families.values():
+        if next(iter(_skeleton(members[0]).state_dict())) in shapes:
+            yield from members
+
+
+@cache
+def _torchvision_families() -> Mapping[str, Sequence[str]]:
+    return _grouped(zoo.torchvision_names(), zoo.torchvision_family)
+
+
+@cache
+def _timm_families() -> Mapping[str, Sequence[str]]:
+    return _grouped(zoo.timm_names(), zoo.timm_family)
+
+
+def _grouped(members: Iterable[str], family: Callable[[str], str]) -> Mapping[str, Sequence[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in members:
+        groups.setdefault(family(name), []).append(name)
+    return groups

@@ -1,0 +1,152 @@
+"""What Python packages beside this one add: a lab's own architectures, data sets, losses and problems.
+
+A package declares an entry point in the group ``seigh.problems``, a function that takes a ``Registry``::
+
+    # pyproject.toml of the package
+    [project.entry-points."seigh.problems"]
+    ours = "our_lab.seigh:register"
+
+    # our_lab/seigh.py
+    def register(registry):
+        registry.architecture("our-net", OurNet, options={"width": 64}, takes=(3, 32, 32))
+
+Whoever runs the server installs such packages; nothing that is uploaded is ever imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from core.problems.spec import Value
+
+GROUP = "seigh.problems"
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+
+_log = logging.getLogger(__name__)
+
+# The shape of one sample, or what gives it for the values of all options.
+Takes = tuple[int, ...] | Callable[[Mapping[str, Value]], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PluggedArchitecture:
+    """An architecture that a package has registered.
+
+    Attributes:
+        build: ``build(**options) -> nn.Module``.
+        options: Default by option.
+        takes: Shape of one sample; None if the package does not say.
+        package: Who registered it.
+    """
+
+    build: Callable[..., nn.Module]
+    options: Mapping[str, Value]
+    takes: Takes | None
+    package: str
+
+
+@dataclass
+class Registry:
+    """What packages have registered, by name.
+
+    Attributes:
+        package: Whose entry point fills it at the moment.
+        architectures: Networks.
+        datasets: ``load(split)`` of each data set.
+        losses: ``build() -> nn.Module`` of each loss, the mean over the samples of a batch.
+        problems: Recipes of training, ``core.problems.training.Problem``.
+    """
+
+    package: str = ""
+    architectures: dict[str, PluggedArchitecture] = field(default_factory=dict)
+    datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    losses: dict[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    problems: dict[str, Any] = field(default_factory=dict)
+
+    def architecture(
+        self,
+        name: str,
+        build: Callable[..., nn.Module],
+        *,
+        options: Mapping[str, Value] | None = None,
+        takes: Takes | None = None,
+    ) -> None:
+        """Register a network.
+
+        Args:
+            name: What people choose.
+            build: ``build(**options) -> nn.Module``; its output in eval mode is one tensor (N, outputs).
+            options: Default by option; the defaults of ``build``'s own arguments when not given.
+            takes: Shape of one sample without the batch, or a function of the options that gives it.
+        """
+        chosen = _defaults(build) if options is None else dict(options)
+        plugged = PluggedArchitecture(build, MappingProxyType(chosen), takes, self.package)
+        _add(self.architectures, name, plugged)
+
+    def data(self, name: str, load: Callable[..., Any]) -> None:
+        """Register a data set; ``load(split)`` gives what ``core.problems.data`` says of plug-ins."""
+        _add(self.datasets, name, load)
+
+    def loss(self, name: str, build: Callable[[], nn.Module]) -> None:
+        """Register a loss: ``build()(outputs, y) -> scalar``, the mean over samples, twice differentiable."""
+        _add(self.losses, name, build)
+
+    def problem(self, name: str, problem: Any) -> None:
+        """Register a recipe of training."""
+        _add(self.problems, name, problem)
+
+
+def _add(registered: dict[str, Any], name: str, value: Any) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"'{name}' is no name; use letters, digits, dots, hyphens and underscores.")
+    if name in registered:
+        raise ValueError(f"'{name}' is registered already; choose another name.")
+    registered[name] = value
+
+
+def _defaults(build: Callable[..., nn.Module]) -> dict[str, Value]:
+    """The arguments of ``build`` that have a plain value as their default."""
+    given = {name: each.default for name, each in inspect.signature(build).parameters.items()}
+    return {name: value for name, value in given.items() if isinstance(value, (bool, int, float, str))}
+
+
+@cache
+def registry() -> Registry:
+    """Everything that the installed packages register; read once per process.
+
+    A package that fails is logged and left out, all of it.
+    """
+    whole = Registry()
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        try:
+            _merge(whole, _filled(entry))
+        except Exception:  # another package's code may fail in every way there is
+            _log.exception("The plug-in '%s' (%s) is left out, because it fails.", entry.name, entry.value)
+    return whole
+
+
+def _filled(entry: EntryPoint) -> Registry:
+    package = entry.dist.name if entry.dist is not None else entry.name
+    own = Registry(package=package)
+    entry.load()(own)
+    return own
+
+
+def _merge(whole: Registry, own: Registry) -> None:
+    kinds = ("architectures", "datasets", "losses", "problems")
+    for kind in kinds:
+        for name in getattr(own, kind).keys() & getattr(whole, kind).keys():
+            raise ValueError(f"'{name}' is registered already; choose another name.")
+    for kind in kinds:
+        getattr(whole, kind).update(getattr(own, kind))

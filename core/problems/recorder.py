@@ -74,7 +74,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside what ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` put around."""
+    """The model inside what ``DataParallel``, its distributed kin and ``torch.compile`` put around it."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)

@@ -12,12 +12,13 @@ paper's generators, so a run repeats the paper's recipe and not its random numbe
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,13 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from core.device import pick_device
-from core.problems import architectures, augment, data
+from core.problems import architectures, augment, data, plugins
 from core.problems.checkpoints import METRICS
 from core.problems.data import Dataset
 from core.problems.recorder import Recorder, checkpoint_name, plain_state, write_tensors
 from core.settings import Settings, SettingsError
 
 STATE = ".state.safetensors"
+
+_log = logging.getLogger(__name__)
 
 # A killed training loses at most the work of so long, and of a step.
 _STATE_SECONDS = 30.0
@@ -140,7 +143,21 @@ _OWN = MappingProxyType(
 
 def problems() -> Mapping[str, Problem]:
     """The problems by name: the paper's, its smallest on the digits, and those of plug-ins."""
-    return _OWN
+    return MappingProxyType({**_OWN, **_plugged()})
+
+
+@cache
+def _plugged() -> dict[str, Problem]:
+    """The plug-ins' problems; those that cannot be one are logged and left out."""
+    found = {}
+    for name, problem in plugins.registry().problems.items():
+        if name in _OWN:
+            _log.error("The plug-in's problem '%s' is left out: a problem has this name already.", name)
+        elif not isinstance(problem, Problem):
+            _log.error("The plug-in's problem '%s' is left out: it is no training.Problem.", name)
+        else:
+            found[name] = problem
+    return found
 
 
 def train(
@@ -226,14 +243,22 @@ def train(
     return list(files.values())
 
 
+def known(problem: str) -> Problem:
+    """The problem of this name.
+
+    Raises:
+        SettingsError: If there is none.
+    """
+    if problem not in problems():
+        raise SettingsError(f"There is no problem '{problem}'; choose one of {', '.join(problems())}.")
+    return problems()[problem]
+
+
 def _recipe(problem: str, batch: int | None, learning_rate: float | None) -> Problem:
     """A problem's recipe with changes."""
-    known = problems()
-    if problem not in known:
-        raise SettingsError(f"There is no problem '{problem}'; choose one of {', '.join(known)}.")
+    recipe = known(problem)
     if (batch is not None and batch < 1) or (learning_rate is not None and not 0 < learning_rate < math.inf):
         raise SettingsError("The batch must have at least one sample, and the learning rate be above 0.")
-    recipe = known[problem]
     return replace(recipe, batch=batch or recipe.batch, learning_rate=learning_rate or recipe.learning_rate)
 
 

@@ -6,12 +6,13 @@ to it.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import stat
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -24,8 +25,14 @@ SUFFIXES = (".npz", ".safetensors")
 
 _KEYS = ("x", "y")
 
-# What follows the entries of an archive, in bytes: a list of them that Python holds in ten times the memory.
-_LARGEST_DIRECTORY = 2**20
+# Bytes of a file's list of arrays, which is read as a whole and takes ten times the memory.
+_LARGEST_LIST = 2**20
+
+# Bytes of what precedes an array's numbers; numpy reads no longer one either, but would load it first.
+_LONGEST_HEADER = 10_000
+
+# numpy writes no others, and the decompressors of others do not stop at what was asked for.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def stored(digest: str, artifact_folder: Path) -> Path:
@@ -64,28 +71,22 @@ def read(path: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    if _directory_size(path) > _LARGEST_DIRECTORY:
-        raise DataError(f"'{path.name}' holds too many arrays; save only x and y.")
+    with path.open("rb") as opened:
+        end = zipfile._EndRecData(opened)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
+    _check_list(path, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         _check_keys(path, list(entries))
         return {key: _read_npy(path, archive, entries[key]) for key in _KEYS}
 
 
-def _directory_size(path: Path) -> int:
-    """Bytes of the list of entries at the end of an archive, which is read as a whole."""
-    with path.open("rb") as file:
-        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # the one parser that ZipFile trusts
-    return int(end[zipfile._ECD_SIZE]) if end else 0  # type: ignore[attr-defined]
-
-
 def _read_npy(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise DataError(f"{entry.filename} in '{path.name}' is a link, not an array; save the array itself.")
+    if entry.compress_type not in _COMPRESSIONS:
+        raise DataError(f"'{path.name}' is compressed in an unusual way; save it with np.savez_compressed.")
     with archive.open(entry) as file:
-        major, _ = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
+        shape, dtype = _npy_header(file)
     if dtype.hasobject:
         raise DataError(
             f"'{path.name}' holds Python objects, which are not loaded because they could run code; "
@@ -101,12 +102,33 @@ def _read_npy(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> n
     return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
 
 
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    major, _ = np.lib.format.read_magic(file)
+    length = file.read(2 if major == 1 else 4)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:
+        raise ValueError("the array's header is too long")
+    start = io.BytesIO(length + file.read(_LONGEST_HEADER))
+    one, two = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+    shape, _, dtype = (one if major == 1 else two)(start)
+    return shape, dtype
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
+    with path.open("rb") as opened:
+        _check_list(path, int.from_bytes(opened.read(8), "little"))
     with safetensors.safe_open(path, framework="pt") as file:
         _check_keys(path, list(file.keys()))
         for key in _KEYS:
             _check_size(path, file.get_slice(key).get_shape(), 1)
         return {key: file.get_tensor(key) for key in _KEYS}
+
+
+def _check_list(path: Path, size: int) -> None:
+    """Refuse a file whose list of arrays, of ``size`` bytes, is too large to be read."""
+    if size > path.stat().st_size:
+        raise ValueError("the list of arrays is longer than the file")
+    if size > _LARGEST_LIST:
+        raise DataError(f"'{path.name}' lists far too many arrays; save only x and y.")
 
 
 def _check_keys(path: Path, found: list[str]) -> None:

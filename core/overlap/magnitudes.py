@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,7 +31,7 @@ class MagnitudeBins:
         largest: (B,), the largest |θ| in each.
         smallest: (B,), the smallest.
         mean: (G, B), of the mass.
-        quantiles: (G, B, 3), those of ``QUANTILES`` of it: the mass of a coordinate, between none of them.
+        quantiles: (G, B, 3), those of ``QUANTILES`` of it, each the mass of one coordinate.
     """
 
     sizes: tuple[int, ...]
@@ -72,4 +73,4 @@ def magnitude_bins(theta: Tensor, masses: Tensor, sizes: Sequence[int], bins: in
 
 def _places(count: int) -> list[int]:
     """Where the quantiles are among so many ascending values."""
-    return [min(count - 1, int(quantile * count)) for quantile in QUANTILES]
+    return [math.ceil(quantile * count) - 1 for quantile in QUANTILES]

@@ -38,6 +38,9 @@ _CLOSE = 0.1
 # Beyond this one, so do rounding errors of fp64.
 _EQUAL = 1 - 1e-9
 
+# Square of the part of a vector beyond those before it that is as good as none.
+_DEPENDENT = 1e-12
+
 # Of a baseline: draws at most and at least; in between, so many eigenvalues in all.
 _MOST, _LEAST, _DRAWN = 64, 8, 2048
 
@@ -127,8 +130,11 @@ def factor(rows: Rows, *, device: str | None = None) -> Tensor:
     for (block,) in _blocks(rows, n=n, device=device):
         gram += block @ block.T
     lower, failed = torch.linalg.cholesky_ex(gram)
-    if int(failed):
-        raise ValueError(f"The first {int(failed):,} vectors are linearly dependent.")
+    # What is left of each row beyond those before it; of a failed one, nothing.
+    left = lower.diagonal().square() / gram.diagonal()
+    dependent = int(failed) or int((~(left > _DEPENDENT)).any()) * (1 + int(left.argmin()))
+    if dependent:
+        raise ValueError(f"The first {dependent:,} vectors are linearly dependent.")
     found: Tensor = lower
     return found
 

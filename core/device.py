@@ -1,10 +1,26 @@
-"""Which device computes."""
+"""Which device computes, what it is, and how much memory it has.
+
+A process that has asked CUDA anything cannot fork children that use it. The main process of a worker, which
+does fork, therefore asks a process of its own: ``describe_apart``.
+"""
 
 from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from core.settings import SettingsError
+
+_CGROUP = Path("/sys/fs/cgroup")
+_SECONDS = 120.0  # to import torch from a cold disk and to wake a driver
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,3 +38,108 @@ def pick_device(name: str) -> torch.device:
             f"The device '{name}' cannot be used here; set SEIGH_DEVICE to auto, cpu, cuda or cuda:1."
         ) from error
     return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What is known of a device.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        name: What its maker calls it.
+        memory: Bytes in all; of the machine or container for a CPU.
+        uuid: Of a GPU, whatever number it goes by; None for a CPU.
+    """
+
+    kind: str
+    name: str
+    memory: int
+    uuid: str | None = None
+
+
+def describe(name: str) -> Device:
+    """The facts about the device ``name``, as for ``pick_device``."""
+    device = pick_device(name)
+    if device.type != "cuda":
+        return Device(device.type, _processor(), _machine_memory())
+    properties = torch.cuda.get_device_properties(device)
+    return Device("cuda", properties.name, properties.total_memory, str(properties.uuid))
+
+
+def describe_apart(name: str) -> Device:
+    """The same, without this process asking CUDA anything.
+
+    Raises:
+        SettingsError: As ``pick_device``, or if the device does not answer in time.
+    """
+    if name == "cpu":
+        return describe(name)
+    command = [sys.executable, "-m", "core.device", name]
+    # Where this file is, not where the process happens to be.
+    root = Path(__file__).resolve().parents[1]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=root, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError(f"The device '{name}' does not answer; see to its driver.") from error
+    if run.returncode != 0:
+        last = run.stderr.strip().rpartition("\n")[2]
+        raise SettingsError(last or f"The device '{name}' cannot be asked what it is.")
+    return Device(**json.loads(run.stdout))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may count on: of a GPU, without what other processes have of it; of the
+    machine, what it or its container has in all."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device)
+    return _machine_memory()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of the device, or of the machine or container, that are free at this moment."""
+    if device.type == "cuda":
+        return available_memory(device)
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    with suppress(OSError, ValueError):
+        # What the kernel keeps in memory until somebody needs the room counts as free.
+        free = max(free, _entry(Path("/proc/meminfo"), "MemAvailable:") * 1024)
+    with suppress(OSError, ValueError):  # "max", or no such file
+        limit = int((_CGROUP / "memory.max").read_text())
+        held = int((_CGROUP / "memory.current").read_text())
+        free = min(free, limit - held + _entry(_CGROUP / "memory.stat", "inactive_file"))
+    return max(0, free)
+
+
+def _machine_memory() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # "max", or no such file
+        memory = min(memory, int((_CGROUP / "memory.max").read_text()))
+    return memory
+
+
+def _entry(file: Path, name: str) -> int:
+    """The number beside ``name`` in a file of names and numbers."""
+    for line in file.read_text().splitlines():
+        if line.startswith(f"{name} "):
+            return int(line.split()[1])
+    raise ValueError(f"{file} has no {name}")
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _main(name: str) -> None:
+    try:
+        print(json.dumps(asdict(describe(name))))
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

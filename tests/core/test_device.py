@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.device import pick_device
+from core.device import available_memory, describe, describe_apart, free_memory, pick_device
 from core.settings import SettingsError
 
 
@@ -14,3 +14,25 @@ def test_auto_is_a_gpu_where_there_is_one() -> None:
 def test_a_device_that_is_not_there_gets_one_sentence(name: str) -> None:
     with pytest.raises(SettingsError, match=f"The device '{name}' cannot be used here"):
         pick_device(name)
+
+
+def test_a_device_is_described_the_same_by_another_process() -> None:
+    facts = describe("cpu")
+    assert facts.kind == "cpu"
+    assert facts.name
+    assert facts.memory == available_memory(torch.device("cpu")) > 2**28
+    assert describe_apart("cpu") == facts
+    assert describe_apart("auto") == describe("auto")
+    with pytest.raises(SettingsError, match=r"^The device 'cuda:97' cannot be used here; set SEIGH_DEVICE"):
+        describe_apart("cuda:97")
+
+
+def test_free_memory_shrinks_by_what_is_held() -> None:
+    device = torch.device("cpu")
+    size = 2**28
+    before = free_memory(device)
+    held = torch.ones(size, dtype=torch.uint8)
+    after = free_memory(device)
+    assert 0 < after < before <= available_memory(device)
+    # Other processes come and go meanwhile.
+    assert before - after > len(held) / 2

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.curvature import CurvatureOperator, choose, footprint, select_parameters
-from core.device import pick_device
+from core.device import available_memory, pick_device
 from core.names import REDUCED
 from core.overlap import (
     FURTHER,
@@ -30,13 +29,14 @@ from core.overlap import (
     random_curve,
     resolved,
 )
-from core.problems import architectures, checkpoints
+from core.problems import architectures, checkpoints, losses
 from core.problems import data as datasets
 from core.settings import AnalysisSettings, Settings, SettingsError
 from core.spectra import (
     APosteriori,
     Eigenpairs,
     Operator,
+    Shifted,
     SpectrumError,
     Storage,
     a_posteriori,
@@ -252,9 +252,15 @@ def _analyse(
         clock.expect(_products(settings, theta.dimension, storage, precision))
 
     with clock.stage("operator"):
-        loss = nn.CrossEntropyLoss()
-        subset_loss, subset_accuracy = _loss_and_accuracy(model, loss, x, y)
-        hessian, measured = _operator(model, loss, x, y, theta, settings, clock)
+        loss = losses.build(settings).to(device, precision)
+        with torch.no_grad():
+            outputs = model(x)
+            targets = losses.targets(settings.loss, y, outputs)
+            losses.check(settings.loss, loss, outputs, targets)
+            subset_loss = float(loss(outputs, targets))
+            subset_accuracy = float((outputs.argmax(1) == y).double().mean())
+        curvature, measured = _operator(model, loss, x, targets, theta, settings, clock)
+        hessian = _with_weight_decay(curvature, settings)
 
     order = largest_first(theta.flat(model), settings.k)
     with clock.stage("eigenpairs"):
@@ -270,16 +276,16 @@ def _analyse(
         if settings.precision in REDUCED:
             # The recurrence believes the products that it was given; what they cost shows in exact ones.
             exact_products = CurvatureOperator(
-                *(model, loss, x, y),
+                *(model, loss, x, targets),
                 kind=settings.curvature,
                 parameters=theta.names,
-                path=hessian.path,
-                columns=hessian.columns,
-                batch_size=hessian.batch_size,
-                keep=hessian.keep,
+                path=curvature.path,
+                columns=curvature.columns,
+                batch_size=curvature.batch_size,
+                keep=curvature.keep,
                 after_batch=clock.counter(),
             )
-            errors = residuals(exact_products, pairs)
+            errors = residuals(_with_weight_decay(exact_products, settings), pairs)
         elif errors is None:
             errors = residuals(hessian, pairs)
 
@@ -320,18 +326,25 @@ def _analyse(
             "subset_loss": subset_loss,
             "subset_accuracy": subset_accuracy,
             "step": stored.step,
+            "loss": {
+                "name": settings.loss,
+                "label_smoothing": settings.label_smoothing,
+                "weight_decay": settings.weight_decay,
+                "penalty": losses.penalty(model, settings.weight_decay),
+            },
+            "theta": asdict(architectures.theta_facts(model)),
             "data": {
                 "indices": subset.index.tolist(),
                 "synthetic": subset.synthetic,
                 "samples": len(subset.y),
             },
             "hvp": {
-                "path": hessian.path,
-                "columns": hessian.columns,
-                "batch_size": hessian.batch_size,
+                "path": curvature.path,
+                "columns": curvature.columns,
+                "batch_size": curvature.batch_size,
                 "measured": measured,
-                "seconds": hessian.seconds,
-                "out_of_memory": [layout._asdict() for layout in hessian.out_of_memory],
+                "seconds": curvature.seconds,
+                "out_of_memory": [layout._asdict() for layout in curvature.out_of_memory],
             },
             "basis": dict(pairs.record),
             **_norms(estimate),
@@ -384,7 +397,7 @@ def _operator(
 ) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
     """The operator by the path asked for or the fastest, and what was measured to choose it."""
     block = _block(settings, theta.dimension)
-    memory = int(_PRODUCT_SHARE * _machine_memory(x.device))
+    memory = int(_PRODUCT_SHARE * available_memory(x.device))
     common: dict[str, Any] = {
         "kind": settings.curvature,
         "parameters": theta.names,
@@ -411,6 +424,11 @@ def _operator(
         **common,
     )
     return forced, []
+
+
+def _with_weight_decay(curvature: CurvatureOperator, settings: AnalysisSettings) -> Operator:
+    """The matrix of the loss with its penalty (λ/2)‖θ‖², whose part is exactly λ·I."""
+    return Shifted(curvature, settings.weight_decay) if settings.weight_decay else curvature
 
 
 def _norms(estimate: APosteriori) -> dict[str, Any]:
@@ -619,23 +637,7 @@ def _basis_memory(environment: Settings, device: torch.device) -> int:
     """Bytes of a basis that are held in memory."""
     if environment.memory_gb is not None:
         return int(environment.memory_gb * 2**30)
-    return int(_BASIS_SHARE * _machine_memory(device))
-
-
-def _machine_memory(device: torch.device) -> int:
-    """Bytes of the device, or what this process may have of the machine's."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # "max", or no such file
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
-
-
-def _loss_and_accuracy(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    with torch.no_grad():
-        outputs = model(x)
-        return float(loss(outputs, y)), float((outputs.argmax(1) == y).double().mean())
+    return int(_BASIS_SHARE * available_memory(device))
 
 
 def _numpy(values: Tensor) -> Floats:

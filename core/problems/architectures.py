@@ -193,8 +193,11 @@ def parameter_count(text: str, patterns: Sequence[str] = ()) -> int:
 
 
 def expected_tensors(text: str) -> dict[str, torch.Tensor]:
-    """The state dict of an architecture on the meta device: names, shapes and types, no numbers."""
-    return dict(_skeleton(str(_checked(parse(text)))).state_dict())
+    """The state dict of an architecture on the meta device: names, shapes and types, no numbers.
+
+    Tied weights are one object under several names.
+    """
+    return dict(_skeleton(str(_checked(parse(text)))).state_dict(keep_vars=True))
 
 
 def theta_facts(model: nn.Module) -> ThetaFacts:
@@ -305,12 +308,12 @@ def _options(name: str) -> Mapping[str, Value]:
     if name in _OWN or name in plugins.registry().architectures:
         return candidates
     usual = _shapes(Spec(name))
-    return {
-        option: default
-        for option, default in candidates.items()
-        if zoo.is_certain(name, option)
-        or _attempt(Spec(name, ((option, _other(default)),))) not in (None, usual)
-    }
+
+    def matters(option: str, default: Value) -> bool:
+        other = Spec(name, ((option, _other(default)),))
+        return zoo.is_certain(name, option) or _attempt(other) not in (None, usual)
+
+    return {option: default for option, default in candidates.items() if matters(option, default)}
 
 
 @cache

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from core.problems import plugins
 from core.settings import LOSSES, AnalysisSettings, SettingsError
 
+# Share of a loss that sums in another order may differ by.
+_ROUNDING = 1e-3
+
 
 def names() -> tuple[str, ...]:
     """The losses there are, the usual one first."""
@@ -35,6 +38,36 @@ def build(settings: AnalysisSettings) -> nn.Module:
     if settings.loss not in plugins.registry().losses:
         raise SettingsError(f"There is no loss '{settings.loss}'; choose one of {', '.join(names())}.")
     return plugins.registry().losses[settings.loss]()
+
+
+def check(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a plug-in's loss that is no mean over the samples, which a Hessian of batches of data needs.
+
+    Args:
+        name: Of the loss.
+        loss: As ``build`` gives it.
+        outputs: The network's, (N, C), N ≥ 1.
+        targets: What it is compared with, (N, …).
+
+    Raises:
+        SettingsError: It gives no single number, or the mean of its parts is another.
+    """
+    if name in LOSSES:
+        return
+    first = (len(outputs) + 1) // 3
+    parts = [part for part in (slice(0, first), slice(first, len(outputs))) if len(outputs[part])]
+    values = [loss(outputs[part], targets[part]) for part in (slice(None), *parts)]
+    if any(not isinstance(value, Tensor) or value.numel() != 1 for value in values):
+        raise SettingsError(
+            f"The loss '{name}' gives no single number; it must be the mean over its samples."
+        )
+    whole, *partial = (float(value) for value in values)
+    mean = sum(len(outputs[part]) * value for part, value in zip(parts, partial, strict=True)) / len(outputs)
+    if abs(mean - whole) > _ROUNDING * max(abs(whole), *map(abs, partial)):
+        raise SettingsError(
+            f"The loss '{name}' is no mean over its samples: it is {whole:.6g} on all of them and {mean:.6g} as "
+            "the mean of two parts; divide by their number, and weigh them alike."
+        )
 
 
 def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from core.spectra.basis import Storage
 from core.spectra.eigenpairs import Eigenpairs, SingularTriplets
 from core.spectra.exact import exact
 from core.spectra.krylov import block_krylov
-from core.spectra.operators import Operator, SpectrumError
+from core.spectra.operators import Operator, Shifted, SpectrumError
 from core.spectra.residuals import residuals
 from core.spectra.sketched import eigenpairs_of, seigh, ssvd
 
@@ -13,6 +13,7 @@ __all__ = [
     "APosteriori",
     "Eigenpairs",
     "Operator",
+    "Shifted",
     "SingularTriplets",
     "SpectrumError",
     "Storage",

@@ -23,6 +23,26 @@ class Operator(Protocol):
     def __matmul__(self, block: Tensor, /) -> Tensor: ...
 
 
+class Shifted:
+    """H + λI, from products with H.
+
+    >>> Shifted(torch.eye(2), 0.5) @ torch.ones(2, 1)
+    tensor([[1.5000],
+            [1.5000]])
+    """
+
+    def __init__(self, operator: Operator, shift: float) -> None:
+        self.shape = operator.shape
+        self.dtype = operator.dtype
+        self.device = operator.device
+        self._operator = operator
+        self._shift = shift
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """(D, b) → (D, b)."""
+        return torch.add(self._operator @ block, block, alpha=self._shift)
+
+
 class SpectrumError(ValueError):
     """The operator has no usable spectrum; the message is one sentence for the user."""
 

@@ -1,3 +1,4 @@
+import psutil
 import pytest
 import torch
 
@@ -27,12 +28,9 @@ def test_a_device_is_described_the_same_by_another_process() -> None:
         describe_apart("cuda:97")
 
 
-def test_free_memory_shrinks_by_what_is_held() -> None:
+def test_free_memory_is_what_the_kernel_could_give() -> None:
     device = torch.device("cpu")
-    size = 2**28
-    before = free_memory(device)
-    held = torch.ones(size, dtype=torch.uint8)
-    after = free_memory(device)
-    assert 0 < after < before <= available_memory(device)
-    # Other processes come and go meanwhile.
-    assert before - after > len(held) / 2
+    free = free_memory(device)
+    assert 0 < free < available_memory(device)
+    if available_memory(device) == psutil.virtual_memory().total:  # no container's limit is below it
+        assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)

@@ -21,13 +21,21 @@ from core.device import available_memory, pick_device
 from core.names import REDUCED
 from core.overlap import (
     FURTHER,
+    LayerShares,
+    MagnitudeBins,
+    MaskMetric,
     best_curve,
     chance_curve,
     largest_first,
+    layer_shares,
+    magnitude_bins,
+    mask_metrics,
     overlap_curve,
     overlap_error,
     random_curve,
     resolved,
+    row_masses,
+    sizes,
 )
 from core.problems import architectures, checkpoints, losses
 from core.problems import data as datasets
@@ -57,6 +65,9 @@ PROBABILITY = 0.95
 
 # Parts of the machine's memory: for a basis, and for what a product computes on its way.
 _BASIS_SHARE, _PRODUCT_SHARE = 0.5, 0.25
+
+# Bins by magnitude are told for the last of the sizes and every third before it, four at most.
+_BINNED, _MOST_BINNED = 3, 4
 
 # Share of the products in the time of an analysis, for the progress bar; the dense eigensolver of the exact
 # method takes longer than its products.
@@ -120,6 +131,9 @@ class Result:
         random_mean: (k,), mean overlap of random masks.
         random_std: (k,), its standard deviation over the masks.
         best: (k,), overlap of the best mask for each V_k.
+        layers: Which tensors the mass of V_k, the mask and their overlap lie in, at some k.
+        magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k.
+        metrics: Every Grassmannian metric between mask and V_k, at some k.
         scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
         scree_upper: (k,), the same from above.
         eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row.
@@ -141,6 +155,9 @@ class Result:
     random_mean: Floats
     random_std: Floats
     best: Floats
+    layers: LayerShares
+    magnitudes: MagnitudeBins
+    metrics: list[MaskMetric]
     scree_lower: Floats
     scree_upper: Floats
     eigenvectors: Tensor
@@ -174,6 +191,9 @@ class Result:
             "resolved_k": self.resolved_k,
             "scree_lower": self.scree_lower.tolist(),
             "scree_upper": self.scree_upper.tolist(),
+            "layers": self.layers.rows(),
+            "magnitudes": self.magnitudes.rows(),
+            "metrics": [asdict(each) for each in self.metrics],
             "seconds": {stage.name: stage.seconds for stage in self.stages}
             | {"total": sum(stage.seconds for stage in self.stages)},
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -299,6 +319,15 @@ def _analyse(
         random_mean, random_std = random_curve(pairs.basis, settings.random_masks, settings.seed)
         best = best_curve(pairs.basis)
 
+    with clock.stage("structure"):
+        at = sizes(settings.k, theta.dimension)
+        masses = row_masses(pairs.basis, at)
+        layers = layer_shares(theta.tensors(model), masses, order, at)
+        binned = range(len(at))[::-_BINNED][:_MOST_BINNED]
+        magnitudes = magnitude_bins(theta.flat(model), masses[list(binned)], [at[g] for g in binned])
+        metrics = mask_metrics(pairs.basis, order, at, overlap.tolist(), stated.tolist())
+        del masses
+
     with clock.stage("missed"):
         estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
         scree = estimate.scree(pairs.values)
@@ -314,6 +343,9 @@ def _analyse(
         random_mean=_numpy(random_mean),
         random_std=_numpy(random_std),
         best=_numpy(best),
+        layers=layers,
+        magnitudes=magnitudes,
+        metrics=metrics,
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
@@ -366,13 +398,17 @@ class _Theta:
 
     def flat(self, model: nn.Module) -> Tensor:
         """θ: (D,)."""
-        return torch.cat([p.detach().flatten() for p in self._of(model)])
+        return torch.cat([p.detach().flatten() for p in self._of(model).values()])
 
-    def _of(self, model: nn.Module) -> list[nn.Parameter]:
-        if self.names is None:
-            return [p for p in model.parameters() if p.requires_grad]
+    def tensors(self, model: nn.Module) -> list[tuple[str, int]]:
+        """Name and number of parameters of each tensor."""
+        return [(name, parameter.numel()) for name, parameter in self._of(model).items()]
+
+    def _of(self, model: nn.Module) -> dict[str, nn.Parameter]:
         named = dict(model.named_parameters())
-        return [named[name] for name in self.names]
+        if self.names is None:
+            return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        return {name: named[name] for name in self.names}
 
 
 def _parameters(model: nn.Module, settings: AnalysisSettings) -> _Theta:

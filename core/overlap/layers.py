@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,22 @@ class LayerShares:
     eigenspace: Floats
     mask: Floats
     overlap: Floats
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every size and tensor; None for a share of no overlap at all."""
+        return [
+            {
+                "k": k,
+                "position": t,
+                "name": name,
+                "parameters": number,
+                "eigenspace": float(self.eigenspace[g, t]),
+                "mask": float(self.mask[g, t]),
+                "overlap": None if np.isnan(self.overlap[g, t]) else float(self.overlap[g, t]),
+            }
+            for g, k in enumerate(self.sizes)
+            for t, (name, number) in enumerate(zip(self.names, self.parameters, strict=True))
+        ]
 
 
 def row_masses(vectors: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,22 @@ class MagnitudeBins:
     smallest: Floats
     mean: Floats
     quantiles: Floats
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every size and bin."""
+        return [
+            {
+                "k": k,
+                "position": b,
+                "count": count,
+                "largest": float(self.largest[b]),
+                "smallest": float(self.smallest[b]),
+                "mean": float(self.mean[g, b]),
+                **dict(zip(("low", "median", "high"), self.quantiles[g, b].tolist(), strict=True)),
+            }
+            for g, k in enumerate(self.sizes)
+            for b, count in enumerate(self.counts)
+        ]
 
 
 def magnitude_bins(theta: Tensor, masses: Tensor, sizes: Sequence[int], bins: int = BINS) -> MagnitudeBins:

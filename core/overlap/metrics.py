@@ -157,6 +157,50 @@ def mask_angles(vectors: Tensor, order: Tensor, sizes: Sequence[int]) -> list[Fl
     return [alignment.angles(k) for k in sizes]
 
 
+@dataclass(frozen=True)
+class MaskMetric:
+    """A metric between the mask of size k and V_k.
+
+    Attributes:
+        k: Size.
+        metric: Its name.
+        value: As ``metrics`` has it.
+        error: How far it may be from that of the true eigenspace; None where that is not known.
+        random_mean: Over random subspaces instead of V_k.
+        random_std: Standard deviation over them.
+    """
+
+    k: int
+    metric: Metric
+    value: float
+    error: float | None
+    random_mean: float
+    random_std: float
+
+
+def mask_metrics(
+    vectors: Tensor, order: Tensor, sizes: Sequence[int], overlap: Sequence[float], error: Sequence[float]
+) -> list[MaskMetric]:
+    """Every metric between the mask and the eigenspace of each size k, with its error and chance.
+
+    Args:
+        vectors: Vᵀ, (n, D): an eigenvector in each row.
+        order: (n,), the mask's coordinates, largest |θ| first.
+        sizes: Ascending, up to n.
+        overlap: (n,), of every k = 1 … n.
+        error: (n,), how far each may be from the true one.
+    """
+    found = []
+    for k, angles in zip(sizes, mask_angles(vectors, order, sizes), strict=True):
+        errors = metric_errors(k, float(overlap[k - 1]), float(error[k - 1]))
+        chance = random_metrics(vectors.shape[1], k)
+        found += [
+            MaskMetric(k, metric, value, errors.get(metric), chance[metric].mean, chance[metric].std)
+            for metric, value in metrics(angles).items()
+        ]
+    return found
+
+
 def metrics(angles: Floats) -> dict[Metric, float]:
     """Every metric of two subspaces of dimension k, from the principal angles between them: (k,)."""
     return {metric: float(value) for metric, value in _metrics(angles).items()}

@@ -23,6 +23,7 @@ from app.charts.overlap import (
     overlap_curve,
 )
 from app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
+from app.charts.trends import lambda_by_step, ratio_by_size, recorded_by_step, spectra_by_step
 
 __all__ = [
     "CHANCE_LABEL",
@@ -35,11 +36,15 @@ __all__ = [
     "SCREE_FLOOR",
     "Measure",
     "distinct_lines",
+    "lambda_by_step",
     "model_color",
     "name_series",
     "overlap_by_k",
     "overlap_by_step",
     "overlap_curve",
+    "ratio_by_size",
+    "recorded_by_step",
     "scree",
+    "spectra_by_step",
     "spectrum",
 ]

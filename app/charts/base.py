@@ -29,6 +29,83 @@ def model_color(model_id: int) -> str:
     return MODEL_COLORS[(model_id - 1) % len(MODEL_COLORS)]
 
 
+def model_colors(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
+    """Colour by model, of those that occur in ``frame``."""
+    return alt.Color("model:N", scale=scale(present(colors, frame["model"]), colors), legend=legend())
+
+
+def step_colors(frame: pd.DataFrame) -> alt.Color:
+    """Colour by training step, the early ones dark: viridis without its ends, which vanish on a dark and on a
+    light page."""
+    steps = sorted(frame["step"].unique())
+    return alt.Color(
+        "step:O",
+        scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
+        legend=legend("training step", column_width=62),
+    )
+
+
+def step_axis(frame: pd.DataFrame) -> alt.X:
+    """The training step."""
+    return alt.X("step:Q", title="training step", scale=whole_scale(frame["step"]), axis=whole_axis())
+
+
+def over_steps(
+    frame: pd.DataFrame,
+    title: str,
+    colors: dict[str, str],
+    tooltip: list[alt.Tooltip],
+    *,
+    zero: bool = True,
+    of: str = "Hessian on",
+    axis: alt.Axis | None = None,
+) -> tuple[alt.Chart, alt.Chart]:
+    """Lines and points over training, in the colour of their model, dashed by split; a click on a model in
+    the legend leaves the others pale.
+
+    Args:
+        frame: model, split, series (which line a row belongs to), step, height, and method where methods are
+            to be told apart by the shape of the points.
+        title: Of the vertical axis.
+        colors: Colour of every model by name.
+        tooltip: Of the points.
+        zero: Whether the vertical axis starts at 0.
+        of: What is taken on the splits, for the legend.
+        axis: The vertical one.
+    """
+    highlighted = alt.selection_point(fields=["model"], bind="legend")
+    base = alt.Chart(frame).encode(
+        x=step_axis(frame),
+        y=alt.Y("height:Q", title=title, scale=alt.Scale(zero=zero), axis=axis or alt.Axis()),
+        color=model_colors(colors, frame),
+        opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
+    )
+    lines = base.mark_line(strokeWidth=2.5).encode(
+        detail="series:N",
+        strokeDash=alt.StrokeDash(
+            "split:N",
+            scale=scale(present(SPLIT_DASHES, frame["split"]), SPLIT_DASHES),
+            legend=legend(of, column_width=70, orient="bottom"),
+        ),
+    )
+    methods = present(METHOD_SHAPES, frame["method"]) if "method" in frame else []
+    keys = legend("method", column_width=80, orient="bottom", beside=170, symbolFillColor=NEUTRAL)
+    points = base.mark_point(filled=True, size=60).encode(tooltip=tooltip)
+    if methods:
+        points = points.encode(
+            shape=alt.Shape(
+                "method:N", scale=scale(methods, METHOD_SHAPES), legend=keys if len(methods) > 1 else None
+            )
+        )
+    return lines, points.add_params(highlighted)
+
+
+def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
+    """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both."""
+    bars = alt.Chart(errors).mark_errorbar(ticks=True, thickness=1.5)
+    return bars.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
+
+
 def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
     """A vertical line at the k under the pointer, whose tooltip lists every column of ``values`` there."""
     nearest = alt.selection_point(

@@ -10,22 +10,23 @@ import pandas as pd
 from app.charts.base import (
     CHANCE_LABEL,
     ERROR_LABEL,
-    METHOD_SHAPES,
     NEUTRAL,
     OVERLAP_TITLE,
-    SPLIT_DASHES,
     band,
     bounds,
+    error_bars,
     few,
     k_axis,
     layered,
     legend,
+    model_colors,
+    over_steps,
     present,
     reading,
     scale,
+    step_axis,
+    step_colors,
     thin,
-    whole_axis,
-    whole_scale,
     with_errors,
 )
 
@@ -126,60 +127,22 @@ def overlap_by_step(
     chance = chance.drop_duplicates("level")
 
     title = "overlap ÷ chance" if ratio else OVERLAP_TITLE
-    models = present(colors, found["model"])
-    methods = present(METHOD_SHAPES, found["method"])
-    highlighted = alt.selection_point(fields=["model"], bind="legend")
-    color = alt.Color("model:N", scale=scale(models, colors), legend=legend())
-    x = alt.X("step:Q", title="training step", scale=whole_scale(found["step"]), axis=whole_axis())
-    base = alt.Chart(found).encode(
-        x=x,
-        y=alt.Y(
-            "height:Q",
-            title=title,
-            scale=alt.Scale(zero=True),
-        ),
-        color=color,
-        opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
-    )
-    lines = base.mark_line(strokeWidth=2.5).encode(
-        detail="series:N",
-        strokeDash=alt.StrokeDash(
-            "split:N",
-            scale=scale(present(SPLIT_DASHES, found["split"]), SPLIT_DASHES),
-            legend=legend("Hessian on", column_width=70, orient="bottom"),
-        ),
-    )
-    points = (
-        base.mark_point(filled=True, size=60)
-        .encode(
-            shape=alt.Shape(
-                "method:N",
-                scale=scale(methods, METHOD_SHAPES),
-                legend=legend("method", column_width=80, orient="bottom", beside=170, symbolFillColor=NEUTRAL)
-                if len(methods) > 1
-                else None,
-            ),
-            tooltip=[
-                alt.Tooltip("series:N", title="line"),
-                alt.Tooltip("step:Q", format=",d"),
-                alt.Tooltip("k:Q", format=",d"),
-                alt.Tooltip("overlap:Q", format=".3g"),
-                alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
-                alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
-                alt.Tooltip("ratio:Q", title="overlap ÷ chance", format=".3g"),
-                alt.Tooltip("overlap_random:Q", title="random masks, mean", format=".3g"),
-                alt.Tooltip("std_random:Q", title="random masks, std", format=".3g"),
-                alt.Tooltip("test_accuracy:Q", title="test accuracy", format=".2%"),
-                alt.Tooltip("lambda_max:Q", title="λ₁", format=".4g"),
-            ],
-        )
-        .add_params(highlighted)
-    )
-    bars = (
-        alt.Chart(errors)
-        .mark_errorbar(ticks=True, thickness=1.5)
-        .encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
-    )
+    x, color = step_axis(found), model_colors(colors, found)
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("k:Q", format=",d"),
+        alt.Tooltip("overlap:Q", format=".3g"),
+        alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
+        alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
+        alt.Tooltip("ratio:Q", title="overlap ÷ chance", format=".3g"),
+        alt.Tooltip("overlap_random:Q", title="random masks, mean", format=".3g"),
+        alt.Tooltip("std_random:Q", title="random masks, std", format=".3g"),
+        alt.Tooltip("test_accuracy:Q", title="test accuracy", format=".2%"),
+        alt.Tooltip("lambda_max:Q", title="λ₁", format=".4g"),
+    ]
+    lines, points = over_steps(found, title, colors, tooltip)
+    bars = error_bars(errors, x, title, color)
     level = (
         alt.Chart(chance)
         .mark_rule(strokeDash=[2, 3], strokeWidth=2)
@@ -209,14 +172,7 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
         top: Upper end of the overlap axis, to give neighbouring panels the same one.
     """
     frame = thin(frame, log_k)
-    steps = sorted(frame["step"].unique())
-    x = k_axis(frame, log_k)
-    # Viridis without its ends, which vanish on a dark and on a light page.
-    color = alt.Color(
-        "step:O",
-        scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
-        legend=legend("training step", column_width=62),
-    )
+    x, color = k_axis(frame, log_k), step_colors(frame)
     curves = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=few(frame["k"]))

@@ -1,8 +1,10 @@
-"""Compare: overlap over training and against k, across models, splits, curvatures and methods."""
+"""Compare: overlap, spectrum and accuracy over training, across models, splits, curvatures and methods."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from app.common import (
     plain,
     whole_number,
 )
+from app.figure import figure
 from core.results import queries
 from core.results.models import Mask
 
@@ -32,12 +35,43 @@ LABELS = {
 ALWAYS = ("model", "split")  # offered even when there is nothing to choose
 ALL_PARAMETERS = "all"  # the name of the subset without patterns
 
+VIEWS = {
+    "overlap": ":material/stacked_line_chart: Overlap",
+    "spectrum": ":material/blur_linear: Spectrum and accuracy",
+    "size": ":material/bubble_chart: Network size",
+}
+
+# Sparsities ρ = k/D to compare at, the paper's among them.
+SPARSITIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
 FEW_STEPS = 6  # curves in a panel before anybody asks for others
+PANELS = 6  # on the page at a time
+PANEL_POINTS = 100  # values of k of a curve in a panel, evenly spaced and on a log axis
 
 SYMBOLS = (
     "M: the k weights of largest |θ|. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
-    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. D: the number of parameters."
+    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. D: the number of parameters; chance is k/D. ρ: k/D, "
+    "the share of the parameters that the mask has."
 )
+LAMBDA_SYMBOLS = (
+    "λ: an eigenvalue of the matrix chosen above; λ₁: the one of largest |λ|. ‖Hv − λv‖₂: the residual of a "
+    "computed eigenpair; an eigenvalue of H lies no farther than that from λ."
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """At which k analyses are compared: one for all of them, or a share ρ of the parameters of each."""
+
+    k: int | None = None
+    rho: float | None = None
+
+    def __str__(self) -> str:
+        return f"k = {self.k:,}" if self.rho is None else f"ρ = {self.rho:g}"
+
+    @property
+    def in_url(self) -> dict[str, list[str]]:
+        return {"k": [str(self.k)]} if self.rho is None else {"rho": [f"{self.rho:g}"]}
 
 
 def page() -> None:
@@ -55,10 +89,39 @@ def page() -> None:
     if chosen.empty:
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
         return
-    k = choose_k(chosen, asked)
-    over_training(chosen, k, model_colors(models))
-    steps = against_k(chosen, asked)
-    keep_in_url("compare", selection | {"k": [str(k)], "step": [str(step) for step in steps]})
+    view = choose_view(asked)
+    selection["view"] = [view]
+    colors = model_colors(models)
+    if view == "overlap":
+        size = choose_size(chosen, asked)
+        over_training(chosen, size, colors)
+        steps = against_k(chosen, asked)
+        selection |= size.in_url | {"step": steps}
+    elif view == "spectrum":
+        recorded(chosen, colors)
+        selection["step"] = spectra(chosen, asked, colors)
+    else:
+        size = choose_size(chosen, asked, only_rho=True)
+        by_size(chosen, size, colors)
+        selection |= size.in_url
+    keep_in_url("compare", selection)
+
+
+def choose_view(asked: dict[str, list[str]]) -> str:
+    """What is compared: what the address asks for, else what this session looked at last."""
+    if (wanted := asked.get("view", [""])[0]) in VIEWS:
+        st.session_state["compare_view"] = wanted
+    view = st.segmented_control(
+        "Look at",
+        list(VIEWS),
+        default=None if "compare_view" in st.session_state else "overlap",
+        format_func=VIEWS.__getitem__,
+        key="compare_view",
+        label_visibility="collapsed",
+        required=True,
+        persist_state="session",
+    )
+    return view or "overlap"
 
 
 def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -96,95 +159,245 @@ def several(
     return st.multiselect(label, options, key=key, persist_state="session", wrap=True)
 
 
-def choose_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> int:
-    """The k of the charts over training: at first the largest that every chosen analysis reaches."""
+def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]], *, only_rho: bool = False) -> Size:
+    """The size of the eigenspaces that are compared: k, or k as a share ρ of every model's parameters."""
     largest = int(chosen["k"].max())
-    if largest == 1:
-        return 1
-    k = whole_number(asked, "k") or st.session_state.get("compare_k", int(chosen["k"].min()))
-    st.session_state["compare_k"] = min(k, largest)
-    return st.slider("k, size of eigenspace and mask", 1, largest, key="compare_k", persist_state="session")
+    reached = float((chosen["k"] / chosen["parameters"]).max())
+    shares = [rho for rho in SPARSITIES if rho <= reached]
+    if "rho" in asked and "k" not in asked:
+        st.session_state["compare_by"] = "ρ"
+    elif "k" in asked:
+        st.session_state["compare_by"] = "k"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        by = "ρ"
+        if not only_rho:
+            st.session_state.setdefault("compare_by", "k")
+            by = st.segmented_control(
+                "Compare at one",
+                ["k", "ρ"],
+                key="compare_by",
+                required=True,
+                persist_state="session",
+                help="k: the same number of eigenvectors for all. ρ = k/D: the same share of every model's "
+                "parameters, so that chance is the same for all.",
+            )
+        if by == "ρ" and shares:
+            return Size(rho=choose_rho(shares, asked))
+        if largest == 1:
+            return Size(1)
+        k = whole_number(asked, "k") or st.session_state.get("compare_k", int(chosen["k"].min()))
+        st.session_state["compare_k"] = min(k, largest)
+        k = st.slider("k, size of eigenspace and mask", 1, largest, key="compare_k", persist_state="session")
+        return Size(k)
 
 
-def over_training(chosen: pd.DataFrame, k: int, colors: dict[str, str]) -> None:
+def choose_rho(shares: Sequence[float], asked: dict[str, list[str]]) -> float:
+    """One of the sparsities that analyses reach; at first the largest that the paper has."""
+    wanted = st.session_state.get("compare_rho", 0.05)
+    with contextlib.suppress(ValueError):
+        wanted = float(asked.get("rho", [wanted])[0])
+    nearest = min(shares, key=lambda share: abs(np.log(share / max(wanted, 1e-9))))
+    if len(shares) == 1:
+        return nearest
+    st.session_state["compare_rho"] = nearest
+    return st.select_slider(
+        "ρ = k/D, sparsity of the mask",
+        shares,
+        key="compare_rho",
+        format_func=lambda share: f"{share:g}",
+        persist_state="session",
+    )
+
+
+def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:
     with database()() as s:
-        points = queries.overlap_by_step(s, k, masks=(Mask.magnitude, Mask.random))
+        points = queries.overlap_by_step(
+            s, size.k, rho=size.rho, ids=ids(chosen), masks=(Mask.magnitude, Mask.random)
+        )
     points = points.merge(chosen[["analysis_id", "series"]], on="analysis_id")
-    st.subheader(f"Overlap over training, k = {k:,}", help=SYMBOLS)
-    st.caption(
-        "How to read this: above the dotted chance level, the largest weights and the top eigenvectors share "
-        "more coordinates than drawn at random; the grey band is the mean ± std of random masks, a bar "
-        "through a point its stated error."
-    )
+    if points.empty:
+        st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
+        return
     absolute, relative = st.columns(2)
-    absolute.altair_chart(
-        charts.overlap_by_step(points, colors),
-        width="stretch",
-        key="compare_overlap",
-        alt=f"Overlap of the magnitude mask with the top-{k} eigenspace against training step.",
-    )
-    relative.altair_chart(
-        charts.overlap_by_step(points, colors, "ratio"),
-        width="stretch",
-        key="compare_ratio",
-        alt=f"The same overlap divided by the chance level k/D, k = {k}, against training step.",
-    )
+    with absolute:
+        figure(
+            charts.overlap_by_step(points, colors),
+            points,
+            key="compare_overlap",
+            title=f"Overlap over training, {size}",
+            symbols=SYMBOLS,
+            how="above the dotted chance level, the largest weights and the top eigenvectors share more "
+            "coordinates than drawn at random. Grey: mean ± std of random masks; bars: the stated error.",
+            alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
+            name=f"overlap-over-training-{size}",
+        )
+    with relative:
+        figure(
+            charts.overlap_by_step(points, colors, "ratio"),
+            points,
+            key="compare_ratio",
+            title="As ratio to chance",
+            symbols=SYMBOLS,
+            how="at 1, the largest weights have no more of the eigenspace than any others. Click a model in "
+            "the legend to make the others pale.",
+            alt=f"The same overlap divided by the chance level k/D, {size}, against training step.",
+            name=f"ratio-over-training-{size}",
+        )
     short = len(chosen) - points["analysis_id"].nunique()
     if short:
         st.caption(
-            f"{short} of {len(chosen)} chosen analyses have fewer than {k:,} eigenpairs and are left out."
+            f"{short} of {len(chosen)} chosen analyses have too few eigenpairs for {size} and are left out."
         )
     with st.expander("The numbers behind these charts", icon=":material/table:"):
-        numbers = points[points["mask"] == Mask.magnitude].drop(
-            columns=["mask", "std", "analysis_id", "series"]
-        )
+        numbers = points[points["mask"] == Mask.magnitude].drop(columns=["mask", "std", "series"])
         st.dataframe(numbers, hide_index=True, key="compare_numbers")
-        st.download_button(
-            "Download CSV",
-            points.drop(columns="series").to_csv(index=False),
-            file_name=f"overlap-over-training-k{k}.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/download:",
-        )
 
 
-def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[int]:
+def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
-    st.subheader("Overlap against k, over training", help=SYMBOLS)
+    st.subheader("Overlap against k, over training", help=SYMBOLS, anchor=False)
     st.caption(
         "How to read this: a panel per model and split, a curve per training step with a band of its stated "
         "error, the early ones dark; the dotted line is chance. Point at a panel for the values at one k; "
         "shift + wheel zooms."
     )
-    options = [str(step) for step in sorted(chosen["step"].unique())]
-    spread = np.unique(np.linspace(0, len(options) - 1, FEW_STEPS).round().astype(int))
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     with left:
-        steps = several(
-            "compare_step", "Training steps", options, asked.get("step"), [options[i] for i in spread]
-        )
+        steps = choose_steps(chosen, asked)
     log_k = right.toggle("Log k axis", key="compare_log_k", persist_state="session")
-    chosen = chosen[chosen["step"].astype(str).isin(steps)]
+    chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_k")
     if chosen.empty:
         st.info("Choose at least one training step to see its curve.")
         return []
     with database()() as s:
-        curves = queries.overlap_curves(s, chosen["analysis_id"].tolist(), masks=(Mask.magnitude,))
+        curves = queries.overlap_curves(s, ids(chosen), masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = curves.merge(chosen[["analysis_id", "series"]], on="analysis_id")
     top = float(curves["overlap"].max()) * 1.05
-    for number, (series, panel) in enumerate(curves.groupby("series")):
+    for number, series, panel in in_two_columns(curves):
+        figure(
+            charts.overlap_by_k(panel, log_k=log_k, top=top),
+            panel,
+            key=f"compare_panel_{number}",
+            title=plain(series),
+            alt=f"Overlap against k at several training steps: {series}.",
+            name=f"overlap-against-k-{series}",
+            panel=True,
+        )
+    return steps
+
+
+def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
+    """λ₁, and beside it what the checkpoints recorded of the training."""
+    with database()() as s:
+        leading = queries.eigenvalues(s, ids(chosen), most=1)
+        metrics = queries.recorded_metrics(s, sorted(chosen["model"].unique()))
+    leading = leading[leading["position"] == 1].merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    figure(
+        charts.lambda_by_step(leading, colors),
+        leading,
+        key="compare_lambda",
+        title="Largest eigenvalue over training",
+        symbols=LAMBDA_SYMBOLS,
+        how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar its residual.",
+        alt="The eigenvalue of largest magnitude against training step.",
+    )
+    if metrics.empty:
+        st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
+        return
+    for place, metric in zip(st.columns(2), ("accuracy", "loss"), strict=True):
+        if metric in set(metrics["metric"]):
+            with place:
+                figure(
+                    charts.recorded_by_step(metrics, colors, metric),
+                    metrics[metrics["metric"] == metric],
+                    key=f"compare_{metric}",
+                    title=f"{metric.capitalize()} over training",
+                    how="as the checkpoints recorded it, at the steps of the charts above and below.",
+                    alt=f"Recorded {metric} against training step.",
+                )
+
+
+def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], colors: dict[str, str]) -> list[str]:
+    """The leading eigenvalues, a panel for each line; the steps shown."""
+    st.subheader("Spectrum over training", help=LAMBDA_SYMBOLS, anchor=False)
+    st.caption(
+        "How to read this: a curve is the leading |λ| of one training step in descending order, early ones "
+        "dark, with a band of the residuals. Shift + wheel zooms."
+    )
+    steps = choose_steps(chosen, asked)
+    chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_spectra")
+    if chosen.empty:
+        st.info("Choose at least one training step to see its spectrum.")
+        return []
+    with database()() as s:
+        values = queries.eigenvalues(s, ids(chosen), most=PANEL_POINTS)
+    values = values.merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    for number, series, panel in in_two_columns(values):
+        figure(
+            charts.spectra_by_step(panel),
+            panel,
+            key=f"compare_spectra_{number}",
+            title=plain(series),
+            alt=f"Magnitudes of the leading eigenvalues at several training steps: {series}.",
+            name=f"spectrum-{series}",
+            panel=True,
+        )
+    return steps
+
+
+def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:
+    """The ratio to chance against the number of parameters, each line at its last step."""
+    with database()() as s:
+        points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids(chosen))
+    points = points.merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    last = points.sort_values("step").drop_duplicates("series", keep="last")
+    if last.empty:
+        st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
+        return
+    figure(
+        charts.ratio_by_size(last, colors),
+        last,
+        key="compare_size",
+        title=f"Ratio to chance against network size, {size}",
+        symbols=SYMBOLS,
+        how="each model and split at its last analysed step; the higher above the dotted chance level, the "
+        "more of the top eigenspace lies on the largest weights. Bars: the stated error.",
+        alt=f"Overlap divided by chance at {size} against the number of parameters.",
+        name=f"ratio-by-size-{size}",
+    )
+    if last["parameters"].nunique() == 1:
+        st.caption("All of these have the same size; analyse a model of another size to see how it matters.")
+
+
+def choose_steps(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
+    """The training steps to draw a curve of; at first a few, evenly spread."""
+    options = [str(step) for step in sorted(chosen["step"].unique())]
+    spread = np.unique(np.linspace(0, len(options) - 1, FEW_STEPS).round().astype(int))
+    default = [options[i] for i in spread]
+    return several("compare_step", "Training steps", options, asked.get("step"), default)
+
+
+def one_page(chosen: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Those of ``PANELS`` lines, of which the user can turn the pages."""
+    series = sorted(chosen["series"].unique())
+    pages = -(-len(series) // PANELS)
+    if pages > 1:
+        number = st.pagination(pages, key=key)
+        series = series[(number - 1) * PANELS : number * PANELS]
+    return chosen[chosen["series"].isin(series)]
+
+
+def in_two_columns(frame: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """Number, name and rows of every line, each within a column of its own to draw in."""
+    for number, (series, panel) in enumerate(frame.groupby("series")):
         if number % 2 == 0:
             places = st.columns(2)
         with places[number % 2]:
-            st.markdown(f"**{plain(series)}**")
-            st.altair_chart(
-                charts.overlap_by_k(panel, log_k=log_k, top=top),
-                width="stretch",
-                key=f"compare_panel_{number}",
-                alt=f"Overlap against k at several training steps: {series}.",
-            )
-    return [int(step) for step in steps]
+            yield number, str(series), panel
+
+
+def ids(chosen: pd.DataFrame) -> list[int]:
+    return chosen["analysis_id"].tolist()
 
 
 page()

@@ -1,0 +1,172 @@
+"""What goes with the overlap over training, and over models of different size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from app.charts.base import (
+    CHANCE_LABEL,
+    ERROR_LABEL,
+    NEUTRAL,
+    error_bars,
+    few,
+    layered,
+    model_colors,
+    over_steps,
+    scale,
+    step_axis,
+    step_colors,
+    whole_axis,
+    whole_scale,
+    zoom,
+)
+
+TREND_HEIGHT = 300
+
+SPLIT_SHAPES = {"test": "circle", "train": "triangle-up"}
+
+
+def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
+    """λ₁, the eigenvalue of largest |λ|, against training step, with its residual as a bar.
+
+    Args:
+        frame: ``queries.eigenvalues`` at position 1, with a column ``series``.
+        colors: Colour of every model by name.
+    """
+    title = "λ₁"
+    found = frame.assign(height=frame["value"])
+    known = found.dropna(subset="residual")
+    known = known.assign(low=known["value"] - known["residual"], high=known["value"] + known["residual"])
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("value:Q", title=title, format=".4g"),
+        alt.Tooltip("residual:Q", title="residual ‖Hv − λv‖₂", format=".2e"),
+    ]
+    lines, points = over_steps(found, title, colors, tooltip)
+    bars = error_bars(known, step_axis(found), title, model_colors(colors, found))
+    return layered(bars, lines, points, height=TREND_HEIGHT)
+
+
+def recorded_by_step(
+    frame: pd.DataFrame, colors: dict[str, str], metric: Literal["accuracy", "loss"]
+) -> alt.LayerChart:
+    """Accuracy or loss against training step, as the checkpoints recorded it.
+
+    Args:
+        frame: ``queries.recorded_metrics``.
+        colors: Colour of every model by name.
+        metric: Which of the two.
+    """
+    found = frame[frame["metric"] == metric].assign(
+        height=lambda rows: rows["value"], series=lambda rows: rows["model"] + " · " + rows["split"]
+    )
+    form = ".2%" if metric == "accuracy" else ".4g"
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("value:Q", title=metric, format=form),
+    ]
+    axis = alt.Axis(format="~p") if metric == "accuracy" else alt.Axis()
+    lines, points = over_steps(found, metric, colors, tooltip, of=f"{metric} on", axis=axis)
+    return layered(lines, points, height=TREND_HEIGHT)
+
+
+def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
+    """|λ| on a log axis against position, a curve for each training step of one model.
+
+    Args:
+        frame: ``queries.eigenvalues`` of one line: step, position, value, magnitude, residual. Exact zeros
+            have no place on a log axis and are left out.
+    """
+    frame = frame[frame["magnitude"] > 0]
+    x = alt.X(
+        "position:Q",
+        title="position, by descending |λ|",
+        scale=whole_scale(frame["position"]),
+        axis=whole_axis(),
+    )
+    y = alt.Y(
+        "magnitude:Q", title="|λ|", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=6)
+    )
+    curves = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=few(frame["position"]))
+        .encode(
+            x=x,
+            y=y,
+            color=step_colors(frame),
+            tooltip=[
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("position:Q"),
+                alt.Tooltip("value:Q", title="eigenvalue λ", format=".4g"),
+                alt.Tooltip("residual:Q", title="residual ‖Hv − λv‖₂", format=".2e"),
+            ],
+        )
+    )
+    low = frame["magnitude"].min()
+    known = frame.dropna(subset="residual").assign(
+        low=lambda rows: (rows["magnitude"] - rows["residual"]).clip(lower=low),
+        high=lambda rows: rows["magnitude"] + rows["residual"],
+    )
+    errors = alt.Chart(known).mark_area(opacity=0.25)
+    band = errors.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2="high:Q", color=step_colors(frame))
+    return layered(band, curves.add_params(zoom()), height=TREND_HEIGHT)
+
+
+def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
+    """Overlap as ratio to chance against the number of parameters D, at one sparsity ρ = k/D.
+
+    Args:
+        frame: ``queries.overlap_by_step`` of the magnitude mask, with a column ``series``: one row for each
+            point.
+        colors: Colour of every model by name.
+    """
+    title = "overlap ÷ chance"
+    known = frame.dropna(subset="error")
+    known = known.assign(
+        low=(known["overlap"] - known["error"]).clip(lower=0) / known["chance"],
+        high=(known["overlap"] + known["error"]) / known["chance"],
+    )
+    ends = np.log10([frame["parameters"].min(), frame["parameters"].max()])
+    margin = max(0.3, 0.1 * (ends[1] - ends[0]))
+    x = alt.X(
+        "parameters:Q",
+        title="number of parameters D",
+        scale=alt.Scale(type="log", domain=[10 ** (ends[0] - margin), 10 ** (ends[1] + margin)], nice=False),
+        axis=alt.Axis(format="~s", tickCount=6),
+    )
+    splits = [split for split in SPLIT_SHAPES if split in set(frame["split"])]
+    points = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=110)
+        .encode(
+            x=x,
+            y=alt.Y("ratio:Q", title=title, scale=alt.Scale(zero=True)),
+            color=model_colors(colors, frame),
+            shape=alt.Shape(
+                "split:N",
+                scale=scale(splits, SPLIT_SHAPES),
+                legend=alt.Legend(title="Hessian on", orient="bottom", symbolFillColor=NEUTRAL),
+            ),
+            tooltip=[
+                alt.Tooltip("series:N", title="line"),
+                alt.Tooltip("parameters:Q", title="parameters D", format=",d"),
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("k:Q", format=",d"),
+                alt.Tooltip("ratio:Q", title=title, format=".3g"),
+                alt.Tooltip("overlap:Q", format=".3g"),
+                alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
+                alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
+            ],
+        )
+    )
+    bars = error_bars(known, x, title, model_colors(colors, frame))
+    chance = pd.DataFrame({"level": [1.0]})
+    level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    words = alt.Chart(chance).mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
+    return layered(level, bars, points, words.encode(x=alt.value("width"), y="level:Q"), height=TREND_HEIGHT)

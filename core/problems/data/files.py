@@ -99,7 +99,7 @@ def _read_npy(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> n
         raise ValueError("the array claims more than its entry holds")
     with archive.open(entry) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+    return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -182,7 +182,7 @@ def _checked(name: str, x: Any, y: Any) -> Dataset:
     if x.numel() == 0:
         raise DataError(f"'{name}' holds no samples.")
     x, y = x.to(torch.float32).contiguous(), y.to(torch.int64)
-    if not bool(torch.isfinite(x).all()):
+    if not all(map(torch.isfinite, torch.aminmax(x))):  # NaN is both least and largest; this makes no copies
         raise DataError(f"x in '{name}' holds NaN or infinite values; remove those samples.")
     if int(y.min()) < 0:
         raise DataError(f"y in '{name}' holds the label {int(y.min())}; labels count from 0.")

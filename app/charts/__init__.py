@@ -23,6 +23,15 @@ from app.charts.overlap import (
     overlap_curve,
 )
 from app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
+from app.charts.structure import (
+    MOST_LAYERS,
+    heatmap,
+    layer_shares,
+    magnitude_bins,
+    metric_by_step,
+    random_study,
+    stages,
+)
 from app.charts.trends import lambda_by_step, ratio_by_size, recorded_by_step, spectra_by_step
 
 __all__ = [
@@ -30,21 +39,28 @@ __all__ = [
     "ERROR_LABEL",
     "LINE_COLUMNS",
     "MODEL_COLORS",
+    "MOST_LAYERS",
     "MOST_POINTS",
     "NEUTRAL",
     "RESIDUAL_LABEL",
     "SCREE_FLOOR",
     "Measure",
     "distinct_lines",
+    "heatmap",
     "lambda_by_step",
+    "layer_shares",
+    "magnitude_bins",
+    "metric_by_step",
     "model_color",
     "name_series",
     "overlap_by_k",
     "overlap_by_step",
     "overlap_curve",
+    "random_study",
     "ratio_by_size",
     "recorded_by_step",
     "scree",
     "spectra_by_step",
     "spectrum",
+    "stages",
 ]

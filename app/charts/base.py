@@ -85,11 +85,18 @@ def over_steps(
         strokeDash=alt.StrokeDash(
             "split:N",
             scale=scale(present(SPLIT_DASHES, frame["split"]), SPLIT_DASHES),
-            legend=legend(of, column_width=70, orient="bottom"),
+            legend=legend(of, column_width=70, orient="bottom", titleOrient="left"),
         ),
     )
     methods = present(METHOD_SHAPES, frame["method"]) if "method" in frame else []
-    keys = legend("method", column_width=80, orient="bottom", beside=170, symbolFillColor=NEUTRAL)
+    keys = legend(
+        "method",
+        column_width=80,
+        orient="bottom",
+        beside=290,
+        titleOrient="left",
+        symbolFillColor=NEUTRAL,
+    )
     points = base.mark_point(filled=True, size=60).encode(tooltip=tooltip)
     if methods:
         points = points.encode(

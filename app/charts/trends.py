@@ -25,7 +25,7 @@ from app.charts.base import (
     zoom,
 )
 
-TREND_HEIGHT = 300
+TREND_HEIGHT = 340
 
 SPLIT_SHAPES = {"test": "circle", "train": "triangle-up"}
 
@@ -143,7 +143,7 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     splits = [split for split in SPLIT_SHAPES if split in set(frame["split"])]
     points = (
         alt.Chart(frame)
-        .mark_point(filled=True, size=110)
+        .mark_point(filled=True, size=110, opacity=1)
         .encode(
             x=x,
             y=alt.Y("ratio:Q", title=title, scale=alt.Scale(zero=True)),
@@ -151,7 +151,9 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
             shape=alt.Shape(
                 "split:N",
                 scale=scale(splits, SPLIT_SHAPES),
-                legend=alt.Legend(title="Hessian on", orient="bottom", symbolFillColor=NEUTRAL),
+                legend=alt.Legend(
+                    title="Hessian on", titleOrient="left", orient="bottom", symbolFillColor=NEUTRAL
+                ),
             ),
             tooltip=[
                 alt.Tooltip("series:N", title="line"),

@@ -37,8 +37,8 @@ ALL_PARAMETERS = "all"  # the name of the subset without patterns
 
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
-    "spectrum": ":material/blur_linear: Spectrum and accuracy",
-    "size": ":material/bubble_chart: Network size",
+    "spectrum": ":material/blur_linear: Spectrum",
+    "size": ":material/bubble_chart: Size",
 }
 
 # Sparsities ρ = k/D to compare at, the paper's among them.

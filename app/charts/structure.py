@@ -1,0 +1,317 @@
+"""Where an overlap lies: in which layers, at which magnitudes; how alike pairs are; and what it cost."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from app.charts.base import (
+    MODEL_COLORS,
+    NEUTRAL,
+    error_bars,
+    layered,
+    legend,
+    model_colors,
+    over_steps,
+    scale,
+    step_axis,
+    whole_axis,
+    zoom,
+)
+
+BAR_HEIGHT = 26  # px, of a row of bars
+ROW_HEIGHT = 24
+MOST_LAYERS = 40  # rows before the smallest are left out
+
+SHARE_LABELS = {
+    "share": "parameters",
+    "mask": "mask",
+    "eigenspace": "eigenspace",
+    "overlap": "overlap",
+}
+SHARE_COLORS = {
+    "parameters": NEUTRAL,
+    "mask": MODEL_COLORS[0],
+    "eigenspace": MODEL_COLORS[1],
+    "overlap": MODEL_COLORS[2],
+}
+SHARE_SHAPES = {"mask": "square", "eigenspace": "circle", "overlap": "diamond"}
+
+
+def stages(frame: pd.DataFrame) -> alt.LayerChart:
+    """Time of each stage of an analysis, in the order they ran, with its Hessian-vector products.
+
+    Args:
+        frame: ``AnalysisDetail.stages``: stage, seconds, hvps.
+    """
+    frame = frame.assign(
+        share=frame["seconds"] / frame["seconds"].sum(),
+        words=[
+            f"{seconds:.3g} s" + (f" · {hvps:,} products" if hvps else "")
+            for seconds, hvps in zip(frame["seconds"], frame["hvps"], strict=True)
+        ],
+    )
+    y = alt.Y("stage:N", sort=frame["stage"].tolist(), title=None, axis=alt.Axis(labelLimit=120))
+    # Room on the right for the words beside the longest bar.
+    x = alt.X(
+        "seconds:Q",
+        title="time in s",
+        scale=alt.Scale(domain=[0, float(frame["seconds"].max()) * 1.5 or 1.0], nice=False),
+        axis=alt.Axis(tickCount=5),
+    )
+    tooltip = [
+        alt.Tooltip("stage:N"),
+        alt.Tooltip("seconds:Q", title="time in s", format=".4g"),
+        alt.Tooltip("share:Q", title="share of all", format=".1%"),
+        alt.Tooltip("hvps:Q", title="Hessian-vector products", format=",d"),
+    ]
+    base = alt.Chart(frame).encode(x=x, y=y, tooltip=tooltip)
+    bars = base.mark_bar(color=MODEL_COLORS[0])
+    words = base.mark_text(align="left", dx=5, color=NEUTRAL).encode(text="words:N")
+    return layered(bars, words, height=BAR_HEIGHT * len(frame) + 60)
+
+
+def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
+    """What each parameter tensor has of the parameters (a bar), of the mask, of the eigenspace and of their
+    overlap (points), a row each, in the model's order.
+
+    Args:
+        frame: ``queries.layer_shares`` at one k: position, name, parameters, mask, eigenspace, overlap. The
+            ``MOST_LAYERS`` tensors with the largest of these shares are drawn.
+    """
+    frame = frame.assign(share=frame["parameters"] / frame["parameters"].sum())
+    largest = frame[list(SHARE_LABELS)].max(axis=1)
+    frame = frame.loc[largest.nlargest(MOST_LAYERS).index].sort_values("position")
+    y = alt.Y(
+        "name:N",
+        sort=frame["name"].tolist(),
+        title=None,
+        axis=alt.Axis(labelLimit=alt.ExprRef("width < 300 ? 100 : 220")),
+    )
+    top = float(frame[list(SHARE_LABELS)].max().max()) * 1.05
+    axis = alt.Axis(format="~p", tickCount=alt.ExprRef("width < 450 ? 4 : 8"))
+    x = alt.X("value:Q", title="share of all", scale=alt.Scale(domain=[0, top], nice=False), axis=axis)
+    tooltip = [
+        alt.Tooltip("name:N", title="tensor"),
+        alt.Tooltip("parameters:Q", format=",d"),
+        *(
+            alt.Tooltip(f"{column}:Q", title=f"share of the {label}", format=".2%")
+            for column, label in SHARE_LABELS.items()
+        ),
+    ]
+    rows = pd.concat(frame.assign(kind=label, value=frame[column]) for column, label in SHARE_LABELS.items())
+    bars = rows[rows["kind"] == "parameters"]
+    points = rows[rows["kind"] != "parameters"].dropna(subset="value")
+    names = list(SHARE_SHAPES)
+    keys = legend("share of", column_width=105)
+    return layered(
+        alt.Chart(bars).mark_bar(color=NEUTRAL, opacity=0.3).encode(x=x, y=y, tooltip=tooltip),
+        alt.Chart(points)
+        .mark_point(filled=True, size=75, opacity=0.9)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("kind:N", scale=scale(names, SHARE_COLORS), legend=keys),
+            shape=alt.Shape("kind:N", scale=scale(names, SHARE_SHAPES), legend=keys),
+            tooltip=tooltip,
+        ),
+        height=ROW_HEIGHT * len(frame) + 110,
+    )
+
+
+def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.LayerChart:
+    """Mass of the eigenspace on parameters of about the same |θ|, as ratio to the mean of all, on log axes.
+
+    Args:
+        frame: ``queries.magnitude_bins`` at one k: smallest and largest |θ| of each bin, count, and mean,
+            low, median and high (10 %, 50 % and 90 % quantiles) of the mass, which is 1/D on average.
+        parameters: D.
+        color: The model's colour.
+    """
+    masses = ["mean", "low", "median", "high"]
+    frame = frame[frame["largest"] > 0]
+    frame = frame.assign(**{name: frame[name] * parameters for name in masses})
+    middle = np.sqrt(frame["largest"] * frame["smallest"].clip(lower=frame["largest"] * 1e-3))
+    frame = frame.assign(magnitude=middle)
+    drawn = frame["mean"] > 0
+    floor = float(frame.loc[drawn, ["mean", "low"]].clip(lower=1e-6).min().min()) if drawn.any() else 0.1
+    bands = frame.assign(low=frame["low"].clip(lower=floor), high=frame["high"].clip(lower=floor))
+    ends = [float(middle.min()), float(middle.max()) * 1.02]
+    x = alt.X(
+        "magnitude:Q",
+        title="|θ|, magnitude of the weight",
+        scale=alt.Scale(type="log", domain=ends, nice=False),
+        axis=alt.Axis(format="~g", tickCount=alt.ExprRef("width < 450 ? 4 : 8")),
+    )
+    y = alt.Y(
+        "mean:Q",
+        title="mass of Vₖ ÷ mean",
+        scale=alt.Scale(type="log", domain=[floor / 1.5, float(bands[["mean", "high"]].max().max()) * 2]),
+        axis=alt.Axis(format="~g", tickCount=6),
+    )
+    tooltip = [
+        alt.Tooltip("smallest:Q", title="|θ| from", format=".3g"),
+        alt.Tooltip("largest:Q", title="|θ| to", format=".3g"),
+        alt.Tooltip("count:Q", title="parameters", format=",d"),
+        alt.Tooltip("mean:Q", title="mean mass ÷ mean of all", format=".3g"),
+        alt.Tooltip("median:Q", title="median", format=".3g"),
+        alt.Tooltip("low:Q", title="10 % quantile", format=".3g"),
+        alt.Tooltip("high:Q", title="90 % quantile", format=".3g"),
+    ]
+    band = (
+        alt.Chart(bands)
+        .mark_area(color=color, opacity=0.2)
+        .encode(x=x, y=alt.Y("low:Q", title="mass of Vₖ ÷ mean"), y2="high:Q")
+    )
+    shown = alt.Chart(frame[drawn])
+    line = shown.mark_line(color=color, strokeWidth=2.5).encode(x=x, y=y)
+    points = shown.mark_point(filled=True, color=color, size=45, opacity=1).encode(x=x, y=y, tooltip=tooltip)
+    chance = pd.DataFrame({"level": [1.0]})
+    level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    words = alt.Chart(chance).mark_text(
+        align="left", baseline="bottom", dx=4, dy=-4, color=NEUTRAL, text="chance: the mean of all"
+    )
+    return layered(
+        band, level, line, points.add_params(zoom()), words.encode(x=alt.value(0), y="level:Q"), height=360
+    )
+
+
+def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
+    """How alike two training steps are, for all pairs, from 0 to 1 on one colour scale for all heatmaps.
+
+    Args:
+        frame: first_step, second_step, value; both orders of every pair; and chance.
+        title: Of the value.
+    """
+    steps = [str(step) for step in sorted(set(frame["first_step"]) | set(frame["second_step"]))]
+    frame = frame.assign(first=frame["first_step"].astype(str), second=frame["second_step"].astype(str))
+    axis = alt.Axis(labelOverlap=True, labelAngle=0, grid=False)
+    x = alt.X("first:O", sort=steps, title="training step", axis=axis)
+    y = alt.Y("second:O", sort=steps[::-1], title="training step", axis=axis)
+    tooltip = [
+        alt.Tooltip("first_step:Q", title="step", format=",d"),
+        alt.Tooltip("second_step:Q", title="and step", format=",d"),
+        alt.Tooltip("value:Q", title=title, format=".3f"),
+        alt.Tooltip("chance:Q", title="chance", format=".3g"),
+    ]
+    cells = (
+        alt.Chart(frame)
+        .mark_rect()
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(domain=[0, 1], scheme="viridis"),
+                legend=alt.Legend(title=title, orient="top", gradientLength=160, tickCount=5, format="~g"),
+            ),
+            tooltip=tooltip,
+        )
+    )
+    if len(steps) > 12:
+        return layered(cells, height=360)
+    words = (
+        alt.Chart(frame)
+        .mark_text(fontSize=alt.ExprRef("width < 330 ? 0 : 10"))
+        .encode(
+            x=x,
+            y=y,
+            text=alt.Text("value:Q", format=".2f"),
+            color=alt.condition("datum.value > 0.6", alt.value("#000000"), alt.value("#ffffff")),
+            tooltip=tooltip,
+        )
+    )
+    return layered(cells, words, height=380)
+
+
+def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> alt.LayerChart:
+    """A Grassmannian metric against training step, with that of random subspaces as a band.
+
+    Args:
+        frame: model, split, series, step, height, low and high (both ends of the stated error; NaN where
+            unknown), random_mean, random_low and random_high, k, parameters.
+        colors: Colour of every model by name.
+        title: Of the metric.
+    """
+    x = step_axis(frame)
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("k:Q", format=",d"),
+        alt.Tooltip("height:Q", title=title, format=".4g"),
+        alt.Tooltip("random_mean:Q", title="random subspaces, mean", format=".4g"),
+    ]
+    lines, points = over_steps(frame, title, colors, tooltip, zero=False)
+    drawn = frame.drop_duplicates(["random_mean", "step"])
+    y = alt.Y("random_low:Q", title=title, scale=alt.Scale(zero=False))
+    band = alt.Chart(drawn).mark_area(color=NEUTRAL, opacity=0.25)
+    level = alt.Chart(drawn).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+    by = alt.Detail("random_mean:N")
+    known = frame.dropna(subset=["low", "high"])
+    return layered(
+        band.encode(x=x, y=y, y2="random_high:Q", detail=by),
+        level.encode(x=x, y=alt.Y("random_mean:Q", title=title), detail=by),
+        error_bars(known, x, title, model_colors(colors, frame)),
+        lines,
+        points,
+        height=300,
+    )
+
+
+METRIC_COLORS = (*MODEL_COLORS, NEUTRAL)
+METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
+
+
+def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.LayerChart:
+    """How every metric sees two random subspaces of R^D, against their dimension k.
+
+    Args:
+        frame: ``random_study`` of one D: k, metric, normalised_mean, normalised_std, mean, std.
+        labels: Name of every metric.
+        k: The dimension to mark.
+    """
+    frame = frame.assign(
+        label=frame["metric"].map(labels),
+        low=frame["normalised_mean"] - frame["normalised_std"],
+        high=frame["normalised_mean"] + frame["normalised_std"],
+    )
+    names = [labels[metric] for metric in labels]
+    x = alt.X("k:Q", title="k, dimension of both", scale=alt.Scale(type="log", nice=False), axis=whole_axis())
+    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1", scale=alt.Scale(domain=[0, 1], clamp=True))
+    keys = legend(column_width=165)
+    color = alt.Color(
+        "label:N", scale=scale(names, dict(zip(names, METRIC_COLORS, strict=True))), legend=keys
+    )
+    lines = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2.5)
+        .encode(
+            x=x,
+            y=y,
+            color=color,
+            strokeDash=alt.StrokeDash(
+                "label:N", scale=scale(names, dict(zip(names, METRIC_DASHES, strict=True))), legend=keys
+            ),
+        )
+    )
+    points = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=35)
+        .encode(
+            x=x,
+            y=y,
+            color=color,
+            tooltip=[
+                alt.Tooltip("label:N", title="metric"),
+                alt.Tooltip("k:Q", format=",d"),
+                alt.Tooltip("normalised_mean:Q", title="likeness, mean", format=".4g"),
+                alt.Tooltip("normalised_std:Q", title="likeness, std", format=".2g"),
+                alt.Tooltip("mean:Q", title="raw, mean", format=".4g"),
+                alt.Tooltip("std:Q", title="raw, std", format=".2g"),
+            ],
+        )
+    )
+    band = alt.Chart(frame).mark_area(opacity=0.2).encode(x=x, y="low:Q", y2="high:Q", color=color)
+    mark = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(x="k:Q")
+    return layered(band, mark, lines, points)

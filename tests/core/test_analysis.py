@@ -1,5 +1,6 @@
 """A whole analysis of a real checkpoint against curvlinops and scipy's Lanczos in fp64."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def truth(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The leading 2·K eigenvalues by |λ|, and the overlap curve, by other people's code."""
     torch.manual_seed(seed)
-    model = architectures.build("tanh-mlp").double()
-    subset = data.balanced_subset(data.load("digits", "test"), 100, 0)
+    model = architectures.build("tanh-mlp")
+    subset = data.fitting_subset("digits", "test", 100, 0, model)
+    model.double()
     batches = [(subset.x.double(), subset.y)]
     parameters = [p for name, p in model.named_parameters() if name.startswith(layer)]
     operator = kind(model, nn.CrossEntropyLoss(), parameters, batches).to_scipy()
@@ -207,6 +209,18 @@ def test_the_same_settings_give_the_same_numbers_and_hashes(tmp_path: Path) -> N
     np.testing.assert_array_equal(first.overlap, again.overlap)
     assert first.data_sha256 == again.data_sha256
     assert analyse(path, settings(seed=1)).data_sha256 != first.data_sha256
+
+
+@pytest.mark.parametrize("name", ["digits", "random(1x16x16)"])
+def test_the_record_tells_which_samples_and_whether_they_are_made_up(tmp_path: Path, name: str) -> None:
+    result = analyse(checkpoint(tmp_path, 0), settings(data=name, samples=50, k=2))
+    told = json.loads(json.dumps(result.to_json()))["record"]["data"]
+    assert told["samples"] == 50
+    assert told["synthetic"] == name.startswith("random")
+    whole, index = data.load(name, "test"), torch.tensor(told["indices"])
+    assert torch.bincount(whole.y[index]).tolist() == [5] * 10
+    again = data.Subset(name, whole.take(index), whole.y[index], index, told["synthetic"])
+    assert data.content_hash(again) == result.data_sha256
 
 
 def test_progress_only_grows_and_may_stop_the_analysis(tmp_path: Path) -> None:

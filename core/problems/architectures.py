@@ -224,11 +224,11 @@ def _checked(spec: Spec) -> Spec:
         raise SettingsError(f"'{spec}' gives {spec.argument} without a name; write options as name=value.")
     if not spec.options:
         return spec
-    defaults = _options(spec.name)
+    defaults = _candidates(spec.name)
     values: dict[str, Value] = {}
     for name, value in spec.options:
-        if name not in defaults:
-            known = ", ".join(defaults) or "none"
+        if name not in defaults or not _matters(spec.name, name):
+            known = ", ".join(_options(spec.name)) or "none"
             raise SettingsError(f"{spec.name} has no option '{name}'; it has {known}.")
         values[name] = _of_kind(defaults[name], name, value)
     return Spec(spec.name, tuple(values.items())).without(defaults)
@@ -301,19 +301,18 @@ def _construct(name: str, options: Mapping[str, Value]) -> nn.Module:
     return zoo.torchvision_model(name, options)
 
 
-@cache
 def _options(name: str) -> Mapping[str, Value]:
     """Default by option: those that can be given, and make a difference."""
-    candidates = _candidates(name)
-    if name in _OWN or name in plugins.registry().architectures:
-        return candidates
-    usual = _shapes(Spec(name))
+    return {option: default for option, default in _candidates(name).items() if _matters(name, option)}
 
-    def matters(option: str, default: Value) -> bool:
-        other = Spec(name, ((option, _other(default)),))
-        return zoo.is_certain(name, option) or _attempt(other) not in (None, usual)
 
-    return {option: default for option, default in candidates.items() if matters(option, default)}
+@cache
+def _matters(name: str, option: str) -> bool:
+    """Whether a candidate is an option: known to be one, or taken by the constructor and seen in the shapes."""
+    if name in _OWN or name in plugins.registry().architectures or zoo.is_certain(name, option):
+        return True
+    other = Spec(name, ((option, _other(_candidates(name)[option])),))
+    return _attempt(other) not in (None, _without_counters(_skeleton(name).state_dict()))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
@@ -50,7 +51,7 @@ def fitting_architectures(checkpoint: Checkpoint) -> list[str]:
 def _proposed(shapes: frozenset[tuple[str, Shape]], prefix: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for each in _prefixes(prefix):
-        named = _with_counters({each + name: shape for name, shape in shapes})
+        named = {each + name: shape for name, shape in shapes}
         for name in architectures.names():
             spec = architectures.infer(name, named)
             if spec is not None:
@@ -62,14 +63,6 @@ def _prefixes(prefix: str) -> list[str]:
     """Ways of naming: without what was removed, and with its inner parts, which may be the network's own."""
     parts = [f"{part}." for part in prefix.split(".") if part]
     return ["".join(parts[start:]) for start in range(len(parts), -1, -1)]
-
-
-def _with_counters(shapes: dict[str, Shape]) -> dict[str, Shape]:
-    for name in list(shapes):
-        layer, _, kind = name.rpartition(".")
-        if kind == "running_mean":
-            shapes.setdefault(f"{layer}.{_COUNTER}" if layer else _COUNTER, ())
-    return shapes
 
 
 def _named_for(expected: Iterable[str], checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -85,18 +78,35 @@ def _differences(checkpoint: Checkpoint, architecture: str) -> list[str]:
     """What keeps the tensors from fitting, in the architecture's order; empty if they fit."""
     expected = architectures.expected_tensors(architecture)
     found = _named_for(expected, checkpoint)
+    ties = _ties(expected)
+    present = {name for tied in ties if not found.keys().isdisjoint(tied) for name in tied}
     differences = []
     for name, tensor in expected.items():
         if name not in found:
-            if name.rpartition(".")[2] != _COUNTER:
+            if name not in present and name.rpartition(".")[2] != _COUNTER:
                 differences.append(f"{name} is missing")
         elif found[name].shape != tensor.shape:
             shapes = f"{_shape(found[name])} instead of {_shape(tensor)}"
             differences.append(f"{name} is {shapes}")
         elif tensor.is_floating_point() and not found[name].is_floating_point():
             differences.append(f"{name} holds integers")
+    for tied in ties:
+        held = [name for name in tied if name in found]
+        differences += [
+            f"{name} differs from {held[0]}, which is the same tensor there"
+            for name in held[1:]
+            if not found[name].equal(found[held[0]])
+        ]
     differences += [f"{shown(name)} is unexpected" for name in found if name not in expected]
     return differences
+
+
+def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of every tensor that has more than one."""
+    names = defaultdict(list)
+    for name, tensor in tensors.items():
+        names[id(tensor)].append(name)
+    return [tied for tied in names.values() if len(tied) > 1]
 
 
 def _shape(tensor: Tensor) -> str:
@@ -106,18 +116,11 @@ def _shape(tensor: Tensor) -> str:
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights and buffers into a model of an architecture that ``check_fits`` accepted.
 
-    Raises:
-        CheckpointError: If weights that are one tensor in the model are different ones in the file.
+    Of tied weights one name is enough.
     """
-    state = _named_for(model.state_dict(), checkpoint)
+    tensors = model.state_dict(keep_vars=True)
+    state = dict(_named_for(tensors, checkpoint))
+    for tied in _ties(tensors):
+        held = next(state[name] for name in tied if name in state)
+        state = dict.fromkeys(tied, held) | state
     model.load_state_dict(state)
-    _check_tied(model, state, checkpoint.name)
-
-
-def _check_tied(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    for key, parameter in model.named_parameters(remove_duplicate=False):
-        if not parameter.detach().equal(state[key]):
-            raise CheckpointError(
-                f"'{key}' in '{name}' differs from the tensor it is tied to; choose an architecture where "
-                "it is a weight of its own."
-            )

@@ -58,7 +58,9 @@ _BYTES_OF_STORAGE = {
     **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
     "ComplexDouble": 16,
 }
-_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as protocol 2 writes them
+# Protocol 2 writes the names of Python 2.
+_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_OLD_NAMES = {"builtins.long": "builtins.int", "builtins.unicode": "builtins.str"}
 
 
 class Inert:
@@ -313,6 +315,7 @@ class Walk:
     def _import(self, argument: str) -> _Global:
         module, _, attribute = argument.partition(" ")
         name = f"{_OLD_MODULES.get(module, module)}.{attribute}"
+        name = _OLD_NAMES.get(name, name)
         if name in _NOT_DENSE:
             raise self._not_dense()
         if name in HARMLESS:

@@ -51,11 +51,7 @@ def fitting_architectures(checkpoint: Checkpoint) -> list[str]:
 def _proposed(shapes: frozenset[tuple[str, Shape]], prefix: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for each in _prefixes(prefix):
-        named = {each + name: shape for name, shape in shapes}
-        for name in architectures.names():
-            spec = architectures.infer(name, named)
-            if spec is not None:
-                found[spec] = None
+        found |= dict.fromkeys(architectures.fitting({each + name: shape for name, shape in sorted(shapes)}))
     return tuple(found)
 
 

@@ -58,7 +58,7 @@ def overlap_curve(
         log_k: Log axis for k.
         log_overlap: Log axis for the overlap.
     """
-    frame = thin(frame, log_k)
+    frame = thin(frame, log_k)[["mask", "k", "overlap", "std", "error", "chance", "ratio"]]
     chance = frame.drop_duplicates("k").assign(series=CHANCE_LABEL, overlap=lambda rows: rows["chance"])
     lines = pd.concat([frame.assign(series=frame["mask"].map(MASK_LABELS)), chance])
     names = present(CURVE_LABELS, lines["series"])
@@ -171,7 +171,7 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
         log_k: Log axis for k.
         top: Upper end of the overlap axis, to give neighbouring panels the same one.
     """
-    frame = thin(frame, log_k)
+    frame = thin(frame, log_k)[["step", "k", "overlap", "error", "chance"]]  # a browser needs no more
     x, color = k_axis(frame, log_k), step_colors(frame)
     curves = (
         alt.Chart(frame)

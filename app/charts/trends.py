@@ -83,7 +83,7 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         frame: ``queries.eigenvalues`` of one line: step, position, value, magnitude, residual. Exact zeros
             have no place on a log axis and are left out.
     """
-    frame = frame[frame["magnitude"] > 0]
+    frame = frame.loc[frame["magnitude"] > 0, ["step", "position", "value", "magnitude", "residual"]]
     x = alt.X(
         "position:Q",
         title="position, by descending |λ|",

@@ -1,0 +1,232 @@
+"""A study in one file: an HTML page with its charts, which needs a browser and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from sqlalchemy.orm import Session
+
+from app import charts
+from app.charts import pictures
+from app.common import matrix
+from core.results import queries
+from core.results.models import Mask
+from core.results.store import StoreError
+
+PANEL_POINTS = 150  # values of k of a curve, evenly spaced and on a log axis
+MOST_PANELS = 24
+MOST_ROWS = 500  # of the table of analyses
+
+QUESTION = (
+    "Overlap is the mean share of the top-k Hessian eigenvectors' squared entries on the k largest weights; "
+    "its chance level is k/D, with D the number of parameters. Every number has its error beside it: "
+    "residuals ‖Hv − λv‖ for eigenvalues, a stated error for overlaps."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chart of the report with its title and how to read it."""
+
+    title: str
+    how: str
+    chart: alt.LayerChart
+
+
+def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho: float | None = None) -> str:
+    """The HTML page of these finished analyses.
+
+    Args:
+        s: A reading session.
+        title: Of the page.
+        ids: The analyses.
+        k: Size at which they are compared over training; the largest that all of them reach if neither this
+            nor ``rho`` is given.
+        rho: Sparsity k/D to compare at instead.
+
+    Raises:
+        StoreError: If none of them is finished.
+    """
+    analyses = queries.comparable(s)
+    analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
+    if analyses.empty:
+        raise StoreError("There is no finished analysis to report; wait for one, or choose other models.")
+    analyses = analyses.assign(series=charts.name_series(analyses))
+    if k is None and rho is None:
+        k = int(analyses["k"].min())
+    colors = {
+        name: charts.model_color(number)
+        for number, name in zip(analyses["model_id"], analyses["model"], strict=True)
+    }
+    sections = list(_sections(s, analyses, colors, k, rho))
+    return _page(title, _models(s, analyses), sections, _analyses(s, analyses, k, rho))
+
+
+def _sections(
+    s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int | None, rho: float | None
+) -> Iterator[Section]:
+    ids = analyses["analysis_id"].tolist()
+    series = analyses[["analysis_id", "series"]]
+    size = f"k = {k:,}" if rho is None else f"ρ = {rho:g}"
+    points = queries.overlap_by_step(s, k, rho=rho, ids=ids, masks=(Mask.magnitude, Mask.random))
+    points = points.merge(series, on="analysis_id")
+    if len(points):
+        how = "Dotted: chance; grey: mean ± std of random masks; bars: the stated error."
+        yield Section(f"Overlap over training, {size}", how, charts.overlap_by_step(points, colors))
+        yield Section(
+            f"Ratio to chance over training, {size}",
+            "At 1, the largest weights have no more of the eigenspace than any others.",
+            charts.overlap_by_step(points, colors, "ratio"),
+        )
+        last = points[points["mask"] == Mask.magnitude].sort_values("step")
+        last = last.drop_duplicates("series", keep="last")
+        if last["parameters"].nunique() > 1:
+            how = "Each model and split at its last analysed step."
+            yield Section(
+                f"Ratio to chance against network size, {size}", how, charts.ratio_by_size(last, colors)
+            )
+    values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(series, on="analysis_id")
+    how = "The eigenvalue of largest |λ| at each checkpoint, with its sign; a bar is its residual."
+    yield Section(
+        "Largest eigenvalue over training", how, charts.lambda_by_step(values.query("position == 1"), colors)
+    )
+    metrics = queries.recorded_metrics(s, sorted(analyses["model"].unique()))
+    for metric in metrics["metric"].unique():
+        how = "As the checkpoints recorded it."
+        yield Section(
+            f"{metric.capitalize()} over training", how, charts.recorded_by_step(metrics, colors, metric)
+        )
+    curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
+    curves = curves.merge(series, on="analysis_id")
+    top = float(curves["overlap"].max()) * 1.05
+    for name in sorted(analyses["series"].unique())[:MOST_PANELS]:
+        how = (
+            "A curve per training step, the early ones dark, with a band of its stated error; dotted: chance."
+        )
+        panel = curves[curves["series"] == name]
+        yield Section(f"Overlap against k: {name}", how, charts.overlap_by_k(panel, top=top))
+        how = "A curve per training step, early ones dark, with a band of its residuals."
+        yield Section(f"Spectrum: {name}", how, charts.spectra_by_step(values[values["series"] == name]))
+
+
+def _models(s: Session, analyses: pd.DataFrame) -> pd.DataFrame:
+    models = queries.models(s)
+    models = models[models["name"].isin(analyses["model"])]
+    return pd.DataFrame(
+        {
+            "model": models["name"],
+            "architecture": models["architecture"],
+            "parameters": models["parameters"].map("{:,}".format),
+            "checkpoints": models["checkpoints"],
+        }
+    )
+
+
+def _analyses(s: Session, analyses: pd.DataFrame, k: int | None, rho: float | None) -> pd.DataFrame:
+    """A row for each analysis: what it is of, its numbers with their errors, and what they were made with."""
+    points = queries.overlap_by_step(s, k, rho=rho, ids=analyses["analysis_id"].tolist())
+    points = points.set_index("analysis_id")
+    rows = []
+    for each in analyses.head(MOST_ROWS).itertuples():
+        row = {
+            "analysis": each.analysis_id,
+            "model": each.model,
+            "step": f"{each.step:,}",
+            "matrix": matrix(each),
+            "data": f"{each.data[:24]}, N = {each.samples:,}, seed {each.seed}",
+            "D": f"{each.parameters:,}",
+            "method": f"{each.method}, k = {each.k:,}",
+            "resolved k": "unknown" if pd.isna(each.resolved_k) else f"{each.resolved_k:,.0f}",
+        }
+        if each.analysis_id in points.index:
+            point = points.loc[each.analysis_id]
+            error = "" if pd.isna(point["error"]) else f" ± {point['error']:.1g}"
+            row |= {
+                f"overlap at {'ρ' if rho else 'k'} = {rho or k:g}": f"{point['overlap']:.4g}{error}",
+                "÷ chance": f"{point['ratio']:.3g}",
+                "λ₁": f"{point['lambda_max']:.4g}",
+            }
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+# --- HTML -------------------------------------------------------------------------------------------------
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
+  background: light-dark(#fff, #171614); color: light-dark(#262730, #fafafa); }
+h1 { margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 0 0 .2rem; } p { margin: .3rem 0; }
+.how, .made { color: light-dark(#666, #aaa); font-size: .9rem; }
+.charts { display: grid; gap: 2rem 1.5rem; margin: 2rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+section { min-width: 0; } .chart { width: 100%; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
+th, td { text-align: left; padding: .25rem .7rem .25rem 0; white-space: nowrap;
+  border-bottom: 1px solid light-dark(#ddd, #444); }
+"""
+
+_DRAW = """
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+const ink = dark ? "#d0d0d0" : "#444444", lines = dark ? "#3a3a3a" : "#e6e6e6";
+const config = { background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
+  axis: { labelColor: ink, titleColor: ink, gridColor: lines, domainColor: ink, tickColor: ink, titleFontWeight: "normal" },
+  legend: { labelColor: ink, titleColor: ink, titleFontWeight: "normal" } };
+for (const place of document.querySelectorAll(".chart")) {
+  const spec = JSON.parse(place.nextElementSibling.textContent);
+  vegaEmbed(place, spec, { config, renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } });
+}
+"""  # noqa: E501
+
+
+def _page(title: str, models: pd.DataFrame, sections: Sequence[Section], analyses: pd.DataFrame) -> str:
+    drawn = "\n".join(_section(section) for section in sections)
+    made = f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="made">SEIGH Lab, {made}</p>
+<p>{QUESTION}</p>
+<div class="table">{models.to_html(index=False, border=0, escape=True)}</div>
+<div class="charts">
+{drawn}
+</div>
+<h2>Analyses</h2>
+<div class="table">{analyses.to_html(index=False, border=0, escape=True)}</div>
+<script>{_embed()}</script>
+<script>{_DRAW}</script>
+</body>
+</html>
+"""
+
+
+def _section(section: Section) -> str:
+    specification = json.dumps(pictures.specification(section.chart, "container"))
+    return f"""<section>
+<h2>{escape(section.title)}</h2>
+<p class="how">How to read this: {escape(section.how)}</p>
+<div class="chart" role="img" aria-label="{escape(section.title, quote=True)}"></div>
+<script type="application/json">{specification.replace("<", chr(92) + "u003c")}</script>
+</section>"""
+
+
+@functools.lru_cache(maxsize=1)
+def _embed() -> str:
+    """Vega, Vega-Lite and Vega-Embed, which put ``vegaEmbed`` into the page."""
+    bundle: str = vl_convert.javascript_bundle()
+    return bundle.replace("</script", "<\\/script")

@@ -1,7 +1,8 @@
 """Which device computes, what it is, and how much memory it has.
 
 A process that has asked CUDA anything cannot fork children that use it. The main process of a worker, which
-does fork, therefore asks a process of its own: ``describe_apart``.
+does fork, therefore asks a process of its own: ``describe_apart``. Torch is imported where it is needed: what
+starts a worker on a CPU gets by without.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from core.settings import SettingsError
 
+if TYPE_CHECKING:
+    import torch
+
 _CGROUP = Path("/sys/fs/cgroup")
+# Where the drivers of GPUs are reached: NVIDIA's, AMD's, and either's from within Windows.
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+
 _SECONDS = 120.0  # to import torch from a cold disk and to wake a driver
 
 
@@ -29,6 +35,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         SettingsError: If there is no such device, or torch cannot use it here.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -59,6 +67,10 @@ class Device:
 
 def describe(name: str) -> Device:
     """The facts about the device ``name``, as for ``pick_device``."""
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return Device("cpu", _processor(), _machine_memory())
+    import torch
+
     device = pick_device(name)
     if device.type != "cuda":
         return Device(device.type, _processor(), _machine_memory())
@@ -72,7 +84,7 @@ def describe_apart(name: str) -> Device:
     Raises:
         SettingsError: As ``pick_device``, or if the device does not answer in time.
     """
-    if name == "cpu":
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return describe(name)
     command = [sys.executable, "-m", "core.device", name]
     # Where this file is, not where the process happens to be.
@@ -91,6 +103,8 @@ def available_memory(device: torch.device) -> int:
     """Bytes that this process may count on: of a GPU, without what other processes have of it; of the
     machine, what it or its container has in all."""
     if device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device)
     return _machine_memory()
@@ -109,6 +123,10 @@ def free_memory(device: torch.device) -> int:
         held = int((_CGROUP / "memory.current").read_text())
         free = min(free, limit - held + _entry(_CGROUP / "memory.stat", "inactive_file"))
     return max(0, free)
+
+
+def _may_have_gpu() -> bool:
+    return sys.platform != "linux" or any(driver.exists() for driver in _DRIVERS)
 
 
 def _machine_memory() -> int:

@@ -17,9 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, sessionmaker
 
 # How long a writer waits for the one before it. SQLite has one writer at a time; ours take milliseconds.
@@ -95,12 +93,28 @@ def migrate(url: str, revision: str = "head") -> None:
     All or nothing, and safe when several processes do it at the same time: one works, the others wait
     and find it done.
     """
+    from alembic import command  # what only looks into the database need not wait for Alembic
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with migration_connection(url) as connection:
         config.attributes["connection"] = connection
         move = command.downgrade if revision in ("base", "-1") else command.upgrade
         move(config, revision)
+
+
+def revision(url: str) -> str | None:
+    """The revision that the database at ``url`` is at; None if it has never been migrated."""
+    with sessions(url)() as s:
+        if not inspect(s.connection()).has_table("alembic_version"):
+            return None
+        return s.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def newest_revision() -> str:
+    """The revision that this program needs; those of migrations are their files' first four digits."""
+    return max(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9][0-9][0-9][0-9]_*.py"))
 
 
 @contextmanager

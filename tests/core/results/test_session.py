@@ -7,11 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.results import queries
-from core.results.session import close, engine, migrate, sessions
+from core.results.session import close, engine, migrate, newest_revision, revision, sessions
 from tests.core.results import lab
 
 
@@ -102,3 +104,17 @@ def test_a_forked_child_has_connections_of_its_own(url: str) -> None:
     assert process.exitcode == 0
     with maker() as s:
         assert queries.models(s).set_index("name")["checkpoints"].to_dict() == {"child": 20, "parent": 20}
+
+
+def test_a_database_tells_its_revision(empty_url: str) -> None:
+    assert revision(empty_url) is None
+    migrate(empty_url, "0002")
+    assert revision(empty_url) == "0002"
+    migrate(empty_url)
+    assert revision(empty_url) == newest_revision()
+
+
+def test_the_newest_revision_is_the_one_that_alembic_ends_at() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[3] / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == newest_revision()

@@ -127,14 +127,13 @@ def describe(name: str, *, env: Settings | None = None) -> Description:
     if name not in originals.ORIGINALS:
         raise _unknown(name)
     original, folder = originals.ORIGINALS[name], env.data_folder
-    paths = tuple(original.paths(folder))
-    missing = tuple(path for path in paths if not path.exists())
+    missing = tuple(original.missing(folder))
     return Description(
         name,
         original.about,
         original.shape,
         original.classes,
-        paths,
+        tuple(original.paths(folder)),
         missing,
         f"Set {originals.VARIABLE} to the folder that has them, or {original.how(folder)}."
         if missing

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets, transforms
 from torchvision.datasets.utils import check_integrity
@@ -77,6 +77,10 @@ class Original:
         names = dict.fromkeys(name for each in splits for name in self.files[each])
         return [folder / self.folder / name for name in names]
 
+    def missing(self, folder: Path, split: str | None = None) -> list[Path]:
+        """Those of them that are not there, or not for this user."""
+        return [path for path in self.paths(folder, split) if not os.path.exists(path)]
+
     def how(self, folder: Path) -> str:
         """How to get the files, as the end of a sentence."""
         return self.get.format(folder=folder)
@@ -107,7 +111,7 @@ class _Decoded:
     def _sample(self, number: int) -> Tensor:
         try:
             sample: Tensor = self._source[number][0]
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # what PIL raises
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL raises
             raise DataError(
                 f"The image '{self._source.samples[number][0]}' is damaged or gone; get it again."
             ) from error
@@ -126,21 +130,28 @@ def load(name: str, split: str, folder: Path) -> Dataset:
         DataError: If its files are missing or damaged.
     """
     original = ORIGINALS[name]
-    paths = original.paths(folder, split)
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
+    if missing := original.missing(folder, split):
+        names = ", ".join(path.name for path in missing)
         raise DataError(
-            f"The data set {name} is not there: '{folder / original.folder}' has no {', '.join(missing)}; "
+            f"The data set {name} is not there: '{folder / original.folder}' has no {names}; "
             f"set {VARIABLE} to the folder that {original.folder} is in, or {original.how(folder)}."
         )
-    # A folder for each class changes with its files.
-    entries = [entry for path in paths if path.is_dir() for entry in sorted(path.iterdir())]
-    stamp = tuple(path.stat().st_mtime_ns for path in paths + entries)
-    source = _opened(name, split, folder, stamp)
+    source = _opened(name, split, folder, _stamp(original.paths(folder, split)))
     y = torch.as_tensor(source.targets, dtype=torch.int64)
     return Dataset(
         name, _Decoded(source, original.shape, original.threads), y, class_names=tuple(source.classes)
     )
+
+
+def _stamp(paths: list[Path]) -> tuple[int, ...]:
+    """When files, or folders and those in them, have last changed; a folder changes with its files."""
+    try:
+        entries = [entry for path in paths if path.is_dir() for entry in sorted(path.iterdir())]
+        return tuple(path.stat().st_mtime_ns for path in paths + entries)
+    except OSError as error:
+        raise DataError(
+            f"'{error.filename}' cannot be read ({error.strerror}); allow it to the server."
+        ) from error
 
 
 # The pages ask again and again, and a listing of ImageNet's files takes a while; two are the splits of one.

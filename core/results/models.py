@@ -308,6 +308,71 @@ class OverlapPoint(Base):
     error: Mapped[float | None]
 
 
+class LayerShare(Base):
+    """What one parameter tensor has of V_k, of the mask of size k, and of their overlap: shares of the whole.
+
+    ``position`` counts the tensors in the model's order, from 0. A share of no overlap at all is unknown.
+    """
+
+    __tablename__ = "layer_share"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(300))
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    eigenspace: Mapped[float]
+    mask: Mapped[float]
+    overlap: Mapped[float | None]
+
+
+class MagnitudeBin(Base):
+    """Coordinates of about the same |θ|, and the mass ‖row of V_k‖² / k of one of them, 1/D on average.
+
+    ``position`` counts the bins from 0, that of the largest |θ|; ``low`` and ``high`` are the 10 % and 90 %
+    quantiles.
+    """
+
+    __tablename__ = "magnitude_bin"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    count: Mapped[int] = mapped_column(BigInteger)
+    largest: Mapped[float]
+    smallest: Mapped[float]
+    mean: Mapped[float]
+    low: Mapped[float]
+    median: Mapped[float]
+    high: Mapped[float]
+
+
+class SubspaceMetric(Base):
+    """A Grassmannian metric between the mask of size k and V_k, and over random subspaces instead of V_k.
+
+    ``error``, how far it may be from that of the true eigenspace, is known for some metrics only.
+    """
+
+    __tablename__ = "subspace_metric"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    k: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    metric: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[float]
+    error: Mapped[float | None]
+    random_mean: Mapped[float]
+    random_std: Mapped[float]
+
+
 class StageTiming(Base):
     """Seconds and HVPs of one stage of an analysis, in the order they ran."""
 

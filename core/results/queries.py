@@ -16,15 +16,20 @@ import pandas as pd
 from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
+from core.names import IOU, LARGEST
 from core.results.models import (
     Analysis,
     Checkpoint,
     Eigenvalue,
+    LayerShare,
+    MagnitudeBin,
     Mask,
     Model,
     OverlapPoint,
+    PairValue,
     StageTiming,
     State,
+    SubspaceMetric,
 )
 from core.results.store import StoreError
 
@@ -517,6 +522,211 @@ def comparable(s: Session) -> pd.DataFrame:
     return _frame(s, statement, columns)
 
 
+# --- Where an overlap lies, and pairs ---------------------------------------------------------------------
+
+
+def layer_shares(s: Session, analysis_id: int) -> pd.DataFrame:
+    """What each parameter tensor has of V_k, the mask and their overlap, at some k (the last is the largest).
+
+    Columns: k, position (from 0, in the model's order), name, parameters, and the shares eigenspace, mask and
+    overlap (NaN where there is none at all), which sum to 1 at every k. No rows: the analysis is older than
+    these numbers, and has to be deleted and run again to have them.
+    """
+    columns: dict[str, Any] = {
+        "k": int,
+        "position": int,
+        "name": object,
+        "parameters": int,
+        "eigenspace": float,
+        "mask": float,
+        "overlap": float,
+    }
+    return _structure(s, LayerShare, analysis_id, columns, LayerShare.position)
+
+
+def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
+    """The mass ‖row of V_k‖² / k of coordinates of about the same |θ|, at some k; its mean of all is 1/D.
+
+    Columns: k, position (from 0, that of the largest |θ|), count (of coordinates), largest and smallest
+    (|θ|), and mean, low, median and high (10 %, 50 % and 90 % quantiles) of the mass. No rows: as in
+    ``layer_shares``.
+    """
+    columns: dict[str, Any] = {"k": int, "position": int, "count": int} | dict.fromkeys(
+        ("largest", "smallest", "mean", "low", "median", "high"), float
+    )
+    return _structure(s, MagnitudeBin, analysis_id, columns, MagnitudeBin.position)
+
+
+def _structure(
+    s: Session, table: Any, analysis_id: int, columns: Mapping[str, Any], within: Any
+) -> pd.DataFrame:
+    statement = (
+        select(*(getattr(table, name) for name in columns))
+        .where(table.analysis_id == analysis_id)
+        .order_by(table.k, within)
+    )
+    return _frame(s, statement, columns)
+
+
+_METRIC: dict[str, Any] = {
+    "k": int,
+    "metric": object,
+    "value": float,
+    "error": float,
+    "random_mean": float,
+    "random_std": float,
+}
+
+
+def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
+    """Every Grassmannian metric between mask and eigenspace of these finished analyses, at some k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), k, metric, value, error
+    (how far it may be from that of the true eigenspace; NaN where unknown), random_mean and random_std (over
+    random subspaces), and of the likeness in [0, 1] (1 for equal subspaces, 0 for orthogonal ones, as the
+    paper plots it): normalised, normalised_error, normalised_random_mean, normalised_random_std.
+    """
+    columns: dict[str, Any] = {
+        "analysis_id": int,
+        "model": object,
+        "step": int,
+        "split": object,
+        "curvature": object,
+        "method": object,
+        "seed": int,
+        "parameters": int,
+    } | _METRIC
+    statement = (
+        select(
+            Analysis.id,
+            Model.name,
+            Checkpoint.step,
+            Analysis.split,
+            Analysis.curvature,
+            Analysis.method,
+            Analysis.seed,
+            Analysis.parameters,
+            *(getattr(SubspaceMetric, name) for name in _METRIC),
+        )
+        .select_from(SubspaceMetric)
+        .join(Analysis, Analysis.id == SubspaceMetric.analysis_id)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.id.in_(ids), Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+        .order_by(SubspaceMetric.k, SubspaceMetric.metric)
+    )
+    frame = _frame(s, statement, columns)
+    largest = _largest(frame["metric"], frame["k"])
+    return frame.assign(
+        normalised=_likeness(frame["metric"], frame["value"], largest),
+        normalised_error=frame["error"] / largest,
+        normalised_random_mean=_likeness(frame["metric"], frame["random_mean"], largest),
+        normalised_random_std=frame["random_std"] / largest,
+    )
+
+
+def pair_values(
+    s: Session, ids: Sequence[int], ks: Sequence[int] | None = None, measures: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How alike pairs of these analyses are, in both orders, as far as comparisons have found it.
+
+    Columns: first_id, second_id, first_step, second_step, parameters (D), k, measure (a Grassmannian metric
+    of both eigenspaces, or "iou" of both magnitude masks), value, normalised (the likeness in [0, 1]: of
+    distances as in ``subspace_metrics``, else the value), chance (of the overlap k/D; of the IoU that of two
+    masks that share as many coordinates as random ones do on average; else NaN). None as a filter lets
+    everything pass.
+    """
+    first, second = aliased(Analysis), aliased(Analysis)
+    step, other_step = aliased(Checkpoint), aliased(Checkpoint)
+    statement = (
+        select(
+            PairValue.first_id,
+            PairValue.second_id,
+            step.step,
+            other_step.step,
+            first.parameters,
+            PairValue.k,
+            PairValue.measure,
+            PairValue.value,
+        )
+        .join(first, first.id == PairValue.first_id)
+        .join(second, second.id == PairValue.second_id)
+        .join(step, step.id == first.checkpoint_id)
+        .join(other_step, other_step.id == second.checkpoint_id)
+        .where(PairValue.first_id.in_(ids), PairValue.second_id.in_(ids))
+        .order_by(PairValue.first_id, PairValue.second_id, PairValue.k, PairValue.measure)
+    )
+    if ks is not None:
+        statement = statement.where(PairValue.k.in_(ks))
+    if measures is not None:
+        statement = statement.where(PairValue.measure.in_(measures))
+    columns: dict[str, Any] = {
+        "first_id": int,
+        "second_id": int,
+        "first_step": int,
+        "second_step": int,
+        "parameters": int,
+        "k": int,
+        "measure": object,
+        "value": float,
+    }
+    frame = _frame(s, statement, columns)
+    ends = {"first_id": "second_id", "first_step": "second_step"}
+    turned = ends | {there: here for here, there in ends.items()}
+    others = frame[frame["first_id"] != frame["second_id"]].rename(columns=turned)
+    frame = pd.concat([frame, others[list(columns)]], ignore_index=True)
+    share = frame["k"] / frame["parameters"]
+    chance = (share / (2 - share)).where(frame["measure"] == IOU, share.where(frame["measure"] == "overlap"))
+    likeness = _likeness(frame["measure"], frame["value"], _largest(frame["measure"], frame["k"]))
+    return frame.assign(normalised=likeness, chance=chance)
+
+
+def known_pairs(s: Session, ids: Sequence[int]) -> dict[tuple[int, int], set[tuple[int, str]]]:
+    """Of which pairs of these analyses (smaller id first) which values are known, as k and measure."""
+    known: dict[tuple[int, int], set[tuple[int, str]]] = {}
+    statement = select(PairValue.first_id, PairValue.second_id, PairValue.k, PairValue.measure).where(
+        PairValue.first_id.in_(ids), PairValue.second_id.in_(ids)
+    )
+    for first, second, k, measure in s.execute(statement):
+        known.setdefault((first, second), set()).add((k, measure))
+    return known
+
+
+def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd.DataFrame:
+    """Analyses whose pairs tell how masks and eigenspaces stabilise: those that differ in the step alone.
+
+    The finished ones with stored eigenvectors, of the same model and settings, where there are at least two.
+    Columns: set_id (the smallest analysis_id of the set), and those of ``comparable``. None lets all models
+    pass.
+    """
+    frame = comparable(s)
+    stored = select(Analysis.id, Analysis.settings_key).where(
+        Analysis.state == State.finished, Analysis.eigenvectors.is_not(None)
+    )
+    keys: dict[int, str] = {number: key for number, key in s.execute(stored)}
+    frame = frame[frame["analysis_id"].isin(list(keys))]
+    if model_ids is not None:
+        frame = frame[frame["model_id"].isin(list(model_ids))]
+    alike = frame.groupby([frame["model_id"], frame["analysis_id"].map(keys)])["analysis_id"]
+    frame = frame.assign(set_id=alike.transform("min"))[alike.transform("size") >= 2]
+    columns = ["set_id", *(name for name in frame.columns if name != "set_id")]
+    return frame.sort_values(["set_id", "step", "analysis_id"], ignore_index=True)[columns]
+
+
+def _largest(metrics: pd.Series[Any], k: pd.Series[int]) -> pd.Series[float]:
+    """The largest value of each distance between k-dimensional subspaces; 1 for what is a likeness itself."""
+    forms = np.array([LARGEST.get(metric, (1.0, 0.0)) for metric in metrics]).reshape(-1, 2)
+    return pd.Series(forms[:, 0] * k.to_numpy(float) ** forms[:, 1], index=metrics.index)
+
+
+def _likeness(
+    metrics: pd.Series[Any], values: pd.Series[float], largest: pd.Series[float]
+) -> pd.Series[float]:
+    """Values as they are, but distances as 1 − distance / largest distance."""
+    return values.where(~metrics.isin(list(LARGEST)), 1 - values / largest)
+
+
 # --- Exports ----------------------------------------------------------------------------------------------
 
 
@@ -554,6 +764,9 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         "resolved_k": detail.resolved_k,
         "scree_lower": _known(eigenvalues["scree_lower"]),
         "scree_upper": _known(eigenvalues["scree_upper"]),
+        "layers": _rows(layer_shares(s, analysis_id)),
+        "magnitudes": _rows(magnitude_bins(s, analysis_id)),
+        "metrics": _rows(subspace_metrics(s, [analysis_id])[list(_METRIC)]),
         "overlap": [dict(zip(curves, point, strict=True)) for point in zip(*curves.values(), strict=True)],
         "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
         | {"total": detail.seconds},
@@ -610,6 +823,12 @@ def _masks(masks: Sequence[str]) -> list[Mask]:
 def _known(values: pd.Series[float]) -> list[float | None]:
     """The values, with None for NaN: JSON has none."""
     return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, with None for what is unknown: JSON has no NaN."""
+    known = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(frame.columns, row, strict=True)) for row in known.to_numpy().tolist()]
 
 
 def _frame(s: Session, statement: Executable, columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -32,11 +32,14 @@ from core.results.models import (
     Checkpoint,
     Eigenvalue,
     Environment,
+    LayerShare,
+    MagnitudeBin,
     Mask,
     Model,
     OverlapPoint,
     StageTiming,
     State,
+    SubspaceMetric,
     UTCDateTime,
     now,
 )
@@ -323,6 +326,9 @@ def finish(
     random_mean: Floats,
     random_std: Floats,
     best: Floats,
+    layers: Sequence[Mapping[str, Any]] = (),
+    magnitudes: Sequence[Mapping[str, Any]] = (),
+    metrics: Sequence[Mapping[str, Any]] = (),
     stages: Sequence[tuple[str, float, int]],
     hvps: int,
     data_sha256: str,
@@ -346,6 +352,9 @@ def finish(
         random_mean: (k,), mean over the random masks.
         random_std: (k,), their standard deviation.
         best: (k,), overlap of the best mask.
+        layers: Rows of ``LayerShare``, as its columns.
+        magnitudes: Rows of ``MagnitudeBin``.
+        metrics: Rows of ``SubspaceMetric``.
         stages: Name, seconds and HVPs of each stage, in order.
         hvps: Hessian-vector products in all.
         data_sha256: Hash of the data subset.
@@ -396,6 +405,8 @@ def finish(
             OverlapPoint,
             _rows({"overlap": curve, "std": std, "error": error}, "k", analysis_id=analysis_id, mask=mask),
         )
+    for table, rows in ((LayerShare, layers), (MagnitudeBin, magnitudes), (SubspaceMetric, metrics)):
+        _insert(s, table, [{"analysis_id": analysis_id, **_json(row)} for row in rows])
     _insert(
         s,
         StageTiming,

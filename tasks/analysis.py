@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +140,9 @@ def _keep(
             random_mean=result.random_mean,
             random_std=result.random_std,
             best=result.best,
+            layers=result.layers.rows(),
+            magnitudes=result.magnitudes.rows(),
+            metrics=[asdict(each) for each in result.metrics],
             stages=[(stage.name, stage.seconds, stage.hvps) for stage in result.stages],
             hvps=result.hvps,
             data_sha256=result.data_sha256,

@@ -704,7 +704,7 @@ def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd
     stored = select(Analysis.id, Analysis.settings_key).where(
         Analysis.state == State.finished, Analysis.eigenvectors.is_not(None)
     )
-    keys: dict[int, str] = {number: key for number, key in s.execute(stored)}
+    keys: dict[int, str] = {row.id: row.settings_key for row in s.execute(stored)}
     frame = frame[frame["analysis_id"].isin(list(keys))]
     if model_ids is not None:
         frame = frame[frame["model_id"].isin(list(model_ids))]

@@ -240,6 +240,8 @@ def train(
             if losses is not None:
                 losses(run.step, loss)
     (out / STATE).unlink(missing_ok=True)
+    for left in out.glob(".*.safetensors-*"):  # half-written by processes that were killed
+        left.unlink(missing_ok=True)
     return list(files.values())
 
 
@@ -363,21 +365,27 @@ class _Run:
         self._optimiser.step()
         self.model.eval()
         self.step += 1
-        value = loss.item()
-        if not math.isfinite(value):
-            raise SettingsError(
-                f"The training diverged: its loss was {value} at step {self.step:,}; "
-                "choose a smaller learning rate."
-            )
-        return value
+        return self._finite(loss.item())
 
     def metrics(self) -> dict[str, float]:
-        """Mean cross-entropy and accuracy of the model on both splits."""
+        """Mean cross-entropy and accuracy of the model on both splits.
+
+        Raises:
+            SettingsError: If a loss is not finite.
+        """
         found: dict[str, float] = {}
         for split, (read, dataset, index) in self._measured.items():
             loss, accuracy = _loss_and_accuracy(self.model, read, dataset.y, index, self._device)
-            found |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+            found |= {f"{split}_loss": self._finite(loss), f"{split}_accuracy": accuracy}
         return found
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise SettingsError(
+                f"The training diverged: its loss was {loss} at step {self.step:,}; "
+                "choose a smaller learning rate."
+            )
+        return loss
 
     def save(self, file: Path, facts: Mapping[str, str]) -> None:
         """Write the state between two steps."""

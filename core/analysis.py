@@ -265,7 +265,7 @@ def _analyse(
             model,
             env=environment,
         )
-        precision = torch.float64 if settings.precision == "float64" else torch.float32
+        precision = _precision(settings)
         model.to(device, precision)
         x, y = subset.x.to(device, precision), subset.y.to(device)
         storage = Storage(_basis_memory(environment, device), scratch)
@@ -323,7 +323,7 @@ def _analyse(
         at = sizes(settings.k, theta.dimension)
         masses = row_masses(pairs.basis, at)
         layers = layer_shares(theta.tensors(model), masses, order, at)
-        binned = range(len(at))[::-_BINNED][:_MOST_BINNED]
+        binned = range(len(at))[::-_BINNED][:_MOST_BINNED][::-1]
         magnitudes = magnitude_bins(theta.flat(model), masses[list(binned)], [at[g] for g in binned])
         metrics = mask_metrics(pairs.basis, order, at, overlap.tolist(), stated.tolist())
         del masses
@@ -382,6 +382,24 @@ def _analyse(
             **_norms(estimate),
         },
     )
+
+
+def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None = None) -> Tensor:
+    """θ of a checkpoint as an analysis with these settings has it: (D,), on the CPU.
+
+    Raises:
+        CheckpointError: The file is no checkpoint of the architecture.
+        SettingsError: The settings choose parameters that the model has not.
+    """
+    stored = checkpoints.read(checkpoint, name or checkpoint.name)
+    checkpoints.check_fits(stored, settings.architecture)
+    model = architectures.build(settings.architecture)
+    checkpoints.load_into(model, stored)
+    return _parameters(model, settings).flat(model.to(_precision(settings)))
+
+
+def _precision(settings: AnalysisSettings) -> torch.dtype:
+    return torch.float64 if settings.precision == "float64" else torch.float32
 
 
 @dataclass(frozen=True)

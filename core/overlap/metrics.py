@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -86,28 +86,36 @@ class Alignment:
 
 
 def align(
-    first: Rows, second: Rows, *, factors: tuple[Tensor, Tensor] | None = None, device: str | None = None
+    first: Rows,
+    second: Rows,
+    *,
+    most: int | None = None,
+    factors: tuple[Tensor, Tensor] | None = None,
+    device: str | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """The subspaces that the leading rows of two matrices span, whether or not these are orthonormal.
 
     Args:
         first: Uᵀ: (m, D), read in blocks of columns.
-        second: Vᵀ: (n, D); the alignment is that of the first min(m, n) of either.
-        factors: Of both (``factor``), where they are known.
+        second: Vᵀ: (n, D).
+        most: How many leading rows of either to align; min(m, n) when not given, or when that is less.
+        factors: Of both (``factor``), where they are known; of at least as many rows.
         device: Where blocks are multiplied; the CPU when not given.
+        progress: Told the part of the product that is done, in [0, 1]; what it raises ends the work.
 
     Raises:
         ValueError: The vectors have different lengths, or the rows of one are dependent.
     """
-    n = min(first.shape[0], second.shape[0])
+    n = min(first.shape[0], second.shape[0], most or first.shape[0])
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             f"Vectors of {first.shape[1]:,} and {second.shape[1]:,} entries span no common space."
         )
-    left, right = factors or (factor(first, device=device), factor(second, device=device))
+    left, right = factors or (factor(first, n, device=device), factor(second, n, device=device))
     left, right = left[:n, :n], right[:n, :n]
     cross = _zeros(n, device)
-    for one, other in _blocks(first, second, n=n, device=device):
+    for one, other in _blocks(first, second, n=n, device=device, progress=progress):
         cross += one @ other.T
     cross = _divided(left, _divided(right, cross.T).T)
     if float(torch.linalg.matrix_norm(cross, 2)) < _EQUAL:
@@ -119,13 +127,13 @@ def align(
     return Alignment(cross.cpu(), residual.cpu())
 
 
-def factor(rows: Rows, *, device: str | None = None) -> Tensor:
-    """L with L⁻¹ · rows orthonormal, k of them the first k rows' span, for every k: lower triangular, fp64.
+def factor(rows: Rows, n: int, *, device: str | None = None) -> Tensor:
+    """L such that L⁻¹ times the first n rows is orthonormal, for every k the first k of the span of the first
+    k rows: (n, n) fp64, lower triangular.
 
     Raises:
         ValueError: The rows are dependent.
     """
-    n = rows.shape[0]
     gram = _zeros(n, device)
     for (block,) in _blocks(rows, n=n, device=device):
         gram += block @ block.T
@@ -153,7 +161,9 @@ def mask_angles(vectors: Tensor, order: Tensor, sizes: Sequence[int]) -> list[Fl
     nearest = min(float(each[0]) for each in angles)
     if vectors.dtype == torch.float64 or nearest > _CLOSE:
         return angles
-    alignment = Alignment(_divided(factor(vectors, device=str(vectors.device)).cpu(), block.T).T)
+    alignment = Alignment(
+        _divided(factor(vectors, len(vectors), device=str(vectors.device)).cpu(), block.T).T
+    )
     return [alignment.angles(k) for k in sizes]
 
 
@@ -196,7 +206,7 @@ def mask_metrics(
         chance = random_metrics(vectors.shape[1], k)
         found += [
             MaskMetric(k, metric, value, errors.get(metric), chance[metric].mean, chance[metric].std)
-            for metric, value in metrics(angles).items()
+            for metric, value in sorted(metrics(angles).items())
         ]
     return found
 
@@ -377,10 +387,15 @@ def _overlap_std(dimension: int, k: int, kind: Kind) -> float:
 # --- Blocks -----------------------------------------------------------------------------------------------
 
 
-def _blocks(*rows: Rows, n: int, device: str | None) -> Iterator[tuple[Tensor, ...]]:
+def _blocks(
+    *rows: Rows, n: int, device: str | None, progress: Callable[[float], None] | None = None
+) -> Iterator[tuple[Tensor, ...]]:
     """The first n rows of every matrix, in fp64, some columns at a time."""
-    for part in chunks(rows[0].shape[1], len(rows) * n):
+    dimension = rows[0].shape[1]
+    for part in chunks(dimension, len(rows) * n):
         yield tuple(each[:n, part].to(device).double() for each in rows)
+        if progress is not None:
+            progress(part.stop / dimension)
 
 
 def _divided(lower: Tensor, right: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Nothing but blocks of the eigenvectors is in memory, and k×k matrices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def eigenspaces(
     *,
     factors: tuple[Tensor, Tensor] | None = None,
     device: str | None = None,
-) -> Mapping[int, Mapping[Metric, float]]:
+    progress: Callable[[float], None] | None = None,
+) -> dict[int, dict[Metric, float]]:
     """Every metric between the spans of the first k vectors of either, for each k that both have.
 
     One product of all vectors with all serves every k: it has the smaller ones in its corner.
@@ -63,16 +64,20 @@ def eigenspaces(
         ks: Sizes; those above min(m, n) are left out of the answer.
         factors: ``core.overlap.metrics.factor`` of both, where they are known.
         device: Where blocks are multiplied; the CPU when not given.
+        progress: As for ``core.overlap.metrics.align``.
 
     Raises:
         ValueError: The vectors have different lengths, or are dependent.
     """
     shared = min(first.shape[0], second.shape[0])
-    alignment = align(first, second, factors=factors, device=device)
-    return {k: metrics(alignment.angles(k)) for k in ks if 1 <= k <= shared}
+    reached = [k for k in ks if 1 <= k <= shared]
+    if not reached:
+        return {}
+    alignment = align(first, second, most=max(reached), factors=factors, device=device, progress=progress)
+    return {k: metrics(alignment.angles(k)) for k in reached}
 
 
-def mask_iou(first: Tensor, second: Tensor, ks: Sequence[int]) -> Mapping[int, float]:
+def mask_iou(first: Tensor, second: Tensor, ks: Sequence[int]) -> dict[int, float]:
     """Intersection over union of the masks of the first k coordinates of two orders, for each k they reach.
 
     Args:

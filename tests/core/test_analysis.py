@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
-from core.analysis import Progress, analyse, cost
+from core.analysis import Progress, analyse, cost, parameters_of
 from core.problems import architectures, data
 from core.settings import AnalysisSettings, Settings, SettingsError
 from core.spectra import SpectrumError
@@ -266,3 +267,49 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(
 def test_exact_is_for_small_models_only() -> None:
     with pytest.raises(SettingsError, match="limited to D ≤ 20,000"):
         cost(settings(method="exact"), 895_210)
+
+
+def test_where_the_overlap_lies(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 0)
+    result = analyse(path, settings())
+    torch.manual_seed(0)
+    parameters = dict(architectures.build("tanh-mlp").named_parameters())
+    theta = torch.cat([p.detach().flatten() for p in parameters.values()])
+    assert torch.equal(parameters_of(path, settings()), theta)
+    vectors = result.eigenvectors.double()
+    mask = np.argsort(-theta.abs().numpy(), kind="stable")
+    rows = result.to_json()
+
+    layers = [row for row in rows["layers"] if row["k"] == K]
+    assert [(row["name"], row["parameters"]) for row in layers] == [
+        (name, p.numel()) for name, p in parameters.items()
+    ]
+    start = 0
+    for row in layers:
+        inside = slice(start, start + row["parameters"])
+        masked = [i for i in mask[:K] if inside.start <= i < inside.stop]
+        assert row["eigenspace"] == pytest.approx(float(vectors[:, inside].square().sum()) / K, rel=1e-5)
+        assert row["mask"] == pytest.approx(len(masked) / K)
+        share = float(vectors[:, masked].square().sum()) / (K * result.overlap[K - 1])
+        assert row["overlap"] == pytest.approx(share, rel=1e-5)
+        start = inside.stop
+
+    bins = [row for row in rows["magnitudes"] if row["k"] == K]
+    assert sum(row["count"] * row["mean"] for row in bins) == pytest.approx(1, abs=1e-5)
+    assert bins[0]["largest"] == pytest.approx(float(theta.abs().max()))
+
+    for k in (1, 5, K):
+        angles = subspace_angles(np.eye(7030)[:, mask[:k]], vectors[:k].T.numpy())
+        found = {row["metric"]: row for row in rows["metrics"] if row["k"] == k}
+        assert found["geodesic"]["value"] == pytest.approx(np.linalg.norm(angles), abs=1e-6)
+        assert found["projection_2"]["value"] == pytest.approx(np.sin(angles.max()), abs=1e-6)
+        assert found["overlap"]["value"] == pytest.approx(result.overlap[k - 1], abs=1e-6)
+        assert found["overlap"]["error"] == result.overlap_error[k - 1]
+        assert found["overlap"]["random_mean"] == k / 7030
+        assert found["geodesic"]["error"] is None
+
+
+def test_layers_of_chosen_parameters_are_theirs(tmp_path: Path) -> None:
+    result = analyse(checkpoint(tmp_path, 0), settings(parameters=("linear3.*",)))
+    assert result.layers.names == ("linear3.weight", "linear3.bias")
+    assert result.layers.parameters == (400, 20)

@@ -25,8 +25,14 @@ def test_stored_eigenspaces_at_every_k(tmp_path: Path, monkeypatch: pytest.Monke
     with stored_vectors(tmp_path / "one") as first, stored_vectors(tmp_path / "other") as second:
         assert first.shape == (12, 500)
         found = eigenspaces(first, second, [1, 4, 9, 12])
-        again = eigenspaces(first, second, [4], factors=(factor(first), factor(second)))
+        again = eigenspaces(first, second, [4], factors=(factor(first, 12), factor(second, 9)))
+        seen: list[float] = []
+        assert eigenspaces(first, second, [10, 12], progress=seen.append) == {}
+        eigenspaces(first, second, [9], progress=seen.append)
     assert set(found) == {1, 4, 9}
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
     for k, values in found.items():
         truth = independent(subspace_angles(one[:k].T.double().numpy(), other[:k].T.double().numpy()))
         assert values == pytest.approx(truth, abs=1e-6)

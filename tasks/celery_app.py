@@ -1,6 +1,6 @@
 """The Celery application: configuration only.
 
-The database is the truth about every analysis, and a message merely says "look at analysis 7". So it does no
+The database is the truth about all work, and a message merely says "look at analysis 7". So it does no
 harm if a message is lost, delivered twice or delivered late: see ``core.results.store.claim`` and
 ``tasks.recovery``.
 """
@@ -11,7 +11,10 @@ from celery import Celery
 
 from core.settings import Settings
 
-app = Celery("seigh", broker=Settings().redis, include=["tasks.analysis", "tasks.recovery"])
+app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.recovery"])
+
+# The one task, called with the name of a kind of work and the number of one of it.
+TASK = "seigh.run"
 
 app.conf.update(
     task_default_queue="seigh",
@@ -20,13 +23,13 @@ app.conf.update(
     task_serializer="json",
     result_serializer="json",
     task_ignore_result=True,
-    # A worker takes one analysis at a time and uses all cores for it; `--concurrency` shares them.
+    # A worker takes one piece of work at a time and uses all cores for it; `--concurrency` shares them.
     worker_concurrency=1,
     worker_prefetch_multiplier=1,
     # The message outlives a worker that dies, unless the broker dies too.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    # Unacknowledged messages are delivered again after this. Long, as an analysis may take hours; a dead
+    # Unacknowledged messages are delivered again after this. Long, as work may take hours; a dead
     # worker is noticed by its heartbeat in the database, long before.
     broker_transport_options={
         "visibility_timeout": 24 * 3600,
@@ -34,7 +37,7 @@ app.conf.update(
         "socket_keepalive": True,
     },
     broker_connection_retry_on_startup=True,
-    # A submitter does not wait long for a broker that is away; the analyses are in the database by then.
+    # A submitter does not wait long for a broker that is away; the work is in the database by then.
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0.2, "interval_step": 0.2},
     worker_send_task_events=False,
 )

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.analysis import Progress
 from core.results import store
+from core.results.models import Work
 from core.results.store import Standing
 
 # An attempt that shows no sign of life for this long is given up, and another worker takes over.
@@ -27,23 +27,23 @@ _HEARTBEAT_SECONDS = 5.0
 _REPORT_SECONDS = 0.2
 
 
-class AnalysisLog(logging.LoggerAdapter[logging.Logger]):
-    """Log lines that begin with the number of the analysis that they are about."""
+class WorkLog(logging.LoggerAdapter[logging.Logger]):
+    """Log lines that begin with the piece of work that they are about."""
 
-    def __init__(self, logger: logging.Logger, analysis_id: int) -> None:
+    def __init__(self, logger: logging.Logger, kind: type[Work], number: int) -> None:
         super().__init__(logger)
-        self._analysis_id = analysis_id
+        self._about = f"{kind.__tablename__} {number}"
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
-        return f"analysis {self._analysis_id}: {msg}", kwargs
+        return f"{self._about}: {msg}", kwargs
 
 
 class Cancelled(Exception):
-    """Somebody asked for the analysis to be cancelled."""
+    """Somebody asked for the work to be cancelled."""
 
 
 class ClaimLost(Exception):
-    """The analysis belongs to another attempt by now, or has been deleted."""
+    """The work belongs to another attempt by now, or has been deleted."""
 
 
 def heed(standing: Standing) -> None:
@@ -57,20 +57,23 @@ def heed(standing: Standing) -> None:
 class Lifeline:
     """Reports about an attempt as long as the ``with`` block lasts, by itself every few seconds.
 
-    Call it with each ``Progress``: it writes every new stage, and else at most five times a second; it
-    raises ``Cancelled`` or ``ClaimLost`` as soon as the attempt has no reason to go on.
+    Call it with each progress: what the work is at, the part that is done, in [0, 1], and the counts of
+    ``store.report``. It writes every new stage, and else at most five times a second; it raises
+    ``Cancelled`` or ``ClaimLost`` as soon as the attempt has no reason to go on.
     """
 
-    def __init__(self, maker: sessionmaker[Session], analysis_id: int, token: str, log: AnalysisLog) -> None:
+    def __init__(
+        self, maker: sessionmaker[Session], kind: type[Work], number: int, token: str, log: WorkLog
+    ) -> None:
         self._maker = maker
-        self._attempt = (analysis_id, token)
+        self._kind, self._number, self._token = kind, number, token
         self._log = log
         self._standing = Standing.owned
         self._stage = ""
         self._reported = 0.0
         self._over = threading.Event()
         # A thread, as single steps (a dense eigendecomposition) take minutes without any progress to report.
-        self._heart = threading.Thread(target=self._beat, name=f"heartbeat {analysis_id}", daemon=True)
+        self._heart = threading.Thread(target=self._beat, name=f"heartbeat {number}", daemon=True)
 
     def __enter__(self) -> Lifeline:
         self._heart.start()
@@ -82,19 +85,19 @@ class Lifeline:
         self._over.set()
         self._heart.join()
 
-    def __call__(self, progress: Progress) -> None:
-        if progress.stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
+    def __call__(self, stage: str, fraction: float, **counts: int) -> None:
+        if stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
             self._tell(
                 lambda s: store.report(
-                    s, *self._attempt, stage=progress.stage, progress=progress.fraction, hvps=progress.hvps
+                    s, self._kind, self._number, self._token, stage=stage, progress=fraction, **counts
                 )
             )
-            self._stage, self._reported = progress.stage, time.monotonic()
+            self._stage, self._reported = stage, time.monotonic()
         heed(self._standing)
 
     def _beat(self) -> None:
         while not self._over.wait(_HEARTBEAT_SECONDS):
-            self._tell(lambda s: store.heartbeat(s, *self._attempt))
+            self._tell(lambda s: store.heartbeat(s, self._kind, self._number, self._token))
 
     def _tell(self, message: Callable[[Session], Standing]) -> None:
         try:

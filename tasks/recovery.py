@@ -1,7 +1,7 @@
-"""What brings back analyses whose worker died or whose message was lost, and tidies up after them.
+"""What brings back work whose worker died or whose message was lost, and tidies up after them.
 
 Every worker looks after all of them, in a thread of its main process, which has nothing else to do while its
-children compute. Workers may get in each other's way here: a second message finds the analysis taken.
+children compute. Workers may get in each other's way here: a second message finds the work taken.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import kombu.exceptions
@@ -20,13 +21,14 @@ from celery import bootsteps
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.results import store
+from core.results.models import WORK
 from core.results.session import close, sessions
 from core.settings import Settings
 from tasks import scratch
-from tasks.analysis import WORKER
 from tasks.celery_app import app
 from tasks.progress import STALE_AFTER
 from tasks.submit import send
+from tasks.work import WORKER
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Recovery(bootsteps.StartStopStep):
         self._thread.start()
 
     def stop(self, parent: Any) -> None:
-        """End a worker that lets its analyses finish first."""
+        """End a worker that lets its work finish first."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -68,7 +70,8 @@ class Recovery(bootsteps.StartStopStep):
         """End a worker that has stopped its children: others take over at once."""
         self.stop(parent)
         with _database(Settings()) as maker, maker.begin() as s:
-            handed_back = store.hand_back(s, WORKER)
+            numbers = {name: store.hand_back(s, kind, WORKER) for name, kind in WORK.items()}
+        handed_back = ", ".join(f"{name} {each}" for name, found in numbers.items() for each in found)
         if handed_back:  # Celery puts their messages back
             logger.info("handed back: %s", handed_back)
 
@@ -93,16 +96,20 @@ def sweep() -> None:
     """Queue again what dead workers left behind, send the messages that are missing, clear the scratch."""
     env = Settings()
     with _database(env) as maker:
-        with maker.begin() as s:
-            if requeued := store.requeue_stale(s, STALE_AFTER):
-                logger.warning("their workers died; queued again: %s", requeued)
-        with maker() as s:
-            waiting = store.waiting(s, _ON_ITS_WAY)
-            scratch.sweep(env.scratch_folder, lambda ids: store.under_way(s, ids))
+        waiting = {}
+        for name, kind in WORK.items():
+            with maker.begin() as s:
+                if requeued := store.requeue_stale(s, kind, STALE_AFTER):
+                    logger.warning("their workers died; queued again: %s %s", name, requeued)
+            with maker() as s:
+                if found := store.waiting(s, kind, _ON_ITS_WAY):
+                    waiting[kind] = found
+                scratch.sweep(scratch.root(env, kind), name, partial(store.under_way, s, kind))
         # While there are messages the workers have work. When there is none, whatever waits is forgotten.
         if waiting and _messages(env) == 0:
-            logger.warning("no message stands for them; sending one each: %s", waiting)
-            send(waiting, env)
+            for kind, numbers in waiting.items():
+                logger.warning("no message stands for %s %s; sending one each", kind.__tablename__, numbers)
+                send(kind, numbers, env)
 
 
 def _messages(env: Settings) -> int:

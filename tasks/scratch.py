@@ -1,4 +1,4 @@
-"""Folders for what a running analysis may go on from when its process dies: ``<scratch>/<analysis>``."""
+"""Folders for what running work may go on from when its process dies: ``<root>/<kind>-<number>``."""
 
 from __future__ import annotations
 
@@ -8,32 +8,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.results.models import Work
+from core.settings import Settings
+
 _LOCK = "lock"
 
 
+def root(env: Settings, kind: type[Work]) -> Path:
+    """Where the folders of a kind of work are: in the scratch, or beside the artefacts if it is shared."""
+    return env.artifact_folder / "work" if kind.shared else env.scratch_folder
+
+
 @contextmanager
-def scratch(root: Path, analysis_id: int, token: str) -> Iterator[Path]:
-    """The folder of an analysis below ``root``, with what an attempt that died left there.
+def scratch(root: Path, kind: str, number: int, token: str) -> Iterator[Path]:
+    """The folder of a piece of work below ``root``, with what an attempt that died left there.
 
     It is removed at the end of the block; but if an exception ends the block, or the process dies, it stays
     for the next attempt. An attempt that finds the folder in use, by one that was given up for dead and is
     not, gets a folder of its own.
     """
-    folder = root / str(analysis_id)
+    folder = root / f"{kind}-{number}"
     with _locked(folder) as ours:
         if ours:
             yield folder
             shutil.rmtree(folder, ignore_errors=True)
             return
-    folder = root / f"{analysis_id}-{token}"
+    folder = root / f"{kind}-{number}-{token}"
     with _locked(folder):
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(root: Path, wanted: Callable[[list[int]], set[int]]) -> list[str]:
-    """Remove the folders of analyses that are not ``wanted(ids)`` and in no process's use; their names."""
-    folders = {path: number for path in root.glob("*") if (number := _analysis(path)) is not None}
+def sweep(root: Path, kind: str, wanted: Callable[[list[int]], set[int]]) -> list[str]:
+    """Remove the folders of work of a kind that is not ``wanted(numbers)``, if no process uses them.
+
+    Returns the names of those removed.
+    """
+    found = {path: _number(path, kind) for path in root.glob(f"{kind}-*")}
+    folders = {path: number for path, number in found.items() if number is not None}
     if not folders:
         return []
     keep = wanted(sorted(set(folders.values())))
@@ -61,6 +73,6 @@ def _locked(folder: Path) -> Iterator[bool]:
             yield True
 
 
-def _analysis(folder: Path) -> int | None:
-    number = folder.name.partition("-")[0]
+def _number(folder: Path, kind: str) -> int | None:
+    number = folder.name.removeprefix(f"{kind}-").partition("-")[0]
     return int(number) if number.isdecimal() and folder.is_dir() else None

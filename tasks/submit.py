@@ -1,24 +1,32 @@
-"""From uploaded files to queued analyses: everything is checked before anything is kept."""
+"""What users ask for becomes queued work: everything is checked before anything is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kombu.exceptions import OperationalError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from core.problems import architectures, checkpoints, data
+from core.problems import architectures, checkpoints, data, training
 from core.problems.checkpoints import CheckpointError
 from core.results import store
 from core.results.artifacts import ArtifactStore
+from core.results.models import Analysis, Comparison, Training, Work
 from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings, SettingsError
-from tasks.analysis import analyse
-from tasks.celery_app import app
+from core.settings import (
+    SPLITS,
+    AnalysisSettings,
+    Settings,
+    SettingsError,
+    TrainingSettings,
+    refusal,
+)
+from tasks.celery_app import TASK, app
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +101,8 @@ def submit(
     architecture = settings[0].architecture
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
-    parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
-    for each, number in parameters.items():
-        each.check(number)
     checked = [_check(file, architecture) for file in files]
-    data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
-    _check_data(settings, architecture, env)
-    stored = {_with_stored_data(each, data_files): number for each, number in parameters.items()}
+    wanted, data_files = _check_settings(settings, architecture, env)
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
@@ -116,54 +119,204 @@ def submit(
                 metrics=file.metrics,
                 user=user,
             )
-            for each, number in stored.items():
+            for each, number in wanted.items():
                 analysis, created = store.queue_analysis(s, checkpoint, each, user, parameters=number)
                 queued[analysis.id] = created or queued.get(analysis.id, False)
         return queued
 
-    maker = sessions(env.database)
-    # The database may refuse a name or a step; it is asked before any file is kept.
-    with maker() as s, s.begin() as rehearsal:
-        add_rows(s)
-        rehearsal.rollback()
+    _rehearse(add_rows, env)
     artifacts = ArtifactStore(env.artifact_folder)
     for file in checked:
         artifacts.put_file("checkpoints", file.upload.path, file.sha256, Path(file.upload.name).suffix)
-    for path, sha256 in data_files.items():
-        artifacts.put_file("data", Path(path), sha256, Path(path).suffix)
-    with maker.begin() as s:
+    _store_data(data_files, env)
+    with sessions(env.database).begin() as s:
         queued = add_rows(s)
     # Not before the commit: a worker could be faster.
-    warning = send([number for number, created in queued.items() if created], env)
+    warning = send(Analysis, [number for number, created in queued.items() if created], env)
     return Submission(list(queued), [number for number, created in queued.items() if not created], warning)
 
 
-def retry(analysis_id: int, env: Settings | None = None) -> str | None:
-    """Queue a failed or cancelled analysis again; the answer is the warning of a ``Submission``.
+def train(
+    problem: str,
+    model_name: str,
+    steps: int,
+    record: Sequence[int],
+    seed: int = 0,
+    analyses: Sequence[AnalysisSettings] = (),
+    *,
+    user: str,
+    env: Settings | None = None,
+) -> tuple[int, str | None]:
+    """Queue a training, and with each of its checkpoints, as it is recorded, these analyses of it.
+
+    Asked for again, the same training is not done again, unless it failed or was cancelled; ``analyses`` that
+    are new are added to it.
+
+    Args:
+        problem: Name of the problem, one of ``training.problems()``.
+        model_name: The model that its checkpoints become; made if there is none of that name.
+        steps: Number of optimiser steps.
+        record: The steps to record, in 0 … ``steps``.
+        seed: Of the initialisation and the batches.
+        analyses: Settings, of the problem's architecture.
+        user: Who submits.
+        env: As in ``submit``.
+
+    Returns:
+        The training's id, and the warning of a ``Submission``.
+
+    Raises:
+        DataError, SettingsError, StoreError: If anything cannot work; then nothing has been stored or queued.
+    """
+    env = env or Settings()
+    architecture = _check_problem(problem, env)
+    settings = _training_settings(problem, steps, record, seed)
+    if other := [each.architecture for each in analyses if each.architecture != architecture]:
+        raise SettingsError(
+            f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
+        )
+    wanted, data_files = _check_settings(analyses, architecture, env)
+
+    def add_rows(s: Session) -> tuple[list[int], list[int]]:
+        model = store.add_model(s, model_name, architecture)
+        row, queued, more = store.queue_training(s, model, settings, wanted, user)
+        trainings.append(row.id)
+        return [row.id] if queued else [], more
+
+    trainings: list[int] = []
+    _rehearse(add_rows, env)
+    _store_data(data_files, env)
+    with sessions(env.database).begin() as s:
+        queued, more = add_rows(s)
+    return trainings[-1], send(Training, queued, env) or send(Analysis, more, env)
+
+
+def compare(
+    analysis_ids: Sequence[int], ks: Sequence[int], *, user: str, env: Settings | None = None
+) -> tuple[int, str | None]:
+    """Queue the comparison of all pairs of these analyses, each with itself too, at these k.
+
+    Returns:
+        The comparison's id, and the warning of a ``Submission``.
+
+    Raises:
+        StoreError: If one of them is not finished, or they have not the same parameters; then nothing has
+            been queued.
+    """
+    env = env or Settings()
+    with sessions(env.database).begin() as s:
+        comparison, created = store.queue_comparison(s, analysis_ids, ks, user)
+        number = comparison.id
+    return number, send(Comparison, [number] if created else [], env)
+
+
+def retry(kind: type[Work], number: int, env: Settings | None = None) -> str | None:
+    """Queue failed or cancelled work again; the answer is the warning of a ``Submission``.
 
     Raises:
         StoreError: If it is in another state, or gone.
     """
     env = env or Settings()
     with sessions(env.database).begin() as s:
-        store.retry(s, analysis_id)
-    return send([analysis_id], env)
+        store.retry(s, kind, number)
+    return send(kind, [number], env)
 
 
-def send(analysis_ids: Sequence[int], env: Settings) -> str | None:
-    """Tell the workers about queued analyses; a sentence for the user if that did not succeed.
+def delete(kind: type[Work], number: int, env: Settings | None = None) -> None:
+    """Remove a piece of work, its results and their files, as ``store.delete`` says.
 
-    Nothing is lost then: the workers look for forgotten analyses themselves (``tasks.recovery``).
+    Raises:
+        StoreError: If it is gone already.
     """
+    env = env or Settings()
+    with sessions(env.database).begin() as s:
+        files = store.delete(s, kind, number)
+    _remove(files, env)
+
+
+def delete_model(model_id: int, env: Settings | None = None) -> None:
+    """Remove a model with all that belongs to it, as ``store.delete_model`` says, and the files.
+
+    Raises:
+        StoreError: If it is gone already.
+    """
+    env = env or Settings()
+    with sessions(env.database).begin() as s:
+        files = store.delete_model(s, model_id)
+    _remove(files, env)
+
+
+def send(kind: type[Work], numbers: Sequence[int], env: Settings) -> str | None:
+    """Tell the workers about queued work; a sentence for the user if that did not succeed.
+
+    Nothing is lost then: the workers look for forgotten work themselves (``tasks.recovery``).
+    """
+    if not numbers:
+        return None
     try:
         with app.connection_for_write(env.redis) as connection:
             producer = app.amqp.Producer(connection)
-            for number in analysis_ids:
-                analyse.apply_async((number,), producer=producer)
+            for number in numbers:
+                # By its name: the task's module imports what runs, and that imports this one.
+                app.send_task(TASK, (kind.__tablename__, number), producer=producer, ignore_result=True)
     except OperationalError as error:
         logger.warning("the broker at %s does not answer: %s", env.redis, error)
-        return "The queue's Redis does not answer; the analyses wait until it and a worker run again."
+        return "The queue's Redis does not answer; what was submitted waits until it and a worker run again."
     return None
+
+
+def _rehearse(add_rows: Callable[[Session], object], env: Settings) -> None:
+    """Ask the database, which may refuse a name or a step, before any file is kept."""
+    with sessions(env.database)() as s, s.begin() as rehearsal:
+        add_rows(s)
+        rehearsal.rollback()
+
+
+def _store_data(data_files: Mapping[str, str], env: Settings) -> None:
+    """Keep data files, paths with their hashes."""
+    for path, sha256 in data_files.items():
+        ArtifactStore(env.artifact_folder).put_file("data", Path(path), sha256, Path(path).suffix)
+
+
+def _remove(files: Sequence[str], env: Settings) -> None:
+    for key in files:
+        ArtifactStore(env.artifact_folder).delete(key)
+
+
+def _check_problem(problem: str, env: Settings) -> str:
+    """The architecture of a problem whose data are there."""
+    known = training.problems()
+    if problem not in known:
+        raise SettingsError(f"There is no problem '{problem}'; choose one of {', '.join(known)}.")
+    recipe = known[problem]
+    model = architectures.build(recipe.architecture)
+    for split in SPLITS:
+        data.check_matches(data.load(recipe.data, split, env=env), model)
+    return architectures.canonical(recipe.architecture)
+
+
+def _training_settings(problem: str, steps: int, record: Sequence[int], seed: int) -> TrainingSettings:
+    try:
+        return TrainingSettings(problem=problem, steps=steps, record=tuple(record), seed=seed)
+    except ValidationError as error:
+        raise SettingsError(refusal(error)) from error
+
+
+def _check_settings(
+    settings: Sequence[AnalysisSettings], architecture: str, env: Settings
+) -> tuple[dict[AnalysisSettings, int], dict[str, str]]:
+    """Check analyses of an architecture.
+
+    Returns:
+        The settings, with their data named as they will be stored, and D, the number of parameters that they
+        choose; and the data files to store, with their hashes.
+    """
+    parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
+    for each, number in parameters.items():
+        each.check(number)
+    _check_data(settings, architecture, env)
+    data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
+    return {_with_stored_data(each, data_files): n for each, n in parameters.items()}, data_files
 
 
 def _check(upload: Upload, architecture: str) -> _Checked:
@@ -198,6 +351,6 @@ def _hash_of_file(name: str) -> str | None:
 
 
 def _with_stored_data(settings: AnalysisSettings, data_files: dict[str, str]) -> AnalysisSettings:
-    if settings.data not in data_files:
-        return settings
-    return settings.model_copy(update={"data": f"sha256:{data_files[settings.data]}"})
+    sha256 = data_files.get(settings.data)
+    stored = f"sha256:{sha256}" if sha256 else data.canonical(settings.data)
+    return settings.model_copy(update={"data": stored})

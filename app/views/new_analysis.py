@@ -16,7 +16,6 @@ import streamlit as st
 from pydantic import ValidationError
 
 from app.common import counted, database, plain, settings, size
-from app.options import refusal
 from core.analysis import cost
 from core.names import KINDS, PATHS, TEST_MATRICES
 from core.problems import architectures, checkpoints, data
@@ -30,6 +29,7 @@ from core.settings import (
     SPLITS,
     AnalysisSettings,
     SettingsError,
+    refusal,
 )
 from tasks.submit import Upload, submit
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.common import ago, database, duration, guarded, matrix, nothing_yet, plain, settings
 from core.results import queries, store
-from core.results.models import State
+from core.results.models import WORK, State
 from core.results.store import StoreError
 
 PER_PAGE = 20
@@ -58,11 +58,10 @@ def live() -> None:
 def show(run: Any) -> None:
     """One run: a row of ``queries.runs``."""
     color, icon = STATES[State(run.state)]
-    with st.container(border=True, key=f"run_{run.id}", gap="xsmall"):
+    with st.container(border=True, key=f"run_{run.kind}_{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             badge = f":{color}-badge[{icon} {run.state}]"
-            what = f"step {run.step:,} · {plain(matrix(run))}"
-            st.markdown(f"{badge} **{plain(run.model)}** · {what}", width="content")
+            st.markdown(f"{badge} **{plain(run.model)}** · {what(run)}", width="content")
             actions(run)
         if run.state == State.running:
             st.progress(run.progress, text=working(run))
@@ -71,8 +70,18 @@ def show(run: Any) -> None:
         st.caption(facts(run))
 
 
+def what(run: Any) -> str:
+    """What is done, beside the model."""
+    if run.kind == "training":
+        done = "" if pd.isna(run.steps_done) else f"{run.steps_done:,} of "
+        return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
+    if run.kind == "comparison":
+        return f"comparison of {run.analyses:,} analyses"
+    return f"step {run.step:,} · {plain(matrix(run))}"
+
+
 def working(run: Any) -> str:
-    """What a running analysis is at and how long it will take."""
+    """What running work is at and how long it will take."""
     if run.cancel_requested:
         return "stopping …"
     remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"
@@ -81,8 +90,13 @@ def working(run: Any) -> str:
 
 def facts(run: Any) -> str:
     """Settings, who and when."""
-    parts = [f"#{run.id}", run.method, f"k = {run.k:,}", f"N = {run.samples:,}", f"seed {run.seed}"]
-    parts += [plain(run.data[:20]), f"by {plain(run.submitted_by)}, {ago(run.submitted_at)}"]
+    parts = [f"{run.kind} {run.id}"]
+    if run.kind == "analysis":
+        parts += [run.method, f"k = {run.k:,}", f"N = {run.samples:,}", f"seed {run.seed}"]
+        parts.append(plain(run.data[:20]))
+    elif run.kind == "training":
+        parts.append(f"seed {run.seed}")
+    parts.append(f"by {plain(run.submitted_by)}, {ago(run.submitted_at)}")
     if run.state == State.finished and not pd.isna(run.started_at):
         parts.append(f"took {duration((run.finished_at - run.started_at).total_seconds())}")
     if run.attempts > 1:
@@ -92,36 +106,48 @@ def facts(run: Any) -> str:
 
 def actions(run: Any) -> None:
     """What can be done about a run in its state."""
+    name = f"{run.kind}_{run.id}"
     if run.state == State.finished:
-        st.page_link(
-            "views/result.py",
-            label="Open",
-            icon=":material/open_in_full:",
-            query_params={"analysis": str(run.id)},
-        )
+        if run.kind == "analysis":
+            st.page_link(
+                "views/result.py",
+                label="Open",
+                icon=":material/open_in_full:",
+                query_params={"analysis": str(run.id)},
+            )
     elif run.state in (State.queued, State.running) and not run.cancel_requested:
-        with st.popover("Cancel", icon=":material/cancel:", key=f"cancel_{run.id}"):
-            st.markdown(f"Stop analysis {run.id}? What it has computed so far is lost.")
+        with st.popover("Cancel", icon=":material/cancel:", key=f"cancel_{name}"):
+            st.markdown(f"Stop {run.kind} {run.id}? What it has computed so far is lost.")
             st.button(
-                "Yes, cancel it", key=f"really_{run.id}", type="primary", on_click=cancel, args=(run.id,)
+                "Yes, cancel it",
+                key=f"really_{name}",
+                type="primary",
+                on_click=cancel,
+                args=(run.kind, run.id),
             )
     elif run.state in (State.failed, State.cancelled):
-        st.button("Retry", key=f"retry_{run.id}", icon=":material/replay:", on_click=retry, args=(run.id,))
+        st.button(
+            "Retry",
+            key=f"retry_{name}",
+            icon=":material/replay:",
+            on_click=retry,
+            args=(run.kind, run.id),
+        )
 
 
-def cancel(number: int) -> None:
+def cancel(kind: str, number: int) -> None:
     try:
         with database().begin() as s:
-            store.request_cancel(s, number)
+            store.request_cancel(s, WORK[kind], number)
     except StoreError as error:  # it has ended in the meantime
         st.toast(plain(str(error)), icon=":material/info:")
 
 
-def retry(number: int) -> None:
+def retry(kind: str, number: int) -> None:
     from tasks import submit  # brings torch, which the list does not need
 
     try:
-        warning = submit.retry(number, settings())
+        warning = submit.retry(WORK[kind], number, settings())
     except StoreError as error:  # somebody was faster
         warning = str(error)
     if warning:

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +19,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.results.keys import Kind, content_key
 from core.results.store import StoreError
-
-Kind = Literal["checkpoints", "data"]
 
 
 class ArtifactStore:
@@ -94,16 +92,3 @@ def _tensor(array: NDArray[np.generic] | Tensor) -> Tensor:
     if isinstance(array, Tensor):
         return array.detach().contiguous()
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
-
-
-def content_key(kind: Kind, sha256: str, suffix: str) -> str:
-    """The key of a file whose content has this hash; ``suffix`` (``.pt``) is its name's."""
-    return f"{kind}/{sha256}{suffix.lower()}"
-
-
-def eigenvectors_key(analysis_id: int, token: str) -> str:
-    """The key of the eigenvectors that the attempt ``token`` at an analysis finds.
-
-    Every attempt has a file of its own: a late one must not replace the file of the one that finished.
-    """
-    return f"eigenvectors/{analysis_id}-{token}.safetensors"

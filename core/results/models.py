@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from core.names import Place
+from core.results.keys import content_key
 
 
 def now() -> datetime:
@@ -92,7 +94,7 @@ class Model(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
-    architecture: Mapped[str] = mapped_column(String(100))
+    architecture: Mapped[str] = mapped_column(String(300))  # a name, with options if any
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(
@@ -124,6 +126,11 @@ class Checkpoint(Base):
     model: Mapped[Model] = relationship(back_populates="checkpoints")
     analyses: Mapped[list[Analysis]] = relationship(back_populates="checkpoint", cascade="all, delete-orphan")
 
+    @property
+    def key(self) -> str:
+        """The key of its file in the artefact store."""
+        return content_key("checkpoints", self.sha256, PurePath(self.filename).suffix)
+
 
 class Environment(Base):
     """Software and hardware that produced a result, stored once per distinct content."""
@@ -146,6 +153,8 @@ class Work(Base):
 
     # Columns that count what an attempt has done so far; unknown before its first report.
     counts: ClassVar[tuple[str, ...]] = ()
+    # Whether another machine may go on from what a killed attempt has left (``tasks.scratch``).
+    shared: ClassVar[bool] = False
     # What the user can do when there is too little memory for it, as the end of a sentence.
     relief: ClassVar[str]
 
@@ -221,10 +230,11 @@ class Training(Work):
     __tablename__ = "training"
     __table_args__ = (Index("ix_training_state_heartbeat", "state", "heartbeat_at"),)
     counts = ("steps_done",)
+    shared = True  # machines round differently: one that started anew would find other weights
     relief = "choose a smaller problem"
 
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), index=True)
-    problem: Mapped[str] = mapped_column(String(200))
+    problem: Mapped[str] = mapped_column(String(300))
     settings: Mapped[dict[str, Any]]
     key: Mapped[str] = mapped_column(String(64), unique=True)  # of model, problem and settings
     analyses: Mapped[list[dict[str, Any]]] = mapped_column(JSON)

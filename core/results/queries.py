@@ -1,7 +1,8 @@
 """What the pages and the exports read: every function one question, answered as a tidy table.
 
 The session is a reading one: ``with sessions(url)() as s``. Columns have the same types whether or not there
-are rows: times are aware and in UTC, unknown numbers are NaN, unknown texts None.
+are rows: times are aware and in UTC, unknown numbers are NaN (unknown whole ones, where some are, <NA>),
+unknown texts None.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from core.names import IOU, LARGEST
 from core.results.models import (
     Analysis,
     Checkpoint,
+    Comparison,
     Eigenvalue,
     LayerShare,
     MagnitudeBin,
@@ -30,6 +32,7 @@ from core.results.models import (
     StageTiming,
     State,
     SubspaceMetric,
+    Training,
 )
 from core.results.store import StoreError
 
@@ -64,7 +67,23 @@ def models(s: Session) -> pd.DataFrame:
 
 # --- Runs -------------------------------------------------------------------------------------------------
 
-_RUN: dict[str, Any] = {
+# What all kinds of work have.
+_WORK: dict[str, Any] = {
+    "state": object,
+    "stage": object,
+    "progress": float,
+    "message": object,
+    "submitted_by": object,
+    "submitted_at": _TIME,
+    "started_at": _TIME,
+    "heartbeat_at": _TIME,
+    "finished_at": _TIME,
+    "attempts": int,
+    "worker": object,
+    "cancel_requested": bool,
+}
+
+_ANALYSIS: dict[str, Any] = {
     "id": int,
     "model": object,
     "architecture": object,
@@ -78,44 +97,158 @@ _RUN: dict[str, Any] = {
     "samples": int,
     "seed": int,
     "data": object,
-    "state": object,
-    "stage": object,
-    "progress": float,
-    "message": object,
-    "submitted_by": object,
-    "submitted_at": _TIME,
-    "started_at": _TIME,
-    "heartbeat_at": _TIME,
-    "finished_at": _TIME,
-    "attempts": int,
     "hvps": float,
-    "worker": object,
-    "cancel_requested": bool,
-}
+} | _WORK
+
+_TRAINING: dict[str, Any] = {
+    "id": int,
+    "model": object,
+    "architecture": object,
+    "problem": object,
+    "steps": int,
+    "steps_done": "Int64",
+    "seed": int,
+} | _WORK
+
+# Of all kinds: what only some have is unknown for the others.
+_RUN: dict[str, Any] = {
+    "kind": object,
+    "id": int,
+    "model": object,
+    "architecture": object,
+    "step": "Int64",
+    "split": object,
+    "curvature": object,
+    "subset": object,
+    "parameters": "Int64",
+    "method": object,
+    "k": "Int64",
+    "samples": "Int64",
+    "seed": "Int64",
+    "data": object,
+    "hvps": float,
+    "problem": object,
+    "steps": "Int64",
+    "steps_done": "Int64",
+    "analyses": "Int64",
+    "pairs": "Int64",
+    "eta_seconds": float,
+} | _WORK
 
 
-def _run_statement() -> Select[*tuple[Any, ...]]:
+def runs(s: Session) -> pd.DataFrame:
+    """All work, the newest first.
+
+    Columns of all kinds: kind ("analysis", "training", "comparison"), id (within its kind), model, state,
+    stage, progress (in [0, 1]), eta_seconds (NaN unless running and under way), message, submitted_by,
+    submitted_at, started_at, heartbeat_at, finished_at, attempts, worker, cancel_requested.
+
+    Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
+    for all), parameters (D), method, k, samples, seed, data, hvps (NaN before the first). Of a training:
+    architecture, problem, steps, steps_done (<NA> before the first), seed. Of a comparison: analyses and
+    pairs (counts); its model is all that its analyses are of.
+    """
+    frames = {
+        "analysis": _frame(s, _analyses(), _ANALYSIS),
+        "training": trainings(s),
+        "comparison": comparisons(s),
+    }
+    parts = [_as_runs(kind, frame) for kind, frame in frames.items()]
+    return pd.concat(parts, ignore_index=True).sort_values(
+        ["submitted_at", "id"], ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Work of one kind with the columns of all kinds."""
+    known = frame.assign(kind=kind, eta_seconds=_eta(frame))
+    nothing = [None] * len(frame)
+    return pd.DataFrame(
+        {
+            name: known[name].astype(dtype) if name in known else pd.Series(nothing, frame.index, dtype)
+            for name, dtype in _RUN.items()
+        }
+    )
+
+
+def _columns(table: Any, names: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> list[Any]:
+    return [elsewhere[name] if name in elsewhere else getattr(table, name) for name in names]
+
+
+def _analyses() -> Select[*tuple[Any, ...]]:
     elsewhere = {
         "model": Model.name,
         "architecture": Model.architecture,
         "step": Checkpoint.step,
         "subset": _patterns,
     }
-    columns = [elsewhere[name] if name in elsewhere else getattr(Analysis, name) for name in _RUN]
-    return select(*columns).join(Analysis.checkpoint).join(Checkpoint.model)
+    return select(*_columns(Analysis, _ANALYSIS, elsewhere)).join(Analysis.checkpoint).join(Checkpoint.model)
 
 
-def runs(s: Session) -> pd.DataFrame:
-    """All analyses, the newest first.
+def trainings(s: Session) -> pd.DataFrame:
+    """All trainings, the newest first.
 
-    Columns: id, model, architecture, step, split, curvature, subset (the patterns of the chosen parameters,
-    "" for all), parameters (D), method, k, samples, seed, data, state, stage, progress (in [0, 1]),
-    eta_seconds (NaN unless running and under way), message, submitted_by, submitted_at, started_at,
-    heartbeat_at, finished_at, attempts, hvps (NaN before the first), worker, cancel_requested.
+    Columns: id, model, architecture, problem, steps, steps_done (<NA> before the first), seed, those of
+    ``runs`` from state on, model_id, record (the steps to record, a list), recorded (how many of them are
+    checkpoints of the model by now) and analyses (how many are wanted of each).
     """
-    frame = _frame(s, _run_statement().order_by(Analysis.submitted_at.desc(), Analysis.id.desc()), _RUN)
-    frame.insert(list(_RUN).index("progress") + 1, "eta_seconds", _eta(frame))
-    return frame
+    elsewhere = {
+        "model": Model.name,
+        "architecture": Model.architecture,
+        "seed": Training.settings["seed"].as_integer(),
+    }
+    statement = (
+        select(
+            *_columns(Training, _TRAINING, elsewhere), Training.model_id, Training.settings, Training.analyses
+        )
+        .join(Training.model)
+        .order_by(Training.submitted_at.desc(), Training.id.desc())
+    )
+    more = {"model_id": int, "settings": object, "analyses": object}
+    frame = _frame(s, statement, _TRAINING | more)
+    steps: dict[int, set[int]] = {}
+    checkpoints = select(Checkpoint.model_id, Checkpoint.step).where(
+        Checkpoint.model_id.in_(select(Training.model_id))
+    )
+    for model_id, step in s.execute(checkpoints):
+        steps.setdefault(model_id, set()).add(step)
+    record = [settings["record"] for settings in frame.pop("settings")]
+    recorded = [len(steps.get(i, set()) & set(r)) for i, r in zip(frame["model_id"], record, strict=True)]
+    return frame.assign(
+        record=pd.Series(record, dtype=object),
+        recorded=pd.Series(recorded, dtype=int),
+        analyses=pd.Series([len(each) for each in frame["analyses"]], dtype=int),
+    )
+
+
+def comparisons(s: Session) -> pd.DataFrame:
+    """All comparisons, the newest first.
+
+    Columns: id, analysis_ids and ks (lists), those of ``runs`` from state on, model (the names of all models
+    that the analyses are of), analyses (count) and pairs (count, an analysis with itself included).
+    """
+    columns: dict[str, Any] = {"id": int, "analysis_ids": object, "ks": object} | _WORK
+    statement = select(*_columns(Comparison, columns, {"analysis_ids": Comparison.analyses})).order_by(
+        Comparison.submitted_at.desc(), Comparison.id.desc()
+    )
+    frame = _frame(s, statement, columns)
+    ids = list(frame["analysis_ids"])
+    wanted = {number for each in ids for number in each}
+    names: dict[int, str] = dict(
+        s.execute(
+            select(Analysis.id, Model.name)
+            .join(Analysis.checkpoint)
+            .join(Checkpoint.model)
+            .where(Analysis.id.in_(wanted))
+        ).all()
+    )
+    models = [", ".join(sorted({names[n] for n in each if n in names})) for each in ids]
+    counts = pd.Series([len(each) for each in ids], dtype=int)
+    return frame.assign(
+        model=pd.Series(models, dtype=object),
+        analyses=counts,
+        pairs=counts * (counts + 1) // 2,
+    )
 
 
 def _eta(frame: pd.DataFrame) -> pd.Series[float]:
@@ -132,8 +265,8 @@ def _eta(frame: pd.DataFrame) -> pd.Series[float]:
 class AnalysisDetail:
     """One analysis with everything about it that is not a curve.
 
-    The fields up to ``cancel_requested`` are the columns of ``runs``; ``eta_seconds`` and ``hvps`` are None
-    where those are NaN. ``seconds`` adds up the stages.
+    The fields up to ``cancel_requested`` are an analysis's columns of ``runs``; ``eta_seconds`` and ``hvps``
+    are None where those are NaN. ``seconds`` adds up the stages.
     """
 
     id: int
@@ -179,13 +312,13 @@ class AnalysisDetail:
 
 def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     """One analysis, or None if there is none of this id."""
-    frame = _frame(s, _run_statement().where(Analysis.id == analysis_id), _RUN)
+    frame = _frame(s, _analyses().where(Analysis.id == analysis_id), _ANALYSIS)
     row = s.get(Analysis, analysis_id)
     if row is None or frame.empty:
         return None
     eta = float(_eta(frame).iloc[0])
     elsewhere = ("model", "architecture", "step", "subset")
-    run = {name: getattr(row, name) for name in _RUN if name not in elsewhere}
+    run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
     checkpoint = row.checkpoint
     recorded = {
         name: getattr(checkpoint, name)

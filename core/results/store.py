@@ -1,12 +1,13 @@
-"""What changes the lab's database: uploads, the queue, and the life of an analysis.
+"""What changes the lab's database: uploads, the queue, and the life of the work in it.
 
 Every function works in the transaction of the session it is given; the caller commits::
 
     with sessions(url).begin() as s:
-        store.request_cancel(s, 7)
+        store.request_cancel(s, Analysis, 7)
 
-An attempt at an analysis owns it through a claim, a random token. Whatever a worker writes is conditional on
-its claim, so an attempt that was given up for dead, or a message delivered twice, can change nothing.
+An attempt at a piece of work (an analysis, a training, a comparison) owns it through a claim, a random token.
+Whatever a worker writes is conditional on its claim, so an attempt that was given up for dead, or a message
+delivered twice, can change nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from core.results.models import (
     Analysis,
     Base,
     Checkpoint,
+    Comparison,
     Eigenvalue,
     Environment,
     LayerShare,
@@ -37,15 +39,19 @@ from core.results.models import (
     Mask,
     Model,
     OverlapPoint,
+    PairValue,
     StageTiming,
     State,
     SubspaceMetric,
+    Training,
     UTCDateTime,
+    Work,
     now,
 )
-from core.settings import AnalysisSettings
+from core.settings import AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
+W = TypeVar("W", bound=Work)
 Floats = NDArray[np.floating[Any]]
 
 _LARGEST_STEP = 2**31 - 1  # the column is a 32-bit integer
@@ -56,11 +62,11 @@ class StoreError(ValueError):
 
 
 class Standing(enum.Enum):
-    """What a worker learns when it reports about its analysis."""
+    """What a worker learns when it reports about its work."""
 
     owned = "owned"  # carry on
     cancel_requested = "cancel requested"  # stop, and say so with ``cancelled``
-    lost = "lost"  # the claim is gone: another attempt owns the analysis, or nobody wants it any more
+    lost = "lost"  # the claim is gone: another attempt owns the work, or nobody wants it any more
 
 
 # --- What was uploaded ------------------------------------------------------------------------------------
@@ -147,6 +153,29 @@ def add_checkpoint(
     return checkpoint
 
 
+def delete_model(s: Session, model_id: int) -> list[str]:
+    """Remove a model with its checkpoints, their analyses and its trainings; workers at them stop.
+
+    Returns the keys of the files that nothing refers to any more, to be deleted after the commit.
+
+    Raises:
+        StoreError: If it is gone already.
+    """
+    model = s.get(Model, model_id, with_for_update=True, populate_existing=True)
+    if model is None:
+        raise StoreError(f"Model {model_id} no longer exists; reload the page.")
+    checkpoints = list(model.checkpoints)
+    files = {key for each in checkpoints for analysis in each.analyses if (key := analysis.eigenvectors)}
+    hashes = {each.sha256 for each in checkpoints}
+    others = s.scalars(
+        select(Checkpoint).where(Checkpoint.sha256.in_(hashes), Checkpoint.model_id != model_id)
+    )
+    files |= {each.key for each in checkpoints} - {each.key for each in others}
+    s.delete(model)
+    s.flush()
+    return sorted(files)
+
+
 # --- The queue --------------------------------------------------------------------------------------------
 
 
@@ -179,123 +208,296 @@ def queue_analysis(
             submitted_at=_time(s),
         ),
     )
-    if not added and _locked(s, analysis.id).state in (State.failed, State.cancelled):
-        retry(s, analysis.id)
-        analysis.submitted_by = user[:100]
-        added = True
-    return analysis, added
+    return analysis, added or _revive(s, Analysis, analysis.id, user)
 
 
-def retry(s: Session, analysis_id: int) -> None:
-    """Queue a failed or cancelled analysis again.
+def queue_training(
+    s: Session,
+    model: Model,
+    settings: TrainingSettings,
+    analyses: Mapping[AnalysisSettings, int],
+    user: str,
+) -> tuple[Training, bool, list[int]]:
+    """The training of a model, and whether this call has put it in the queue.
+
+    There is at most one with these settings. If it exists it is left alone, unless it failed or was
+    cancelled: then it is queued again. Either way ``analyses`` (with D, the number of parameters that each
+    chooses) will be queued for its checkpoints as they are recorded, besides those asked for earlier; for
+    the checkpoints that are recorded already they are queued now, and their ids end the answer.
+
+    Raises:
+        StoreError: If the model has, or will have from another training, a checkpoint at a step to record.
+    """
+    s.refresh(model, with_for_update=True)  # one at a time, else two trainings could take the same steps
+    key = _key(model.id, settings.key)
+    training, added = _get_or_add(
+        s,
+        Training,
+        Training.key == key,
+        new=lambda: Training(
+            model_id=model.id,
+            problem=settings.problem,
+            settings=settings.model_dump(mode="json"),
+            key=key,
+            analyses=[],
+            steps=settings.steps,
+            submitted_by=user[:100],
+            submitted_at=_time(s),
+        ),
+    )
+    if added:
+        _check_steps_are_free(s, training, settings)
+    else:
+        added = _revive(s, Training, training.id, user)
+    training = _locked(s, Training, training.id)
+    wanted = _analyses(training)
+    more = {each: number for each, number in analyses.items() if each not in wanted}
+    training.analyses = [
+        {"settings": each.model_dump(mode="json"), "parameters": number}
+        for each, number in (wanted | more).items()
+    ]
+    recorded = s.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.model_id == training.model_id, Checkpoint.step.in_(settings.record))
+        .order_by(Checkpoint.step)
+    ).all()
+    return training, added, _queue_all(s, recorded, more, user)
+
+
+def _check_steps_are_free(s: Session, training: Training, settings: TrainingSettings) -> None:
+    there = select(Checkpoint.step).where(Checkpoint.model_id == training.model_id)
+    taken = set(s.scalars(there)) & set(settings.record)
+    if taken:
+        raise StoreError(
+            f"The model '{training.model.name}' already has a checkpoint at step {min(taken):,}, which this "
+            "training would record too; choose another model name."
+        )
+    others = s.scalars(
+        select(Training).where(Training.model_id == training.model_id, Training.id != training.id)
+    )
+    for other in others:
+        if set(settings.record) & set(other.settings["record"]):
+            raise StoreError(
+                f"Training {other.id} records the same steps of the model '{training.model.name}'; "
+                "choose another model name, or delete that training first."
+            )
+
+
+def _analyses(training: Training) -> dict[AnalysisSettings, int]:
+    """The analyses to queue for each of a training's checkpoints, with their D."""
+    return {
+        AnalysisSettings.model_validate(each["settings"]): each["parameters"] for each in training.analyses
+    }
+
+
+def _queue_all(
+    s: Session, checkpoints: Sequence[Checkpoint], analyses: Mapping[AnalysisSettings, int], user: str
+) -> list[int]:
+    """Ids of those that this call has put in the queue."""
+    queued = []
+    for checkpoint in checkpoints:
+        for settings, parameters in analyses.items():
+            analysis, added = queue_analysis(s, checkpoint, settings, user, parameters=parameters)
+            if added:
+                queued.append(analysis.id)
+    return queued
+
+
+def queue_comparison(
+    s: Session, analysis_ids: Sequence[int], ks: Sequence[int], user: str
+) -> tuple[Comparison, bool]:
+    """The comparison of all pairs of analyses at these k, and whether this call has put it in the queue.
+
+    There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
+    queued again.
+
+    Raises:
+        StoreError: If one of the analyses is not finished, or they have not the same parameters.
+    """
+    ids, sizes = sorted(set(analysis_ids)), sorted(set(ks))
+    _check_comparable(s, ids, sizes)
+    key = _key(ids, sizes)
+    comparison, added = _get_or_add(
+        s,
+        Comparison,
+        Comparison.key == key,
+        new=lambda: Comparison(
+            analyses=ids, ks=sizes, key=key, submitted_by=user[:100], submitted_at=_time(s)
+        ),
+    )
+    return comparison, added or _revive(s, Comparison, comparison.id, user)
+
+
+def _check_comparable(s: Session, ids: Sequence[int], ks: Sequence[int]) -> None:
+    if len(ids) < 2 or not ks:
+        raise StoreError("A comparison needs at least two analyses and one k; choose more.")
+    found = {each.id: each for each in s.scalars(select(Analysis).where(Analysis.id.in_(ids)))}
+    for number in ids:
+        analysis = found.get(number)
+        if analysis is None:
+            raise _gone(Analysis, number)
+        if analysis.state is not State.finished:
+            raise StoreError(f"Analysis {number} is {analysis.state}; only finished ones can be compared.")
+    first, *others = found.values()
+    for other in others:
+        if _space(other) != _space(first):
+            raise StoreError(
+                f"The analyses {first.id} and {other.id} are not of the same parameters of one architecture, "
+                "so their eigenspaces cannot be compared; choose others."
+            )
+    if ks[0] < 1 or ks[-1] > first.parameters:
+        raise StoreError(
+            f"k = {ks[0] if ks[0] < 1 else ks[-1]:,} is no size of a subspace of {first.parameters:,} "
+            f"dimensions; choose k from 1 to {first.parameters:,}."
+        )
+
+
+def _space(analysis: Analysis) -> tuple[Any, ...]:
+    """What two analyses have in common if their eigenvectors have the same coordinates."""
+    return (
+        analysis.checkpoint.model.architecture,
+        analysis.settings.get("parameters", []),
+        analysis.parameters,
+    )
+
+
+def retry(s: Session, kind: type[Work], number: int) -> None:
+    """Queue failed or cancelled work again.
 
     Raises:
         StoreError: If it is in another state, or gone.
     """
-    analysis = _locked(s, analysis_id)
-    if analysis.state not in (State.failed, State.cancelled):
+    work = _locked(s, kind, number)
+    if work.state not in (State.failed, State.cancelled):
         raise StoreError(
-            f"Analysis {analysis_id} is {analysis.state}; only a failed or cancelled one can be retried."
+            f"{_name(kind, number)} is {work.state}; only a failed or cancelled one can be retried."
         )
-    _requeue(analysis)
-    analysis.attempts = 0
-    analysis.submitted_at = _time(s)
+    _requeue(work)
+    work.attempts = 0
+    work.submitted_at = _time(s)
 
 
-def request_cancel(s: Session, analysis_id: int) -> None:
-    """Cancel a queued analysis at once, and a running one as soon as its worker hears of it.
+def _revive(s: Session, kind: type[Work], number: int, user: str) -> bool:
+    """Queue work again for a user if it failed or was cancelled; whether that was so."""
+    work = _locked(s, kind, number)
+    if work.state not in (State.failed, State.cancelled):
+        return False
+    retry(s, kind, number)
+    work.submitted_by = user[:100]
+    return True
+
+
+def request_cancel(s: Session, kind: type[Work], number: int) -> None:
+    """Cancel queued work at once, and running work as soon as its worker hears of it.
 
     Raises:
         StoreError: If it has ended already, or is gone.
     """
-    analysis = _locked(s, analysis_id)
-    if analysis.state is State.queued:
-        _end(s, analysis, State.cancelled)
-    elif analysis.state is State.running:
-        analysis.cancel_requested = True
+    work = _locked(s, kind, number)
+    if work.state is State.queued:
+        _end(s, work, State.cancelled)
+    elif work.state is State.running:
+        work.cancel_requested = True
     else:
-        raise StoreError(f"Analysis {analysis_id} is already {analysis.state}; there is nothing to cancel.")
+        raise StoreError(f"{_name(kind, number)} is already {work.state}; there is nothing to cancel.")
 
 
-def delete_analysis(s: Session, analysis_id: int) -> str | None:
-    """Remove an analysis and its results; a worker that is at it loses its claim and stops.
+def delete(s: Session, kind: type[Work], number: int) -> list[str]:
+    """Remove a piece of work and its results; a worker that is at it loses its claim and stops.
 
-    Returns the key of its eigenvectors, if it has any: a file to be deleted after the commit.
+    The checkpoints of a training stay, as its model does if it has any; so do the values of pairs that a
+    comparison found: they go with their analyses.
+
+    Returns the keys of files that nothing refers to any more, to be deleted after the commit.
 
     Raises:
         StoreError: If it is gone already.
     """
-    analysis = _locked(s, analysis_id)
-    s.delete(analysis)
+    work = _locked(s, kind, number)
+    s.delete(work)
     s.flush()
-    return analysis.eigenvectors
+    if isinstance(work, Training):
+        _delete_if_empty(s, work.model_id)
+    return [work.eigenvectors] if isinstance(work, Analysis) and work.eigenvectors else []
+
+
+def _delete_if_empty(s: Session, model_id: int) -> None:
+    model = s.get_one(Model, model_id, with_for_update=True, populate_existing=True)
+    if not model.checkpoints and not model.trainings:
+        s.delete(model)
+        s.flush()
 
 
 # --- An attempt, from its claim to its end ----------------------------------------------------------------
 
 
-def claim(s: Session, analysis_id: int, token: str, worker: str, stale_after: timedelta) -> Analysis | None:
-    """Make the attempt ``token`` the owner of an analysis and count the attempt.
+def claim(
+    s: Session, kind: type[W], number: int, token: str, worker: str, stale_after: timedelta
+) -> W | None:
+    """Make the attempt ``token`` the owner of a piece of work and count the attempt.
 
-    Returns None, and changes nothing, unless the analysis is queued, or running without a sign of life for
-    ``stale_after``. If the one returned has ``eigenvectors``, an earlier attempt has died over them, and
-    their file is to be deleted.
+    Returns None, and changes nothing, unless the work is queued, or running without a sign of life for
+    ``stale_after``. If an analysis that is returned has ``eigenvectors``, an earlier attempt has died over
+    them, and their file is to be deleted.
     """
     time = _time(s)
     claimed = s.execute(
-        update(Analysis)
+        update(kind)
         .where(
-            Analysis.id == analysis_id,
+            kind.id == number,
             or_(
-                Analysis.state == State.queued,
-                and_(Analysis.state == State.running, Analysis.heartbeat_at < time - stale_after),
+                kind.state == State.queued,
+                and_(kind.state == State.running, kind.heartbeat_at < time - stale_after),
             ),
-            Analysis.cancel_requested.is_(False),
+            kind.cancel_requested.is_(False),
         )
         .values(
             state=State.running,
             claim=token,
             worker=worker[:255],
-            attempts=Analysis.attempts + 1,
+            attempts=kind.attempts + 1,
             stage=None,
             progress=0.0,
-            hvps=None,
             message=None,
             started_at=time,
             heartbeat_at=time,
             finished_at=None,
+            **dict.fromkeys(kind.counts),
         )
-        .returning(Analysis.id)
+        .returning(kind.id)
         .execution_options(synchronize_session=False)
     ).scalar()
-    return None if claimed is None else s.get(Analysis, analysis_id, populate_existing=True)
+    return None if claimed is None else s.get(kind, number, populate_existing=True)
 
 
-def report(s: Session, analysis_id: int, token: str, *, stage: str, progress: float, hvps: int) -> Standing:
+def report(
+    s: Session, kind: type[Work], number: int, token: str, *, stage: str, progress: float, **counts: int
+) -> Standing:
     """Record how far an attempt has come, and that it is alive.
 
     Args:
         s: A writing session.
-        analysis_id: The analysis.
+        kind: The kind of work.
+        number: Which one of its kind.
         token: The attempt's claim.
         stage: What it is at.
         progress: The part that is done, in [0, 1].
-        hvps: Hessian-vector products done.
+        **counts: What it has done so far, by the columns that ``kind.counts`` names.
     """
-    return _beat(s, analysis_id, token, stage=stage[:64], progress=min(max(progress, 0.0), 1.0), hvps=hvps)
+    return _beat(s, kind, number, token, stage=stage[:64], progress=min(max(progress, 0.0), 1.0), **counts)
 
 
-def heartbeat(s: Session, analysis_id: int, token: str) -> Standing:
+def heartbeat(s: Session, kind: type[Work], number: int, token: str) -> Standing:
     """Record that an attempt is alive."""
-    return _beat(s, analysis_id, token)
+    return _beat(s, kind, number, token)
 
 
-def _beat(s: Session, analysis_id: int, token: str, **values: object) -> Standing:
+def _beat(s: Session, kind: type[Work], number: int, token: str, **values: object) -> Standing:
     cancel_requested = s.execute(
-        update(Analysis)
-        .where(Analysis.id == analysis_id, Analysis.state == State.running, Analysis.claim == token)
+        update(kind)
+        .where(kind.id == number, kind.state == State.running, kind.claim == token)
         .values(heartbeat_at=_time(s), **values)
-        .returning(Analysis.cancel_requested)
+        .returning(kind.cancel_requested)
         .execution_options(synchronize_session=False)
     ).scalar()
     if cancel_requested is None:
@@ -308,7 +510,52 @@ def reserve_eigenvectors(s: Session, analysis_id: int, token: str, key: str) -> 
 
     Should the attempt die between the two, the next one (or a deletion) knows which file to remove.
     """
-    return _beat(s, analysis_id, token, eigenvectors=key)
+    return _beat(s, Analysis, analysis_id, token, eigenvectors=key)
+
+
+def record_checkpoint(
+    s: Session,
+    training_id: int,
+    token: str,
+    *,
+    step: int,
+    sha256: str,
+    filename: str,
+    size: int,
+    parameters: int,
+    metrics: Mapping[str, float],
+) -> list[int] | None:
+    """Add what an attempt at a training has recorded to its model, and queue the analyses wanted of it.
+
+    Repeating a call is safe: what an earlier one, or an earlier attempt, has added is left alone. The facts
+    are those of ``add_checkpoint``.
+
+    Returns:
+        The analyses queued by this call, by id; None, with nothing changed, if the claim is gone.
+
+    Raises:
+        StoreError: If the model has got other weights at that step.
+    """
+    training = _attempted(s, Training, training_id, token)
+    if training is None or training.state is not State.running:
+        return None
+    known = s.scalars(
+        select(Checkpoint.sha256).where(Checkpoint.model_id == training.model_id, Checkpoint.step == step)
+    ).one_or_none()
+    if known == sha256:
+        return []
+    checkpoint = add_checkpoint(
+        s,
+        training.model,
+        step=step,
+        sha256=sha256,
+        filename=filename,
+        size=size,
+        parameters=parameters,
+        metrics=metrics,
+        user=training.submitted_by,
+    )
+    return _queue_all(s, [checkpoint], _analyses(training), training.submitted_by)
 
 
 def finish(
@@ -370,11 +617,9 @@ def finish(
     Raises:
         StoreError: If eigenvalues or overlaps are not finite.
     """
-    analysis = s.get(Analysis, analysis_id, with_for_update=True, populate_existing=True)
-    if analysis is None or analysis.claim != token:
-        return False
-    if analysis.state is not State.running:
-        return analysis.state is State.finished
+    analysis = _attempted(s, Analysis, analysis_id, token)
+    if analysis is None or analysis.state is not State.running:
+        return analysis is not None and analysis.state is State.finished
     curves = {Mask.magnitude: overlap, Mask.random: random_mean, Mask.best: best}
     if not all(np.isfinite(numbers).all() for numbers in (eigenvalues, random_std, *curves.values())):
         raise StoreError(
@@ -388,8 +633,7 @@ def finish(
     analysis.record = _json(record)
     analysis.eigenvectors = eigenvectors
     analysis.environment_id = _environment(s, environment).id
-    analysis.progress, analysis.cancel_requested = 1.0, False
-    _end(s, analysis, State.finished)
+    _finish(s, analysis)
 
     columns = {"residual": residuals, "scree_lower": scree_lower, "scree_upper": scree_upper}
     _insert(
@@ -418,92 +662,155 @@ def finish(
     return True
 
 
-def fail(s: Session, analysis_id: int, token: str, message: str) -> bool:
-    """End an attempt's analysis as failed, with one sentence for the user; False if its claim is gone."""
-    return _end_attempt(s, analysis_id, token, State.failed, message)
+def record_pair(
+    s: Session,
+    comparison_id: int,
+    token: str,
+    first_id: int,
+    second_id: int,
+    values: Mapping[tuple[int, str], float],
+) -> bool:
+    """Write what an attempt at a comparison has found of a pair of analyses, by k and measure.
 
+    What is there already, from another comparison or an earlier attempt, is left alone.
 
-def cancelled(s: Session, analysis_id: int, token: str) -> bool:
-    """End an attempt's analysis as cancelled; False if its claim is gone."""
-    return _end_attempt(s, analysis_id, token, State.cancelled)
+    Returns:
+        False, with nothing written, if the claim is gone.
 
-
-def _end_attempt(s: Session, analysis_id: int, token: str, state: State, message: str | None = None) -> bool:
-    analysis = s.get(Analysis, analysis_id, with_for_update=True, populate_existing=True)
-    if analysis is None or analysis.state is not State.running or analysis.claim != token:
+    Raises:
+        StoreError: If one of the analyses is gone.
+    """
+    comparison = _attempted(s, Comparison, comparison_id, token)
+    if comparison is None or comparison.state is not State.running:
         return False
-    _end(s, analysis, state, message)
+    first_id, second_id = sorted((first_id, second_id))
+    there = set(s.scalars(select(Analysis.id).where(Analysis.id.in_((first_id, second_id)))))
+    for number in (first_id, second_id):
+        if number not in there:
+            raise _gone(Analysis, number)
+    stored = select(PairValue.k, PairValue.measure).where(
+        PairValue.first_id == first_id, PairValue.second_id == second_id
+    )
+    for last in (False, True):
+        known = {(k, measure) for k, measure in s.execute(stored)}
+        rows = [
+            {"first_id": first_id, "second_id": second_id, "k": k, "measure": measure, "value": value}
+            for (k, measure), value in values.items()
+            if (k, measure) not in known
+        ]
+        try:
+            with s.begin_nested():
+                _insert(s, PairValue, rows)
+            break
+        except IntegrityError:  # another comparison was faster
+            if last:
+                raise
+    return True
+
+
+def finished(s: Session, kind: type[Work], number: int, token: str, **counts: int) -> bool:
+    """End an attempt's work as finished, its results being stored; False if its claim is gone.
+
+    For trainings and comparisons; an analysis ends with its results (``finish``). ``counts`` are as in
+    ``report``. Repeating a call whose outcome was not heard is safe.
+    """
+    work = _attempted(s, kind, number, token)
+    if work is None or work.state is not State.running:
+        return work is not None and work.state is State.finished
+    for name, count in counts.items():
+        setattr(work, name, count)
+    _finish(s, work)
+    return True
+
+
+def fail(s: Session, kind: type[Work], number: int, token: str, message: str) -> bool:
+    """End an attempt's work as failed, with one sentence for the user; False if its claim is gone."""
+    return _end_attempt(s, kind, number, token, State.failed, message)
+
+
+def cancelled(s: Session, kind: type[Work], number: int, token: str) -> bool:
+    """End an attempt's work as cancelled; False if its claim is gone."""
+    return _end_attempt(s, kind, number, token, State.cancelled)
+
+
+def _end_attempt(
+    s: Session, kind: type[Work], number: int, token: str, state: State, message: str | None = None
+) -> bool:
+    work = _attempted(s, kind, number, token)
+    if work is None or work.state is not State.running:
+        return False
+    _end(s, work, state, message)
     return True
 
 
 # --- When workers die -------------------------------------------------------------------------------------
 
 
-def requeue_stale(s: Session, stale_after: timedelta, max_attempts: int = 3) -> list[int]:
-    """Take back the running analyses that gave no sign of life for ``stale_after``.
+def requeue_stale(s: Session, kind: type[Work], stale_after: timedelta, max_attempts: int = 3) -> list[int]:
+    """Take back the running work of a kind that gave no sign of life for ``stale_after``.
 
-    They are queued again (and returned, by id); but cancelled if that was wanted, and failed if it happened
-    ``max_attempts`` times: an analysis that takes its worker down must not do so for ever.
+    It is queued again (and returned, by id); but cancelled if that was wanted, and failed if it happened
+    ``max_attempts`` times: work that takes its worker down must not do so for ever.
     """
     stale = s.scalars(
-        select(Analysis)
-        .where(Analysis.state == State.running, Analysis.heartbeat_at < _time(s) - stale_after)
+        select(kind)
+        .where(kind.state == State.running, kind.heartbeat_at < _time(s) - stale_after)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     ).all()
     requeued = []
-    for analysis in stale:
-        if analysis.cancel_requested:
-            _end(s, analysis, State.cancelled)
-        elif analysis.attempts >= max_attempts:
-            times = "once" if analysis.attempts == 1 else f"{analysis.attempts} times"
+    for work in stale:
+        if work.cancel_requested:
+            _end(s, work, State.cancelled)
+        elif work.attempts >= max_attempts:
+            times = "once" if work.attempts == 1 else f"{work.attempts} times"
             _end(
                 s,
-                analysis,
+                work,
                 State.failed,
-                f"The worker stopped {times} while running this analysis, perhaps for want of memory; "
-                "choose a smaller k or N, or retry it on a larger machine.",
+                f"The worker stopped {times} while running this {kind.__tablename__}, perhaps for want of "
+                f"memory; {kind.relief}, or retry it on a larger machine.",
             )
         else:
-            _requeue(analysis)
-            requeued.append(analysis.id)
+            _requeue(work)
+            requeued.append(work.id)
     return requeued
 
 
-def hand_back(s: Session, worker: str) -> list[int]:
+def hand_back(s: Session, kind: type[Work], worker: str) -> list[int]:
     """Queue again what a worker that is shutting down was running, without counting it as an attempt."""
     running = s.scalars(
-        select(Analysis)
-        .where(Analysis.state == State.running, Analysis.worker == worker)
+        select(kind)
+        .where(kind.state == State.running, kind.worker == worker)
         .with_for_update()
         .execution_options(populate_existing=True)
     ).all()
     handed_back = []
-    for analysis in running:
-        if analysis.cancel_requested:
-            _end(s, analysis, State.cancelled)
+    for work in running:
+        if work.cancel_requested:
+            _end(s, work, State.cancelled)
         else:
-            _requeue(analysis)
-            analysis.attempts -= 1
-            handed_back.append(analysis.id)
+            _requeue(work)
+            work.attempts -= 1
+            handed_back.append(work.id)
     return handed_back
 
 
-def waiting(s: Session, longer_than: timedelta) -> list[int]:
-    """Ids of the analyses that were submitted longer ago than this and are still queued, oldest first."""
+def waiting(s: Session, kind: type[Work], longer_than: timedelta) -> list[int]:
+    """Ids of the work of a kind that was submitted longer ago than this and is still queued, oldest first."""
     return list(
         s.scalars(
-            select(Analysis.id)
-            .where(Analysis.state == State.queued, Analysis.submitted_at < _time(s) - longer_than)
-            .order_by(Analysis.submitted_at, Analysis.id)
+            select(kind.id)
+            .where(kind.state == State.queued, kind.submitted_at < _time(s) - longer_than)
+            .order_by(kind.submitted_at, kind.id)
         )
     )
 
 
-def under_way(s: Session, ids: Sequence[int]) -> set[int]:
-    """Those of these analyses that run or are still to run."""
+def under_way(s: Session, kind: type[Work], ids: Sequence[int]) -> set[int]:
+    """Those of these ids whose work runs or is still to run."""
     states = (State.queued, State.running)
-    return set(s.scalars(select(Analysis.id).where(Analysis.id.in_(ids), Analysis.state.in_(states))))
+    return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(states))))
 
 
 # --- What the functions above share -----------------------------------------------------------------------
@@ -525,26 +832,51 @@ def _get_or_add(
         return s.scalars(existing).one(), False
 
 
-def _locked(s: Session, analysis_id: int) -> Analysis:
-    analysis = s.get(Analysis, analysis_id, with_for_update=True, populate_existing=True)
-    if analysis is None:
-        raise StoreError(f"Analysis {analysis_id} no longer exists; reload the list of runs.")
-    return analysis
+def _locked(s: Session, kind: type[W], number: int) -> W:
+    work = s.get(kind, number, with_for_update=True, populate_existing=True)
+    if work is None:
+        raise _gone(kind, number)
+    return work
 
 
-def _requeue(analysis: Analysis) -> None:
-    analysis.state = State.queued
-    analysis.claim = analysis.worker = analysis.stage = analysis.message = None
-    analysis.started_at = analysis.heartbeat_at = analysis.finished_at = analysis.hvps = None
-    analysis.progress, analysis.cancel_requested = 0.0, False
+def _attempted(s: Session, kind: type[W], number: int, token: str) -> W | None:
+    """The work whose last claim was ``token``, locked; None if there is none such."""
+    work = s.get(kind, number, with_for_update=True, populate_existing=True)
+    return work if work is not None and work.claim == token else None
 
 
-def _end(s: Session, analysis: Analysis, state: State, message: str | None = None) -> None:
-    analysis.state = state
-    analysis.message = message
-    analysis.stage = None
-    analysis.finished_at = _time(s)
+def _name(kind: type[Work], number: int) -> str:
+    return f"{kind.__tablename__.capitalize()} {number}"
+
+
+def _gone(kind: type[Work], number: int) -> StoreError:
+    return StoreError(f"{_name(kind, number)} no longer exists; reload the list of runs.")
+
+
+def _requeue(work: Work) -> None:
+    work.state = State.queued
+    work.claim = work.worker = work.stage = work.message = None
+    work.started_at = work.heartbeat_at = work.finished_at = None
+    work.progress, work.cancel_requested = 0.0, False
+    for name in work.counts:
+        setattr(work, name, None)
+
+
+def _finish(s: Session, work: Work) -> None:
+    work.progress, work.cancel_requested = 1.0, False
+    _end(s, work, State.finished)
+
+
+def _end(s: Session, work: Work, state: State, message: str | None = None) -> None:
+    work.state = state
+    work.message = message
+    work.stage = None
+    work.finished_at = _time(s)
     s.flush()
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _environment(s: Session, details: Mapping[str, Any]) -> Environment:

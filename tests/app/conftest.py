@@ -13,6 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from core.results import store
+from core.results.models import Analysis
 from core.results.session import sessions
 from core.settings import AnalysisSettings, Settings
 
@@ -78,11 +79,11 @@ def add(home: Settings) -> Callable[..., int]:
             s.flush()
             number = analysis.id
             if state != "queued":
-                store.claim(s, number, "token", "worker", timedelta(seconds=30))
+                store.claim(s, Analysis, number, "token", "worker", timedelta(seconds=30))
             if state == "running":
-                store.report(s, number, "token", stage="eigenpairs", progress=0.25, hvps=10)
+                store.report(s, Analysis, number, "token", stage="eigenpairs", progress=0.25, hvps=10)
             if state == "failed":
-                store.fail(s, number, "token", "There was too little of something.")
+                store.fail(s, Analysis, number, "token", "There was too little of something.")
             if state == "finished":
                 assert store.finish(s, number, "token", **made_up_results(k) | (results or {}))
         return number

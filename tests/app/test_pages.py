@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.problems import architectures
 from core.results import queries, store
+from core.results.models import Analysis
 from core.results.session import sessions
 from core.settings import AnalysisSettings, Settings
 from tests.app.conftest import MAIN
@@ -95,7 +96,7 @@ def test_cancelling_asks_first_and_then_cancels(open_page: Open, add: Add, home:
     app = open_page("runs")
     assert f"Stop analysis {number}?" in texts(app, "markdown")
     assert state_of(home, number) == "queued"
-    app.button(key=f"really_{number}").click().run()
+    app.button(key=f"really_analysis_{number}").click().run()
     assert state_of(home, number) == "cancelled"
     assert not app.error
 
@@ -104,8 +105,8 @@ def test_what_can_no_longer_be_cancelled_says_so(open_page: Open, add: Add, home
     number = add("queued")
     app = open_page("runs")
     with sessions(home.database).begin() as s:
-        store.request_cancel(s, number)
-    app.button(key=f"really_{number}").click().run()
+        store.request_cancel(s, Analysis, number)
+    app.button(key=f"really_analysis_{number}").click().run()
     assert "nothing to cancel" in texts(app, "toast")
     assert not app.error
 
@@ -115,7 +116,7 @@ def test_retry_queues_again_and_says_when_no_broker_answers(
 ) -> None:
     number = add("failed")
     app = open_page("runs")
-    app.button(key=f"retry_{number}").click().run()
+    app.button(key=f"retry_analysis_{number}").click().run()
     assert state_of(home, number) == "queued"
     assert "Redis" in texts(app, "toast")
 

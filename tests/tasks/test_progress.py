@@ -10,19 +10,17 @@ import pytest
 import torch
 from sqlalchemy import text
 
-from core.analysis import Progress
 from core.problems.data import DataError
 from core.results import store
-from core.results.models import Analysis
+from core.results.models import Analysis, Training
 from core.results.session import sessions
 from core.settings import Settings
 from tasks import progress
-from tasks.analysis import sentence
-from tasks.progress import AnalysisLog, Cancelled, ClaimLost, Lifeline
+from tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
+from tasks.work import sentence
 from tests.core.results import lab
 
-LOG = AnalysisLog(logging.getLogger(__name__), 1)
-STEP = Progress("eigenpairs", 0.5, 70)
+LOG = WorkLog(logging.getLogger(__name__), Analysis, 1)
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def lifeline(home: Settings) -> Iterator[Lifeline]:
     with maker.begin() as s:
         lab.queue(s)
         assert lab.claim(s, 1)
-    with Lifeline(maker, 1, "mine", LOG) as lifeline:
+    with Lifeline(maker, Analysis, 1, "mine", LOG) as lifeline:
         yield lifeline
 
 
@@ -42,37 +40,37 @@ def analysis(home: Settings) -> Analysis:
 
 
 def test_a_stage_is_written_at_most_five_times_a_second(home: Settings, lifeline: Lifeline) -> None:
-    lifeline(STEP)
+    lifeline("eigenpairs", 0.5, hvps=70)
     assert (analysis(home).stage, analysis(home).progress, analysis(home).hvps) == ("eigenpairs", 0.5, 70)
     with sessions(home.database).begin() as s:
         s.execute(text("UPDATE analysis SET progress = 0"))
     start = time.monotonic()
     while time.monotonic() - start < 0.15:
-        lifeline(STEP)
+        lifeline("eigenpairs", 0.5, hvps=70)
     assert analysis(home).progress == 0
     time.sleep(0.1)
-    lifeline(STEP)
+    lifeline("eigenpairs", 0.5, hvps=70)
     assert analysis(home).progress == 0.5
 
 
 def test_every_new_stage_is_written(home: Settings, lifeline: Lifeline) -> None:
     for stage in ("load", "eigenpairs", "overlap"):
-        lifeline(Progress(stage, 0.5, 70))
+        lifeline(stage, 0.5, hvps=70)
         assert analysis(home).stage == stage
 
 
 def test_a_cancellation_is_heard_at_the_next_report(home: Settings, lifeline: Lifeline) -> None:
     with sessions(home.database).begin() as s:
-        store.request_cancel(s, 1)
+        store.request_cancel(s, Analysis, 1)
     with pytest.raises(Cancelled):
-        lifeline(STEP)
+        lifeline("eigenpairs", 0.5, hvps=70)
 
 
 def test_a_lost_claim_is_heard_at_the_next_report(home: Settings, lifeline: Lifeline) -> None:
     with sessions(home.database).begin() as s:
-        store.delete_analysis(s, 1)
+        store.delete(s, Analysis, 1)
     with pytest.raises(ClaimLost):
-        lifeline(STEP)
+        lifeline("eigenpairs", 0.5, hvps=70)
 
 
 def test_the_heart_beats_while_there_is_nothing_to_report(
@@ -84,8 +82,8 @@ def test_the_heart_beats_while_there_is_nothing_to_report(
     with maker.begin() as s:
         lab.queue(s)
         assert lab.claim(s, 1)
-    with Lifeline(maker, 1, "mine", LOG) as lifeline:
-        lifeline(STEP)
+    with Lifeline(maker, Analysis, 1, "mine", LOG) as lifeline:
+        lifeline("eigenpairs", 0.5, hvps=70)
         started = analysis(home).heartbeat_at
         assert started is not None
         time.sleep(0.3)
@@ -93,10 +91,10 @@ def test_the_heart_beats_while_there_is_nothing_to_report(
         assert beaten is not None
         assert beaten > started
         with maker.begin() as s:
-            store.request_cancel(s, 1)
+            store.request_cancel(s, Analysis, 1)
         time.sleep(0.3)
         with pytest.raises(Cancelled):  # no report is due: a heartbeat has heard it
-            lifeline(STEP)
+            lifeline("eigenpairs", 0.5, hvps=70)
 
 
 def test_a_database_that_is_away_does_not_end_the_analysis(
@@ -104,24 +102,29 @@ def test_a_database_that_is_away_does_not_end_the_analysis(
 ) -> None:
     with sessions(home.database).begin() as s:
         s.execute(text("ALTER TABLE analysis RENAME TO elsewhere"))
-    lifeline(STEP)
+    lifeline("eigenpairs", 0.5, hvps=70)
     assert "analysis 1: the database did not answer" in caplog.text
     with sessions(home.database).begin() as s:
         s.execute(text("ALTER TABLE elsewhere RENAME TO analysis"))
     time.sleep(0.25)
-    lifeline(STEP)
+    lifeline("eigenpairs", 0.5, hvps=70)
     assert analysis(home).progress == 0.5
 
 
 def test_a_failure_is_told_in_one_sentence() -> None:
-    assert sentence(DataError("The file is empty.")) == "The file is empty."
-    assert sentence(RuntimeError("shapes differ\n  in line 3\n")) == (
+    assert sentence(DataError("The file is empty."), Analysis) == "The file is empty."
+    assert sentence(RuntimeError("shapes differ\n  in line 3\n"), Analysis) == (
         "Unexpected error (RuntimeError: shapes differ); the worker's log has the details."
     )
-    assert sentence(ZeroDivisionError()) == (
+    assert sentence(ZeroDivisionError(), Analysis) == (
         "Unexpected error (ZeroDivisionError); the worker's log has the details."
     )
     with pytest.raises(RuntimeError) as too_large:
         torch.empty(2**50)
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried to"), too_large.value):
-        assert sentence(error) == "The analysis needs more memory than there is; choose a smaller k or N."
+        assert sentence(error, Analysis) == (
+            "The analysis needs more memory than there is; choose a smaller k or N."
+        )
+    assert sentence(MemoryError(), Training) == (
+        "The training needs more memory than there is; choose a smaller problem."
+    )

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from core.results import store
+from core.results.models import Analysis
 from core.results.session import sessions
 from core.settings import Settings
 from tasks import recovery
@@ -21,44 +22,44 @@ def names(root: Path) -> list[str]:
 
 def test_a_folder_goes_with_its_analysis_and_stays_for_the_next_attempt(tmp_path: Path) -> None:
     def die() -> None:
-        with scratch(tmp_path, 7, "first") as folder:
+        with scratch(tmp_path, "analysis", 7, "first") as folder:
             (folder / "basis").write_text("half")
             raise SystemExit
 
     with pytest.raises(SystemExit):
         die()
-    with scratch(tmp_path, 7, "second") as again:
-        assert again == tmp_path / "7"
+    with scratch(tmp_path, "analysis", 7, "second") as again:
+        assert again == tmp_path / "analysis-7"
         assert (again / "basis").read_text() == "half"
     assert names(tmp_path) == []
 
 
 def test_an_attempt_that_is_not_dead_after_all_keeps_its_folder(tmp_path: Path) -> None:
-    with scratch(tmp_path, 7, "first") as first:
+    with scratch(tmp_path, "analysis", 7, "first") as first:
         (first / "basis").write_text("mine")
-        with scratch(tmp_path, 7, "second") as second:
-            assert second.name == "7-second"
-            assert names(tmp_path) == ["7", "7-second"]
+        with scratch(tmp_path, "analysis", 7, "second") as second:
+            assert second.name == "analysis-7-second"
+            assert names(tmp_path) == ["analysis-7", "analysis-7-second"]
         assert (first / "basis").read_text() == "mine"
     assert names(tmp_path) == []
 
 
 def test_a_sweep_removes_what_is_neither_wanted_nor_in_use(tmp_path: Path) -> None:
-    for name in ("1", "2", "2-token", "3", "notes"):
+    for name in ("analysis-1", "analysis-2", "analysis-2-token", "analysis-3", "training-2", "notes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "basis").touch()
-    (tmp_path / "4").touch()
+    (tmp_path / "analysis-4").touch()
     asked = []
 
     def wanted(ids: list[int]) -> set[int]:
         asked.append(ids)
         return {1}
 
-    with scratch(tmp_path, 3, "token"):
-        assert sorted(sweep(tmp_path, wanted)) == ["2", "2-token"]
-        assert names(tmp_path) == ["1", "3", "4", "notes"]
+    with scratch(tmp_path, "analysis", 3, "token"):
+        assert sorted(sweep(tmp_path, "analysis", wanted)) == ["analysis-2", "analysis-2-token"]
+        assert names(tmp_path) == ["analysis-1", "analysis-3", "analysis-4", "notes", "training-2"]
     assert asked == [[1, 2, 3]]
-    assert sweep(tmp_path / "nowhere", wanted) == []
+    assert sweep(tmp_path / "nowhere", "analysis", wanted) == []
 
 
 def test_workers_clear_what_ended_analyses_left(home: Settings, redis_server: redis.Redis) -> None:
@@ -66,8 +67,8 @@ def test_workers_clear_what_ended_analyses_left(home: Settings, redis_server: re
         ended, waits, works = lab.finished(s, step=1), lab.queue(s, step=2).id, lab.queue(s, step=3).id
         assert lab.claim(s, works)
         gone = lab.queue(s, step=4).id
-        store.delete_analysis(s, gone)
+        store.delete(s, Analysis, gone)
     for number in (ended, waits, works, gone):
-        (home.scratch_folder / str(number)).mkdir(parents=True)
+        (home.scratch_folder / f"analysis-{number}").mkdir(parents=True)
     recovery.sweep()
-    assert names(home.scratch_folder) == sorted(map(str, (waits, works)))
+    assert names(home.scratch_folder) == [f"analysis-{waits}", f"analysis-{works}"]

@@ -18,6 +18,7 @@ import redis
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.results import queries, store
+from core.results.models import Analysis
 from core.results.session import sessions
 from core.results.store import StoreError
 from core.settings import AnalysisSettings, Settings, SettingsError
@@ -46,7 +47,7 @@ def stored_files(home: Settings) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def messages(client: redis.Redis) -> list[list[int]]:
+def messages(client: redis.Redis) -> list[list[Any]]:
     """Arguments of the tasks in the queue, the oldest first."""
     envelopes = [json.loads(message) for message in client.lrange("seigh", 0, -1)]
     assert all(envelope["content-type"] == "application/json" for envelope in envelopes)
@@ -69,7 +70,7 @@ def test_every_file_is_analysed_with_all_settings(
     assert set(frame["state"]) == {"queued"}
     assert set(frame["submitted_by"]) == {"ada"}
     assert (submission.reused_ids, submission.warning) == ([], None)
-    assert messages(redis_server) == [[number] for number in submission.analysis_ids]
+    assert messages(redis_server) == [["analysis", number] for number in submission.analysis_ids]
     assert len(stored_files(home)) == 2
 
 
@@ -81,7 +82,9 @@ def test_what_exists_is_neither_stored_nor_queued_again(
     third = submitted(home, checkpoint(), seed=1)
     assert second.analysis_ids == second.reused_ids == first.analysis_ids
     assert third.reused_ids == []
-    assert messages(redis_server) == [[number] for number in (*first.analysis_ids, *third.analysis_ids)]
+    assert messages(redis_server) == [
+        ["analysis", number] for number in (*first.analysis_ids, *third.analysis_ids)
+    ]
     assert len(stored_files(home)) == 1
 
 
@@ -178,6 +181,15 @@ def test_a_data_file_goes_to_the_artefacts(
     assert again.reused_ids == again.analysis_ids
 
 
+def test_random_data_are_the_same_however_they_are_written(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    first = submitted(home, checkpoint(), data="random( 1x16x16, classes=10 )")
+    again = submitted(home, checkpoint(), data="random(1x16x16)")
+    assert runs(home)["data"].tolist() == ["random(1x16x16)"]
+    assert again.reused_ids == first.analysis_ids
+
+
 def test_a_data_file_that_does_not_fit_is_refused(home: Settings, checkpoint: Make, tmp_path: Path) -> None:
     np.savez(tmp_path / "small.npz", x=np.zeros((20, 9), dtype=np.float32), y=np.arange(20) % 10)
     with pytest.raises(DataError, match="shape 9"):
@@ -197,10 +209,10 @@ def test_without_redis_the_analyses_wait_in_the_database(home: Settings, checkpo
 def test_retrying_sends_a_message(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
     (number,) = submitted(home, checkpoint()).analysis_ids
     with pytest.raises(StoreError, match="is queued; only a failed or cancelled one"):
-        retry(number, home)
+        retry(Analysis, number, home)
     with sessions(home.database).begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
     redis_server.flushall()
-    assert retry(number, home) is None
-    assert messages(redis_server) == [[number]]
+    assert retry(Analysis, number, home) is None
+    assert messages(redis_server) == [["analysis", number]]
     assert runs(home)["state"].tolist() == ["queued"]

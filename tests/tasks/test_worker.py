@@ -19,7 +19,8 @@ from sqlalchemy import func, select, update
 
 from core import analysis
 from core.results import queries, store
-from core.results.artifacts import ArtifactStore, content_key
+from core.results.artifacts import ArtifactStore
+from core.results.keys import content_key
 from core.results.models import Analysis, Eigenvalue, OverlapPoint, State, now
 from core.results.queries import AnalysisDetail
 from core.results.session import sessions
@@ -105,7 +106,7 @@ def test_an_analysis_goes_from_the_queue_to_its_numbers(
     np.testing.assert_array_equal(arrays["eigenvalues"], exported["eigenvalues"])
 
     # A message too many is no second analysis.
-    assert send([number, 999], home) is None
+    assert send(Analysis, [number, 999], home) is None
     wait_until(lambda: worker.output.count("nothing to do") == 2, 20, "the worker has looked")
     assert detail(home, number).attempts == 1
 
@@ -135,7 +136,7 @@ def test_a_running_analysis_is_cancelled_quickly(home: Settings, worker: Worker,
     number = submitted(home, checkpoint(), SLOW)
     wait_until_under_way(home, number)
     with sessions(home.database).begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
     start = time.monotonic()
     cancelled = wait_for(home, number, State.cancelled, seconds=10)
     assert time.monotonic() - start < 3
@@ -145,7 +146,7 @@ def test_a_running_analysis_is_cancelled_quickly(home: Settings, worker: Worker,
 
     # The worker is free again, and the analysis can be had after all.
     change(home, settings=QUICK.model_dump(mode="json"))
-    assert retry(number, home) is None
+    assert retry(Analysis, number, home) is None
     assert wait_for(home, number, State.finished).cancel_requested is False
 
 
@@ -197,7 +198,7 @@ def test_a_killed_analysis_goes_on_from_its_last_block_to_the_same_numbers(
     wait_until(lambda: detail(home, number).progress > 0.4, 120, "analysis is well under way")
     first.kill()
     assert detail(home, number).state == State.running
-    assert any((home.scratch_folder / str(number)).glob("basis-*"))
+    assert any((home.scratch_folder / f"analysis-{number}").glob("basis-*"))
     change(home, heartbeat_at=now() - timedelta(minutes=1), submitted_at=now() - timedelta(minutes=1))
 
     start_workers(1)
@@ -267,7 +268,7 @@ def test_a_worker_told_to_end_at_once_hands_its_analysis_to_another(
     (second,) = workers.values()
     first.process.send_signal(signal.SIGQUIT)
     first.process.wait(20)
-    assert "handed back: [1]" in first.output
+    assert "handed back: analysis 1" in first.output
     wait_until(lambda: "attempt 1" in second.output, 5, "the other worker has it")
     finished = wait_for(home, number, State.finished)
     assert finished.attempts == 1  # the first one's does not count

@@ -62,7 +62,7 @@ def results(**changes: Any) -> dict[str, Any]:
 
 
 def claim(s: Session, analysis_id: int, token: str = "mine", worker: str = "host:1") -> Analysis | None:
-    return store.claim(s, analysis_id, token, worker, STALE_AFTER)
+    return store.claim(s, Analysis, analysis_id, token, worker, STALE_AFTER)
 
 
 def finished(s: Session, *, model: str = "mlp", step: int = 100, changes: Any = None, **more: Any) -> int:

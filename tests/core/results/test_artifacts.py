@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from core.results.artifacts import ArtifactStore, content_key, eigenvectors_key
+from core.results.artifacts import ArtifactStore
+from core.results.keys import content_key, eigenvectors_key
 from core.results.store import StoreError
 
 

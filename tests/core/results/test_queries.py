@@ -39,7 +39,7 @@ def test_runs_come_newest_first_with_their_progress(maker: Maker) -> None:
         assert lab.claim(s, working)
         analysis = s.get_one(Analysis, working)
         analysis.started_at = analysis.started_at - timedelta(seconds=30)
-        store.report(s, working, "mine", stage="eigenpairs", progress=0.25, hvps=35)
+        store.report(s, Analysis, working, "mine", stage="eigenpairs", progress=0.25, hvps=35)
     with maker() as s:
         frame = queries.runs(s)
         detail = queries.analysis(s, working)

@@ -175,17 +175,17 @@ def test_retry_is_for_what_ended_without_results(maker: Maker, state: State) -> 
         s.execute(update(Analysis).values(state=state))
     with maker.begin() as s:
         if state in (State.failed, State.cancelled):
-            store.retry(s, number)
+            store.retry(s, Analysis, number)
         else:
             with pytest.raises(StoreError, match=f"is {state}; only a failed or cancelled one"):
-                store.retry(s, number)
+                store.retry(s, Analysis, number)
     assert row(maker, number).state == (State.queued if state in (State.failed, State.cancelled) else state)
 
 
 def test_what_is_gone_is_said_to_be_gone(maker: Maker) -> None:
-    for change in (store.retry, store.request_cancel, store.delete_analysis):
+    for change in (store.retry, store.request_cancel, store.delete):
         with maker.begin() as s, pytest.raises(StoreError, match="Analysis 7 no longer exists"):
-            change(s, 7)
+            change(s, Analysis, 7)
 
 
 # --- An attempt -------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_what_is_gone_is_said_to_be_gone(maker: Maker) -> None:
 def test_a_claim_starts_an_attempt(maker: Maker) -> None:
     number = queued(maker)
     with maker.begin() as s:
-        claimed = store.claim(s, number, "mine", "host:1", STALE_AFTER)
+        claimed = store.claim(s, Analysis, number, "mine", "host:1", STALE_AFTER)
         assert claimed is not None
         assert claimed.checkpoint.sha256 == "a" * 64
     analysis = row(maker, number)
@@ -231,8 +231,8 @@ def test_a_running_analysis_can_be_claimed_only_when_it_is_silent(maker: Maker) 
     silence(maker, number)
     with maker.begin() as s:
         assert lab.claim(s, number, "yours") is not None
-        assert store.heartbeat(s, number, "mine") is Standing.lost
-        assert store.heartbeat(s, number, "yours") is Standing.owned
+        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
+        assert store.heartbeat(s, Analysis, number, "yours") is Standing.owned
     assert row(maker, number).attempts == 2
 
 
@@ -240,21 +240,26 @@ def test_a_report_tells_the_progress_and_is_a_sign_of_life(maker: Maker) -> None
     number = running(maker)
     silence(maker, number)
     with maker.begin() as s:
-        assert store.report(s, number, "mine", stage="eigenpairs", progress=0.5, hvps=35) is Standing.owned
-        assert store.requeue_stale(s, STALE_AFTER) == []
+        assert (
+            store.report(s, Analysis, number, "mine", stage="eigenpairs", progress=0.5, hvps=35)
+            is Standing.owned
+        )
+        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
     analysis = row(maker, number)
     assert (analysis.stage, analysis.progress, analysis.hvps) == ("eigenpairs", 0.5, 35)
     silence(maker, number)
     with maker.begin() as s:
-        assert store.heartbeat(s, number, "mine") is Standing.owned
-        assert store.requeue_stale(s, STALE_AFTER) == []
+        assert store.heartbeat(s, Analysis, number, "mine") is Standing.owned
+        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
 
 
 def test_a_report_with_a_lost_claim_changes_nothing(maker: Maker) -> None:
     number = running(maker)
     with maker.begin() as s:
-        assert store.report(s, number, "yours", stage="overlap", progress=1.0, hvps=1) is Standing.lost
-        assert store.report(s, 99, "mine", stage="overlap", progress=1.0, hvps=1) is Standing.lost
+        assert (
+            store.report(s, Analysis, number, "yours", stage="overlap", progress=1.0, hvps=1) is Standing.lost
+        )
+        assert store.report(s, Analysis, 99, "mine", stage="overlap", progress=1.0, hvps=1) is Standing.lost
     assert row(maker, number).stage is None
 
 
@@ -264,7 +269,7 @@ def test_the_next_attempt_learns_which_file_a_dead_one_left(maker: Maker) -> Non
         assert store.reserve_eigenvectors(s, number, "first", "eigenvectors/first") is Standing.owned
     silence(maker, number)
     with maker.begin() as s:
-        assert store.requeue_stale(s, STALE_AFTER) == [number]
+        assert store.requeue_stale(s, Analysis, STALE_AFTER) == [number]
     with maker.begin() as s:
         claimed = lab.claim(s, number, "second")
         assert claimed is not None
@@ -319,12 +324,12 @@ def test_a_late_duplicate_cannot_touch_a_finished_analysis(maker: Maker) -> None
     late = lab.results(eigenvalues=np.array([9.0, 8.0, 7.0]), eigenvectors="eigenvectors/late")
     with maker.begin() as s:
         assert not store.finish(s, number, "first", **late)
-        assert not store.fail(s, number, "first", "too late")
-        assert not store.cancelled(s, number, "first")
+        assert not store.fail(s, Analysis, number, "first", "too late")
+        assert not store.cancelled(s, Analysis, number, "first")
         assert lab.claim(s, number, "third") is None
-        assert store.requeue_stale(s, timedelta(0)) == []
+        assert store.requeue_stale(s, Analysis, timedelta(0)) == []
         with pytest.raises(StoreError, match="already finished"):
-            store.request_cancel(s, number)
+            store.request_cancel(s, Analysis, number)
     analysis = row(maker, number)
     assert (analysis.state, analysis.attempts) == (State.finished, 2)
     assert analysis.eigenvectors == "eigenvectors/1-x.safetensors"
@@ -372,8 +377,8 @@ def test_what_json_does_not_know_is_none_in_the_record(maker: Maker) -> None:
 def test_failing_keeps_the_sentence(maker: Maker) -> None:
     number = running(maker)
     with maker.begin() as s:
-        assert not store.fail(s, number, "yours", "Not mine to say.")
-        assert store.fail(s, number, "mine", "The data do not fit.")
+        assert not store.fail(s, Analysis, number, "yours", "Not mine to say.")
+        assert store.fail(s, Analysis, number, "mine", "The data do not fit.")
     analysis = row(maker, number)
     assert (analysis.state, analysis.message) == (State.failed, "The data do not fit.")
     with maker.begin() as s:
@@ -383,13 +388,19 @@ def test_failing_keeps_the_sentence(maker: Maker) -> None:
 @pytest.mark.parametrize("end", ["finish", "fail", "cancelled"])
 def test_an_attempt_that_has_ended_has_nothing_more_to_report(maker: Maker, end: str) -> None:
     number = running(maker)
-    arguments = {"finish": lab.results(), "fail": {"message": "No."}, "cancelled": {}}[end]
+    ends: dict[str, Callable[[Session], bool]] = {
+        "finish": lambda s: store.finish(s, number, "mine", **lab.results()),
+        "fail": lambda s: store.fail(s, Analysis, number, "mine", "No."),
+        "cancelled": lambda s: store.cancelled(s, Analysis, number, "mine"),
+    }
     with maker.begin() as s:
-        assert getattr(store, end)(s, number, "mine", **arguments)
+        assert ends[end](s)
     before = row(maker, number).progress
     with maker.begin() as s:
-        assert store.heartbeat(s, number, "mine") is Standing.lost
-        assert store.report(s, number, "mine", stage="overlap", progress=0.5, hvps=1) is Standing.lost
+        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
+        assert (
+            store.report(s, Analysis, number, "mine", stage="overlap", progress=0.5, hvps=1) is Standing.lost
+        )
     assert row(maker, number).progress == before
 
 
@@ -399,7 +410,7 @@ def test_an_attempt_that_has_ended_has_nothing_more_to_report(maker: Maker, end:
 def test_a_queued_analysis_is_cancelled_at_once(maker: Maker) -> None:
     number = queued(maker)
     with maker.begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
         assert lab.claim(s, number) is None
     assert row(maker, number).state is State.cancelled
 
@@ -407,20 +418,20 @@ def test_a_queued_analysis_is_cancelled_at_once(maker: Maker) -> None:
 def test_a_running_analysis_is_cancelled_by_its_worker(maker: Maker) -> None:
     number = running(maker)
     with maker.begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
     assert row(maker, number).state is State.running
     with maker.begin() as s:
-        assert store.heartbeat(s, number, "mine") is Standing.cancel_requested
-        assert store.cancelled(s, number, "mine")
+        assert store.heartbeat(s, Analysis, number, "mine") is Standing.cancel_requested
+        assert store.cancelled(s, Analysis, number, "mine")
     assert row(maker, number).state is State.cancelled
 
 
 def test_results_that_come_before_the_cancellation_count(maker: Maker) -> None:
     number = running(maker)
     with maker.begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
         assert store.finish(s, number, "mine", **lab.results())
-        assert not store.cancelled(s, number, "mine")
+        assert not store.cancelled(s, Analysis, number, "mine")
     analysis = row(maker, number)
     assert (analysis.state, analysis.cancel_requested) == (State.finished, False)
 
@@ -429,9 +440,9 @@ def test_a_cancellation_survives_the_worker(maker: Maker) -> None:
     number = running(maker)
     silence(maker, number)
     with maker.begin() as s:
-        store.request_cancel(s, number)
+        store.request_cancel(s, Analysis, number)
         assert lab.claim(s, number, "yours") is None
-        assert store.requeue_stale(s, STALE_AFTER) == []
+        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
     assert row(maker, number).state is State.cancelled
 
 
@@ -439,7 +450,7 @@ def test_deleting_takes_the_results_along(maker: Maker) -> None:
     with maker.begin() as s:
         number, other = lab.finished(s, step=1), lab.finished(s, step=2)
     with maker.begin() as s:
-        assert store.delete_analysis(s, number) == "eigenvectors/1-x.safetensors"
+        assert store.delete(s, Analysis, number) == ["eigenvectors/1-x.safetensors"]
     assert [count(maker, table) for table in (Analysis, Eigenvalue, OverlapPoint, StageTiming)] == [
         1,
         3,
@@ -447,15 +458,15 @@ def test_deleting_takes_the_results_along(maker: Maker) -> None:
         2,
     ]
     with maker.begin() as s:
-        store.delete_analysis(s, other)
+        store.delete(s, Analysis, other)
     assert count(maker, OverlapPoint) == 0
 
 
 def test_a_worker_loses_an_analysis_that_is_deleted(maker: Maker) -> None:
     number = running(maker)
     with maker.begin() as s:
-        store.delete_analysis(s, number)
-        assert store.heartbeat(s, number, "mine") is Standing.lost
+        store.delete(s, Analysis, number)
+        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
         assert not store.finish(s, number, "mine", **lab.results())
 
 
@@ -467,25 +478,25 @@ def test_what_falls_silent_is_queued_again_until_it_is_too_often(maker: Maker) -
     for attempt in (1, 2):
         with maker.begin() as s:
             assert lab.claim(s, number, f"attempt {attempt}")
-            assert store.requeue_stale(s, STALE_AFTER) == []
+            assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
         silence(maker, number)
         with maker.begin() as s:
-            assert store.requeue_stale(s, STALE_AFTER) == [number]
-            assert store.heartbeat(s, number, f"attempt {attempt}") is Standing.lost
+            assert store.requeue_stale(s, Analysis, STALE_AFTER) == [number]
+            assert store.heartbeat(s, Analysis, number, f"attempt {attempt}") is Standing.lost
         analysis = row(maker, number)
         assert (analysis.state, analysis.worker, analysis.progress) == (State.queued, None, 0.0)
     with maker.begin() as s:
         assert lab.claim(s, number, "attempt 3")
     silence(maker, number)
     with maker.begin() as s:
-        assert store.requeue_stale(s, STALE_AFTER) == []
+        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
     analysis = row(maker, number)
     assert analysis.state is State.failed
     assert analysis.message is not None
     assert analysis.message.startswith("The worker stopped 3 times while running this analysis")
     assert analysis.message.count(".") == 1
     with maker.begin() as s:
-        store.retry(s, number)
+        store.retry(s, Analysis, number)
         assert lab.claim(s, number, "by hand")
     assert row(maker, number).attempts == 1
 
@@ -496,7 +507,7 @@ def test_simultaneous_sweeps_requeue_once(maker: Maker) -> None:
 
     def sweep(_: int) -> list[int]:
         with maker.begin() as s:
-            return store.requeue_stale(s, STALE_AFTER)
+            return store.requeue_stale(s, Analysis, STALE_AFTER)
 
     assert sorted(all_at_once(sweep)) == [[], [], [], [], [], [number]]
 
@@ -506,9 +517,9 @@ def test_a_worker_hands_back_its_own(maker: Maker) -> None:
         numbers = [lab.queue(s, step=step).id for step in (1, 2, 3)]
         for number, worker in zip(numbers, ("a:1", "b:2", "a:1"), strict=True):
             assert lab.claim(s, number, worker=worker)
-        store.request_cancel(s, numbers[2])
+        store.request_cancel(s, Analysis, numbers[2])
     with maker.begin() as s:
-        assert store.hand_back(s, "a:1") == numbers[:1]
+        assert store.hand_back(s, Analysis, "a:1") == numbers[:1]
     first = row(maker, numbers[0])
     assert (first.state, first.attempts) == (State.queued, 0)
     assert row(maker, numbers[1]).state is State.running
@@ -526,10 +537,10 @@ def test_waiting_is_what_has_been_queued_for_a_while(maker: Maker) -> None:
         s.flush()
         assert lab.claim(s, running_one.id)
     with maker() as s:
-        assert store.waiting(s, timedelta(seconds=15)) == [numbers[1], numbers[0]]
+        assert store.waiting(s, Analysis, timedelta(seconds=15)) == [numbers[1], numbers[0]]
         assert queries.runs(s)["state"].value_counts().to_dict() == {"queued": 3, "running": 1}
-        assert store.under_way(s, [numbers[0], working, 99]) == {numbers[0], working}
+        assert store.under_way(s, Analysis, [numbers[0], working, 99]) == {numbers[0], working}
     with maker.begin() as s:
         assert store.finish(s, working, "mine", **lab.results())
-        store.request_cancel(s, numbers[0])
-        assert store.under_way(s, [*numbers, working]) == set(numbers[1:])
+        store.request_cancel(s, Analysis, numbers[0])
+        assert store.under_way(s, Analysis, [*numbers, working]) == set(numbers[1:])

@@ -1,0 +1,20 @@
+"""Keys of the files in the artefact store: their paths there, with forward slashes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["checkpoints", "data"]
+
+
+def content_key(kind: Kind, sha256: str, suffix: str) -> str:
+    """The key of a file whose content has this hash; ``suffix`` (``.pt``) is its name's."""
+    return f"{kind}/{sha256}{suffix.lower()}"
+
+
+def eigenvectors_key(analysis_id: int, token: str) -> str:
+    """The key of the eigenvectors that the attempt ``token`` at an analysis finds.
+
+    Every attempt has a file of its own: a late one must not replace the file of the one that finished.
+    """
+    return f"eigenvectors/{analysis_id}-{token}.safetensors"

@@ -1,0 +1,72 @@
+"""An attempt at a piece of work: what the code that is particular to its kind needs of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from kombu.utils.functional import retry_over_time
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.results.models import Work
+from core.settings import Settings
+from tasks.progress import DATABASE_AWAY, Lifeline, WorkLog
+
+T = TypeVar("T")
+W = TypeVar("W", bound=Work)
+
+_DATABASE_PATIENCE = 60  # seconds
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[W]):
+    """What an attempt has from its claim to its end.
+
+    Attributes:
+        work: The row as it was claimed; its columns only, no relationships.
+        token: The claim, which everything that is written depends on.
+        env: Where database, artefacts and broker are.
+        maker: Sessions of the database.
+        folder: Where to put what a next attempt may go on from, and where an earlier one, which died, has.
+            Whatever is there when the attempt ends is removed.
+        lifeline: To be called with every progress; raises ``Cancelled`` or ``ClaimLost``.
+        log: Lines that begin with what they are about.
+    """
+
+    work: W
+    token: str
+    env: Settings
+    maker: sessionmaker[Session]
+    folder: Path
+    lifeline: Lifeline
+    log: WorkLog
+
+    def read(self, question: Callable[[Session], T]) -> T:
+        """What a reading session answers; asked again and again for a while if the database is away."""
+
+        def attempt() -> T:
+            with self.maker() as s:
+                return question(s)
+
+        return _patiently(attempt)
+
+    def write(self, change: Callable[[Session], T]) -> T:
+        """Make a change in a transaction of its own (``write``)."""
+        return write(self.maker, change)
+
+
+def write(maker: sessionmaker[Session], change: Callable[[Session], T]) -> T:
+    """Make a change in a transaction of its own; again and again for a while if the database is away."""
+
+    def attempt() -> T:
+        with maker.begin() as s:
+            return change(s)
+
+    return _patiently(attempt)
+
+
+def _patiently(attempt: Callable[[], T]) -> T:
+    done: T = retry_over_time(attempt, DATABASE_AWAY, interval_start=1, timeout=_DATABASE_PATIENCE)
+    return done

@@ -1,6 +1,7 @@
 """The ``seigh`` command.
 
-What imports torch is imported by the commands that need it, so that the others and ``--help`` answer at once.
+What imports torch or pandas is imported by the commands that need it, so that the others, health checks above
+all, and ``--help`` answer at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -34,14 +34,16 @@ from rich.table import Table
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from app import launch
+from app.operations import environment, operations
 from app.options import Files, with_settings
-from core.results import queries
 from core.results.models import State
 from core.results.session import migrate, sessions
 from core.results.store import StoreError
 from core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, refusal
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from core.analysis import Progress as AnalysisProgress
     from core.analysis import Result
     from tasks.submit import Submission
@@ -65,6 +67,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.add_typer(operations)
 # Into a file or a pipe, tables are as wide as they need to be.
 out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
 err = Console(highlight=False, stderr=True)
@@ -117,7 +120,7 @@ Port = Annotated[
 @cli.command()
 def up(port: Port = launch.PORT) -> None:
     """Start the dashboard with a worker of its own, until Ctrl-C."""
-    with launch.stack(_environment(), port) as stack:
+    with launch.stack(environment(), port) as stack:
         _say_where(stack, port)
         if not stack.joined:
             _serve(stack)
@@ -129,7 +132,7 @@ def demo(
     port: Port = launch.PORT,
 ) -> None:
     """Train a small network, analyse its checkpoints, and open the dashboard with the results."""
-    env = _environment()
+    env = environment()
     with launch.stack(env, port) as stack:
         _say_where(stack, port)
         files = _train(DEMO_PROBLEM, DEMO_STEPS[-1], list(DEMO_STEPS), env.root / "demo", seed=0)
@@ -141,21 +144,6 @@ def demo(
         out.print(f"The dashboard with these results: [bold]{stack.url}[/]")
         if not stack.joined:
             _serve(stack)
-
-
-@cli.command()
-def worker(
-    concurrency: Annotated[int, typer.Option(min=1, help="Analyses to run at a time.")] = 1,
-) -> None:
-    """Run analyses of the lab's queue, until Ctrl-C."""
-    env = _environment()
-    if env.embedded_redis and not launch.redis_answers(env):
-        raise launch.LaunchError(
-            "There is no queue to work for: start 'seigh up' for this SEIGH_HOME, or set SEIGH_REDIS_URL."
-        )
-    migrate(env.database)
-    command = launch.worker_command(concurrency)
-    os.execve(command[0], command, os.environ | {"SEIGH_HOME": str(env.root)})
 
 
 def _say_where(stack: launch.Stack, port: int) -> None:
@@ -273,7 +261,7 @@ def analyze(
 
     if json_file and not json_file.resolve().parent.is_dir():
         raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
-    env = _environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
+    env = environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
     datasets.fitting_index(
         settings.data,
@@ -311,7 +299,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
     """Queue analyses of checkpoints for the lab's workers."""
-    env = _environment()
+    env = environment()
     migrate(env.database)
     submission = _submit(files, model, [settings], env)
     if wait:
@@ -371,6 +359,8 @@ def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] =
 
 
 def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
+    from core.results import queries
+
     with sessions(env.database)() as s:
         runs = queries.runs(s)
     return runs[(runs["kind"] == "analysis") & runs["id"].isin(list(ids))]
@@ -402,7 +392,9 @@ def export(
     """Write every overlap point of a model's finished analyses as one tidy table."""
     if kind == "parquet" and file is None:
         raise SettingsError("A parquet table is no text; name the file for it with --out.")
-    env = _environment()
+    from core.results import queries
+
+    env = environment()
     migrate(env.database)
     with sessions(env.database)() as s:
         table = queries.export_table(s, None if study == "all" else [study])
@@ -433,6 +425,10 @@ def _write(file: Path | None, text: str) -> None:
 
 def _demo_table(ids: Sequence[int], env: Settings) -> Table:
     """The demo's result: λ₁ and the overlap at a few k, each with its ratio to chance, by split and step."""
+    import pandas as pd
+
+    from core.results import queries
+
     with sessions(env.database)() as s:
         points = pd.concat([queries.overlap_by_step(s, k) for k in DEMO_K])
     points = points[points["analysis_id"].isin(list(ids))]
@@ -483,15 +479,6 @@ def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
 
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-
-
-def _environment(**changes: Any) -> Settings:
-    """The configuration from the environment, with changes."""
-    try:
-        return Settings(**changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"SEIGH_{str(first['loc'][0]).upper()} is not usable: {first['msg']}.") from error
 
 
 def _user() -> str:

@@ -228,6 +228,69 @@ def test_train_prints_the_files_it_records_and_reuses_them(run: Run, tmp_path: P
     assert run("train", "digits-mlp", "--steps", 20, "--record", "0;20", "--out", tmp_path)[0] == 2
 
 
+def test_train_needs_only_the_name_of_a_problem(run: Run, home: Settings) -> None:
+    status, out, _ = run("train", "digits-mlp", "--steps", 250, "--batch", 20, "--seed", 2)
+    assert status == 0
+    files = [Path(line) for line in out.splitlines()]
+    assert {file.parent for file in files} == {home.root / "training" / "digits-mlp-seed=2-batch=20"}
+    assert [checkpoints.read(file).step for file in files] == [0, 100, 200, 250]
+    # By default it would be the thousand steps of the paper.
+    status, out, _ = run("train", "digits-mlp", "--record", "0,10", "--learning-rate", 0.1)
+    assert [checkpoints.read(Path(line)).step for line in out.splitlines()] == [0, 10]
+
+
+def test_train_hands_its_checkpoints_to_the_queue(run: Run, home: Settings, tmp_path: Path) -> None:
+    arguments = ["train", "digits-mlp", "--steps", 20, "--out", tmp_path / "out", "--submit", "net"]
+    arguments += ["--split", "both", "--samples", 40, "--k", 12]
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert [Path(line).name for line in out.splitlines()[:2]] == [
+        "step_000000.safetensors",
+        "step_000020.safetensors",
+    ]
+    assert "Queued for model 'net': 4 analyses (1 to 4)." in out
+    assert err.count("Redis does not answer") == 1
+    with sessions(home.database)() as s:
+        runs = queries.runs(s)
+    assert set(zip(runs["step"], runs["split"], strict=True)) == {
+        (0, "train"),
+        (0, "test"),
+        (20, "train"),
+        (20, "test"),
+    }
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "Reused for model 'net': 4 analyses (1 to 4)." in out
+    assert "Queued" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["mnist"], "There is no problem 'mnist'; choose one of digits-mlp, mnist-mlp, "),
+        (["mnist-mlp"], "set SEIGH_DATA_DIR"),
+        (["digits-mlp", "--record", "0;20"], "'0;20' is no list of steps"),
+        (["digits-mlp", "--steps", 10, "--record", "0,20"], "must lie between 0 and the 10 steps"),
+        (["digits-mlp", "--k", 10], "give --submit MODEL with them"),
+        (["digits-mlp", "--split", "test"], "give --submit MODEL with them"),
+        (["digits-mlp", "--submit", "net", "--k", 7031], "k = 7,031 is more than the model's 7,030"),
+        (["digits-mlp", "--submit", "net", "--samples", 541], "choose at most 52"),
+        (["digits-mlp", "--batch", 2000], "A batch of 2,000 is more than the 1,257 samples"),
+        (["digits-mlp", "--learning-rate", -1], "the learning rate be above 0"),
+        (["digits-mlp", "--steps", 20, "--learning-rate", 1e38], "The training diverged"),
+    ],
+)
+def test_a_training_that_cannot_work_gets_one_sentence(
+    options: list[object], reason: str, run: Run, home: Settings
+) -> None:
+    status, out, err = run("train", *options)
+    assert (status, out) == (2, "")
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("Error: ")
+    assert reason in sentence
+    assert count_rows(home) == (0, 0)
+
+
 def test_analyze_writes_one_object_per_checkpoint(run: Run, files: list[Path], tmp_path: Path) -> None:
     # The architecture is the one that the tensors fit.
     status, out, _ = run("analyze", *files, *SMALL, "--seed", 3, "--json", tmp_path / "out.json")

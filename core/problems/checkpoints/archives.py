@@ -8,10 +8,8 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from core.problems.checkpoints.checkpoint import CheckpointError, damaged, shown
+from core.problems.checkpoints.checkpoint import LARGEST_STRUCTURE, CheckpointError, damaged, shown
 
-_LARGEST_DIRECTORY = 32 * 2**20  # bytes; some hundred thousand entries
-_LARGEST_PICKLE = 32 * 2**20
 _END = b"PK\x05\x06"
 _END_SIZE, _LONGEST_COMMENT = 22, 2**16
 _BLOCK = 2**20
@@ -52,7 +50,7 @@ def _check_directory(file: BinaryIO, name: str, size: int) -> None:
     length = int.from_bytes(tail[end + 12 : end + 16], "little")
     if length == 2**32 - 1:
         length = _zip64_directory(file, size - len(tail) + end)
-    if length > _LARGEST_DIRECTORY:
+    if length > LARGEST_STRUCTURE:
         raise CheckpointError(
             f"'{name}' holds too many entries for a state dict; save model.state_dict() alone."
         )
@@ -86,7 +84,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], name: str, size: int) -> None
             f"'{name}' is an archive with entries that torch.save does not write{which}; "
             "save the state dict with torch.save."
         )
-    if any(e.filename.endswith("data.pkl") and e.file_size > _LARGEST_PICKLE for e in entries):
+    if any(e.filename.endswith("data.pkl") and e.file_size > LARGEST_STRUCTURE for e in entries):
         raise CheckpointError(
             f"'{name}' holds too many entries for a state dict; save model.state_dict() alone."
         )

@@ -9,6 +9,9 @@ from torch import Tensor
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
+# Bytes of a file's plain structure, without its tensors; those of a hundred thousand tensors are a tenth.
+LARGEST_STRUCTURE = 32 * 2**20
+
 
 class CheckpointError(ValueError):
     """A file that is no usable checkpoint; the message is one sentence for the person who brought it."""

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from core.problems.checkpoints import archives, contents
-from core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError, damaged, shown
+from core.problems.checkpoints.checkpoint import (
+    LARGEST_STRUCTURE,
+    Checkpoint,
+    CheckpointError,
+    damaged,
+    shown,
+)
 from core.problems.checkpoints.pickles import Structure, Walk
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -28,9 +34,6 @@ INDEX_SUFFIX = ".index.json"
 # A PyTorch file before the zip format: this number, three more pickles, the storages' names; then numbers.
 _LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PICKLES = 5
-
-# Plain structure of a file, without its tensors: a hundred thousand tensors need a tenth of this.
-_LARGEST_STRUCTURE = 32 * 2**20
 
 # Tensors may share storage (tied weights), so that together they are larger than the file; never by much.
 _LARGEST_SHARING = 2
@@ -147,7 +150,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
 def _index(path: Path) -> dict[str, str]:
     """The file name of every tensor's shard, by the tensor's name."""
     try:
-        if path.stat().st_size > _LARGEST_STRUCTURE:
+        if path.stat().st_size > LARGEST_STRUCTURE:
             raise ValueError("too long")
         places: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
         good = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
@@ -183,7 +186,7 @@ def _beside(path: Path) -> tuple[int | None, int | None]:
     state: object = None
     try:
         file = path.with_name(_TRAINER_STATE)
-        if file.stat().st_size <= _LARGEST_STRUCTURE:
+        if file.stat().st_size <= LARGEST_STRUCTURE:
             state = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         pass
@@ -212,7 +215,7 @@ def _read_safetensors(path: Path, name: str, length: int) -> Mapping[Any, Any]:
     problem = CheckpointError(
         f"'{name}' is damaged or incomplete and not a readable safetensors file; save or upload it again."
     )
-    if length > _LARGEST_STRUCTURE:
+    if length > LARGEST_STRUCTURE:
         raise problem
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -257,7 +260,7 @@ def _walk_legacy(path: Path, name: str, size: int, start: bytes) -> Structure:
     if start != _LEGACY_START:
         raise _more_than_tensors(name) if _imports(path) else damaged(name)
     with path.open("rb") as file:
-        stream = io.BytesIO(file.read(_LARGEST_STRUCTURE))
+        stream = io.BytesIO(file.read(LARGEST_STRUCTURE))
     walk = Walk(name)
     for _ in range(_LEGACY_PICKLES):
         walk.follow(stream)
@@ -277,7 +280,7 @@ def _imports(path: Path) -> bool:
     """Whether the file starts with a pickle that imports something; walks its opcodes and runs none."""
     try:
         with path.open("rb") as file:
-            pickled = io.BytesIO(file.read(_LARGEST_STRUCTURE))
+            pickled = io.BytesIO(file.read(LARGEST_STRUCTURE))
         names = ("GLOBAL", "STACK_GLOBAL", "INST")
         return any(opcode.name in names for opcode, _argument, _position in pickletools.genops(pickled))
     except Exception:  # no pickle, or half of one

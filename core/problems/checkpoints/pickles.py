@@ -20,9 +20,10 @@ import torch
 
 from core.problems.checkpoints.checkpoint import CheckpointError, damaged, shown
 
-# Memory for a file's structure, without its tensors, in bytes; a hundred thousand tensors need most of it.
-_LARGEST_STRUCTURE = 512 * 2**20
-_COST_OF_VALUE = 96  # of an average one in CPython; an empty dictionary or a number in a list is less
+# Memory for a file's structure, without its tensors, in bytes: thirty thousand tensors need most of it.
+_ROOM = 160 * 2**20
+_COST_OF_VALUE = 96  # of an average one in CPython
+_COST_OF_CONTAINER = 300  # of an empty set or OrderedDict
 
 _OPCODES_OF_CONSTANTS = (
     "NONE",
@@ -199,7 +200,7 @@ class _Global:
     name: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Container:
     """A list, dictionary or set: how many entries it has, and whether all of them can be keys."""
 
@@ -215,7 +216,7 @@ class _Result:
 _RESULT = _Result()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Stranger:
     """An object of one of the harmless classes."""
 
@@ -232,7 +233,7 @@ class Walk:
     def __init__(self, name: str) -> None:
         self.name = name
         self.structure = Structure()
-        self._room = _LARGEST_STRUCTURE
+        self._room = _ROOM
 
     def follow(self, stream: IO[bytes]) -> None:
         """Walk one pickle from where the stream stands to behind its end.
@@ -276,6 +277,7 @@ class Walk:
             elif code == "EMPTY_TUPLE":
                 stack.append(())
             elif code in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET"):
+                self._spend(_COST_OF_CONTAINER)
                 stack.append(_Container(code))
             elif code == "APPEND":
                 item = stack.pop()
@@ -349,6 +351,7 @@ class Walk:
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise self._refused("a call of an object")
         name = function.name
+        self._spend(_COST_OF_CONTAINER)
         if name in HARMLESS:
             return _instance(HARMLESS[name])
         if name in _TENSORS and not new:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from core.analysis import Progress as AnalysisProgress
     from core.analysis import Result
+    from core.problems.training import Problem
     from tasks.submit import Submission
 
 DEMO_MODEL = "digits tanh-MLP"
@@ -172,14 +173,107 @@ def _serve(stack: launch.Stack) -> None:
 @cli.command()
 def train(
     problem: Annotated[str, typer.Argument(help="Name of the problem, such as digits-mlp.")],
-    steps: Annotated[int, typer.Option(min=0, help="Optimiser steps.")],
-    record: Annotated[str, typer.Option(metavar="0,100,…", help="Steps to keep a checkpoint of.")],
-    folder: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the checkpoints.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the initialisation and the batches.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Optimiser steps; the problem's if not given.")
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(metavar="0,100,…", help="Steps to keep a checkpoint of; the problem's if not given."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", file_okay=False, help="Folder for the checkpoints; one under SEIGH_HOME if not given."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples in a batch; the problem's if not given.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of plain SGD; the problem's if not given.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--submit",
+            metavar="MODEL",
+            help="Queue analyses of every checkpoint for the model of this name, as it is recorded.",
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "test", "both"] | None,
+        typer.Option(help="Splits to analyse; test if not given. Belongs to --submit."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples N of an analysis; belongs to --submit.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, help="Eigenpairs of an analysis; belongs to --submit.")
+    ] = None,
 ) -> None:
-    """Train a problem and keep checkpoints at chosen steps."""
-    for file in _train(problem, steps, _numbers(record), folder, seed):
+    """Train a problem and keep checkpoints at chosen steps.
+
+    A training that was interrupted goes on where it was when the same command is given again.
+    """
+    env = environment()
+    recipe = _problem(problem)
+    wanted = recipe.record(steps) if record is None else _numbers(record)
+    steps = recipe.steps if steps is None else steps
+    changes = _given(batch=batch, learning_rate=learning_rate)
+    folder = folder or _training_folder(env, problem, {"seed": seed} | changes)
+    analysed = _given(split=split, samples=samples, k=k)
+    if model is None and analysed:
+        raise SettingsError(
+            "--split, --samples and --k are those of analyses; give --submit MODEL with them."
+        )
+    settings = [] if model is None else _settings_of_problem(recipe, analysed, env)
+    submissions: list[Submission] = []
+
+    def hand_over(file: Path) -> None:
+        if model is not None:
+            submissions.append(_queue([file], model, settings, env))
+
+    for file in _train(problem, steps, wanted, folder, seed, env=env, recorded=hand_over, **changes):
         print(file)
+    if model is not None:
+        _say_queued(submissions, model)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that somebody gave."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _training_folder(env: Settings, problem: str, choices: dict[str, Any]) -> Path:
+    """Where a training leaves its checkpoints unless somebody says."""
+    return (
+        env.root / "training" / "-".join([problem, *(f"{name}={value}" for name, value in choices.items())])
+    )
+
+
+def _problem(name: str) -> Problem:
+    from core.problems import training
+
+    return training.known(name)
+
+
+def _settings_of_problem(recipe: Problem, options: dict[str, Any], env: Settings) -> list[AnalysisSettings]:
+    """What to analyse of a problem's checkpoints, if it can work; the database is ready for it."""
+    from core.problems import architectures
+    from core.problems import data as datasets
+
+    split = options.pop("split", "test")
+    settings = [
+        AnalysisSettings(architecture=recipe.architecture, data=recipe.data, split=each, **options)
+        for each in (SPLITS if split == "both" else [split])
+    ]
+    model = architectures.build(recipe.architecture)
+    for each in settings:
+        each.check(architectures.parameter_count(each.architecture))
+        datasets.fitting_index(each.data, each.split, each.samples, each.seed, model, env=env)
+    migrate(env.database)
+    return settings
 
 
 def _numbers(text: str) -> list[int]:
@@ -191,8 +285,10 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def _train(problem: str, steps: int, record: Sequence[int], folder: Path, seed: int) -> list[Path]:
-    """Train with a progress bar, or say that there was no need."""
+def _train(
+    problem: str, steps: int, record: Sequence[int], folder: Path, seed: int, **more: Any
+) -> list[Path]:
+    """Train with a progress bar, or say that there was no need; ``more`` is for ``training.train``."""
     from core.problems import training
 
     bar = _progress_bar()
@@ -202,8 +298,11 @@ def _train(problem: str, steps: int, record: Sequence[int], folder: Path, seed: 
         bar.start()
         bar.update(task, completed=done)
 
+    def show_loss(_: int, loss: float) -> None:
+        bar.update(task, description=f"Training {problem}, loss {loss:.4f}")
+
     try:
-        files = training.train(problem, steps, record, folder, seed, show)
+        files = training.train(problem, steps, record, folder, seed, show, losses=show_loss, **more)
     finally:
         trained = bar.live.is_started
         if trained:
@@ -310,24 +409,34 @@ def _submit(
     files: Sequence[Path], model: str, settings: Sequence[AnalysisSettings], env: Settings
 ) -> Submission:
     """Queue an analysis of every file with each of the settings, and say what came of it."""
+    submission = _queue(files, model, settings, env)
+    _say_queued([submission], model)
+    return submission
+
+
+def _queue(
+    files: Sequence[Path], model: str, settings: Sequence[AnalysisSettings], env: Settings
+) -> Submission:
     from tasks.submit import Upload, submit
 
-    submission = submit(
+    return submit(
         [Upload(file, file.name) for file in files],
         model_name=model,
         settings=settings,
         user=_user(),
         env=env,
     )
-    ids, reused = submission.analysis_ids, submission.reused_ids
-    queued = [number for number in ids if number not in reused]
+
+
+def _say_queued(submissions: Sequence[Submission], model: str) -> None:
+    reused = [number for each in submissions for number in each.reused_ids]
+    queued = [number for each in submissions for number in each.analysis_ids if number not in reused]
     if queued:
         out.print(f"Queued for model '{escape(model)}': {_analyses(queued)}.")
     if reused:
         out.print(f"Reused for model '{escape(model)}': {_analyses(reused)}.")
-    if submission.warning:
-        err.print(escape(submission.warning))
-    return submission
+    for warning in dict.fromkeys(each.warning for each in submissions if each.warning):
+        err.print(escape(warning))
 
 
 def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] = lambda: None) -> None:

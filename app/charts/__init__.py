@@ -29,6 +29,7 @@ from app.charts.structure import (
     layer_shares,
     magnitude_bins,
     metric_by_step,
+    pair_metrics,
     random_study,
     stages,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "overlap_by_k",
     "overlap_by_step",
     "overlap_curve",
+    "pair_metrics",
     "random_study",
     "ratio_by_size",
     "recorded_by_step",

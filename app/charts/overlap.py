@@ -36,7 +36,10 @@ CURVE_DASHES = ([1, 0], [8, 3, 2, 3], [1, 0], [2, 3])
 CURVE_WIDTHS = (3, 2, 1.5, 2)  # px
 
 # What makes a line over training.
-LINE_COLUMNS = ["model", "split", "curvature", "subset", "method", "samples", "seed", "data"]
+LINE_COLUMNS = ["model", "split", "curvature", "subset", "loss", "method", "samples", "seed", "data"]
+
+MOST_CHARACTERS = 24  # of each thing that tells a line from others
+RANDOM_DATA = "random("  # with this start the names of random data, which are for trials only
 
 Measure = Literal["overlap", "ratio"]
 
@@ -210,17 +213,20 @@ def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
     return analyses[analyses["analysis_id"].isin(kept["analysis_id"])]
 
 
-def name_series(analyses: pd.DataFrame) -> pd.Series[str]:
+def name_series(analyses: pd.DataFrame, *, split: bool = True) -> pd.Series[str]:
     """Name each row's line by what tells it from the others.
 
-    That is model and split, and those of curvature, chosen parameters, method, N, seed and data that differ
-    somewhere in ``analyses``.
+    That is model and, unless left out, split, and those of curvature, parameters, loss, method, N, seed
+    and data that differ somewhere in ``analyses``; random data are always named.
     """
-    names = analyses["model"].astype(str) + " · " + analyses["split"].astype(str)
-    differing = {"curvature": "", "subset": "", "method": "", "samples": "N = ", "seed": "seed ", "data": ""}
-    for column, prefix in differing.items():
-        if analyses[column].nunique() > 1:
-            names = names + " · " + prefix + analyses[column].astype(str).str.slice(0, 15)
+    names = analyses["model"].astype(str)
+    if split:
+        names = names + " · " + analyses["split"].astype(str)
+    prefixes = dict.fromkeys(("curvature", "subset", "loss", "method", "samples", "seed", "data"), "")
+    for column, prefix in (prefixes | {"samples": "N = ", "seed": "seed "}).items():
+        values = analyses[column].astype(str)
+        if values.nunique() > 1 or (column == "data" and values.str.startswith(RANDOM_DATA).any()):
+            names = names + " · " + prefix + values.str.slice(0, MOST_CHARACTERS)
     return names.rename("series")
 
 

@@ -39,6 +39,13 @@ SHARE_COLORS = {
 SHARE_SHAPES = {"mask": "square", "eigenspace": "circle", "overlap": "diamond"}
 
 
+# Of the Grassmannian metrics, in the order of their labels.
+METRIC_COLORS = (*MODEL_COLORS, NEUTRAL)
+METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
+
+LIKENESS = alt.Scale(domain=[0, 1], clamp=True)
+
+
 def stages(frame: pd.DataFrame) -> alt.LayerChart:
     """Time of each stage of an analysis, in the order they ran, with its Hessian-vector products.
 
@@ -259,8 +266,52 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
     )
 
 
-METRIC_COLORS = (*MODEL_COLORS, NEUTRAL)
-METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
+def metric_looks(labels: dict[str, str]) -> tuple[alt.Color, alt.StrokeDash]:
+    """Colour and dashes of every metric, by its name in the column ``label``."""
+    names, keys = list(labels.values()), legend(column_width=165)
+    colors = dict(zip(names, METRIC_COLORS, strict=True))
+    dashes = dict(zip(names, METRIC_DASHES, strict=True))
+    return (
+        alt.Color("label:N", scale=scale(names, colors), legend=keys),
+        alt.StrokeDash("label:N", scale=scale(names, dashes), legend=keys),
+    )
+
+
+def dimension_axis() -> alt.X:
+    """The dimension of two subspaces, on a log axis."""
+    log = alt.Scale(type="log", nice=False)
+    return alt.X("k:Q", title="k, dimension of both", scale=log, axis=whole_axis())
+
+
+def pair_metrics(frame: pd.DataFrame, labels: dict[str, str]) -> alt.LayerChart:
+    """Every metric between two analyses' eigenspaces as likeness, against k, above what random ones give.
+
+    Args:
+        frame: ``queries.pair_values`` of one pair: k, measure, value, normalised; and of random subspaces,
+            NaN where unknown, normalised_random_mean and random_mean.
+        labels: Name of every metric.
+    """
+    frame = frame.assign(label=frame["measure"].map(labels))
+    color, dash = metric_looks(labels)
+    y = alt.Y("normalised:Q", title="likeness, from 0 to 1", scale=LIKENESS)
+    base = alt.Chart(frame).encode(x=dimension_axis(), y=y, color=color)
+    tooltip = [
+        alt.Tooltip("label:N", title="metric"),
+        alt.Tooltip("k:Q", format=",d"),
+        alt.Tooltip("normalised:Q", title="likeness", format=".4g"),
+        alt.Tooltip("normalised_random_mean:Q", title="of random subspaces", format=".4g"),
+        alt.Tooltip("value:Q", title="raw", format=".4g"),
+        alt.Tooltip("random_mean:Q", title="raw, of random subspaces", format=".4g"),
+    ]
+    known = alt.Chart(frame.dropna(subset="normalised_random_mean"))
+    chance = known.mark_line(strokeWidth=1.5, opacity=0.4).encode(
+        x=dimension_axis(),
+        y=alt.Y("normalised_random_mean:Q", title="likeness, from 0 to 1"),
+        color=color,
+        detail="label:N",
+    )
+    lines = base.mark_line(strokeWidth=2.5).encode(strokeDash=dash)
+    return layered(chance, lines, base.mark_point(filled=True, size=40).encode(tooltip=tooltip))
 
 
 def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.LayerChart:
@@ -276,13 +327,8 @@ def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.Lay
         low=frame["normalised_mean"] - frame["normalised_std"],
         high=frame["normalised_mean"] + frame["normalised_std"],
     )
-    names = [labels[metric] for metric in labels]
-    x = alt.X("k:Q", title="k, dimension of both", scale=alt.Scale(type="log", nice=False), axis=whole_axis())
-    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1", scale=alt.Scale(domain=[0, 1], clamp=True))
-    keys = legend(column_width=165)
-    color = alt.Color(
-        "label:N", scale=scale(names, dict(zip(names, METRIC_COLORS, strict=True))), legend=keys
-    )
+    x, (color, dash) = dimension_axis(), metric_looks(labels)
+    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1", scale=LIKENESS)
     lines = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2.5)
@@ -290,9 +336,7 @@ def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.Lay
             x=x,
             y=y,
             color=color,
-            strokeDash=alt.StrokeDash(
-                "label:N", scale=scale(names, dict(zip(names, METRIC_DASHES, strict=True))), legend=keys
-            ),
+            strokeDash=dash,
         )
     )
     points = (

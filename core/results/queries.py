@@ -446,7 +446,7 @@ def overlap_curves(
 
 def _spaced(s: Session, ids: Sequence[int], most: int) -> list[int]:
     """Whole numbers from 1 to the largest k of these analyses, as ``overlap_curves`` says."""
-    largest = s.scalars(select(distinct(Analysis.k)).where(Analysis.id.in_(ids))).all()
+    largest = s.scalars(select(Analysis.k).where(Analysis.id.in_(ids)).distinct()).all()
     last = max(largest, default=1)
     spaced = [np.rint(space(1, last, most)) for space in (np.linspace, np.geomspace)]
     return sorted({int(k) for k in np.concatenate([*spaced, largest])})
@@ -478,7 +478,7 @@ def overlap_by_step(
     if rho is None:
         statement = statement.where(OverlapPoint.k == k)
     else:
-        pairs = [(size, at_sparsity(rho, size)) for size in s.scalars(select(distinct(Analysis.parameters)))]
+        pairs = [(size, at_sparsity(rho, size)) for size in s.scalars(select(Analysis.parameters).distinct())]
         statement = statement.where(tuple_(Analysis.parameters, OverlapPoint.k).in_(pairs))
     if ids is not None:
         statement = statement.where(Analysis.id.in_(ids))
@@ -613,7 +613,8 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
 
 def comparable(s: Session) -> pd.DataFrame:
     """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
-    subset (as in ``runs``), parameters (D), method, k, samples, seed, data, resolved_k (NaN: unknown)."""
+    subset (as in ``runs``), loss (with its label smoothing and weight decay, if any), parameters (D), method,
+    k, samples, seed, data, resolved_k (NaN: unknown)."""
     columns: dict[str, Any] = {
         "analysis_id": int,
         "model_id": int,
@@ -622,6 +623,9 @@ def comparable(s: Session) -> pd.DataFrame:
         "split": object,
         "curvature": object,
         "subset": object,
+        "loss": object,
+        "label_smoothing": object,
+        "weight_decay": object,
         "parameters": int,
         "method": object,
         "k": int,
@@ -639,6 +643,7 @@ def comparable(s: Session) -> pd.DataFrame:
             Analysis.split,
             Analysis.curvature,
             _patterns,
+            *(Analysis.settings[name] for name in ("loss", "label_smoothing", "weight_decay")),
             Analysis.parameters,
             Analysis.method,
             Analysis.k,
@@ -652,7 +657,17 @@ def comparable(s: Session) -> pd.DataFrame:
         .where(Analysis.state == State.finished)
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )
-    return _frame(s, statement, columns)
+    frame = _frame(s, statement, columns)
+    parts = zip(frame["loss"], frame.pop("label_smoothing"), frame.pop("weight_decay"), strict=True)
+    return frame.assign(loss=pd.Series([_loss(*each) for each in parts], frame.index, object))
+
+
+def _loss(name: str | None, smoothing: float | None, decay: float | None) -> str:
+    """A loss in words; settings from before there was a choice have none of the three."""
+    parts = [name or "cross-entropy"]
+    parts += [f"label smoothing {smoothing:g}"] if smoothing else []
+    parts += [f"weight decay {decay:g}"] if decay else []
+    return ", ".join(parts)
 
 
 # --- Where an overlap lies, and pairs ---------------------------------------------------------------------

@@ -169,6 +169,22 @@ def test_chance_is_that_of_the_chosen_parameters(maker: Maker) -> None:
     assert models["parameters"].tolist() == [7030]
 
 
+def test_the_loss_is_told_with_what_changes_it(maker: Maker) -> None:
+    changes = [{}, {"label_smoothing": 0.1, "weight_decay": 5e-4}, {"loss": "mse"}]
+    with maker.begin() as s:
+        numbers = [lab.finished(s, **each) for each in changes]
+        # As if from before there was a choice.
+        first = s.get_one(Analysis, numbers[0])
+        first.settings = {name: value for name, value in first.settings.items() if name != "loss"}
+    with maker() as s:
+        losses = queries.comparable(s).set_index("analysis_id")["loss"]
+    assert losses[numbers].tolist() == [
+        "cross-entropy",
+        "cross-entropy, label smoothing 0.1, weight decay 0.0005",
+        "mse",
+    ]
+
+
 def test_overlap_by_step_at_one_k(maker: Maker) -> None:
     with maker.begin() as s:
         lab.finished(s, step=200, changes={"overlap": np.array([0.6, 0.5, 0.4])})

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -308,7 +309,7 @@ def _options(name: str) -> Mapping[str, Value]:
 
 @cache
 def _matters(name: str, option: str) -> bool:
-    """Whether a candidate is an option: known to be one, or taken by the constructor and seen in the shapes."""
+    """Whether a candidate is an option: known to be one, or else accepted, with other shapes as a result."""
     if name in _OWN or name in plugins.registry().architectures or zoo.is_certain(name, option):
         return True
     other = Spec(name, ((option, _other(_candidates(name)[option])),))
@@ -343,15 +344,29 @@ class _OnMeta(TorchFunctionMode):
 
     Under ``torch.device("meta")`` all of them would be, and constructors that compute their sizes with
     tensors (RegNet's with ``arange``) would fail. It is bound to the thread.
+
+    Args:
+        only: Shapes of matrices and kernels without which it soon stops; any are allowed when not given.
     """
 
+    _MOST_STRAYS = 4  # of layers that a constructor makes only to see what they accept
     _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __init__(self, only: frozenset[Shape] | None = None) -> None:
+        super().__init__()
+        self._only = only
+        self._strays = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in self._ALLOCATE and kwargs.get("device") is None:
             kwargs = kwargs | {"device": "meta"}
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func is torch.empty and self._only is not None and result.ndim in (2, 4):
+            self._strays += tuple(result.shape) not in self._only
+            if self._strays > self._MOST_STRAYS:
+                raise SettingsError("The tensors are of another architecture.")
+        return result
 
 
 @lru_cache(maxsize=256)
@@ -512,31 +527,31 @@ def _with(spec: Spec, option: str, value: Value) -> Spec:
 
 def _torchvision_candidates(shapes: Mapping[str, Any]) -> Iterator[str]:
     """Members of the families whose first tensor's name is among these; building them all takes seconds."""
-    return _of_families(_torchvision_families(), shapes)
-
-
-def _timm_candidates(shapes: Mapping[str, Any]) -> Iterator[str]:
-    return _of_families(_timm_families(), shapes)
-
-
-def _of_families(families: Mapping[str, Sequence[str]], shapes: Mapping[str, Any]) -> Iterator[str]:
-    for members in families.values():
+    for members in _torchvision_families().values():
         if next(iter(_skeleton(members[0]).state_dict())) in shapes:
             yield from members
 
 
 @cache
 def _torchvision_families() -> Mapping[str, Sequence[str]]:
-    return _grouped(zoo.torchvision_names(), zoo.torchvision_family)
+    families: dict[str, list[str]] = {}
+    for name in zoo.torchvision_names():
+        families.setdefault(zoo.torchvision_family(name), []).append(name)
+    return families
 
 
-@cache
-def _timm_families() -> Mapping[str, Sequence[str]]:
-    return _grouped(zoo.timm_names(), zoo.timm_family)
+def _timm_candidates(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Those whose layers all have a shape that is among these; the others' construction ends at the first.
 
-
-def _grouped(members: Iterable[str], family: Callable[[str], str]) -> Mapping[str, Sequence[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in members:
-        groups.setdefault(family(name), []).append(name)
-    return groups
+    timm has more than a thousand models, which take minutes to build even without memory.
+    """
+    only = frozenset(tuple(shape) for shape in shapes.values())
+    for name in zoo.timm_names():
+        first, last = zoo.timm_ends(name) or ("", "")
+        kernel, matrix = shapes.get(f"{first}.weight", ()), shapes.get(f"{last}.weight", ())
+        if len(kernel) != 4 or len(matrix) not in (2, 4):
+            continue
+        told = Spec(name, (("in_chans", kernel[1]), ("num_classes", matrix[0])))
+        with suppress(SettingsError), _OnMeta(only):
+            _built(told)
+            yield name

@@ -110,11 +110,15 @@ def timm_names() -> tuple[str, ...]:
     return () if timm is None else tuple(f"{TIMM}{name}" for name in timm.list_models())
 
 
-def timm_family(name: str) -> str:
-    """Which of timm's modules defines it."""
-    timm = _timm()
-    assert timm is not None
-    return str(timm.model_entrypoint(name.removeprefix(TIMM)).__module__)
+def timm_ends(name: str) -> tuple[str, str] | None:
+    """Names of its first convolution and of its classifier; None where timm does not say."""
+    ends = []
+    for key in ("first_conv", "classifier"):
+        layer = _timm_configuration(name).get(key)
+        layer = layer[0] if isinstance(layer, (list, tuple)) and layer else layer
+        ends.append(layer)
+    first, last = ends
+    return (first, last) if isinstance(first, str) and isinstance(last, str) else None
 
 
 def timm_model(name: str, options: Mapping[str, Value]) -> nn.Module:

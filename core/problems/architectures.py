@@ -384,7 +384,20 @@ def _built_on_meta(spec: Spec) -> nn.Module:
             if spec.name in _OWN or spec.name in zoo.torchvision_names():
                 raise
             model = _built(spec)  # a constructor may compute with the tensors that it has allocated
-    return model.to("meta")
+    return _moved_to_meta(model)
+
+
+def _moved_to_meta(model: nn.Module) -> nn.Module:
+    """The model without numbers; unlike with ``model.to``, tied tensors stay tied."""
+    moved: dict[int, torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        there = tensor.detach().to("meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        moved[id(tensor)] = nn.Parameter(there, tensor.requires_grad) if is_parameter else there
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            held |= {name: moved[id(tensor)] for name, tensor in held.items() if tensor is not None}
+    return model
 
 
 def _shapes(spec: Spec) -> dict[str, Shape]:

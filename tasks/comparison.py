@@ -180,7 +180,7 @@ class _Comparer:
         if not file.exists():
             self._attempt.folder.mkdir(parents=True, exist_ok=True)
             reached = max(k for k in self._attempt.work.ks if k <= side.k)
-            found = factor(vectors, reached, device=self._device).cpu()
+            found = factor(vectors, reached, device=self._device).cpu().contiguous()
             temporary = file.with_suffix(".tmp")
             save_file({"factor": found}, temporary)
             temporary.replace(file)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, ParamSpec
 
@@ -116,6 +117,26 @@ def matrix(analysis: Any, *, in_short: bool = False) -> str:
     name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
     of = "" if in_short or not analysis.subset else f" of {analysis.subset}"
     return f"{analysis.split} {name}{of}"
+
+
+def title_of(run: Any) -> str:
+    """What a piece of work does, beside its model: a row of ``queries.runs``."""
+    if run.kind == "training":
+        done = "" if pd.isna(run.steps_done) else f"{run.steps_done:,} of "
+        return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
+    if run.kind == "comparison":
+        return f"comparison of {counted(run.analyses, 'analysis', 'analyses')}"
+    return f"step {run.step:,} · {plain(matrix(run))}"
+
+
+def user() -> str:
+    """Who sits here: as they called themselves, else the owner of the embedded stack."""
+    if named := st.session_state.get("new_user", "").strip():
+        return str(named)
+    if settings().embedded_redis:
+        with suppress(KeyError, OSError):  # a container's user may have no name
+            return getpass.getuser()
+    return "somebody"
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -8,15 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.common import database, guarded
-from core.results import queries
-
-
-def home() -> None:
-    """Lead to the results, or to the way of getting the first."""
-    with database()() as s:
-        empty = queries.comparable(s).empty
-    st.switch_page(new_analysis if empty else compare)
+from app.common import guarded
 
 
 @st.cache_resource(show_spinner="Loading PyTorch …")
@@ -29,16 +21,19 @@ def load_pytorch() -> None:
 st.set_page_config(page_title="SEIGH Lab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 
 new_analysis = st.Page("views/new_analysis.py", title="New analysis", icon=":material/add_circle:")
-compare = st.Page("views/compare.py", title="Compare", icon=":material/stacked_line_chart:")
 page = st.navigation(
     {
         "SEIGH Lab": [
-            st.Page(home, title="SEIGH Lab", default=True, visibility="hidden"),
+            st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
             new_analysis,
             st.Page("views/runs.py", title="Runs", icon=":material/list:"),
+        ],
+        "Results": [
             st.Page("views/result.py", title="Result", icon=":material/insights:"),
-            compare,
-        ]
+            st.Page("views/compare.py", title="Compare", icon=":material/stacked_line_chart:"),
+            st.Page("views/stabilisation.py", title="Stabilisation", icon=":material/grid_on:"),
+            st.Page("views/metrics.py", title="Metrics", icon=":material/square_foot:"),
+        ],
     }
 )
 if page == new_analysis:

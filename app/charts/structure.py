@@ -21,8 +21,10 @@ from app.charts.base import (
 )
 
 BAR_HEIGHT = 26  # px, of a row of bars
-ROW_HEIGHT = 24
+ROW_HEIGHT = 26
 MOST_LAYERS = 40  # rows before the smallest are left out
+
+MASS_FLOOR = 1e-3  # of a quantile, as ratio to the mean; less is little
 
 SHARE_LABELS = {
     "share": "parameters",
@@ -43,6 +45,7 @@ SHARE_SHAPES = {"mask": "square", "eigenspace": "circle", "overlap": "diamond"}
 METRIC_COLORS = (*MODEL_COLORS, NEUTRAL)
 METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
 
+METRICS_HEIGHT = 480  # px, of which a phone's legend takes much
 LIKENESS = alt.Scale(domain=[0, 1], clamp=True)
 
 
@@ -94,7 +97,7 @@ def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
         "name:N",
         sort=frame["name"].tolist(),
         title=None,
-        axis=alt.Axis(labelLimit=alt.ExprRef("width < 300 ? 100 : 220")),
+        axis=alt.Axis(labelLimit=alt.ExprRef("width < 300 ? 100 : 220"), labelOverlap=False),
     )
     top = float(frame[list(SHARE_LABELS)].max().max()) * 1.05
     axis = alt.Axis(format="~p", tickCount=alt.ExprRef("width < 450 ? 4 : 8"))
@@ -123,7 +126,7 @@ def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
             shape=alt.Shape("kind:N", scale=scale(names, SHARE_SHAPES), legend=keys),
             tooltip=tooltip,
         ),
-        height=ROW_HEIGHT * len(frame) + 110,
+        height=ROW_HEIGHT * len(frame) + 130,
     )
 
 
@@ -142,7 +145,8 @@ def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.Laye
     middle = np.sqrt(frame["largest"] * frame["smallest"].clip(lower=frame["largest"] * 1e-3))
     frame = frame.assign(magnitude=middle)
     drawn = frame["mean"] > 0
-    floor = float(frame.loc[drawn, ["mean", "low"]].clip(lower=1e-6).min().min()) if drawn.any() else 0.1
+    floor = float(frame.loc[drawn, ["mean", "low"]].min().min()) if drawn.any() else 0.1
+    floor = max(floor, MASS_FLOOR)
     bands = frame.assign(low=frame["low"].clip(lower=floor), high=frame["high"].clip(lower=floor))
     ends = [float(middle.min()), float(middle.max()) * 1.02]
     x = alt.X(
@@ -249,7 +253,8 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
         alt.Tooltip("height:Q", title=title, format=".4g"),
         alt.Tooltip("random_mean:Q", title="random subspaces, mean", format=".4g"),
     ]
-    lines, points = over_steps(frame, title, colors, tooltip, zero=False)
+    axis = alt.Axis(format="~g")
+    lines, points = over_steps(frame, title, colors, tooltip, zero=False, axis=axis)
     drawn = frame.drop_duplicates(["random_mean", "step"])
     y = alt.Y("random_low:Q", title=title, scale=alt.Scale(zero=False))
     band = alt.Chart(drawn).mark_area(color=NEUTRAL, opacity=0.25)
@@ -268,7 +273,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
 
 def metric_looks(labels: dict[str, str]) -> tuple[alt.Color, alt.StrokeDash]:
     """Colour and dashes of every metric, by its name in the column ``label``."""
-    names, keys = list(labels.values()), legend(column_width=165)
+    names, keys = list(labels.values()), legend(column_width=150, symbolType="stroke")
     colors = dict(zip(names, METRIC_COLORS, strict=True))
     dashes = dict(zip(names, METRIC_DASHES, strict=True))
     return (
@@ -311,7 +316,8 @@ def pair_metrics(frame: pd.DataFrame, labels: dict[str, str]) -> alt.LayerChart:
         detail="label:N",
     )
     lines = base.mark_line(strokeWidth=2.5).encode(strokeDash=dash)
-    return layered(chance, lines, base.mark_point(filled=True, size=40).encode(tooltip=tooltip))
+    points = base.mark_point(filled=True, size=40).encode(tooltip=tooltip)
+    return layered(chance, lines, points, height=METRICS_HEIGHT)
 
 
 def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.LayerChart:
@@ -324,11 +330,11 @@ def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.Lay
     """
     frame = frame.assign(
         label=frame["metric"].map(labels),
-        low=frame["normalised_mean"] - frame["normalised_std"],
+        low=(frame["normalised_mean"] - frame["normalised_std"]).clip(lower=0.0),
         high=frame["normalised_mean"] + frame["normalised_std"],
     )
     x, (color, dash) = dimension_axis(), metric_looks(labels)
-    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1", scale=LIKENESS)
+    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1")
     lines = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2.5)
@@ -358,4 +364,4 @@ def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.Lay
     )
     band = alt.Chart(frame).mark_area(opacity=0.2).encode(x=x, y="low:Q", y2="high:Q", color=color)
     mark = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(x="k:Q")
-    return layered(band, mark, lines, points)
+    return layered(band, mark, lines, points, height=METRICS_HEIGHT)

@@ -20,8 +20,10 @@ from app.common import (
     model_colors,
     nothing_yet,
     plain,
+    size,
     whole_number,
 )
+from app.figure import figure
 from app.options import command_line
 from core.results import queries
 from core.results.models import Mask, State
@@ -40,6 +42,20 @@ SPECTRUM_SYMBOLS = (
 SCREE_SYMBOLS = (
     "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
     "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
+)
+
+LAYER_SYMBOLS = (
+    "Vₖ: the span of the k eigenvectors of largest |λ|; its mass on a weight is the squared length of the "
+    "weight's row of Vₖ, which over all weights sums to k. Mask: the k weights of largest |θ|. Overlap: the "
+    "mass of Vₖ on the mask. Each as the share that a parameter tensor has of it; the shares sum to 1."
+)
+MAGNITUDE_SYMBOLS = (
+    "Mass of Vₖ on a weight: the squared length of the weight's row of Vₖ. Divided by the mean over all "
+    "weights, k/D, it is 1 if the eigenspace knows nothing of magnitudes."
+)
+RANDOM_DATA = (
+    "This analysis is of random data, for trials: its numbers say nothing about a network that has learned "
+    "something."
 )
 
 
@@ -119,56 +135,115 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
     with database()() as s:
         curves = queries.overlap_curves(s, [detail.id])
         spectrum = queries.spectrum(s, detail.id)
-        exported = queries.export_result(s, detail.id)
+    if detail.record.get("data", {}).get("synthetic"):
+        st.warning(RANDOM_DATA, icon=":material/casino:")
     k = header(detail, curves, spectrum, asked)
-    errors_known = bool(curves["error"].notna().any())
+    overlap(detail, curves, color)
+    eigenvalues(detail, spectrum)
+    structure(detail, color, k)
+    provenance(detail)
+    return k
 
-    st.subheader("Overlap against k", help=OVERLAP_SYMBOLS)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(
-            "How to read this: the farther the coloured line is above chance, the more of the top eigenspace "
-            "lies on the largest weights. Point at the chart for the values at one k; shift + wheel zooms."
-            + (" The band round that line is its stated error." if errors_known else "")
-        )
+
+def overlap(detail: AnalysisDetail, curves: pd.DataFrame, color: str) -> None:
+    """Overlap against k, beside chance, random and best masks."""
+    errors_known = bool(curves["error"].notna().any())
+    with st.container(horizontal=True):
         log_k = st.toggle("Log k axis", key="result_log_k", persist_state="session")
         log_overlap = st.toggle("Log overlap axis", key="result_log_overlap", persist_state="session")
-    st.altair_chart(
+    figure(
         charts.overlap_curve(
             curves, color, resolved_k=detail.resolved_k, log_k=log_k, log_overlap=log_overlap
         ),
-        width="stretch",
+        curves,
         key="result_overlap",
+        title="Overlap against k",
+        symbols=OVERLAP_SYMBOLS,
+        how="the farther the coloured line is above chance, the more of the top eigenspace lies on the "
+        "largest weights. Point at the chart for the values at one k; shift + wheel zooms."
+        + (" The band round that line is its stated error." if errors_known else ""),
         alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
+        name=f"{name_of(detail)}-overlap",
     )
 
-    st.subheader("Spectrum", help=SPECTRUM_SYMBOLS)
+
+def eigenvalues(detail: AnalysisDetail, spectrum: pd.DataFrame) -> None:
+    """The spectrum with its residuals, and what it misses."""
     zeros = int((spectrum["magnitude"] == 0).sum())
-    st.caption(
-        "How to read this: a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair "
-        "whose cross comes near its point is not resolved. The ticks on top sort the eigenvalues by sign."
-        + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else "")
-    )
-    st.altair_chart(
+    figure(
         charts.spectrum(spectrum),
-        width="stretch",
+        spectrum,
         key="result_spectrum",
+        title="Spectrum",
+        symbols=SPECTRUM_SYMBOLS,
+        how="a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair whose cross comes "
+        "near its point is not resolved. The ticks on top sort the eigenvalues by sign."
+        + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else ""),
         alt=f"Magnitudes of the {len(spectrum)} leading eigenvalues with their residuals, on a log axis.",
+        name=f"{name_of(detail)}-spectrum",
     )
     if spectrum["scree_upper"].notna().any():
-        st.subheader("What the leading eigenvalues miss", help=SCREE_SYMBOLS)
-        st.caption(
-            "How to read this: of all squared eigenvalues together, the share that those after the r-th have "
-            "lies in the band."
-        )
-        st.altair_chart(
+        figure(
             charts.scree(spectrum),
-            width="stretch",
+            spectrum[["position", "scree_lower", "scree_upper"]],
             key="result_scree",
+            title="What the leading eigenvalues miss",
+            symbols=SCREE_SYMBOLS,
+            how="of all squared eigenvalues together, the share that those after the r-th have lies in the "
+            "band.",
             alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
+            name=f"{name_of(detail)}-scree",
         )
-    downloads(detail, curves, spectrum, exported)
-    provenance(detail)
-    return k
+
+
+def structure(detail: AnalysisDetail, color: str, k: int) -> None:
+    """Where the eigenspace, the mask and their overlap lie, at the told size nearest to k."""
+    with database()() as s:
+        layers = queries.layer_shares(s, detail.id)
+        bins = queries.magnitude_bins(s, detail.id)
+    if layers.empty:
+        st.subheader("Where it lies", anchor=False)
+        st.caption(
+            "This analysis is from before layers and magnitudes were told; delete it in Runs and start it "
+            "again to have them."
+        )
+        return
+    layers = nearest(layers, k)
+    at = int(layers["k"].iloc[0])
+    hidden = len(layers) - charts.MOST_LAYERS
+    figure(
+        charts.layer_shares(layers),
+        layers,
+        key="result_layers",
+        title=f"In which layers, k = {at:,}",
+        symbols=LAYER_SYMBOLS,
+        how="a grey bar is a tensor's share of the parameters, which is chance; a point beyond its end says "
+        "that mask, eigenspace or overlap are more there than chance would have it."
+        + (f" The {hidden} tensors with the smallest shares are left out." if hidden > 0 else ""),
+        alt="Shares that each parameter tensor has of parameters, mask, eigenspace and overlap.",
+        name=f"{name_of(detail)}-layers-k{at}",
+    )
+    if not bins.empty:
+        bins = nearest(bins, k)
+        at = int(bins["k"].iloc[0])
+        figure(
+            charts.magnitude_bins(bins, detail.parameters, color),
+            bins,
+            key="result_magnitudes",
+            title=f"At which magnitudes, k = {at:,}",
+            symbols=MAGNITUDE_SYMBOLS,
+            how="a point is the mean over weights of about the same |θ|, the band from their 10 % to their "
+            "90 % quantile; where the line rises to the right above 1, large weights have more of the "
+            "eigenspace than others.",
+            alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
+            name=f"{name_of(detail)}-magnitudes-k{at}",
+        )
+
+
+def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The rows of the size nearest to k, of those that the frame has."""
+    sizes = frame["k"].unique()
+    return frame[frame["k"] == min(sizes, key=lambda size: abs(size - k))]
 
 
 def header(
@@ -234,22 +309,6 @@ def number(label: str, value: str, explanation: str, beside: str) -> None:
     )
 
 
-def downloads(
-    detail: AnalysisDetail, curves: pd.DataFrame, spectrum: pd.DataFrame, exported: dict[str, Any]
-) -> None:
-    name = f"{detail.model}-step{detail.step}-{detail.split}-analysis{detail.id}"
-    files = {
-        "Overlap (CSV)": (curves.to_csv(index=False), f"{name}-overlap.csv", "text/csv"),
-        "Spectrum (CSV)": (spectrum.to_csv(index=False), f"{name}-spectrum.csv", "text/csv"),
-        "Everything (JSON)": (json.dumps(exported, indent=2), f"{name}.json", "application/json"),
-    }
-    with st.container(horizontal=True):
-        for label, (content, file_name, mime) in files.items():
-            st.download_button(
-                label, content, file_name=file_name, mime=mime, on_click="ignore", icon=":material/download:"
-            )
-
-
 def provenance(detail: AnalysisDetail) -> None:
     """What went in, where it ran, and how long each part took."""
     st.subheader("How it was made")
@@ -268,9 +327,28 @@ def provenance(detail: AnalysisDetail) -> None:
     }
     metrics = {name: f"{value:.4g}" for name, value in detail.metrics.items()}
     chosen = detail.settings | {"parameters": detail.subset or "all"}
-    settings, numerics, environment, stages = st.tabs(
-        ["Settings", "Numerics", "Environment", "Time by stage"]
+    with st.container(horizontal=True):
+        st.download_button(
+            "Everything (JSON)",
+            lambda: as_json(detail.id),
+            file_name=f"{name_of(detail)}.json",
+            mime="application/json",
+            on_click="ignore",
+            icon=":material/download:",
+            help="What `seigh analyze --json` writes.",
+        )
+    figure(
+        charts.stages(detail.stages),
+        detail.stages,
+        key="result_stages",
+        title="Time by stage",
+        how="a bar is the time of a stage, in the order they ran, with its Hessian-vector products."
+        + memory_fact(detail),
+        alt="Time and Hessian-vector products of each stage of the analysis.",
+        name=f"{name_of(detail)}-stages",
+        panel=True,
     )
+    settings, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
     with settings:
         st.caption("The same analysis on the command line, without a server:")
         line = command_line(AnalysisSettings.model_validate(detail.settings), detail.filename)
@@ -283,12 +361,28 @@ def provenance(detail: AnalysisDetail) -> None:
             st.table(measurements(measured), border="horizontal", hide_index=True)
     with environment:
         st.table(two_columns(detail.environment), border="horizontal", hide_index=True)
-    with stages:
-        timing = detail.stages.assign(
-            seconds=detail.stages["seconds"].map(duration), hvps=detail.stages["hvps"].map("{:,}".format)
-        )
-        timing.columns = ["stage", "time", "Hessian-vector products"]
-        st.table(timing, border="horizontal", hide_index=True)
+
+
+def as_json(number: int) -> str:
+    """An analysis as ``seigh analyze --json`` writes it."""
+    with database()() as s:
+        return json.dumps(queries.export_result(s, number), indent=2)
+
+
+def name_of(detail: AnalysisDetail) -> str:
+    """The start of the names of an analysis's files."""
+    return f"{detail.model}-step{detail.step}-{detail.split}-analysis{detail.id}"
+
+
+def memory_fact(detail: AnalysisDetail) -> str:
+    """The room that the basis took, as a sentence; empty where the record does not tell."""
+    basis = detail.record.get("basis")
+    if not basis or "columns" not in basis:
+        return ""
+    wide = 8 if detail.settings.get("precision") == "float64" else 4
+    where = "of memory" if basis["kept_in"] == "memory" else "of disk"
+    took = size(basis["columns"] * detail.parameters * wide)
+    return f" The basis of {basis['columns']:,} vectors took {took} {where}."
 
 
 def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:

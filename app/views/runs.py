@@ -1,18 +1,33 @@
-"""Runs: what waits, works, is done or went wrong, live."""
+"""Runs: what waits, works, is done or went wrong, who works on it, live."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app.common import ago, database, duration, guarded, matrix, nothing_yet, plain, settings
+from app.common import (
+    ago,
+    counted,
+    database,
+    duration,
+    guarded,
+    nothing_yet,
+    plain,
+    settings,
+    size,
+    title_of,
+)
 from core.results import queries, store
+from core.results.load import Load, load
 from core.results.models import WORK, State
 from core.results.store import StoreError
 
 PER_PAGE = 20
+LOG_LINES = 40
+LOG_BYTES = 20_000  # of the log's end, read at every refresh while it is open
 
 STATES = {
     State.queued: ("gray", ":material/schedule:"),
@@ -21,6 +36,7 @@ STATES = {
     State.failed: ("red", ":material/error:"),
     State.cancelled: ("orange", ":material/cancel:"),
 }
+KINDS = {"analysis": "analyses", "training": "trainings", "comparison": "comparisons"}
 
 
 def page() -> None:
@@ -31,12 +47,62 @@ def page() -> None:
 @st.fragment(run_every=2)
 @guarded
 def live() -> None:
-    """The list, read anew every two seconds without the rest of the page."""
+    """Queue, workers and the list, read anew every two seconds without the rest of the page."""
     with database()() as s:
         runs = queries.runs(s)
+        work = load(s)
     if runs.empty:
         nothing_yet("**No runs yet.** Every analysis that somebody starts appears here, with its progress.")
         return
+    at_work(work)
+    shown = narrowed(runs)
+    shown = shown.sort_values("state", key=lambda state: state != State.running, kind="stable")
+    if shown.empty:
+        st.info("No run matches; choose fewer filters.")
+    pages = max(1, -(-len(shown) // PER_PAGE))
+    number = st.pagination(pages, key="runs_page") if pages > 1 else 1
+    for run in shown.iloc[(number - 1) * PER_PAGE : number * PER_PAGE].itertuples():
+        show(run)
+    log_tail()
+
+
+def at_work(work: Load) -> None:
+    """How much waits and runs, how fast, and which workers there are."""
+    alive = [worker for worker in work.workers if worker.alive]
+    waits = sum(work.counts[kind, State.queued] for kind in KINDS)
+    runs = sum(work.counts[kind, State.running] for kind in KINDS)
+    parts = [f"**{counted(waits, 'run', 'runs')}** waiting", f"**{runs:,}** running"]
+    if waits:
+        parts.append(f"the first has waited {duration(max(work.oldest.values()))}")
+    if work.hvps_per_second:
+        parts.append(f"{work.hvps_per_second:,.3g} Hessian-vector products per second")
+    parts.append(f"**{counted(len(alive), 'worker', 'workers')}**")
+    st.markdown(" · ".join(parts))
+    if not alive and (waits or runs):
+        st.warning(
+            "No worker has been heard of lately; start one with `seigh worker`, or `seigh up` for all.",
+            icon=":material/engineering:",
+        )
+    if work.workers:
+        with st.expander("Workers", icon=":material/dns:"):
+            st.dataframe(
+                pd.DataFrame(
+                    {
+                        "worker": worker.name,
+                        "device": worker.device_name or worker.device,
+                        "memory": size(worker.memory),
+                        "last sign of life": f"{duration(worker.silent)} ago",
+                        "state": "there" if worker.alive else "gone",
+                    }
+                    for worker in work.workers
+                ),
+                hide_index=True,
+                key="runs_workers",
+            )
+
+
+def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that the filters let pass."""
     counts = runs["state"].value_counts()
     states = st.pills(
         "Show",
@@ -47,12 +113,34 @@ def live() -> None:
         persist_state="session",
         help="Nothing chosen shows all.",
     )
-    shown = runs[runs["state"].isin(states)] if states else runs
-    shown = shown.sort_values("state", key=lambda state: state != State.running, kind="stable")
-    pages = max(1, -(-len(shown) // PER_PAGE))
-    number = st.pagination(pages, key="runs_page") if pages > 1 else 1
-    for run in shown.iloc[(number - 1) * PER_PAGE : number * PER_PAGE].itertuples():
-        show(run)
+    kinds, models = sorted(runs["kind"].unique()), sorted(runs["model"].unique())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kind = model = None
+        if len(kinds) > 1:
+            kind = st.selectbox(
+                "Kind",
+                kinds,
+                index=None,
+                placeholder="all",
+                format_func=KINDS.__getitem__,
+                key="runs_kind",
+                persist_state="session",
+                width=180,
+            )
+        if len(models) > 1:
+            model = st.selectbox(
+                "Model",
+                models,
+                index=None,
+                placeholder="all",
+                key="runs_model",
+                persist_state="session",
+                width=300,
+            )
+    for column, wanted in (("kind", kind), ("model", model)):
+        if wanted is not None:
+            runs = runs[runs[column] == wanted]
+    return runs[runs["state"].isin(states)] if states else runs
 
 
 def show(run: Any) -> None:
@@ -61,8 +149,9 @@ def show(run: Any) -> None:
     with st.container(border=True, key=f"run_{run.kind}_{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             badge = f":{color}-badge[{icon} {run.state}]"
-            st.markdown(f"{badge} **{plain(run.model)}** · {what(run)}", width="content")
-            actions(run)
+            st.markdown(f"{badge} **{plain(run.model)}** · {title_of(run)}", width="content")
+            with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
+                actions(run)
         if run.state == State.running:
             st.progress(run.progress, text=working(run))
         if run.state == State.failed:
@@ -70,22 +159,18 @@ def show(run: Any) -> None:
         st.caption(facts(run))
 
 
-def what(run: Any) -> str:
-    """What is done, beside the model."""
-    if run.kind == "training":
-        done = "" if pd.isna(run.steps_done) else f"{run.steps_done:,} of "
-        return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
-    if run.kind == "comparison":
-        return f"comparison of {run.analyses:,} analyses"
-    return f"step {run.step:,} · {plain(matrix(run))}"
-
-
 def working(run: Any) -> str:
-    """What running work is at and how long it will take."""
+    """What running work is at, how fast it is and how long it will take."""
     if run.cancel_requested:
         return "stopping …"
-    remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"
-    return f"{run.stage or 'starting'} · {run.progress:.0%}{remaining}"
+    parts = [run.stage or "starting", f"{run.progress:.0%}"]
+    if not pd.isna(run.eta_seconds):
+        parts.append(f"about {duration(run.eta_seconds)} left")
+    if not pd.isna(run.hvps) and run.hvps and not pd.isna(run.started_at):
+        seconds = (run.heartbeat_at - run.started_at).total_seconds()
+        rate = f", {run.hvps / seconds:,.3g} per second" if seconds > 0 else ""
+        parts.append(f"{run.hvps:,.0f} products{rate}")
+    return " · ".join(parts)
 
 
 def facts(run: Any) -> str:
@@ -96,7 +181,11 @@ def facts(run: Any) -> str:
         parts.append(plain(run.data[:20]))
     elif run.kind == "training":
         parts.append(f"seed {run.seed}")
+    elif run.kind == "comparison":
+        parts.append(counted(run.pairs, "pair", "pairs"))
     parts.append(f"by {plain(run.submitted_by)}, {ago(run.submitted_at)}")
+    if run.state == State.running and run.worker:
+        parts.append(f"on {plain(run.worker)}")
     if run.state == State.finished and not pd.isna(run.started_at):
         parts.append(f"took {duration((run.finished_at - run.started_at).total_seconds())}")
     if run.attempts > 1:
@@ -107,32 +196,75 @@ def facts(run: Any) -> str:
 def actions(run: Any) -> None:
     """What can be done about a run in its state."""
     name = f"{run.kind}_{run.id}"
-    if run.state == State.finished:
-        if run.kind == "analysis":
-            st.page_link(
-                "views/result.py",
-                label="Open",
-                icon=":material/open_in_full:",
-                query_params={"analysis": str(run.id)},
-            )
-    elif run.state in (State.queued, State.running) and not run.cancel_requested:
-        with st.popover("Cancel", icon=":material/cancel:", key=f"cancel_{name}"):
-            st.markdown(f"Stop {run.kind} {run.id}? What it has computed so far is lost.")
-            st.button(
+    if run.state in (State.queued, State.running):
+        if not run.cancel_requested:
+            confirmed(
+                "Cancel",
+                ":material/cancel:",
+                f"cancel_{name}",
+                f"Stop {run.kind} {run.id}? What it has computed so far is lost.",
                 "Yes, cancel it",
-                key=f"really_{name}",
-                type="primary",
-                on_click=cancel,
-                args=(run.kind, run.id),
+                cancel,
+                run,
             )
-    elif run.state in (State.failed, State.cancelled):
+        return
+    if run.state == State.finished:
+        opened(run)
+    else:
         st.button(
             "Retry",
             key=f"retry_{name}",
+            type="tertiary",
             icon=":material/replay:",
             on_click=retry,
             args=(run.kind, run.id),
         )
+    confirmed(
+        "Delete",
+        ":material/delete:",
+        f"delete_{name}",
+        f"Delete {run.kind} {run.id} {LOST[run.kind]}? This cannot be undone.",
+        "Yes, delete it",
+        delete,
+        run,
+    )
+
+
+LOST = {
+    "analysis": "with its numbers and eigenvectors",
+    "training": "and forget how its checkpoints came about, which stay",
+    "comparison": "from this list; the values of its pairs stay",
+}
+
+
+def opened(run: Any) -> None:
+    """The way to what a finished run has found."""
+    if run.kind == "analysis":
+        page, query = "views/result.py", {"analysis": str(run.id)}
+    elif run.kind == "training":
+        page, query = "views/compare.py", {"model": run.model}
+    else:
+        page, query = "views/stabilisation.py", {}
+    st.page_link(page, label="Open", icon=":material/open_in_full:", query_params=query)
+
+
+def confirmed(label: str, icon: str, key: str, question: str, answer: str, action: Any, run: Any) -> None:
+    """A button that asks before it acts."""
+    with st.popover(label, icon=icon, key=key, type="tertiary"):
+        st.markdown(question)
+        st.button(answer, key=f"really_{key}", type="primary", on_click=action, args=(run.kind, run.id))
+
+
+def log_tail() -> None:
+    """The last lines of the worker's log, where it is on this machine."""
+    log = settings().root / "logs" / "worker.log"
+    if not (settings().embedded_redis and log.is_file()):
+        return
+    if st.toggle("Show the worker's log", key="runs_log", persist_state="session"):
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_BYTES))
+            lines = deque(file.read().decode(errors="replace").splitlines(), LOG_LINES)
+        st.code("\n".join(lines) or "It is empty.", language=None, wrap_lines=True)
 
 
 def cancel(kind: str, number: int) -> None:
@@ -152,6 +284,15 @@ def retry(kind: str, number: int) -> None:
         warning = str(error)
     if warning:
         st.toast(plain(warning), icon=":material/info:")
+
+
+def delete(kind: str, number: int) -> None:
+    from tasks import submit
+
+    try:
+        submit.delete(WORK[kind], number, settings())
+    except StoreError as error:  # somebody was faster, or it has started again
+        st.toast(plain(str(error)), icon=":material/info:")
 
 
 page()

@@ -1,0 +1,131 @@
+"""Overview: what the lab has, what runs now, and what came out last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app.common import ago, counted, database, duration, guarded, matrix, nothing_yet, plain, title_of
+from core.results import queries
+from core.results.load import Load, load
+from core.results.models import WORK, Mask, State
+
+LATEST = 6  # results
+AT_WORK = 5  # runs
+SPARKLINE_POINTS = 30  # evenly spaced, and on a log axis
+
+
+def page() -> None:
+    st.title("Overview")
+    with database()() as s:
+        models = queries.models(s)
+        work = load(s)
+        latest = queries.latest_results(s, LATEST)
+        curves = queries.overlap_curves(
+            s, latest["analysis_id"].tolist(), masks=(Mask.magnitude,), most=SPARKLINE_POINTS
+        )
+    if not any(work.counts.values()):
+        nothing_yet(
+            "**This lab is empty.** Bring the checkpoints of a training run, or let a known problem be "
+            "trained; what came out is shown here."
+        )
+        return
+    totals(models, work)
+    at_work()
+    results(latest, curves)
+    all_models(models)
+
+
+def totals(models: pd.DataFrame, work: Load) -> None:
+    """How much there is of everything."""
+    numbers = {
+        "Models": len(models),
+        "Checkpoints": int(models["checkpoints"].sum()),
+        "Finished analyses": work.counts["analysis", State.finished],
+        "Waiting": sum(work.counts[kind, State.queued] for kind in WORK),
+        "Failed": sum(work.counts[kind, State.failed] for kind in WORK),
+    }
+    with st.container(horizontal=True):
+        for label, number in numbers.items():
+            st.metric(label, f"{number:,}", border=True, width=148)
+
+
+@st.fragment(run_every=2)
+@guarded
+def at_work() -> None:
+    """What runs now, read anew every two seconds."""
+    with database()() as s:
+        runs = queries.runs(s)
+    running = runs[runs["state"] == State.running]
+    st.subheader("Running now", anchor=False)
+    if running.empty:
+        st.caption("Nothing runs at the moment.")
+    for run in running.head(AT_WORK).itertuples():
+        remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"
+        st.progress(
+            run.progress, text=f"**{plain(run.model)}** · {title_of(run)} · {run.progress:.0%}{remaining}"
+        )
+    if len(running) > AT_WORK:
+        st.caption(f"And {counted(len(running) - AT_WORK, 'other', 'others')}.")
+    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+
+
+def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
+    """A card for each of the latest results: overlap, error, ratio to chance, and the curve against k."""
+    st.subheader("Latest results", anchor=False)
+    if latest.empty:
+        st.caption("No analysis has finished yet.")
+        return
+    st.caption(
+        "How to read this: the overlap of the k largest weights with the top-k eigenspace, with its stated "
+        "error; the small curve is its ratio to chance against k."
+    )
+    for start in range(0, len(latest), 3):
+        for place, result in zip(st.columns(3), latest.iloc[start : start + 3].itertuples(), strict=False):
+            with place:
+                card(result, curves[curves["analysis_id"] == result.analysis_id])
+
+
+def card(result: Any, curve: pd.DataFrame) -> None:
+    error = "" if pd.isna(result.error) else f" ± {result.error:.1g}"
+    with st.container(border=True, gap="xsmall", key=f"latest_{result.analysis_id}"):
+        st.markdown(
+            f"**{plain(result.model)}** · step {result.step:,} · {plain(matrix(result, in_short=True))}"
+        )
+        st.metric(
+            f"Overlap, k = {result.k:,}",
+            f"{result.overlap:.3g}{error}",
+            f"{result.ratio:.3g} × chance",
+            delta_color="off",
+            delta_arrow="off",
+            chart_data=curve["ratio"].tolist(),
+            chart_type="line",
+        )
+        st.caption(f"D = {result.parameters:,} · N = {result.samples:,} · {ago(result.finished_at)}")
+        st.page_link(
+            "views/result.py",
+            label="Open",
+            icon=":material/open_in_full:",
+            query_params={"analysis": str(result.analysis_id)},
+        )
+
+
+def all_models(models: pd.DataFrame) -> None:
+    st.subheader("Models", anchor=False)
+    st.dataframe(
+        models.drop(columns="id"),
+        hide_index=True,
+        key="overview_models",
+        column_config={
+            "name": st.column_config.TextColumn("model"),
+            "parameters": st.column_config.NumberColumn("parameters D", format="localized"),
+        },
+    )
+    with st.container(horizontal=True):
+        st.page_link("views/compare.py", label="Compare them", icon=":material/stacked_line_chart:")
+        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
+
+
+page()

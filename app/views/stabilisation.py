@@ -1,0 +1,203 @@
+"""Stabilisation: how alike the masks, and the eigenspaces, of all pairs of training steps are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from app import charts
+from app.common import (
+    asked_in_url,
+    counted,
+    database,
+    keep_in_url,
+    nothing_yet,
+    plain,
+    whole_number,
+)
+from app.comparing import ask_for_pairs
+from app.figure import figure
+from core.names import IOU, SPARSITIES
+from core.results import queries
+
+OTHER = "another k"
+MOST_SETS = 2  # before anybody asks for more
+
+SYMBOLS = (
+    "Mask: the k weights of largest |θ| of a checkpoint. IoU: of two masks, the share of the weights in "
+    "either that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two such "
+    "spaces is ‖UₖᵀVₖ‖²_F / k. ρ: k/D, the share of the D parameters. At random, IoU is about ρ/(2 − ρ) and "
+    "the overlap is ρ."
+)
+
+
+def page() -> None:
+    st.title("Stabilisation")
+    with database()() as s:
+        sets = queries.stabilisation_sets(s)
+    if sets.empty:
+        nothing_yet(
+            "**Nothing to compare yet.** This page shows which weights and eigenvectors stay the same during "
+            "training; it needs finished analyses of at least two checkpoints of a model."
+        )
+        return
+    asked = asked_in_url("stabilisation")
+    model = choose_model(sorted(sets["model"].unique()), asked)
+    sets = sets[sets["model"] == model].replace({"subset": {"": "all"}})
+    chosen, numbers = choose_sets(sets.assign(series=names_of_sets(sets)), asked)
+    k = choose_k(int(sets["parameters"].iloc[0]), asked)
+    if chosen.empty:
+        st.info("Choose at least one set of analyses.")
+    else:
+        heatmaps(chosen, k)
+    keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]})
+
+
+def choose_model(options: list[str], asked: dict[str, list[str]]) -> str:
+    wanted = asked.get("model", [None])[0] or st.session_state.get("stabilisation_model")
+    st.session_state["stabilisation_model"] = wanted if wanted in options else options[0]
+    return str(st.selectbox("Model", options, key="stabilisation_model", persist_state="session"))
+
+
+def names_of_sets(sets: pd.DataFrame) -> pd.Series[str]:
+    """What tells the sets of one model apart; their number where nothing shown does."""
+    names = charts.name_series(sets).str.removeprefix(sets["model"].iloc[0] + " · ")
+    ambiguous = sets.groupby(names)["set_id"].transform("nunique") > 1
+    return names.where(
+        ~ambiguous, names + ", k = " + sets["k"].astype(str) + " · #" + sets["set_id"].astype(str)
+    )
+
+
+def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:
+    """The sets of analyses whose eigenspaces are shown, and their numbers."""
+    names = {str(number): rows["series"].iloc[0] for number, rows in sets.groupby("set_id")}
+    wanted = asked.get("set") or st.session_state.get("stabilisation_sets") or list(names)[:MOST_SETS]
+    st.session_state["stabilisation_sets"] = [number for number in names if number in wanted] or list(names)[
+        :1
+    ]
+    if len(names) == 1:
+        numbers = list(names)
+    else:
+        numbers = st.pills(
+            "Hessian on",
+            list(names),
+            selection_mode="multi",
+            format_func=names.__getitem__,
+            key="stabilisation_sets",
+            persist_state="session",
+        )
+    return sets[sets["set_id"].astype(str).isin(numbers)], numbers
+
+
+def choose_k(parameters: int, asked: dict[str, list[str]]) -> int:
+    """The size of masks and eigenspaces: one of the paper's sparsities, or any."""
+    sizes = {f"{rho:g}": queries.at_sparsity(rho, parameters) for rho in SPARSITIES}
+    named = {k: name for name, k in sizes.items()}
+    if k := whole_number(asked, "k"):
+        st.session_state["stabilisation_rho"] = named.get(k, OTHER)
+        st.session_state["stabilisation_k"] = min(k, parameters)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        rho = st.segmented_control(
+            "Sparsity ρ = k/D",
+            [*sizes, OTHER],
+            default=None if "stabilisation_rho" in st.session_state else f"{SPARSITIES[-2]:g}",
+            key="stabilisation_rho",
+            required=True,
+            persist_state="session",
+            help="The first four are those of the paper.",
+        )
+        if rho in sizes:
+            return sizes[rho]
+        st.session_state.setdefault("stabilisation_k", min(100, parameters))
+        return int(
+            st.number_input("k", 1, parameters, key="stabilisation_k", persist_state="session", width=160)
+        )
+
+
+def heatmaps(sets: pd.DataFrame, k: int) -> None:
+    """Masks, and the eigenspaces of every set; what is missing can be asked for."""
+    parameters, reach = int(sets["parameters"].iloc[0]), int(sets["k"].min())
+    with database()() as s:
+        values = queries.pair_values(s, sets["analysis_id"].tolist(), [k], [IOU, "overlap"])
+    rho = k / parameters
+    st.caption(
+        "How to read this: each cell compares two training steps, from 0 (dark, nothing in common) to 1 "
+        "(light, the same); large light blocks mean that little changes any more. Chance at this size is "
+        f"{rho / (2 - rho):.3g} for masks and {rho:.3g} for eigenspaces."
+    )
+    panels = list(found(values, sets))
+    for start in range(0, len(panels), 3):
+        row = panels[start : start + 3]
+        for place, panel in zip(st.columns(min(3, len(panels))), row, strict=False):
+            with place:
+                figure(
+                    charts.heatmap(panel.values, panel.measure),
+                    panel.values,
+                    key=f"stabilisation_{panel.key}",
+                    title=f"{plain(panel.title)}, k = {k:,}",
+                    symbols=SYMBOLS,
+                    alt=f"{panel.title}: {panel.measure} of all pairs of training steps at k = {k}.",
+                    name=f"stabilisation-{panel.key}-k{k}",
+                    panel=True,
+                )
+    if k > reach:
+        st.info(
+            f"At k = {k:,} only masks can be compared: of these analyses, one has no more than "
+            f"{counted(reach, 'eigenpair', 'eigenpairs')}.",
+            icon=":material/info:",
+        )
+    missing = [
+        rows["analysis_id"].tolist()
+        for _, rows in sets.groupby("set_id")
+        if not complete(values, rows, eigenspaces=k <= rows["k"].min())
+    ]
+    if missing:
+        paper = {queries.at_sparsity(rho, parameters) for rho in SPARSITIES}
+        ask_for_pairs(missing, sorted({k} | paper), "stabilisation")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A heatmap: what ``charts.heatmap`` takes, and its names."""
+
+    title: str
+    key: str
+    measure: str
+    values: pd.DataFrame
+
+
+def found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
+    """The heatmaps that there are values for: of the masks, which sets of the same parameters share, and of
+    each set's eigenspaces."""
+    masks = values[values["measure"] == IOU]
+    for subset, rows in sets.groupby("subset"):
+        # Of the first of them whose masks have been compared.
+        for number, each in rows.groupby("set_id"):
+            if len(pairs := within(masks, each)):
+                title = "Masks" if sets["subset"].nunique() == 1 else f"Masks of {subset}"
+                yield Panel(title, f"masks_{number}", "IoU of masks", pairs)
+                break
+    overlaps = values[values["measure"] == "overlap"]
+    for number, rows in sets.groupby("set_id"):
+        if len(pairs := within(overlaps, rows)):
+            title = f"Eigenspaces, {rows['series'].iloc[0]}"
+            yield Panel(title, f"eigenspaces_{number}", "overlap of eigenspaces", pairs)
+
+
+def within(values: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of two of these analyses."""
+    ids = rows["analysis_id"]
+    return values[values["first_id"].isin(ids) & values["second_id"].isin(ids)]
+
+
+def complete(values: pd.DataFrame, rows: pd.DataFrame, *, eigenspaces: bool) -> bool:
+    """Whether all pairs of these analyses have their values."""
+    known = within(values, rows)["measure"]
+    measures = (IOU, "overlap") if eigenspaces else (IOU,)
+    return all((known == measure).sum() == len(rows) ** 2 for measure in measures)
+
+
+page()

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-# Of CIFAR-100's channels, as DeepOBS normalises them.
-_MEAN = (0.50707516, 0.48654887, 0.44091784)
-_DEVIATION = (0.26733429, 0.25643846, 0.27615047)
+from core.problems.data.originals import CIFAR_100
 
 # DeepOBS's, in deepobs/pytorch/datasets/cifar100.py.
-_CIFAR_100 = transforms.Compose(
+_CHANGES = transforms.Compose(
     [
         transforms.Pad(2),
         transforms.RandomCrop(32),
@@ -32,7 +30,7 @@ def cifar_100(x: Tensor) -> Tensor:
     Returns:
         The same of changed ones.
     """
-    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in CIFAR_100)
     pixels = (255 * (x * deviation + mean)).round().clamp(0, 255).to(torch.uint8)
-    changed = torch.stack([_CIFAR_100(image) for image in pixels])
+    changed = torch.stack([_CHANGES(image) for image in pixels])
     return (changed.to(torch.float32) / 255 - mean) / deviation

@@ -217,8 +217,9 @@ def train(
             tell(file)
         return list(files.values())
 
-    with _own_random_numbers(seed):
-        run = _Run(recipe, training, test, seed, pick_device(env.device))
+    device = pick_device(env.device)
+    with _own_random_numbers(seed, device):
+        run = _Run(recipe, training, test, seed, device)
         recorder = Recorder(run.model, out, chosen, facts)
         run.restore(out / STATE, facts, files)
         for step in [step for step in chosen if step < run.step]:
@@ -301,10 +302,17 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Torch's global generators seeded, and afterwards as they were."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators of CPU and device seeded, and afterwards as they were.
+
+    A GPU that takes no part is not woken.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

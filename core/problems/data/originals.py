@@ -260,6 +260,9 @@ def _cifar_files(kind: Any) -> dict[str, tuple[str, ...]]:
     return _both((*names, kind.meta["filename"]))
 
 
+# Mean and deviation of CIFAR-100's channels, as DeepOBS has them.
+CIFAR_100 = (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)
+
 _TABLE = {
     "mnist": Original(
         about="Handwritten digits, 28×28; 60,000 for training, 10,000 for test.",
@@ -304,7 +307,7 @@ _TABLE = {
         folder=datasets.CIFAR100.base_folder,
         files=_cifar_files(datasets.CIFAR100),
         get=_downloaded("CIFAR100"),
-        open=_cifar("CIFAR100", (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)),
+        open=_cifar("CIFAR100", *CIFAR_100),
     ),
     "imagenet": Original(
         about="ImageNet's pictures at 224×224, of 1,000 classes; 1,281,167 for training, 50,000 for test.",

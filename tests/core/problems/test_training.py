@@ -300,7 +300,7 @@ def test_a_training_that_diverges_says_so_and_records_no_such_weights(tmp_path: 
 # --- Interruptions ----------------------------------------------------------------------------------------
 
 
-def interrupted_at(stop: int, out: Path, **options: object) -> None:
+def interrupted_at(stop: int, out: Path, seed: int = 5, **options: object) -> None:
     """Train as below until ``stop`` steps are done."""
 
     def progress(step: int, _: int) -> None:
@@ -308,13 +308,13 @@ def interrupted_at(stop: int, out: Path, **options: object) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("digits-mlp", 12, [0, 3, 6, 12], out, seed=5, progress=progress, **options)
+        train("digits-mlp", 12, [0, 3, 6, 12], out, seed, progress, **options)
 
 
-def steps_of_rest(out: Path, record: tuple[int, ...] = (0, 3, 6, 12), seed: int = 5) -> list[int]:
+def steps_of_rest(out: Path, record: tuple[int, ...] = (0, 3, 6, 12)) -> list[int]:
     """The steps that are told when the training is started again."""
     told: list[int] = []
-    train("digits-mlp", 12, record, out, seed, lambda step, _: told.append(step))
+    train("digits-mlp", 12, record, out, 5, lambda step, _: told.append(step))
     return told
 
 
@@ -367,10 +367,8 @@ def test_a_state_that_does_not_serve_is_not_used(
         case "removed file":
             (out / checkpoint_name(3)).unlink()
         case "other seed":
-            train("digits-mlp", 1, [0], tmp_path / "seed", seed=6)
-            interrupted_at(8, tmp_path / "seed")
+            interrupted_at(8, tmp_path / "seed", seed=6)
             (tmp_path / "seed" / STATE).replace(state)
-            steps_of_rest(out, seed=6)
     assert steps_of_rest(out)[0] == 0
     assert hashes(out) == uninterrupted
 

@@ -142,6 +142,10 @@ class Environment(Base):
     details: Mapped[dict[str, Any]]
 
 
+# SQLite would give the id of a deleted row to the next one: links, folders and keys would mean other work.
+_EVERY_ID_ONCE = {"sqlite_autoincrement": True}
+
+
 class Work(Base):
     """What waits in the queue, is run by a worker and ends: the columns of that life.
 
@@ -189,6 +193,7 @@ class Analysis(Work):
     __table_args__ = (
         UniqueConstraint("checkpoint_id", "settings_key"),
         Index("ix_analysis_state_heartbeat", "state", "heartbeat_at"),
+        _EVERY_ID_ONCE,
     )
     counts = ("hvps",)
     relief = "choose a smaller k or N"
@@ -228,7 +233,7 @@ class Training(Work):
     """
 
     __tablename__ = "training"
-    __table_args__ = (Index("ix_training_state_heartbeat", "state", "heartbeat_at"),)
+    __table_args__ = (Index("ix_training_state_heartbeat", "state", "heartbeat_at"), _EVERY_ID_ONCE)
     counts = ("steps_done",)
     shared = True  # machines round differently: one that started anew would find other weights
     relief = "choose a smaller problem"
@@ -248,7 +253,7 @@ class Comparison(Work):
     """All pairs of some analyses, compared at some k; the numbers are in ``pair_value``."""
 
     __tablename__ = "comparison"
-    __table_args__ = (Index("ix_comparison_state_heartbeat", "state", "heartbeat_at"),)
+    __table_args__ = (Index("ix_comparison_state_heartbeat", "state", "heartbeat_at"), _EVERY_ID_ONCE)
     relief = "choose fewer analyses or smaller k"
 
     analyses: Mapped[list[int]] = mapped_column(JSON)  # ids, ascending

@@ -12,11 +12,15 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+STATES = ("queued", "running", "finished", "failed", "cancelled")
+
 # Settings of an analysis that 0002 did not know, with their defaults.
 NEW = {"loss": "cross-entropy", "label_smoothing": 0.0, "weight_decay": 0.0}
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        _give_every_id_once("analysis")
     op.create_table(
         "training",
         *_life(),
@@ -32,6 +36,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_training")),
         sa.UniqueConstraint("key", name=op.f("uq_training_key")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_training_model_id"), "training", ["model_id"])
     op.create_index(op.f("ix_training_state_heartbeat"), "training", ["state", "heartbeat_at"])
@@ -43,6 +48,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_comparison")),
         sa.UniqueConstraint("key", name=op.f("uq_comparison_key")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_comparison_state_heartbeat"), "comparison", ["state", "heartbeat_at"])
     op.create_table(
@@ -89,14 +95,22 @@ def _drop_settings_at_their_default() -> None:
         bind.execute(sa.update(analysis).where(analysis.c.id == row.id).values(settings=kept))
 
 
+def _give_every_id_once(table: str) -> None:
+    # The table is rebuilt, and would lose the check, which cannot be read back from it.
+    check = sa.CheckConstraint(f"state IN {STATES}", name=op.f(f"ck_{table}_state"))
+    with op.batch_alter_table(
+        table, recreate="always", table_args=[check], table_kwargs={"sqlite_autoincrement": True}
+    ):
+        pass
+
+
 def _life() -> list[sa.Column]:
     """The columns that all kinds of work have, as ``analysis`` has had them since 0001."""
-    states = ("queued", "running", "finished", "failed", "cancelled")
     return [
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column(
             "state",
-            sa.Enum(*states, name="state", native_enum=False, create_constraint=True, length=16),
+            sa.Enum(*STATES, name="state", native_enum=False, create_constraint=True, length=16),
             nullable=False,
         ),
         sa.Column("stage", sa.String(length=64), nullable=True),

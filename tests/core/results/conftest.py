@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from core.results.models import Base
 from core.results.session import close, migrate, sessions
 from tests.conftest import new_database
 
@@ -48,7 +49,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "postgresql":
         url = request.getfixturevalue("migrated_postgresql")
         with sessions(url).begin() as s:
-            s.execute(text("TRUNCATE model, environment RESTART IDENTITY CASCADE"))
+            s.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
     else:
         copy = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "lab.db")
         url = f"sqlite:///{copy}"

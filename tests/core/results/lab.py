@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from core.results import store
-from core.results.models import Analysis, Checkpoint
-from core.settings import AnalysisSettings
+from core.results.models import Analysis, Checkpoint, Comparison, State, Training, Work
+from core.settings import AnalysisSettings, TrainingSettings
+
+W = TypeVar("W", bound=Work)
 
 STALE_AFTER = timedelta(seconds=30)
 PARAMETERS = 7030
@@ -39,6 +41,29 @@ def queue(s: Session, *, model: str = "mlp", step: int = 100, **changes: Any) ->
     return store.queue_analysis(s, checkpoint, settings(**changes), "ada", parameters=PARAMETERS)[0]
 
 
+def queue_training(
+    s: Session,
+    *,
+    model: str = "net",
+    record: tuple[int, ...] = (0, 100),
+    analyses: tuple[AnalysisSettings, ...] = (),
+    seed: int = 0,
+) -> tuple[Training, bool, list[int]]:
+    wanted = TrainingSettings(problem="digits-mlp", steps=100, record=record, seed=seed)
+    row = store.add_model(s, model, "tanh-mlp")
+    return store.queue_training(s, row, wanted, dict.fromkeys(analyses, PARAMETERS), "ada")
+
+
+def queue_any(s: Session, kind: type[Work], number: int = 100) -> int:
+    """Id of queued work of this kind; other work for every number."""
+    if kind is Training:
+        return queue_training(s, model=f"net {number}")[0].id
+    if kind is Comparison:
+        ids = [finished(s, model="compared", step=step) for step in (0, 1)]
+        return store.queue_comparison(s, ids, [number], "ada")[0].id
+    return queue(s, step=number).id
+
+
 def results(**changes: Any) -> dict[str, Any]:
     """Arguments of ``store.finish`` for k = 3."""
     return {
@@ -61,13 +86,25 @@ def results(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def claim(s: Session, analysis_id: int, token: str = "mine", worker: str = "host:1") -> Analysis | None:
-    return store.claim(s, Analysis, analysis_id, token, worker, STALE_AFTER)
+def claim(
+    s: Session, number: int, token: str = "mine", worker: str = "host:1", kind: type[W] = Analysis
+) -> W | None:
+    return store.claim(s, kind, number, token, worker, STALE_AFTER)
+
+
+def finish(s: Session, kind: type[Work], number: int, token: str = "mine", **changes: Any) -> bool:
+    """End an attempt as finished; an analysis with ``results(**changes)``."""
+    if kind is Analysis:
+        return store.finish(s, number, token, **results(**changes))
+    return store.finished(s, kind, number, token)
 
 
 def finished(s: Session, *, model: str = "mlp", step: int = 100, changes: Any = None, **more: Any) -> int:
-    """Id of an analysis with ``results(**changes)``."""
-    number = queue(s, model=model, step=step, **more).id
+    """Id of an analysis with ``results(**changes)``; there may be one already."""
+    analysis = queue(s, model=model, step=step, **more)
+    number = analysis.id
+    if analysis.state is State.finished:
+        return number
     assert claim(s, number)
     assert store.finish(s, number, "mine", **results(**(changes or {})))
     return number

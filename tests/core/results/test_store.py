@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,14 +14,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.results import queries, store
 from core.results.models import (
+    WORK,
     Analysis,
     Checkpoint,
+    Comparison,
     Eigenvalue,
     Environment,
     Model,
     OverlapPoint,
+    PairValue,
     StageTiming,
     State,
+    Training,
+    Work,
     now,
 )
 from core.results.store import Standing, StoreError
@@ -31,9 +36,18 @@ from tests.core.results.lab import STALE_AFTER
 Maker = sessionmaker[Session]
 
 
-def row(maker: Maker, number: int) -> Analysis:
+W = TypeVar("W", bound=Work)
+
+
+@pytest.fixture(params=list(WORK))
+def kind(request: pytest.FixtureRequest) -> type[Work]:
+    """Every kind of work."""
+    return WORK[request.param]
+
+
+def row(maker: Maker, number: int, kind: type[W] = Analysis) -> W:
     with maker() as s:
-        return s.get_one(Analysis, number)
+        return s.get_one(kind, number)
 
 
 def count(maker: Maker, table: Any) -> int:
@@ -41,24 +55,22 @@ def count(maker: Maker, table: Any) -> int:
         return s.execute(select(func.count()).select_from(table)).scalar_one()
 
 
-def queued(maker: Maker, **changes: Any) -> int:
+def queued(maker: Maker, kind: type[Work] = Analysis) -> int:
     with maker.begin() as s:
-        return lab.queue(s, **changes).id
+        return lab.queue_any(s, kind)
 
 
-def running(maker: Maker, token: str = "mine") -> int:
-    number = queued(maker)
+def running(maker: Maker, token: str = "mine", kind: type[Work] = Analysis) -> int:
+    number = queued(maker, kind)
     with maker.begin() as s:
-        assert lab.claim(s, number, token)
+        assert lab.claim(s, number, token, kind=kind)
     return number
 
 
-def silence(maker: Maker, number: int) -> None:
+def silence(maker: Maker, number: int, kind: type[Work] = Analysis) -> None:
     """Let the last sign of life be a minute old."""
     with maker.begin() as s:
-        s.execute(
-            update(Analysis).where(Analysis.id == number).values(heartbeat_at=now() - timedelta(minutes=1))
-        )
+        s.execute(update(kind).where(kind.id == number).values(heartbeat_at=now() - timedelta(minutes=1)))
 
 
 def all_at_once(action: Callable[[int], Any], times: int = 6) -> list[Any]:
@@ -169,98 +181,275 @@ def test_queueing_again_revives_only_what_ended_without_results(maker: Maker, st
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_retry_is_for_what_ended_without_results(maker: Maker, state: State) -> None:
-    number = queued(maker)
+def test_retry_is_for_what_ended_without_results(maker: Maker, kind: type[Work], state: State) -> None:
+    number = queued(maker, kind)
     with maker.begin() as s:
-        s.execute(update(Analysis).values(state=state))
+        s.execute(update(kind).values(state=state))
     with maker.begin() as s:
         if state in (State.failed, State.cancelled):
-            store.retry(s, Analysis, number)
+            store.retry(s, kind, number)
         else:
             with pytest.raises(StoreError, match=f"is {state}; only a failed or cancelled one"):
-                store.retry(s, Analysis, number)
-    assert row(maker, number).state == (State.queued if state in (State.failed, State.cancelled) else state)
+                store.retry(s, kind, number)
+    assert row(maker, number, kind).state == (
+        State.queued if state in (State.failed, State.cancelled) else state
+    )
 
 
-def test_what_is_gone_is_said_to_be_gone(maker: Maker) -> None:
+def test_what_is_gone_is_said_to_be_gone(maker: Maker, kind: type[Work]) -> None:
     for change in (store.retry, store.request_cancel, store.delete):
-        with maker.begin() as s, pytest.raises(StoreError, match="Analysis 7 no longer exists"):
-            change(s, Analysis, 7)
+        with (
+            maker.begin() as s,
+            pytest.raises(StoreError, match=f"{kind.__tablename__.capitalize()} 7 no longer exists"),
+        ):
+            change(s, kind, 7)
+
+
+# --- Trainings and comparisons ----------------------------------------------------------------------------
+
+
+def recorded(s: Session, number: int, token: str = "mine", **changes: Any) -> list[int] | None:
+    facts: dict[str, Any] = {
+        "step": 100,
+        "sha256": "c" * 64,
+        "filename": "step_000100.safetensors",
+        "size": 1000,
+        "parameters": 7030,
+        "metrics": {"test_loss": 0.5},
+    }
+    return store.record_checkpoint(s, number, token, **(facts | changes))
+
+
+def test_equal_trainings_are_one(maker: Maker) -> None:
+    with maker.begin() as s:
+        first, queued_now, _ = lab.queue_training(s, record=(0, 100))
+        assert queued_now
+        again, queued_now, _ = lab.queue_training(s, record=(100, 0, 0))
+        assert (again.id, queued_now) == (first.id, False)
+        other, queued_now, _ = lab.queue_training(s, model="another", record=(0, 100))
+        assert queued_now
+        assert other.id != first.id
+        assert (first.problem, first.steps, first.submitted_by) == ("digits-mlp", 100, "ada")
+        number = first.id
+    with maker.begin() as s:
+        store.request_cancel(s, Training, number)
+        revived, queued_now, _ = lab.queue_training(s, record=(0, 100))
+        assert (revived.id, queued_now, revived.state) == (number, True, State.queued)
+
+
+def test_a_training_needs_steps_that_its_model_has_not(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.add_checkpoint(s, model="net", step=100)
+    with (
+        pytest.raises(StoreError, match="'net' already has a checkpoint at step 100, which this training"),
+        maker.begin() as s,
+    ):
+        lab.queue_training(s, record=(0, 100))
+    assert count(maker, Training) == 0
+    with maker.begin() as s:
+        assert lab.queue_training(s, record=(0, 50))[1]
+    with (
+        pytest.raises(StoreError, match=r"Training \d+ records the same steps of the model 'net'"),
+        maker.begin() as s,
+    ):
+        lab.queue_training(s, record=(50,), seed=1)
+    assert count(maker, Training) == 1
+
+
+def test_of_simultaneous_trainings_of_the_same_steps_one_is_queued(maker: Maker) -> None:
+    def queue(i: int) -> int:
+        with maker.begin() as s:
+            return lab.queue_training(s, seed=i)[0].id
+
+    outcomes = all_at_once(queue)
+    assert sum(isinstance(each, int) for each in outcomes) == 1
+    assert sum(isinstance(each, StoreError) for each in outcomes) == 5
+    assert count(maker, Training) == 1
+
+
+def test_what_a_training_records_is_added_once_with_its_analyses(maker: Maker) -> None:
+    with maker.begin() as s:
+        wanted = (lab.settings(seed=1), lab.settings(seed=2))
+        number = lab.queue_training(s, analyses=wanted)[0].id
+        assert lab.claim(s, number, kind=Training)
+    with maker.begin() as s:
+        first = recorded(s, number)
+        assert first is not None
+        assert len(first) == 2
+    with maker.begin() as s:
+        store.request_cancel(s, Analysis, first[0])  # which a next attempt must respect
+        assert recorded(s, number) == []
+        with pytest.raises(StoreError, match="already has other weights at step 100"):
+            recorded(s, number, sha256="d" * 64)
+    with maker() as s:
+        checkpoint = s.scalars(select(Checkpoint)).one()
+        assert (checkpoint.model.name, checkpoint.step, checkpoint.test_loss) == ("net", 100, 0.5)
+        assert checkpoint.uploaded_by == "ada"
+        analyses = s.scalars(select(Analysis).order_by(Analysis.id)).all()
+        assert [each.settings for each in analyses] == [each.model_dump(mode="json") for each in wanted]
+        assert [each.state for each in analyses] == [State.cancelled, State.queued]
+        assert {each.parameters for each in analyses} == {7030}
+
+
+def test_analyses_may_be_added_to_a_training(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.queue_training(s, record=(0, 100), analyses=(lab.settings(seed=1),))[0].id
+        assert lab.claim(s, number, kind=Training)
+        assert recorded(s, number, step=0)
+        lab.add_checkpoint(s, model="net", step=7)  # not of this training
+    with maker.begin() as s:
+        both = (lab.settings(seed=1), lab.settings(seed=2))
+        _, queued_now, more = lab.queue_training(s, record=(0, 100), analyses=both)
+        assert not queued_now
+        assert [s.get_one(Analysis, each).seed for each in more] == [2]
+        assert s.get_one(Analysis, more[0]).checkpoint.step == 0
+    with maker.begin() as s:
+        later = recorded(s, number, step=100)
+        assert later is not None
+        assert [s.get_one(Analysis, each).seed for each in later] == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["lost", "deleted", "finished"])
+def test_without_a_claim_nothing_is_recorded(maker: Maker, end: str) -> None:
+    number = running(maker, kind=Training)
+    with maker.begin() as s:
+        if end == "deleted":
+            store.delete(s, Training, number)
+        if end == "finished":
+            store.finished(s, Training, number, "mine")
+    with maker.begin() as s:
+        assert recorded(s, number, "yours" if end == "lost" else "mine") is None
+    assert count(maker, Checkpoint) == 0
+
+
+def test_equal_comparisons_are_one(maker: Maker) -> None:
+    with maker.begin() as s:
+        one, two, three = (lab.finished(s, step=step) for step in (1, 2, 3))
+        first, created = store.queue_comparison(s, [two, one, two], [3, 1], "ada")
+        assert (first.analyses, first.ks, created) == ([one, two], [1, 3], True)
+        assert store.queue_comparison(s, [one, two], [1, 3], "bob") == (first, False)
+        assert store.queue_comparison(s, [one, three], [1, 3], "bob")[1]
+        assert store.queue_comparison(s, [one, two], [1], "bob")[1]
+
+
+def test_what_cannot_be_compared_is_refused(maker: Maker) -> None:
+    with maker.begin() as s:
+        one, two = (lab.finished(s, step=step) for step in (1, 2))
+        waiting = lab.queue(s, step=3).id
+        layer = lab.finished(s, step=1, parameters=("linear6.*",))
+        refused: list[tuple[list[int], list[int], str]] = [
+            ([one], [1], "at least two analyses"),
+            ([one, two], [], "at least two analyses and one k"),
+            ([one, two, 99], [1], "Analysis 99 no longer exists"),
+            ([one, waiting], [1], f"Analysis {waiting} is queued; only finished ones"),
+            ([one, layer], [1], "not of the same parameters"),
+            ([one, two], [0, 1], "k = 0 is no size"),
+            ([one, two], [1, 7031], "k = 7,031 is no size"),
+        ]
+        for ids, ks, sentence in refused:
+            with pytest.raises(StoreError, match=sentence):
+                store.queue_comparison(s, ids, ks, "ada")
+    assert count(maker, Comparison) == 0
 
 
 # --- An attempt -------------------------------------------------------------------------------------------
 
 
-def test_a_claim_starts_an_attempt(maker: Maker) -> None:
-    number = queued(maker)
+def test_a_claim_starts_an_attempt(maker: Maker, kind: type[Work]) -> None:
+    number = queued(maker, kind)
     with maker.begin() as s:
-        claimed = store.claim(s, Analysis, number, "mine", "host:1", STALE_AFTER)
+        claimed = store.claim(s, kind, number, "mine", "host:1", STALE_AFTER)
         assert claimed is not None
-        assert claimed.checkpoint.sha256 == "a" * 64
-    analysis = row(maker, number)
-    assert (analysis.state, analysis.attempts, analysis.worker) == (State.running, 1, "host:1")
-    assert analysis.started_at == analysis.heartbeat_at
-    assert abs(analysis.started_at - now()) < timedelta(seconds=10)
+        assert (type(claimed), claimed.id) == (kind, number)
+    work = row(maker, number, kind)
+    assert (work.state, work.attempts, work.worker) == (State.running, 1, "host:1")
+    assert work.started_at == work.heartbeat_at
+    assert abs(work.started_at - now()) < timedelta(seconds=10)
 
 
-def test_of_many_simultaneous_claims_one_succeeds(maker: Maker) -> None:
-    number = queued(maker)
+def test_work_of_another_kind_is_left_alone(maker: Maker, kind: type[Work]) -> None:
+    """Kinds count their ids each by itself: the same number means other work."""
+    with maker.begin() as s:
+        for each in WORK.values():
+            s.execute(update(each).values(attempts=0))
+            lab.queue_any(s, each)
+        claimed = lab.queue_any(s, kind, 2)
+        assert lab.claim(s, claimed, kind=kind)
+        silent = now() - timedelta(minutes=1)
+        for each in set(WORK.values()) - {kind}:
+            assert store.requeue_stale(s, each, timedelta(0)) == []
+            assert store.hand_back(s, each, "host:1") == []
+        s.execute(update(kind).where(kind.id == claimed).values(heartbeat_at=silent))
+        assert store.requeue_stale(s, kind, STALE_AFTER) == [claimed]
+
+
+def test_of_many_simultaneous_claims_one_succeeds(maker: Maker, kind: type[Work]) -> None:
+    number = queued(maker, kind)
 
     def claim(i: int) -> bool:
         with maker.begin() as s:
-            return lab.claim(s, number, f"token {i}") is not None
+            return lab.claim(s, number, f"token {i}", kind=kind) is not None
 
     assert sorted(all_at_once(claim)) == [False] * 5 + [True]
-    assert row(maker, number).attempts == 1
+    assert row(maker, number, kind).attempts == 1
 
 
 @pytest.mark.parametrize("state", [State.finished, State.failed, State.cancelled])
-def test_what_has_ended_cannot_be_claimed(maker: Maker, state: State) -> None:
-    number = queued(maker)
+def test_what_has_ended_cannot_be_claimed(maker: Maker, kind: type[Work], state: State) -> None:
+    number = queued(maker, kind)
     with maker.begin() as s:
-        s.execute(update(Analysis).values(state=state, heartbeat_at=now() - timedelta(days=1)))
+        s.execute(update(kind).values(state=state, heartbeat_at=now() - timedelta(days=1)))
     with maker.begin() as s:
-        assert lab.claim(s, number) is None
-    assert row(maker, number).attempts == 0
+        assert lab.claim(s, number, kind=kind) is None
+    assert row(maker, number, kind).attempts == 0
 
 
-def test_a_running_analysis_can_be_claimed_only_when_it_is_silent(maker: Maker) -> None:
-    number = running(maker)
+def test_running_work_can_be_claimed_only_when_it_is_silent(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
     with maker.begin() as s:
-        assert lab.claim(s, number, "yours") is None
-    silence(maker, number)
+        assert lab.claim(s, number, "yours", kind=kind) is None
+    silence(maker, number, kind)
     with maker.begin() as s:
-        assert lab.claim(s, number, "yours") is not None
-        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
-        assert store.heartbeat(s, Analysis, number, "yours") is Standing.owned
-    assert row(maker, number).attempts == 2
+        assert lab.claim(s, number, "yours", kind=kind) is not None
+        assert store.heartbeat(s, kind, number, "mine") is Standing.lost
+        assert store.heartbeat(s, kind, number, "yours") is Standing.owned
+    assert row(maker, number, kind).attempts == 2
 
 
-def test_a_report_tells_the_progress_and_is_a_sign_of_life(maker: Maker) -> None:
-    number = running(maker)
-    silence(maker, number)
+def test_a_report_tells_the_progress_and_is_a_sign_of_life(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    silence(maker, number, kind)
     with maker.begin() as s:
         assert (
-            store.report(s, Analysis, number, "mine", stage="eigenpairs", progress=0.5, hvps=35)
+            store.report(
+                s, kind, number, "mine", stage="eigenpairs", progress=0.5, **dict.fromkeys(kind.counts, 35)
+            )
             is Standing.owned
         )
-        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
-    analysis = row(maker, number)
-    assert (analysis.stage, analysis.progress, analysis.hvps) == ("eigenpairs", 0.5, 35)
-    silence(maker, number)
+        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+    work = row(maker, number, kind)
+    assert (work.stage, work.progress) == ("eigenpairs", 0.5)
+    assert [getattr(work, name) for name in kind.counts] == [35] * len(kind.counts)
+    silence(maker, number, kind)
     with maker.begin() as s:
-        assert store.heartbeat(s, Analysis, number, "mine") is Standing.owned
-        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
+        assert store.heartbeat(s, kind, number, "mine") is Standing.owned
+        assert store.requeue_stale(s, kind, STALE_AFTER) == []
 
 
-def test_a_report_with_a_lost_claim_changes_nothing(maker: Maker) -> None:
-    number = running(maker)
+def test_a_report_with_a_lost_claim_changes_nothing(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
     with maker.begin() as s:
         assert (
-            store.report(s, Analysis, number, "yours", stage="overlap", progress=1.0, hvps=1) is Standing.lost
+            store.report(
+                s, kind, number, "yours", stage="overlap", progress=1.0, **dict.fromkeys(kind.counts, 1)
+            )
+            is Standing.lost
         )
-        assert store.report(s, Analysis, 99, "mine", stage="overlap", progress=1.0, hvps=1) is Standing.lost
-    assert row(maker, number).stage is None
+        assert (
+            store.report(s, kind, 99, "mine", stage="overlap", progress=1.0, **dict.fromkeys(kind.counts, 1))
+            is Standing.lost
+        )
+    assert row(maker, number, kind).stage is None
 
 
 def test_the_next_attempt_learns_which_file_a_dead_one_left(maker: Maker) -> None:
@@ -337,23 +526,36 @@ def test_a_late_duplicate_cannot_touch_a_finished_analysis(maker: Maker) -> None
     assert count(maker, OverlapPoint) == 9
 
 
-def test_finishing_may_be_repeated_when_the_answer_was_not_heard(maker: Maker) -> None:
-    number = running(maker)
+def test_finishing_may_be_repeated_when_the_answer_was_not_heard(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    before = count(maker, Eigenvalue)
     for _ in range(2):
         with maker.begin() as s:
-            assert store.finish(s, number, "mine", **lab.results())
-    assert count(maker, Eigenvalue) == 3
+            assert lab.finish(s, kind, number)
+    assert row(maker, number, kind).state is State.finished
+    assert count(maker, Eigenvalue) - before == (3 if kind is Analysis else 0)
 
 
-def test_of_two_simultaneous_attempts_one_finishes(maker: Maker) -> None:
-    number = running(maker)
+def test_work_without_results_of_its_own_ends_with_its_counts(maker: Maker) -> None:
+    number = running(maker, kind=Training)
+    with maker.begin() as s:
+        assert not store.finished(s, Training, number, "yours", steps_done=100)
+        assert store.finished(s, Training, number, "mine", steps_done=100)
+    training = row(maker, number, Training)
+    assert (training.state, training.steps_done, training.progress) == (State.finished, 100, 1.0)
+    assert training.finished_at is not None
+
+
+def test_of_two_simultaneous_attempts_one_finishes(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
 
     def finish(i: int) -> bool:
         with maker.begin() as s:
-            return store.finish(s, number, "mine" if i == 3 else f"other {i}", **lab.results())
+            return lab.finish(s, kind, number, "mine" if i == 3 else f"other {i}")
 
     assert all_at_once(finish) == [False, False, False, True, False, False]
-    assert count(maker, OverlapPoint) == 9
+    if kind is Analysis:
+        assert count(maker, OverlapPoint) == 9
 
 
 @pytest.mark.parametrize("field", ["eigenvalues", "overlap", "random_mean", "random_std", "best"])
@@ -374,76 +576,81 @@ def test_what_json_does_not_know_is_none_in_the_record(maker: Maker) -> None:
     assert row(maker, number).record == {"norm": {"upper": None, "all": [1.0, None]}, "path": None}
 
 
-def test_failing_keeps_the_sentence(maker: Maker) -> None:
-    number = running(maker)
+def test_failing_keeps_the_sentence(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
     with maker.begin() as s:
-        assert not store.fail(s, Analysis, number, "yours", "Not mine to say.")
-        assert store.fail(s, Analysis, number, "mine", "The data do not fit.")
-    analysis = row(maker, number)
-    assert (analysis.state, analysis.message) == (State.failed, "The data do not fit.")
+        assert not store.fail(s, kind, number, "yours", "Not mine to say.")
+        assert store.fail(s, kind, number, "mine", "The data do not fit.")
+    work = row(maker, number, kind)
+    assert (work.state, work.message) == (State.failed, "The data do not fit.")
     with maker.begin() as s:
-        assert not store.finish(s, number, "mine", **lab.results())
+        assert not lab.finish(s, kind, number)
 
 
 @pytest.mark.parametrize("end", ["finish", "fail", "cancelled"])
-def test_an_attempt_that_has_ended_has_nothing_more_to_report(maker: Maker, end: str) -> None:
-    number = running(maker)
+def test_an_attempt_that_has_ended_has_nothing_more_to_report(
+    maker: Maker, kind: type[Work], end: str
+) -> None:
+    number = running(maker, kind=kind)
     ends: dict[str, Callable[[Session], bool]] = {
-        "finish": lambda s: store.finish(s, number, "mine", **lab.results()),
-        "fail": lambda s: store.fail(s, Analysis, number, "mine", "No."),
-        "cancelled": lambda s: store.cancelled(s, Analysis, number, "mine"),
+        "finish": lambda s: lab.finish(s, kind, number),
+        "fail": lambda s: store.fail(s, kind, number, "mine", "No."),
+        "cancelled": lambda s: store.cancelled(s, kind, number, "mine"),
     }
     with maker.begin() as s:
         assert ends[end](s)
-    before = row(maker, number).progress
+    before = row(maker, number, kind).progress
     with maker.begin() as s:
-        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
+        assert store.heartbeat(s, kind, number, "mine") is Standing.lost
         assert (
-            store.report(s, Analysis, number, "mine", stage="overlap", progress=0.5, hvps=1) is Standing.lost
+            store.report(
+                s, kind, number, "mine", stage="overlap", progress=0.5, **dict.fromkeys(kind.counts, 1)
+            )
+            is Standing.lost
         )
-    assert row(maker, number).progress == before
+    assert row(maker, number, kind).progress == before
 
 
 # --- Cancelling and deleting ------------------------------------------------------------------------------
 
 
-def test_a_queued_analysis_is_cancelled_at_once(maker: Maker) -> None:
-    number = queued(maker)
+def test_queued_work_is_cancelled_at_once(maker: Maker, kind: type[Work]) -> None:
+    number = queued(maker, kind)
     with maker.begin() as s:
-        store.request_cancel(s, Analysis, number)
-        assert lab.claim(s, number) is None
-    assert row(maker, number).state is State.cancelled
+        store.request_cancel(s, kind, number)
+        assert lab.claim(s, number, kind=kind) is None
+    assert row(maker, number, kind).state is State.cancelled
 
 
-def test_a_running_analysis_is_cancelled_by_its_worker(maker: Maker) -> None:
-    number = running(maker)
+def test_running_work_is_cancelled_by_its_worker(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
     with maker.begin() as s:
-        store.request_cancel(s, Analysis, number)
-    assert row(maker, number).state is State.running
+        store.request_cancel(s, kind, number)
+    assert row(maker, number, kind).state is State.running
     with maker.begin() as s:
-        assert store.heartbeat(s, Analysis, number, "mine") is Standing.cancel_requested
-        assert store.cancelled(s, Analysis, number, "mine")
-    assert row(maker, number).state is State.cancelled
+        assert store.heartbeat(s, kind, number, "mine") is Standing.cancel_requested
+        assert store.cancelled(s, kind, number, "mine")
+    assert row(maker, number, kind).state is State.cancelled
 
 
-def test_results_that_come_before_the_cancellation_count(maker: Maker) -> None:
-    number = running(maker)
+def test_results_that_come_before_the_cancellation_count(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
     with maker.begin() as s:
-        store.request_cancel(s, Analysis, number)
-        assert store.finish(s, number, "mine", **lab.results())
-        assert not store.cancelled(s, Analysis, number, "mine")
-    analysis = row(maker, number)
-    assert (analysis.state, analysis.cancel_requested) == (State.finished, False)
+        store.request_cancel(s, kind, number)
+        assert lab.finish(s, kind, number)
+        assert not store.cancelled(s, kind, number, "mine")
+    work = row(maker, number, kind)
+    assert (work.state, work.cancel_requested) == (State.finished, False)
 
 
-def test_a_cancellation_survives_the_worker(maker: Maker) -> None:
-    number = running(maker)
-    silence(maker, number)
+def test_a_cancellation_survives_the_worker(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    silence(maker, number, kind)
     with maker.begin() as s:
-        store.request_cancel(s, Analysis, number)
-        assert lab.claim(s, number, "yours") is None
-        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
-    assert row(maker, number).state is State.cancelled
+        store.request_cancel(s, kind, number)
+        assert lab.claim(s, number, "yours", kind=kind) is None
+        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+    assert row(maker, number, kind).state is State.cancelled
 
 
 def test_deleting_takes_the_results_along(maker: Maker) -> None:
@@ -462,85 +669,142 @@ def test_deleting_takes_the_results_along(maker: Maker) -> None:
     assert count(maker, OverlapPoint) == 0
 
 
-def test_a_worker_loses_an_analysis_that_is_deleted(maker: Maker) -> None:
-    number = running(maker)
+def test_a_deleted_training_leaves_what_it_recorded(maker: Maker) -> None:
+    number = running(maker, kind=Training)
     with maker.begin() as s:
-        store.delete(s, Analysis, number)
-        assert store.heartbeat(s, Analysis, number, "mine") is Standing.lost
-        assert not store.finish(s, number, "mine", **lab.results())
+        assert recorded(s, number, step=0) == []
+        assert store.delete(s, Training, number) == []
+    assert [count(maker, table) for table in (Training, Model, Checkpoint)] == [0, 1, 1]
+
+    with maker.begin() as s:  # one that has recorded nothing leaves no empty model
+        empty = lab.queue_training(s, model="empty")[0].id
+        store.delete(s, Training, empty)
+    assert count(maker, Model) == 1
+
+
+def test_values_of_pairs_go_with_their_analyses(maker: Maker) -> None:
+    with maker.begin() as s:
+        first, second = lab.finished(s, step=1), lab.finished(s, step=2)
+        comparison = store.queue_comparison(s, [first, second], [1], "ada")[0].id
+        for pair in ((first, first), (first, second), (second, second)):
+            s.add(PairValue(first_id=pair[0], second_id=pair[1], k=1, measure="overlap", value=0.5))
+    with maker.begin() as s:
+        assert store.delete(s, Comparison, comparison) == []
+    assert count(maker, PairValue) == 3
+    with maker.begin() as s:
+        store.delete(s, Analysis, second)
+    assert count(maker, PairValue) == 1
+
+
+def test_a_deleted_model_takes_along_what_nothing_else_has(maker: Maker) -> None:
+    with maker.begin() as s:
+        number = lab.finished(s, step=1, changes={"eigenvectors": "eigenvectors/of-one"})
+        kept = lab.finished(s, model="other", step=1)
+        lab.add_checkpoint(s, step=2, sha256="b" * 64)
+        store.queue_comparison(s, [number, kept], [1], "ada")
+        s.add(PairValue(first_id=number, second_id=kept, k=1, measure="overlap", value=0.5))
+        training = lab.queue_training(s, model="mlp", record=(50,))[0]
+        model_id, trained = training.model_id, training.id
+        assert lab.claim(s, trained, kind=Training)
+    with maker.begin() as s:
+        # The first checkpoint's file is also that of the other model.
+        assert store.delete_model(s, model_id) == [f"checkpoints/{'b' * 64}.pt", "eigenvectors/of-one"]
+        assert store.heartbeat(s, Training, trained, "mine") is Standing.lost
+    tables = (Model, Checkpoint, Analysis, Training, PairValue)
+    assert [count(maker, table) for table in tables] == [1, 1, 1, 0, 0]
+    with maker.begin() as s, pytest.raises(StoreError, match="no longer exists"):
+        store.delete_model(s, model_id)
+
+
+def test_a_worker_loses_what_is_deleted(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    with maker.begin() as s:
+        store.delete(s, kind, number)
+        assert store.heartbeat(s, kind, number, "mine") is Standing.lost
+        assert not lab.finish(s, kind, number)
 
 
 # --- When workers die -------------------------------------------------------------------------------------
 
 
-def test_what_falls_silent_is_queued_again_until_it_is_too_often(maker: Maker) -> None:
-    number = queued(maker)
+def test_ids_are_never_given_twice(maker: Maker, kind: type[Work]) -> None:
+    """A link to what was deleted must not show something else, nor its folder be another's."""
+    first = queued(maker, kind)
+    with maker.begin() as s:
+        store.delete(s, kind, first)
+        assert lab.queue_any(s, kind, 2) > first
+
+
+def test_what_falls_silent_is_queued_again_until_it_is_too_often(maker: Maker, kind: type[Work]) -> None:
+    number = queued(maker, kind)
     for attempt in (1, 2):
         with maker.begin() as s:
-            assert lab.claim(s, number, f"attempt {attempt}")
-            assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
-        silence(maker, number)
+            assert lab.claim(s, number, f"attempt {attempt}", kind=kind)
+            assert store.requeue_stale(s, kind, STALE_AFTER) == []
+        silence(maker, number, kind)
         with maker.begin() as s:
-            assert store.requeue_stale(s, Analysis, STALE_AFTER) == [number]
-            assert store.heartbeat(s, Analysis, number, f"attempt {attempt}") is Standing.lost
-        analysis = row(maker, number)
-        assert (analysis.state, analysis.worker, analysis.progress) == (State.queued, None, 0.0)
+            assert store.requeue_stale(s, kind, STALE_AFTER) == [number]
+            assert store.heartbeat(s, kind, number, f"attempt {attempt}") is Standing.lost
+        work = row(maker, number, kind)
+        assert (work.state, work.worker, work.progress) == (State.queued, None, 0.0)
     with maker.begin() as s:
-        assert lab.claim(s, number, "attempt 3")
-    silence(maker, number)
+        assert lab.claim(s, number, "attempt 3", kind=kind)
+    silence(maker, number, kind)
     with maker.begin() as s:
-        assert store.requeue_stale(s, Analysis, STALE_AFTER) == []
-    analysis = row(maker, number)
-    assert analysis.state is State.failed
-    assert analysis.message is not None
-    assert analysis.message.startswith("The worker stopped 3 times while running this analysis")
-    assert analysis.message.count(".") == 1
+        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+    work = row(maker, number, kind)
+    assert work.state is State.failed
+    assert work.message is not None
+    what = f"The worker stopped 3 times while running this {kind.__tablename__}, perhaps for want of memory; "
+    assert work.message.startswith(what + kind.relief)
+    assert work.message.count(".") == 1
     with maker.begin() as s:
-        store.retry(s, Analysis, number)
-        assert lab.claim(s, number, "by hand")
-    assert row(maker, number).attempts == 1
+        store.retry(s, kind, number)
+        assert lab.claim(s, number, "by hand", kind=kind)
+    assert row(maker, number, kind).attempts == 1
 
 
-def test_simultaneous_sweeps_requeue_once(maker: Maker) -> None:
-    number = running(maker)
-    silence(maker, number)
+def test_simultaneous_sweeps_requeue_once(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    silence(maker, number, kind)
 
     def sweep(_: int) -> list[int]:
         with maker.begin() as s:
-            return store.requeue_stale(s, Analysis, STALE_AFTER)
+            return store.requeue_stale(s, kind, STALE_AFTER)
 
     assert sorted(all_at_once(sweep)) == [[], [], [], [], [], [number]]
 
 
-def test_a_worker_hands_back_its_own(maker: Maker) -> None:
+def test_a_worker_hands_back_its_own(maker: Maker, kind: type[Work]) -> None:
     with maker.begin() as s:
-        numbers = [lab.queue(s, step=step).id for step in (1, 2, 3)]
+        numbers = [lab.queue_any(s, kind, step) for step in (1, 2, 3)]
         for number, worker in zip(numbers, ("a:1", "b:2", "a:1"), strict=True):
-            assert lab.claim(s, number, worker=worker)
-        store.request_cancel(s, Analysis, numbers[2])
+            assert lab.claim(s, number, worker=worker, kind=kind)
+        store.request_cancel(s, kind, numbers[2])
     with maker.begin() as s:
-        assert store.hand_back(s, Analysis, "a:1") == numbers[:1]
-    first = row(maker, numbers[0])
+        assert store.hand_back(s, kind, "a:1") == numbers[:1]
+    first = row(maker, numbers[0], kind)
     assert (first.state, first.attempts) == (State.queued, 0)
-    assert row(maker, numbers[1]).state is State.running
-    assert row(maker, numbers[2]).state is State.cancelled
+    assert row(maker, numbers[1], kind).state is State.running
+    assert row(maker, numbers[2], kind).state is State.cancelled
 
 
-def test_waiting_is_what_has_been_queued_for_a_while(maker: Maker) -> None:
+def test_waiting_is_what_has_been_queued_for_a_while(maker: Maker, kind: type[Work]) -> None:
     with maker.begin() as s:
-        numbers = [lab.queue(s, step=step).id for step in (1, 2, 3)]
+        numbers = [lab.queue_any(s, kind, each) for each in (1, 2, 3)]
         for number, seconds in zip(numbers, (60, 120, 5), strict=True):
-            s.get_one(Analysis, number).submitted_at = now() - timedelta(seconds=seconds)
-        running_one = lab.queue(s, step=4)
-        working = running_one.id
-        running_one.submitted_at = now() - timedelta(days=1)
+            s.get_one(kind, number).submitted_at = now() - timedelta(seconds=seconds)
+        working = lab.queue_any(s, kind, 4)
+        s.get_one(kind, working).submitted_at = now() - timedelta(days=1)
         s.flush()
-        assert lab.claim(s, running_one.id)
+        assert lab.claim(s, working, kind=kind)
     with maker() as s:
-        assert store.waiting(s, Analysis, timedelta(seconds=15)) == [numbers[1], numbers[0]]
-        assert queries.runs(s)["state"].value_counts().to_dict() == {"queued": 3, "running": 1}
-        assert store.under_way(s, Analysis, [numbers[0], working, 99]) == {numbers[0], working}
+        assert store.waiting(s, kind, timedelta(seconds=15)) == [numbers[1], numbers[0]]
+        states = queries.runs(s).query("kind == @kind.__tablename__")["state"]
+        assert (states == "queued").sum() == 3
+        assert (states == "running").sum() == 1
+        assert store.under_way(s, kind, [numbers[0], working, 99]) == {numbers[0], working}
     with maker.begin() as s:
-        assert store.finish(s, working, "mine", **lab.results())
-        store.request_cancel(s, Analysis, numbers[0])
-        assert store.under_way(s, Analysis, [*numbers, working]) == set(numbers[1:])
+        assert lab.finish(s, kind, working)
+        store.request_cancel(s, kind, numbers[0])
+        assert store.under_way(s, kind, [*numbers, working]) == set(numbers[1:])

@@ -8,10 +8,11 @@ large amount. What people wrap around a state dict is taken off in ``contents``.
 
 from core.problems.checkpoints.checkpoint import METRICS, Checkpoint, CheckpointError
 from core.problems.checkpoints.contents import step_from_name
-from core.problems.checkpoints.files import SUFFIXES, merge, read
+from core.problems.checkpoints.files import INDEX_SUFFIX, SUFFIXES, merge, named_files, read
 from core.problems.checkpoints.fit import check_fits, fitting_architectures, load_into
 
 __all__ = [
+    "INDEX_SUFFIX",
     "METRICS",
     "SUFFIXES",
     "Checkpoint",
@@ -20,6 +21,7 @@ __all__ = [
     "fitting_architectures",
     "load_into",
     "merge",
+    "named_files",
     "read",
     "step_from_name",
 ]

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from core.problems.checkpoints.checkpoint import LARGEST_STRUCTURE, CheckpointError, damaged, shown
 
-_END = b"PK\x05\x06"
-_END_SIZE, _LONGEST_COMMENT = 22, 2**16
+_END, _END_SIZE, _LONGEST_COMMENT = b"PK\x05\x06", 22, 2**16
+_END_64, _END_SIZE_64 = b"PK\x06\x06", 76  # a record and what points at it
 _BLOCK = 2**20
 
 
@@ -41,29 +41,20 @@ def check(path: Path, name: str, size: int) -> dict[str, int]:
 
 def _check_directory(file: BinaryIO, name: str, size: int) -> None:
     """The list of entries is read into memory whole, several times its size: no longer than it need be."""
-    file.seek(max(0, size - _END_SIZE - _LONGEST_COMMENT))
+    file.seek(max(0, size - _END_SIZE - _LONGEST_COMMENT - _END_SIZE_64))
     tail = file.read()
     end = tail.rfind(_END)
     if end < 0 or len(tail) - end < _END_SIZE:
         raise zipfile.BadZipFile
-    # The list lies between its first entry and this end, whatever the end says about it.
     length = int.from_bytes(tail[end + 12 : end + 16], "little")
-    if length == 2**32 - 1:
-        length = _zip64_directory(file, size - len(tail) + end)
+    # Archives of more than 4 GiB say it once more in front of that, and then this counts.
+    record = tail[max(0, end - _END_SIZE_64) : end]
+    if record.startswith(_END_64):
+        length = int.from_bytes(record[40:48], "little")
     if length > LARGEST_STRUCTURE:
         raise CheckpointError(
             f"'{name}' holds too many entries for a state dict; save model.state_dict() alone."
         )
-
-
-def _zip64_directory(file: BinaryIO, end: int) -> int:
-    """The length of the list of entries in an archive of more than 4 GiB."""
-    locator_size, record_size = 20, 56
-    file.seek(max(0, end - locator_size - record_size))
-    record = file.read(record_size)
-    if not record.startswith(b"PK\x06\x06"):
-        raise zipfile.BadZipFile
-    return int.from_bytes(record[40:48], "little")
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], name: str, size: int) -> None:

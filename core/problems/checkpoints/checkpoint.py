@@ -30,7 +30,7 @@ class Checkpoint:
             Tied weights, one tensor under several names, share memory here too where they are in float32.
         step: Training step, from the file or else its name; None where neither tells.
         metrics: Those of ``METRICS`` that the file records: mean losses, accuracies in [0, 1].
-        epoch: The epoch that the file records, counted as its writer counts; None where it tells none.
+        epoch: Epoch, from the file or else its name, counted as its writer counts; None where neither tells.
         notes: What happened to the weights on the way here, each a sentence for the person who brought them.
         prefix: What stood in front of every name of the state dict and has been removed.
     """

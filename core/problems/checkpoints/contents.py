@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.problems.checkpoints.checkpoint import METRICS, CheckpointError, shown
-from core.problems.checkpoints.pickles import Number
+from core.problems.checkpoints.pickles import Inert, Number
 
 _WEIGHTS = (
     "model_state_dict",
@@ -141,7 +141,8 @@ def _checked(tensors: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"'{name}' holds no tensors; save model.state_dict().")
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            kind = "name" if not isinstance(key, str) else type(value).__name__
+            kind = "Python object" if isinstance(value, Inert) else type(value).__name__
+            kind = kind if isinstance(key, str) else "name"
             raise CheckpointError(
                 f"'{name}' is not a state dict of tensors alone: its entry '{shown(key)}' has a {kind} "
                 "where a tensor with a name is expected; save model.state_dict()."
@@ -267,3 +268,17 @@ def step_from_name(name: str) -> int | None:
         match = _LAST_NUMBER.search(stem)
     step = int(match[1]) if match else None
     return step if step is not None and step <= _LARGEST_STEP else None
+
+
+_NAMED_EPOCH = re.compile(r"(?<![a-z])(?:epochs?|ep|e)[ _=.-]*(\d+)(?![a-z\d])")
+
+
+def epoch_from_name(name: str) -> int | None:
+    """The epoch in a file name such as ``epoch_003.pt``, if there is one.
+
+    >>> epoch_from_name("epoch=3-step=300.pt"), epoch_from_name("model-ep12.pth"), epoch_from_name("e1e.pt")
+    (3, 12, None)
+    """
+    match = _NAMED_EPOCH.search(Path(name).stem.lower())
+    epoch = int(match[1]) if match else None
+    return epoch if epoch is not None and epoch <= _LARGEST_STEP else None

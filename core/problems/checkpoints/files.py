@@ -90,10 +90,19 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
         state=_in_float32(found.tensors, name),
         step=contents.step_from_name(name) if step is None else step,
         metrics=found.metrics,
-        epoch=epoch,
+        epoch=contents.epoch_from_name(name) if epoch is None else epoch,
         notes=notes,
         prefix=found.prefix,
     )
+
+
+def named_files(index_path: Path) -> list[str]:
+    """The names of the files that the index of a checkpoint in several files gives.
+
+    Raises:
+        CheckpointError: If the index is damaged.
+    """
+    return sorted(set(_index(index_path).values()))
 
 
 def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:

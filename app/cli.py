@@ -36,6 +36,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from app import launch
 from app.operations import environment, operations
 from app.options import Files, with_settings
+from core.names import SPARSITIES, TableName
 from core.results.models import State
 from core.results.session import migrate, sessions
 from core.results.store import StoreError
@@ -43,6 +44,7 @@ from core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, ref
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sqlalchemy.orm import Session
 
     from core.analysis import Progress as AnalysisProgress
     from core.analysis import Result
@@ -139,6 +141,7 @@ def demo(
         files = _train(DEMO_PROBLEM, DEMO_STEPS[-1], list(DEMO_STEPS), env.root / "demo", seed=0)
         submission = _submit(files, DEMO_MODEL, DEMO_SETTINGS, env)
         _wait_for(submission.analysis_ids, env, stack.tend)
+        _compare(submission.analysis_ids, env, stack.tend)
         out.print(_demo_table(submission.analysis_ids, env))
         if no_serve:
             return
@@ -467,6 +470,39 @@ def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] =
         raise typer.Exit(1)
 
 
+def _compare(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None]) -> None:
+    """Compare the steps of each split with each other at the paper's sparsities, with a progress bar."""
+    from core.results import queries
+    from tasks.submit import compare
+
+    with sessions(env.database)() as s:
+        sets = queries.stabilisation_sets(s)
+    numbers = []
+    for _, rows in sets[sets["analysis_id"].isin(list(ids))].groupby("set_id"):
+        ks = [queries.at_sparsity(rho, int(rows["parameters"].iloc[0])) for rho in SPARSITIES]
+        number, warning = compare(rows["analysis_id"].tolist(), ks, user=_user(), env=env)
+        numbers.append(number)
+        if warning:
+            err.print(escape(warning))
+    with _progress_bar() as bar:
+        task = bar.add_task("Comparing the steps with each other", total=_WHOLE * len(numbers))
+        while not _ended(runs := _comparisons(numbers, env)).all():
+            bar.update(task, completed=_done(runs))
+            meanwhile()
+            time.sleep(_POLL_SECONDS)
+        bar.update(task, completed=_done(runs), description="Compared the steps with each other")
+    for message in runs.loc[runs["state"] != State.finished, "message"]:
+        err.print(f"[red]A comparison did not finish:[/] {escape(message or 'somebody cancelled it.')}")
+
+
+def _comparisons(numbers: Sequence[int], env: Settings) -> pd.DataFrame:
+    from core.results import queries
+
+    with sessions(env.database)() as s:
+        runs = queries.comparisons(s)
+    return runs[runs["id"].isin(list(numbers))]
+
+
 def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
     from core.results import queries
 
@@ -491,29 +527,47 @@ def _done(runs: pd.DataFrame) -> int:
 def export(
     study: Annotated[str, typer.Argument(help="Name of a model, or all.")],
     kind: Annotated[
-        Literal["csv", "parquet", "json"], typer.Option("--format", help="Of the table.")
+        Literal["csv", "parquet", "json", "html"],
+        typer.Option("--format", help="Of the table; html is a report with all charts."),
     ] = "csv",
+    table: Annotated[
+        TableName,
+        typer.Option("--table", help="What of the analyses; all but training have their analysis_id."),
+    ] = "overlap",
     file: Annotated[
         Path | None,
         typer.Option("--out", dir_okay=False, help="File to write; standard output if not given."),
     ] = None,
 ) -> None:
-    """Write every overlap point of a model's finished analyses as one tidy table."""
+    """Write what was found of a model, or of all, as one tidy table, or as a page to show around."""
     if kind == "parquet" and file is None:
         raise SettingsError("A parquet table is no text; name the file for it with --out.")
-    from core.results import queries
-
     env = environment()
     migrate(env.database)
+    names = None if study == "all" else [study]
     with sessions(env.database)() as s:
-        table = queries.export_table(s, None if study == "all" else [study])
+        if kind == "html":
+            _write(file, _report(s, study, names))
+            return
+        from core.results import tables
+
+        rows = tables.export(s, table, names)
     match kind:
         case "csv":
-            _write(file, table.to_csv(index=False))
+            _write(file, rows.to_csv(index=False))
         case "json":
-            _write(file, table.to_json(orient="records", double_precision=15, force_ascii=False))
+            _write(file, rows.to_json(orient="records", double_precision=15, force_ascii=False))
         case "parquet":
-            table.to_parquet(file, index=False)
+            rows.to_parquet(file, index=False)
+
+
+def _report(s: Session, study: str, names: list[str] | None) -> str:
+    from app.report import report
+    from core.results import queries
+
+    finished = queries.comparable(s)
+    chosen = finished["model"].isin(queries.model_names(s, names))
+    return report(s, "All models" if names is None else study, finished.loc[chosen, "analysis_id"].tolist())
 
 
 def _write(file: Path | None, text: str) -> None:

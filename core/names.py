@@ -48,3 +48,8 @@ LogFormat = Literal["text", "json"]
 # Where a piece of work is to run; no part of its numbers.
 Place = Literal["any", "cpu", "gpu"]
 PLACES: tuple[Place, ...] = get_args(Place)
+
+# Tables that can be exported (``core.results.tables``).
+TableName = Literal[
+    "overlap", "analyses", "eigenvalues", "layers", "magnitudes", "metrics", "pairs", "stages", "training"
+]

@@ -324,7 +324,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         name: getattr(checkpoint, name)
         for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     }
-    stages = _stages(s, analysis_id)
+    timings = stages(s, analysis_id)
     return AnalysisDetail(
         **(run | {"state": row.state.value}),
         model=checkpoint.model.name,
@@ -339,14 +339,15 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         environment=row.environment.details if row.environment else {},
         record=row.record or {},
         data_sha256=row.data_sha256,
-        stages=stages,
-        seconds=float(stages["seconds"].sum()),
+        stages=timings,
+        seconds=float(timings["seconds"].sum()),
         resolved_k=row.resolved_k,
         eigenvectors=row.eigenvectors if row.state is State.finished else None,
     )
 
 
-def _stages(s: Session, analysis_id: int) -> pd.DataFrame:
+def stages(s: Session, analysis_id: int) -> pd.DataFrame:
+    """What an analysis spent its time on, in order: stage, seconds, hvps."""
     statement = (
         select(StageTiming.stage, StageTiming.seconds, StageTiming.hvps)
         .where(StageTiming.analysis_id == analysis_id)
@@ -944,12 +945,7 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
         Checkpoint.test_accuracy,
     )
     if names is not None:
-        known = set(s.scalars(select(Model.name)))
-        if unknown := [name for name in names if name not in known]:
-            raise StoreError(
-                f"There is no model '{unknown[0]}'; there is {', '.join(sorted(known)) or 'none at all yet'}."
-            )
-        statement = statement.where(Model.name.in_(names))
+        statement = statement.where(Model.name.in_(model_names(s, names)))
     more = {
         "architecture": object,
         "subset": object,
@@ -959,6 +955,20 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
         "test_accuracy": float,
     }
     return _frame(s, statement, _POINT | more)
+
+
+def model_names(s: Session, names: Sequence[str] | None = None) -> list[str]:
+    """These names of models, or all.
+
+    Raises:
+        StoreError: If there is no model of one of the names.
+    """
+    known = sorted(s.scalars(select(Model.name)))
+    if unknown := [name for name in names or () if name not in known]:
+        raise StoreError(
+            f"There is no model '{unknown[0]}'; there is {', '.join(known) or 'none at all yet'}."
+        )
+    return known if names is None else list(names)
 
 
 # --- What the functions above share -----------------------------------------------------------------------

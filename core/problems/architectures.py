@@ -13,6 +13,7 @@ everywhere the concatenation of a model's trainable parameters, flattened, in th
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,29 +100,7 @@ class ThetaFacts:
     tied: int
 
 
-@dataclass(frozen=True)
-class _Own:
-    """One of the paper's networks."""
-
-    build: Callable[..., nn.Module]
-    takes: Callable[[Mapping[str, Any]], Shape]
-
-
-def _square(options: Mapping[str, Any]) -> Shape:
-    """The shape of a grey image with this many inputs; a plain vector if they are no square."""
-    inputs = int(options["inputs"])
-    side = round(inputs**0.5)
-    return (1, side, side) if side * side == inputs else (inputs,)
-
-
-_OWN: Mapping[str, _Own] = MappingProxyType(
-    {
-        "tanh-mlp": _Own(paper.tanh_mlp, _square),
-        "3c3d": _Own(paper.three_c_three_d, lambda options: (options["in_channels"], 32, 32)),
-        "all-cnn-c": _Own(paper.all_cnn_c, lambda options: (options["in_channels"], 32, 32)),
-    }
-)
-_PAPER = (*_OWN, "resnet18")
+_PAPER = (*paper.NETWORKS, "resnet18")
 ARCHITECTURES = _PAPER  # until its last caller asks for names()
 
 
@@ -201,6 +180,18 @@ def expected_tensors(text: str) -> dict[str, torch.Tensor]:
     return dict(_skeleton(str(_checked(parse(text)))).state_dict(keep_vars=True))
 
 
+def expected_theta(text: str) -> ThetaFacts:
+    """``theta_facts`` of an architecture, which is not built for it.
+
+    >>> expected_theta("tanh-mlp")
+    ThetaFacts(total=7030, trainable=7030, frozen=0, tied=0)
+
+    Raises:
+        SettingsError: As ``canonical``.
+    """
+    return theta_facts(_skeleton(str(_checked(parse(text)))))
+
+
 def theta_facts(model: nn.Module) -> ThetaFacts:
     """How many numbers a model's parameters hold, and how many of them make up θ."""
     distinct = dict(model.named_parameters())
@@ -255,8 +246,8 @@ def _known() -> frozenset[str]:
 
 def _origin(name: str) -> tuple[str, str]:
     """Source and line of an architecture."""
-    if name in _OWN:
-        return "paper", (inspect.getdoc(_OWN[name].build) or "").partition("\n")[0]
+    if name in paper.NETWORKS:
+        return "paper", (inspect.getdoc(paper.NETWORKS[name]) or "").partition("\n")[0]
     if name in _PAPER:
         return "paper", "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
     if name in plugins.registry().architectures:
@@ -267,8 +258,10 @@ def _origin(name: str) -> tuple[str, str]:
 
 
 def _takes(name: str, values: Mapping[str, Value]) -> Shape | None:
-    if name in _OWN:
-        return _OWN[name].takes(values)
+    if name == "tanh-mlp":
+        return _square(int(values["inputs"]))
+    if name in paper.NETWORKS:
+        return int(values["in_channels"]), 32, 32
     if name in plugins.registry().architectures:
         takes = plugins.registry().architectures[name].takes
         return takes(values) if callable(takes) else takes
@@ -279,6 +272,12 @@ def _takes(name: str, values: Mapping[str, Value]) -> Shape | None:
         return int(values.get("in_chans", channels)), height, width
     size = int(values.get("image_size", 0)) or zoo.torchvision_size(name)
     return 3, size, size
+
+
+def _square(inputs: int) -> Shape:
+    """The shape of a grey image with this many pixels; a plain vector if they make no square."""
+    side = math.isqrt(inputs)
+    return (1, side, side) if side * side == inputs else (inputs,)
 
 
 def _built(spec: Spec) -> nn.Module:
@@ -293,10 +292,11 @@ def _built(spec: Spec) -> nn.Module:
 
 
 def _construct(name: str, options: Mapping[str, Value]) -> nn.Module:
-    if name in _OWN:
-        return _OWN[name].build(**options)
+    if name in paper.NETWORKS:
+        return paper.NETWORKS[name](**options)
     if name in plugins.registry().architectures:
-        return plugins.registry().architectures[name].build(**options)
+        plugged = plugins.registry().architectures[name]
+        return plugged.build(**(dict(plugged.options) | dict(options)))
     if name.startswith(zoo.TIMM):
         return zoo.timm_model(name, options)
     return zoo.torchvision_model(name, options)
@@ -310,7 +310,7 @@ def _options(name: str) -> Mapping[str, Value]:
 @cache
 def _matters(name: str, option: str) -> bool:
     """Whether a candidate is an option: known to be one, or else accepted, with other shapes as a result."""
-    if name in _OWN or name in plugins.registry().architectures or zoo.is_certain(name, option):
+    if name in paper.NETWORKS or name in plugins.registry().architectures or zoo.is_certain(name, option):
         return True
     other = Spec(name, ((option, _other(_candidates(name)[option])),))
     return _attempt(other) not in (None, _without_counters(_skeleton(name).state_dict()))
@@ -319,8 +319,8 @@ def _matters(name: str, option: str) -> bool:
 @cache
 def _candidates(name: str) -> Mapping[str, Value]:
     """Default by option, some of which may turn out not to be one."""
-    if name in _OWN:
-        arguments = inspect.signature(_OWN[name].build).parameters
+    if name in paper.NETWORKS:
+        arguments = inspect.signature(paper.NETWORKS[name]).parameters
         return {each: argument.default for each, argument in arguments.items()}
     if name in plugins.registry().architectures:
         return plugins.registry().architectures[name].options
@@ -381,7 +381,7 @@ def _built_on_meta(spec: Spec) -> nn.Module:
             with _OnMeta():
                 model = _built(spec)
         except SettingsError:
-            if spec.name in _OWN or spec.name in zoo.torchvision_names():
+            if spec.name in paper.NETWORKS or spec.name in zoo.torchvision_names():
                 raise
             model = _built(spec)  # a constructor may compute with the tensors that it has allocated
     return _moved_to_meta(model)
@@ -461,7 +461,10 @@ def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
 
 
 def _fitting(candidates: Iterable[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    found = [spec for name in dict.fromkeys(candidates) if (spec := infer(name, shapes)) is not None]
+    found = []
+    for name in dict.fromkeys(candidates):
+        with suppress(SettingsError):  # a plug-in that cannot be built fits nothing
+            found += [spec for spec in [infer(name, shapes)] if spec is not None]
     options = {spec: len(parse(spec).options) for spec in found}
     return [spec for spec in found if options[spec] == min(options.values())]
 

@@ -5,7 +5,9 @@ Each function's arguments are the options of the architecture; their defaults ar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 
 from torch import nn
 
@@ -73,3 +75,8 @@ def all_cnn_c(num_classes: int = 100, in_channels: int = 3) -> nn.Module:
     model.add_module("mean", nn.AdaptiveAvgPool2d(1))
     model.add_module("flatten", nn.Flatten())
     return model
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {"tanh-mlp": tanh_mlp, "3c3d": three_c_three_d, "all-cnn-c": all_cnn_c}
+)

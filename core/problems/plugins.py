@@ -27,7 +27,9 @@ from typing import Any
 
 from torch import nn
 
+from core.problems import paper, zoo
 from core.problems.spec import Value
+from core.settings import LOSSES
 
 GROUP = "seigh.problems"
 
@@ -131,7 +133,7 @@ def registry() -> Registry:
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         try:
             _merge(whole, _filled(entry))
-        except Exception:  # another package's code may fail in every way there is
+        except (Exception, SystemExit):  # another package's code may fail in every way there is
             _log.exception("The plug-in '%s' (%s) is left out, because it fails.", entry.name, entry.value)
     return whole
 
@@ -144,9 +146,10 @@ def _filled(entry: EntryPoint) -> Registry:
 
 
 def _merge(whole: Registry, own: Registry) -> None:
+    here = {"architectures": {*paper.NETWORKS, *zoo.torchvision_names()}, "losses": {*LOSSES}}
     kinds = ("architectures", "datasets", "losses", "problems")
     for kind in kinds:
-        for name in getattr(own, kind).keys() & getattr(whole, kind).keys():
-            raise ValueError(f"'{name}' is registered already; choose another name.")
+        for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):
+            raise ValueError(f"'{name}' is here already; choose another name.")
     for kind in kinds:
         getattr(whole, kind).update(getattr(own, kind))

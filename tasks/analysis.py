@@ -17,16 +17,22 @@ from tasks.progress import ClaimLost, heed
 
 def run(attempt: Attempt[Analysis]) -> None:
     """Analyse and write the results, with which the analysis is finished."""
+    artifacts = _artifacts(attempt)
     if attempt.work.eigenvectors:  # of an attempt that has died over them
-        ArtifactStore(attempt.env.artifact_folder).delete(attempt.work.eigenvectors)
+        artifacts.delete(attempt.work.eigenvectors)
+    artifacts.check_room(4 * attempt.work.k * attempt.work.parameters)  # before the work, not after it
     _keep(attempt, _result(attempt))
+
+
+def _artifacts(attempt: Attempt[Analysis]) -> ArtifactStore:
+    return ArtifactStore(attempt.env.artifact_folder, attempt.env.artifacts_quota)
 
 
 def _result(attempt: Attempt[Analysis]) -> core.analysis.Result:
     checkpoint = attempt.read(lambda s: s.get(Checkpoint, attempt.work.checkpoint_id))
     if checkpoint is None:  # deleted, and the analysis with it
         raise ClaimLost
-    path = ArtifactStore(attempt.env.artifact_folder).path(checkpoint.key)
+    path = _artifacts(attempt).path(checkpoint.key)
     if not path.is_file():
         raise StoreError(
             f"The file of checkpoint '{checkpoint.filename}' is no longer in the artefact store; "
@@ -53,16 +59,14 @@ def _result(attempt: Attempt[Analysis]) -> core.analysis.Result:
 
 
 def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
-    """Write the results; all of them or, if the claim is lost, none."""
+    """Write the results; all of them or, if the claim is lost, none.
+
+    Eigenvectors that have no room any more are given up, and the record says so: numbers are hours of work.
+    """
     number, token = attempt.work.id, attempt.token
-    artifacts = ArtifactStore(attempt.env.artifact_folder)
     key = eigenvectors_key(number, token)
     heed(attempt.write(lambda s: store.reserve_eigenvectors(s, number, token, key)))
-    artifacts.put_arrays(
-        key,
-        {"eigenvectors": result.eigenvectors, "eigenvalues": result.eigenvalues},
-        {"checkpoint_sha256": result.checkpoint_sha256, "settings": result.settings.model_dump_json()},
-    )
+    lost = _lost(attempt, key, result)
     kept = attempt.write(
         lambda s: store.finish(
             s,
@@ -85,10 +89,24 @@ def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
             hvps=result.hvps,
             data_sha256=result.data_sha256,
             environment=result.environment,
-            record=result.record,
-            eigenvectors=key,
+            record=result.record | ({"eigenvectors_lost": lost} if lost else {}),
+            eigenvectors=None if lost else key,
         ),
     )
     if not kept:
-        artifacts.delete(key)
+        _artifacts(attempt).delete(key)
         raise ClaimLost
+
+
+def _lost(attempt: Attempt[Analysis], key: str, result: core.analysis.Result) -> str | None:
+    """Store the eigenvectors; if they have no room, the sentence that says so."""
+    try:
+        _artifacts(attempt).put_arrays(
+            key,
+            {"eigenvectors": result.eigenvectors, "eigenvalues": result.eigenvalues},
+            {"checkpoint_sha256": result.checkpoint_sha256, "settings": result.settings.model_dump_json()},
+        )
+    except StoreError as error:
+        attempt.log.warning("the eigenvectors are not kept: %s", error)
+        return str(error)
+    return None

@@ -7,9 +7,13 @@ harm if a message is lost, delivered twice or delivered late: see ``core.results
 
 from __future__ import annotations
 
-from celery import Celery
+from typing import Any
 
+from celery import Celery, signals
+
+from core import logs
 from core.settings import Settings
+from tasks.queues import QUEUES
 
 app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.recovery"])
 
@@ -17,7 +21,7 @@ app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.rec
 TASK = "seigh.run"
 
 app.conf.update(
-    task_default_queue="seigh",
+    task_default_queue=QUEUES["any"],
     # Nothing but JSON is ever read from the broker: a pickle could run code.
     accept_content=["json"],
     task_serializer="json",
@@ -41,3 +45,8 @@ app.conf.update(
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0.2, "interval_step": 0.2},
     worker_send_task_events=False,
 )
+
+
+@signals.setup_logging.connect  # instead of Celery's own
+def _configure_logs(loglevel: int, **_: Any) -> None:
+    logs.configure(Settings().log, loglevel)

@@ -15,18 +15,23 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import kombu
 import kombu.exceptions
 import sqlalchemy.exc
 from celery import bootsteps
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import store
+from core.names import PLACES, Place
+from core.results import store, workers
+from core.results.artifacts import ArtifactStore
 from core.results.models import WORK
 from core.results.session import close, sessions
 from core.settings import Settings
 from tasks import scratch
 from tasks.celery_app import app
+from tasks.presence import Presence
 from tasks.progress import STALE_AFTER
+from tasks.queues import QUEUES
 from tasks.submit import send
 from tasks.work import WORKER
 
@@ -54,7 +59,9 @@ class Recovery(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sweep_repeatedly, name="recovery", daemon=True)
+        self._thread = threading.Thread(
+            target=self._sweep_repeatedly, args=[parent], name="recovery", daemon=True
+        )
 
     def start(self, parent: Any) -> None:
         """Begin to sweep."""
@@ -65,6 +72,11 @@ class Recovery(bootsteps.StartStopStep):
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        try:
+            with _database(Settings()) as maker, maker.begin() as s:
+                workers.leave(s, WORKER)
+        except sqlalchemy.exc.DBAPIError as error:
+            logger.warning("the database does not answer, so this worker is taken for dead: %s", error.orig)
 
     def terminate(self, parent: Any) -> None:
         """End a worker that has stopped its children: others take over at once."""
@@ -75,9 +87,15 @@ class Recovery(bootsteps.StartStopStep):
         if handed_back:  # Celery puts their messages back
             logger.info("handed back: %s", handed_back)
 
-    def _sweep_repeatedly(self) -> None:
+    def _sweep_repeatedly(self, parent: Any) -> None:
+        queues = sorted(parent.app.amqp.queues.consume_from)
+        presence = Presence(WORKER, parent.concurrency, queues)
         while True:
+            env = Settings()
             try:
+                presence.look(env)
+                with _database(env) as maker, maker.begin() as s:
+                    presence.report(s, env)
                 sweep()
             except kombu.exceptions.OperationalError as error:
                 logger.warning("the broker does not answer: %s", error)
@@ -93,31 +111,54 @@ app.steps["worker"].add(Recovery)
 
 
 def sweep() -> None:
-    """Queue again what dead workers left behind, send the messages that are missing, clear the scratch."""
+    """Queue again what dead workers left behind, send the messages that are missing, clear what is to go."""
     env = Settings()
     with _database(env) as maker:
-        waiting = {}
         for name, kind in WORK.items():
             with maker.begin() as s:
                 if requeued := store.requeue_stale(s, kind, STALE_AFTER):
                     logger.warning("their workers died; queued again: %s %s", name, requeued)
             with maker() as s:
-                if found := store.waiting(s, kind, _ON_ITS_WAY):
-                    waiting[kind] = found
                 scratch.sweep(scratch.root(env, kind), name, partial(store.under_way, s, kind))
-        # While there are messages the workers have work. When there is none, whatever waits is forgotten.
-        if waiting and _messages(env) == 0:
-            for kind, numbers in waiting.items():
-                logger.warning("no message stands for %s %s; sending one each", kind.__tablename__, numbers)
-                send(kind, numbers, env)
+        _expire(env, maker)
+        for place in PLACES:
+            _send_forgotten(place, env, maker)
 
 
-def _messages(env: Settings) -> int:
-    """How many messages wait in the queue."""
+def _expire(env: Settings, maker: sessionmaker[Session]) -> None:
+    """Delete the eigenvectors that the installation keeps no longer."""
+    if env.retention_days is None:
+        return
+    with maker.begin() as s:
+        files = store.expire(s, timedelta(days=env.retention_days))
+    for key in files:
+        logger.info("deleted after %g days: %s", env.retention_days, key)
+        ArtifactStore(env.artifact_folder).delete(key)
+
+
+def _send_forgotten(place: Place, env: Settings, maker: sessionmaker[Session]) -> None:
+    """Send messages for what waits in a queue that has none.
+
+    While there are messages the workers have work. When there is none, whatever waits is forgotten.
+    """
+    with maker() as s:
+        found = {
+            kind: store.waiting(s, kind, _ON_ITS_WAY, place, env.max_running_per_user)
+            for kind in WORK.values()
+        }
+    if not any(found.values()) or _messages(QUEUES[place], env) > 0:
+        return
+    for kind, numbers in found.items():
+        if numbers:
+            logger.warning("no message stands for %s %s; sending one each", kind.__tablename__, numbers)
+            send(kind, numbers, env)
+
+
+def _messages(queue: str, env: Settings) -> int:
+    """How many messages wait in a queue."""
     with app.connection_for_read(env.redis) as connection:
         connection.ensure_connection(max_retries=1)
-        queue = app.amqp.queues[app.conf.task_default_queue]
-        declared: Any = queue(connection.default_channel).queue_declare()
+        declared: Any = kombu.Queue(queue)(connection.default_channel).queue_declare()
         return int(declared.message_count)
 
 

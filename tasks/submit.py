@@ -12,10 +12,12 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from core.names import Place
 from core.problems import architectures, checkpoints, data, training
 from core.problems.checkpoints import CheckpointError
 from core.results import store
 from core.results.artifacts import ArtifactStore
+from core.results.keys import content_key
 from core.results.models import Analysis, Comparison, Training, Work
 from core.results.session import sessions
 from core.settings import (
@@ -27,6 +29,7 @@ from core.settings import (
     refusal,
 )
 from tasks.celery_app import TASK, app
+from tasks.queues import QUEUES
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,11 @@ class _Checked:
     size: int
     metrics: dict[str, float]
 
+    def is_in(self, artifacts: ArtifactStore) -> bool:
+        """Whether the file is stored already."""
+        key = content_key("checkpoints", self.sha256, Path(self.upload.name).suffix)
+        return artifacts.path(key).exists()
+
 
 def submit(
     files: Sequence[Upload],
@@ -79,6 +87,7 @@ def submit(
     model_name: str,
     settings: Sequence[AnalysisSettings],
     user: str,
+    place: Place = "any",
     env: Settings | None = None,
 ) -> Submission:
     """Queue an analysis of every file with each of the settings; all of them or none.
@@ -89,6 +98,7 @@ def submit(
         settings: All of one architecture. A path in ``data`` is replaced by the hash of the file, which
             goes to the artefact store.
         user: Who submits.
+        place: Whether to wait for a worker with a GPU, or for one without; no part of the settings.
         env: Where database, artefacts and broker are; from ``SEIGH_*`` when not given.
 
     Raises:
@@ -120,12 +130,16 @@ def submit(
                 user=user,
             )
             for each, number in wanted.items():
-                analysis, created = store.queue_analysis(s, checkpoint, each, user, parameters=number)
+                analysis, created = store.queue_analysis(
+                    s, checkpoint, each, user, parameters=number, place=place
+                )
                 queued[analysis.id] = created or queued.get(analysis.id, False)
         return queued
 
     _rehearse(add_rows, env)
-    artifacts = ArtifactStore(env.artifact_folder)
+    artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
+    new = {file.sha256: file.size for file in checked if not file.is_in(artifacts)}
+    artifacts.check_room(sum(new.values()))
     for file in checked:
         artifacts.put_file("checkpoints", file.upload.path, file.sha256, Path(file.upload.name).suffix)
     _store_data(data_files, env)
@@ -253,12 +267,20 @@ def send(kind: type[Work], numbers: Sequence[int], env: Settings) -> str | None:
     """
     if not numbers:
         return None
+    with sessions(env.database)() as s:
+        places = store.places(s, kind, numbers)
     try:
         with app.connection_for_write(env.redis) as connection:
             producer = app.amqp.Producer(connection)
             for number in numbers:
                 # By its name: the task's module imports what runs, and that imports this one.
-                app.send_task(TASK, (kind.__tablename__, number), producer=producer, ignore_result=True)
+                app.send_task(
+                    TASK,
+                    (kind.__tablename__, number),
+                    queue=QUEUES[places.get(number, "any")],
+                    producer=producer,
+                    ignore_result=True,
+                )
     except OperationalError as error:
         logger.warning("the broker at %s does not answer: %s", env.redis, error)
         return "The queue's Redis does not answer; what was submitted waits until it and a worker run again."
@@ -274,8 +296,9 @@ def _rehearse(add_rows: Callable[[Session], object], env: Settings) -> None:
 
 def _store_data(data_files: Mapping[str, str], env: Settings) -> None:
     """Keep data files, paths with their hashes."""
+    artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
     for path, sha256 in data_files.items():
-        ArtifactStore(env.artifact_folder).put_file("data", Path(path), sha256, Path(path).suffix)
+        artifacts.put_file("data", Path(path), sha256, Path(path).suffix)
 
 
 def _remove(files: Sequence[str], env: Settings) -> None:
@@ -285,10 +308,7 @@ def _remove(files: Sequence[str], env: Settings) -> None:
 
 def _check_problem(problem: str, env: Settings) -> str:
     """The architecture of a problem whose data are there."""
-    known = training.problems()
-    if problem not in known:
-        raise SettingsError(f"There is no problem '{problem}'; choose one of {', '.join(known)}.")
-    recipe = known[problem]
+    recipe = training.known(problem)
     model = architectures.build(recipe.architecture)
     for split in SPLITS:
         data.check_matches(data.load(recipe.data, split, env=env), model)
@@ -314,6 +334,11 @@ def _check_settings(
     parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
     for each, number in parameters.items():
         each.check(number)
+        if env.max_k is not None and each.k > env.max_k:
+            raise SettingsError(
+                f"k = {each.k:,} is more than this installation allows, {env.max_k:,}; choose a smaller k, "
+                "or raise SEIGH_MAX_K."
+            )
     _check_data(settings, architecture, env)
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
     return {_with_stored_data(each, data_files): n for each, n in parameters.items()}, data_files

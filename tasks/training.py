@@ -47,7 +47,8 @@ def _keep(attempt: Attempt[Training], file: Path, parameters: int) -> None:
         raise AssertionError(f"{file.name} was recorded without its step")
     step = checkpoint.step
     suffix = file.suffix
-    ArtifactStore(attempt.env.artifact_folder).put_file("checkpoints", file, checkpoint.sha256, suffix)
+    artifacts = ArtifactStore(attempt.env.artifact_folder, attempt.env.artifacts_quota)
+    artifacts.put_file("checkpoints", file, checkpoint.sha256, suffix)
     queued = attempt.write(
         lambda s: store.record_checkpoint(
             s,

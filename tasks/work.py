@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -13,6 +14,8 @@ import torch
 from celery import signals
 from celery.utils.log import get_task_logger
 
+from core import logs
+from core.curvature.memory import is_out_of_memory
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.results import store
@@ -25,6 +28,7 @@ from tasks import analysis, comparison, training
 from tasks.attempt import Attempt, write
 from tasks.celery_app import TASK, app
 from tasks.progress import STALE_AFTER, Cancelled, ClaimLost, Lifeline, WorkLog
+from tasks.readiness import reason_to_wait
 from tasks.scratch import root, scratch
 
 _RUN: Mapping[type[Work], Callable[[Attempt[Any]], None]] = MappingProxyType(
@@ -37,8 +41,8 @@ _USER_ERRORS = (CheckpointError, DataError, SettingsError, SpectrumError, StoreE
 # This worker, by its main process. Its children have the name too: they are forked after this line has run.
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
-# Torch has no exception of its own for this.
-_NO_MEMORY_ON_CPU = "DefaultCPUAllocator: can't allocate memory"
+# How long a worker whose device can take no work leaves it to others before it looks again.
+_LATER = 5.0  # seconds
 
 _concurrency = 1
 
@@ -50,14 +54,25 @@ def run(name: str, number: int) -> None:
     Does nothing if it is not to be run: ended, deleted, or running elsewhere.
     """
     kind = WORK[name]
-    env = Settings()
+    with logs.about(name, number):
+        _run(kind, number, Settings())
+
+
+def _run(kind: type[Work], number: int, env: Settings) -> None:
+    name = kind.__tablename__
     maker = sessions(env.database)
     log = WorkLog(get_task_logger(__name__), kind, number)
+    if reason := reason_to_wait(env.device):
+        log.error("left to others: %s", reason)
+        time.sleep(_LATER)  # the sweep sends it again
+        return
     token = uuid.uuid4().hex
     with maker.begin() as s:
-        claimed = store.claim(s, kind, number, token, WORKER, STALE_AFTER)
+        claimed = store.claim(s, kind, number, token, WORKER, STALE_AFTER, env.max_running_per_user)
         if claimed is None:
-            log.info("nothing to do: it has ended, was deleted, or is running elsewhere")
+            log.info(
+                "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
+            )
             return
         log.info("attempt %d", claimed.attempts)
         s.expunge(claimed)
@@ -84,7 +99,7 @@ def sentence(error: Exception, kind: type[Work]) -> str:
     """What to tell the user about work of a kind that ended with this exception."""
     if isinstance(error, _USER_ERRORS):
         return str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY_ON_CPU in str(error):
+    if is_out_of_memory(error):
         return f"The {kind.__tablename__} needs more memory than there is; {kind.relief}."
     first_line = str(error).strip().partition("\n")[0][:300]
     what = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

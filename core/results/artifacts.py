@@ -20,24 +20,41 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.results.keys import Kind, content_key
+from core.results.space import check_room, said_if_full
 from core.results.store import StoreError
 
 
 class ArtifactStore:
-    """The files below ``folder``, each known by its key: its path from there, with forward slashes."""
+    """The files below ``folder``, each known by its key: its path from there, with forward slashes.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Shared by the app and all workers.
+        quota: Bytes that all files together may take; no more are stored then.
+    """
+
+    def __init__(self, folder: Path, quota: int | None = None) -> None:
         self.folder = folder
+        self._quota = quota
+
+    def check_room(self, size: int) -> None:
+        """Refuse ``size`` bytes that have no room.
+
+        Raises:
+            StoreError: If the quota or the disk is too small for them.
+        """
+        check_room(self.folder, size, self._quota)
 
     def put_file(self, kind: Kind, source: Path, sha256: str, suffix: str) -> str:
         """Store a copy of ``source``, once however often it comes, and return its key.
 
         Raises:
-            StoreError: If the file's content has no longer the hash that it was checked with.
+            StoreError: If the file's content has no longer the hash that it was checked with, or it has no
+                room.
         """
         key = content_key(kind, sha256, suffix)
         if self.path(key).exists():
             return key
+        self.check_room(source.stat().st_size)
         digest = hashlib.sha256()
         with source.open("rb") as file, self._appearing(key) as temporary, temporary.open("wb") as copy:
             while block := file.read(2**20):
@@ -52,7 +69,12 @@ class ArtifactStore:
     def put_arrays(
         self, key: str, arrays: Mapping[str, NDArray[np.generic] | Tensor], metadata: dict[str, str]
     ) -> None:
-        """Store arrays as the safetensors file of ``key``; contiguous ones are written without a copy."""
+        """Store arrays as the safetensors file of ``key``; contiguous ones are written without a copy.
+
+        Raises:
+            StoreError: If they have no room.
+        """
+        self.check_room(sum(array.nbytes for array in arrays.values()))
         with self._appearing(key) as temporary:
             save_file({name: _tensor(array) for name, array in arrays.items()}, temporary, metadata)
 
@@ -77,13 +99,15 @@ class ArtifactStore:
     def _appearing(self, key: str) -> Iterator[Path]:
         """A temporary file beside the place of ``key``, moved there at the end if nothing went wrong."""
         target = self.path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with said_if_full():
+            target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
         try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # else a power cut could leave the name without the content
-            os.replace(temporary, target)
+            with said_if_full():
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # else a power cut could leave the name without the content
+                os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -95,8 +95,11 @@ def _hvps_per_second(s: Session) -> float:
     running = select(Analysis.hvps, Analysis.started_at, Analysis.heartbeat_at).where(
         Analysis.state == State.running, Analysis.hvps > 0
     )
-    rates = (hvps / seconds for hvps, start, beat in s.execute(running) if (seconds := _seconds(start, beat)))
-    return float(sum(rates))
+    rate = 0.0
+    for hvps, start, beat in s.execute(running):
+        if hvps is not None and beat is not None and (seconds := _seconds(start, beat)) > 0:
+            rate += hvps / seconds
+    return rate
 
 
 def _seconds(start: datetime | None, end: datetime) -> float:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from core.names import Place
+from core.results.clock import present
 from core.results.models import (
     Analysis,
     Base,
@@ -44,15 +46,18 @@ from core.results.models import (
     State,
     SubspaceMetric,
     Training,
-    UTCDateTime,
     Work,
-    now,
 )
 from core.settings import AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
 W = TypeVar("W", bound=Work)
 Floats = NDArray[np.floating[Any]]
+
+_UNDER_WAY = (State.queued, State.running)
+
+# Any constant of our own: the lock that claims compete for in PostgreSQL where they count each other.
+_CLAIM_LOCK = 0x5E16_4002
 
 _LARGEST_STEP = 2**31 - 1  # the column is a 32-bit integer
 
@@ -180,12 +185,19 @@ def delete_model(s: Session, model_id: int) -> list[str]:
 
 
 def queue_analysis(
-    s: Session, checkpoint: Checkpoint, settings: AnalysisSettings, user: str, *, parameters: int
+    s: Session,
+    checkpoint: Checkpoint,
+    settings: AnalysisSettings,
+    user: str,
+    *,
+    parameters: int,
+    place: Place = "any",
 ) -> tuple[Analysis, bool]:
     """The analysis of a checkpoint with these settings, and whether this call has put it in the queue.
 
     There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
-    queued again. ``parameters`` is D, the number of those that the settings choose.
+    queued again. ``parameters`` is D, the number of those that the settings choose; ``place``, where it is to
+    run.
     """
     analysis, added = _get_or_add(
         s,
@@ -204,11 +216,15 @@ def queue_analysis(
             k=settings.k,
             seed=settings.seed,
             parameters=parameters,
+            place=place,
             submitted_by=user[:100],
-            submitted_at=_time(s),
+            submitted_at=present(s),
         ),
     )
-    return analysis, added or _revive(s, Analysis, analysis.id, user)
+    if not added and _revive(s, Analysis, analysis.id, user):
+        analysis.place = place
+        added = True
+    return analysis, added
 
 
 def queue_training(
@@ -242,7 +258,7 @@ def queue_training(
             analyses=[],
             steps=settings.steps,
             submitted_by=user[:100],
-            submitted_at=_time(s),
+            submitted_at=present(s),
         ),
     )
     if added:
@@ -322,7 +338,7 @@ def queue_comparison(
         Comparison,
         Comparison.key == key,
         new=lambda: Comparison(
-            analyses=ids, ks=sizes, key=key, submitted_by=user[:100], submitted_at=_time(s)
+            analyses=ids, ks=sizes, key=key, submitted_by=user[:100], submitted_at=present(s)
         ),
     )
     return comparison, added or _revive(s, Comparison, comparison.id, user)
@@ -374,7 +390,7 @@ def retry(s: Session, kind: type[Work], number: int) -> None:
         )
     _requeue(work)
     work.attempts = 0
-    work.submitted_at = _time(s)
+    work.submitted_at = present(s)
 
 
 def _revive(s: Session, kind: type[Work], number: int, user: str) -> bool:
@@ -421,6 +437,42 @@ def delete(s: Session, kind: type[Work], number: int) -> list[str]:
     return [work.eigenvectors] if isinstance(work, Analysis) and work.eigenvectors else []
 
 
+def pin(s: Session, analysis_id: int, pinned: bool) -> None:
+    """Keep an analysis's eigenvectors for good, or no longer.
+
+    Raises:
+        StoreError: If it is gone.
+    """
+    _locked(s, Analysis, analysis_id).pinned = pinned
+
+
+def expire(s: Session, older_than: timedelta) -> list[str]:
+    """Forget the eigenvectors of analyses that finished longer ago than this; all numbers stay.
+
+    Not those that are pinned, nor those that a comparison which is yet to end will read.
+
+    Returns the keys of the files, to be deleted after the commit.
+    """
+    wanted = s.scalars(select(Comparison.analyses).where(Comparison.state.in_(_UNDER_WAY)))
+    old = s.scalars(
+        select(Analysis)
+        .where(
+            Analysis.state == State.finished,
+            Analysis.finished_at < present(s) - older_than,
+            Analysis.eigenvectors.is_not(None),
+            Analysis.pinned.is_(False),
+            Analysis.id.not_in({number for ids in wanted for number in ids}),
+        )
+        .with_for_update(skip_locked=True)
+    )
+    files = []
+    for analysis in old:
+        assert analysis.eigenvectors is not None
+        files.append(analysis.eigenvectors)
+        analysis.eigenvectors = None
+    return files
+
+
 def _delete_if_empty(s: Session, model_id: int) -> None:
     model = s.get_one(Model, model_id, with_for_update=True, populate_existing=True)
     if not model.checkpoints and not model.trainings:
@@ -432,15 +484,24 @@ def _delete_if_empty(s: Session, model_id: int) -> None:
 
 
 def claim(
-    s: Session, kind: type[W], number: int, token: str, worker: str, stale_after: timedelta
+    s: Session,
+    kind: type[W],
+    number: int,
+    token: str,
+    worker: str,
+    stale_after: timedelta,
+    most_per_user: int | None = None,
 ) -> W | None:
     """Make the attempt ``token`` the owner of a piece of work and count the attempt.
 
     Returns None, and changes nothing, unless the work is queued, or running without a sign of life for
-    ``stale_after``. If an analysis that is returned has ``eigenvectors``, an earlier attempt has died over
-    them, and their file is to be deleted.
+    ``stale_after``; nor if it is an analysis of a user of whom ``most_per_user`` run. If an analysis that is
+    returned has ``eigenvectors``, an earlier attempt has died over them, and their file is to be deleted.
     """
-    time = _time(s)
+    if most_per_user is not None and s.get_bind().dialect.name == "postgresql":
+        # One after the other, else two could find the same room. SQLite has one writer at a time anyway.
+        s.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+    time = present(s)
     claimed = s.execute(
         update(kind)
         .where(
@@ -450,6 +511,7 @@ def claim(
                 and_(kind.state == State.running, kind.heartbeat_at < time - stale_after),
             ),
             kind.cancel_requested.is_(False),
+            *_has_room(kind, most_per_user),
         )
         .values(
             state=State.running,
@@ -468,6 +530,20 @@ def claim(
         .execution_options(synchronize_session=False)
     ).scalar()
     return None if claimed is None else s.get(kind, number, populate_existing=True)
+
+
+def _has_room(kind: type[Work], most_per_user: int | None) -> list[ColumnElement[bool]]:
+    """The condition that the user of a queued analysis has fewer than so many that run."""
+    if most_per_user is None or kind is not Analysis:
+        return []
+    other = aliased(Analysis)
+    running = (
+        select(func.count())
+        .where(other.state == State.running, other.submitted_by == Analysis.submitted_by)
+        .correlate(Analysis)
+        .scalar_subquery()
+    )
+    return [or_(Analysis.state == State.running, running < most_per_user)]
 
 
 def report(
@@ -496,7 +572,7 @@ def _beat(s: Session, kind: type[Work], number: int, token: str, **values: objec
     cancel_requested = s.execute(
         update(kind)
         .where(kind.id == number, kind.state == State.running, kind.claim == token)
-        .values(heartbeat_at=_time(s), **values)
+        .values(heartbeat_at=present(s), **values)
         .returning(kind.cancel_requested)
         .execution_options(synchronize_session=False)
     ).scalar()
@@ -754,7 +830,7 @@ def requeue_stale(s: Session, kind: type[Work], stale_after: timedelta, max_atte
     """
     stale = s.scalars(
         select(kind)
-        .where(kind.state == State.running, kind.heartbeat_at < _time(s) - stale_after)
+        .where(kind.state == State.running, kind.heartbeat_at < present(s) - stale_after)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     ).all()
@@ -796,21 +872,37 @@ def hand_back(s: Session, kind: type[Work], worker: str) -> list[int]:
     return handed_back
 
 
-def waiting(s: Session, kind: type[Work], longer_than: timedelta) -> list[int]:
-    """Ids of the work of a kind that was submitted longer ago than this and is still queued, oldest first."""
+def waiting(
+    s: Session,
+    kind: type[Work],
+    longer_than: timedelta,
+    place: Place = "any",
+    most_per_user: int | None = None,
+) -> list[int]:
+    """Ids of the work of a kind, for a place, that was submitted longer ago than this and is still queued,
+    oldest first; without analyses of users of whom ``most_per_user`` run."""
     return list(
         s.scalars(
             select(kind.id)
-            .where(kind.state == State.queued, kind.submitted_at < _time(s) - longer_than)
+            .where(
+                kind.state == State.queued,
+                kind.submitted_at < present(s) - longer_than,
+                kind.place == place,
+                *_has_room(kind, most_per_user),
+            )
             .order_by(kind.submitted_at, kind.id)
         )
     )
 
 
+def places(s: Session, kind: type[Work], ids: Sequence[int]) -> dict[int, Place]:
+    """Where each of these pieces of work is to run."""
+    return {row[0]: row[1] for row in s.execute(select(kind.id, kind.place).where(kind.id.in_(ids)))}
+
+
 def under_way(s: Session, kind: type[Work], ids: Sequence[int]) -> set[int]:
     """Those of these ids whose work runs or is still to run."""
-    states = (State.queued, State.running)
-    return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(states))))
+    return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(_UNDER_WAY))))
 
 
 # --- What the functions above share -----------------------------------------------------------------------
@@ -871,7 +963,7 @@ def _end(s: Session, work: Work, state: State, message: str | None = None) -> No
     work.state = state
     work.message = message
     work.stage = None
-    work.finished_at = _time(s)
+    work.finished_at = present(s)
     s.flush()
 
 
@@ -916,10 +1008,3 @@ def _json(value: Any) -> Any:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _time(s: Session) -> datetime:
-    """The present by the one clock that all workers share: the database server's, or this machine's."""
-    if s.get_bind().dialect.name == "postgresql":
-        return s.execute(select(func.clock_timestamp(type_=UTCDateTime))).scalar_one()
-    return now()

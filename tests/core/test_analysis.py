@@ -232,7 +232,7 @@ def test_progress_only_grows_and_may_stop_the_analysis(tmp_path: Path) -> None:
     assert fractions == sorted(fractions)
     assert 0 == fractions[0] < fractions[-1] <= 1
     assert [*dict.fromkeys(progress.stage for progress in seen)] == [
-        "load", "operator", "eigenpairs", "residuals", "overlap", "masks", "missed",
+        "load", "operator", "eigenpairs", "residuals", "overlap", "masks", "structure", "missed",
     ]  # fmt: skip
 
     class Stop(Exception):

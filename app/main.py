@@ -21,11 +21,13 @@ def load_pytorch() -> None:
 st.set_page_config(page_title="SEIGH Lab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 
 new_analysis = st.Page("views/new_analysis.py", title="New analysis", icon=":material/add_circle:")
+train = st.Page("views/train.py", title="Train", icon=":material/model_training:")
 page = st.navigation(
     {
         "SEIGH Lab": [
             st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
             new_analysis,
+            train,
             st.Page("views/runs.py", title="Runs", icon=":material/list:"),
         ],
         "Results": [
@@ -36,6 +38,6 @@ page = st.navigation(
         ],
     }
 )
-if page == new_analysis:
+if page in (new_analysis, train):
     load_pytorch()
 guarded(page.run)()

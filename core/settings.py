@@ -254,6 +254,8 @@ class TrainingSettings(BaseModel):
         steps: Number of optimiser steps.
         record: The steps to record, in 0 … ``steps``; 0 is the initialisation. Kept sorted, each once.
         seed: Of the initialisation and the batches.
+        batch: Samples in a batch; the recipe's when not given.
+        learning_rate: Of SGD; the recipe's when not given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -262,6 +264,8 @@ class TrainingSettings(BaseModel):
     steps: int = Field(ge=0, lt=2**31)
     record: tuple[int, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    batch: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @field_validator("record")
     @classmethod

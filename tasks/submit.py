@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
@@ -157,6 +158,8 @@ def train(
     record: Sequence[int],
     seed: int = 0,
     analyses: Sequence[AnalysisSettings] = (),
+    batch: int | None = None,
+    learning_rate: float | None = None,
     *,
     user: str,
     env: Settings | None = None,
@@ -173,6 +176,8 @@ def train(
         record: The steps to record, in 0 … ``steps``.
         seed: Of the initialisation and the batches.
         analyses: Settings, of the problem's architecture.
+        batch: Samples in a batch; the problem's when not given.
+        learning_rate: Of SGD; the problem's when not given.
         user: Who submits.
         env: As in ``submit``.
 
@@ -184,7 +189,14 @@ def train(
     """
     env = env or Settings()
     architecture = _check_problem(problem, env)
-    settings = _training_settings(problem, steps, record, seed)
+    settings = _training_settings(
+        problem=problem,
+        steps=steps,
+        record=tuple(record),
+        seed=seed,
+        batch=batch,
+        learning_rate=learning_rate,
+    )
     if other := [each.architecture for each in analyses if each.architecture != architecture]:
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
@@ -315,9 +327,9 @@ def _check_problem(problem: str, env: Settings) -> str:
     return architectures.canonical(recipe.architecture)
 
 
-def _training_settings(problem: str, steps: int, record: Sequence[int], seed: int) -> TrainingSettings:
+def _training_settings(**values: Any) -> TrainingSettings:
     try:
-        return TrainingSettings(problem=problem, steps=steps, record=tuple(record), seed=seed)
+        return TrainingSettings(**values)
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
 

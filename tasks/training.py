@@ -29,6 +29,8 @@ def run(attempt: Attempt[Training]) -> None:
         settings.record,
         attempt.folder,
         seed=settings.seed,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
         progress=progress,
         recorded=lambda file: _keep(attempt, file, parameters),
         env=attempt.env,

@@ -2,64 +2,34 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 import streamlit as st
-from pydantic import ValidationError
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app.common import counted, database, plain, settings, size
-from core.analysis import cost
-from core.names import KINDS, PATHS, TEST_MATRICES
-from core.problems import architectures, checkpoints, data
+from app import analysis_form as form
+from app import uploads
+from app.common import counted, plain, settings, size
+from app.uploads import Brought, Part
+from core.problems import architectures, data
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
-from core.results import queries
+from core.problems.spec import Spec, Value, parse
 from core.results.store import StoreError
-from core.settings import (
-    METHODS,
-    PRECISIONS,
-    SPLITS,
-    AnalysisSettings,
-    SettingsError,
-    refusal,
-)
+from core.settings import AnalysisSettings, SettingsError
 from tasks.submit import Upload, submit
 
-METHOD_NOTES = {
-    "krylov": "Block Krylov with Rayleigh–Ritz: the most accurate at equal cost; the usual choice.",
-    "seigh": "The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
-    "ssvd": "The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
-    "exact": "Dense eigendecomposition in float64: the truth, for D ≤ 20,000.",
-}
-CURVATURE_NOTES = {
-    "hessian": "Of the loss: the matrix of all its second derivatives.",
-    "ggn": "Generalised Gauss–Newton matrix: the part of the Hessian without negative eigenvalues.",
-}
 OWN_FILE = "a file of my own …"
+RANDOM = "random data …"
 
-
-@dataclass(frozen=True)
-class ReadFile:
-    """An uploaded checkpoint: why it cannot be used at all, or why not with some architectures."""
-
-    id: str
-    name: str
-    path: Path
-    step: int | None = None
-    refusal: str | None = None
-    misfits: dict[str, str] | None = None  # sentence by architecture
-
-    @property
-    def fitting(self) -> list[str]:
-        return [name for name in architectures.ARCHITECTURES if name not in (self.misfits or {})]
+# Files of weights, and the sentences about others, that stay while the page is left.
+FILES = "new_brought"
 
 
 def page() -> None:
@@ -67,21 +37,32 @@ def page() -> None:
     report_last_submission()
     with st.container(border=True):
         st.subheader("Checkpoints")
-        files = uploaded_checkpoints()
-        readable = [file for file in files if file.refusal is None]
-        steps = edited_steps(readable)
-        architecture = choose_architecture(readable)
-        used = [file for file in readable if architecture in file.fitting]
-        say_what_is_left_out(files, architecture)
+        files = brought()
+        readable = uploads.in_order([file for file in files if file.refusal is None])
+        table = edited_table(readable)
+        left, right = st.columns(2)
+        with left:
+            model = form.model_name("new")
+        with right:
+            architecture, problems = choose_architecture([file for file in readable if file.id in table])
+        used = [
+            file for file in readable if file.id in table and architecture and not file.misfit(architecture)
+        ]
+        say_what_is_left_out(files, table, architecture)
+    with st.container(border=True):
+        st.subheader("Data")
+        dataset, missing_data = choose_data(architecture)
+        problems += missing_data
     with st.container(border=True):
         st.subheader("Settings")
-        chosen, problems = choose_settings(architecture)
+        chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
+        problems += wrong
+        user = form.user_name()
     with st.container(border=True):
         st.subheader("Cost")
-        problems += costs(chosen, architecture, len(used))
-    model, user = st.session_state.get("new_model"), st.session_state["new_user"]
-    problems = missing(used, steps, model, user) + problems
-    start(used, steps, chosen, problems)
+        problems += form.costs(chosen, len(used))
+    problems = missing_files(used, table) + form.missing_names(model, user) + problems
+    start(used, table, chosen, problems, model=model, user=user)
 
 
 def report_last_submission() -> None:
@@ -104,71 +85,98 @@ def report_last_submission() -> None:
 # --- Checkpoints ------------------------------------------------------------------------------------------
 
 
-def uploaded_checkpoints() -> list[ReadFile]:
-    """The files in the uploader, each read once."""
-    round_ = st.session_state.setdefault("new_round", 0)  # a new key empties the uploader
-    uploads = st.file_uploader(
+def brought() -> list[Brought]:
+    """The checkpoints brought so far; what lies in the uploader joins them, and the uploader is emptied.
+
+    So they outlast a visit to another page, and the files are on the disk and not in the server's memory.
+    """
+    files: list[Brought] = st.session_state.setdefault(FILES, [])
+    uploaded = st.file_uploader(
         "Checkpoints of one model, as many training steps as you like",
-        type=[suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES],
+        type=list(uploads.TYPES),
         accept_multiple_files=True,
-        key=f"new_files_{round_}",
+        key=f"new_files_{emptied('files')}",
         max_upload_size=settings().max_upload_mb,
-        help="State dicts (.pt, .pth) or .safetensors, read as tensors only: nothing in them is run.",
+        help="State dicts and the dictionaries that trainers save (.pt, .pth, .ckpt, .bin) or .safetensors, "
+        "also in several files with their .index.json. They are read as tensors: nothing in them is run.",
     )
-    known: dict[str, ReadFile] = st.session_state.setdefault("new_read", {})
-    for upload in uploads:
-        if upload.file_id not in known:
-            with st.spinner(f"Reading {upload.name} …"):
-                known[upload.file_id] = read(upload)
-    return [known[upload.file_id] for upload in uploads]
+    if uploaded:
+        with st.spinner(f"Reading {counted(len(uploaded), 'file', 'files')} …"):
+            new = uploads.read([kept(upload) for upload in uploaded], folder())
+        st.session_state[FILES] = joined(files, new)
+        empty("files", uploaded)
+    if files:
+        st.button("Remove all files", icon=":material/delete:", key="new_clear", on_click=forget_files)
+    return files
 
 
-def read(upload: Any) -> ReadFile:
-    """Read an uploaded file safely and see which architectures it fits."""
-    name = PurePath(upload.name).name
-    path = kept(upload)
-    try:
-        checkpoint = checkpoints.read(path, name)
-    except CheckpointError as error:
-        return ReadFile(upload.file_id, name, path, refusal=str(error))
-    misfits = {}
-    for architecture in architectures.ARCHITECTURES:
-        try:
-            checkpoints.check_fits(checkpoint, architecture)
-        except CheckpointError as error:
-            misfits[architecture] = str(error)
-    return ReadFile(upload.file_id, name, path, checkpoint.step, misfits=misfits)
+def joined(files: Sequence[Brought], new: Sequence[Brought]) -> list[Brought]:
+    """All of them, the same content once; a file again is no longer the one that was refused."""
+    again = {file.name for file in new}
+    found = [file for file in files if file.refusal is None or file.name not in again]
+    hashes = {file.outline.sha256 for file in found if file.outline}
+    for file in new:
+        if file.outline is None or file.outline.sha256 not in hashes:
+            found.append(file)
+            hashes |= {file.outline.sha256} if file.outline else set()
+        else:
+            st.toast(plain(f"{file.name} is there already."), icon=":material/content_copy:")
+    return found
 
 
-def kept(upload: Any) -> Path:
-    """The upload as a file of its own name, in a folder that goes when the session ends."""
+def forget_files() -> None:
+    for file in st.session_state.pop(FILES, []):
+        file.path.unlink(missing_ok=True)
+
+
+def folder() -> Path:
+    """Where files lie that somebody has brought; it goes when the session ends."""
     if "new_folder" not in st.session_state:
         st.session_state["new_folder"] = tempfile.TemporaryDirectory(prefix="seigh-upload-")
-    folder = Path(st.session_state["new_folder"].name) / upload.file_id
-    folder.mkdir(exist_ok=True)
-    path = folder / PurePath(upload.name).name
+    return Path(st.session_state["new_folder"].name)
+
+
+def kept(upload: Any) -> Part:
+    """The upload as a file of its own name."""
+    name = PurePath(upload.name).name
+    path = folder() / upload.file_id / "upload" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(upload.getbuffer())
-    return path
+    return Part(upload.file_id, name, path)
 
 
-def edited_steps(files: Sequence[ReadFile]) -> dict[str, int | None]:
-    """The training step of every file by its id: found in the file or its name, until edited here."""
+def emptied(uploader: str) -> int:
+    """How many times an uploader has been emptied: another key makes it a new one."""
+    return int(st.session_state.setdefault(f"new_{uploader}_round", 0))
+
+
+def empty(uploader: str, uploaded: Sequence[Any]) -> None:
+    """Empty an uploader, and let go of what the server holds in memory of it."""
+    context = get_script_run_ctx()
+    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        for upload in uploaded:
+            context.uploaded_file_mgr.remove_file(context.session_id, upload.file_id)
+    st.session_state[f"new_{uploader}_round"] += 1
+    st.rerun()
+
+
+def edited_table(files: Sequence[Brought]) -> dict[str, int | None]:
+    """The training step by id of every file that is in use: found in it or its name, until edited here."""
     if not files:
         return {}
-    remembered: dict[str, int | None] = st.session_state.setdefault("new_steps", {})
+    remembered: dict[str, tuple[bool, int | None]] = st.session_state.setdefault("new_table", {})
+    proposed = uploads.proposed_steps(files)
     key = "new_table_" + hashlib.sha256("".join(file.id for file in files).encode()).hexdigest()[:16]
-    # The editor keeps edits apart from its data, which must therefore not change under them.
-    before = st.session_state.setdefault(
-        f"{key}_data", [remembered.get(file.id, file.step) for file in files]
-    )
+    # The editor keeps edits apart from its data, which must not change under them while the page is shown.
+    if key not in st.session_state:
+        st.session_state[f"{key}_data"] = [remembered.get(f.id, (True, proposed[f.id])) for f in files]
+    before = st.session_state[f"{key}_data"]
     table = pd.DataFrame(
         {
+            "use": [use for use, _ in before],
             "file": [file.name for file in files],
-            "step": pd.array(before, dtype="Int64"),
-            "D": [
-                f"{architectures.parameter_count(file.fitting[0]):,}" if file.fitting else "?"
-                for file in files
-            ],
+            "step": pd.array([step for _, step in before], dtype="Int64"),
+            "D": [f"{architectures.parameter_count(f.fitting[0]):,}" if f.fitting else "?" for f in files],
             "fits": [", ".join(file.fitting) or "none" for file in files],
         }
     )
@@ -178,6 +186,7 @@ def edited_steps(files: Sequence[ReadFile]) -> dict[str, int | None]:
         hide_index=True,
         disabled=["file", "D", "fits"],
         column_config={
+            "use": st.column_config.CheckboxColumn(width="small", help="Clear to leave the file out."),
             "step": st.column_config.NumberColumn(
                 "training step", min_value=0, max_value=2**31 - 1, step=1, help="Click to edit."
             ),
@@ -185,222 +194,172 @@ def edited_steps(files: Sequence[ReadFile]) -> dict[str, int | None]:
             "fits": st.column_config.TextColumn(help="Architectures with these tensors."),
         },
     )
-    steps = {
-        file.id: None if pd.isna(step) else int(step)
-        for file, step in zip(files, edited["step"], strict=True)
-    }
-    remembered.update(steps)
-    return steps
+    for file, use, step in zip(files, edited["use"], edited["step"], strict=True):
+        remembered[file.id] = bool(use), None if pd.isna(step) else int(step)
+    if uploads.only_epochs(files):
+        st.info(
+            "The files tell their epochs and no training steps, so the epochs stand in the column of steps; "
+            "put in the steps if you know them.",
+            icon=":material/info:",
+        )
+    for about, note in uploads.shared_notes(files):
+        st.caption(f":material/info: **{plain(about)}**: {plain(note)}")
+    return {file.id: remembered[file.id][1] for file in files if remembered[file.id][0]}
 
 
-def choose_architecture(files: Sequence[ReadFile]) -> str:
-    """Model name and architecture; proposed is the one that most files fit."""
-    with database()() as s:
-        known = queries.models(s)
-    left, right = st.columns(2)
-    left.selectbox(
-        "Model name",
-        known["name"].tolist(),
-        index=None,
-        key="new_model",
-        accept_new_options=True,
-        placeholder="Type a new name, or choose a model to add to",
-        help="The training run that these checkpoints belong to.",
-    )
-    names = list(architectures.ARCHITECTURES)
-    proposed = max(names, key=lambda name: sum(name in file.fitting for file in files))
-    if files and (
-        st.session_state.get("new_proposed") != proposed or "new_architecture" not in st.session_state
-    ):
-        st.session_state["new_proposed"] = st.session_state["new_architecture"] = proposed
-    return right.selectbox(
+def choose_architecture(files: Sequence[Brought]) -> tuple[str | None, list[str]]:
+    """The architecture with its options, at first the one that most files fit; and what is wrong with it."""
+    votes = [spec for file in files for spec in file.fitting]
+    proposals = sorted(dict.fromkeys(votes), key=votes.count, reverse=True)
+    if files and proposals and st.session_state.get("new_proposed") != proposals[0]:
+        st.session_state["new_proposed"] = st.session_state["new_architecture"] = proposals[0]
+    kept = [st.session_state["new_architecture"]] if "new_architecture" in st.session_state else []
+    name = st.selectbox(
         "Architecture",
-        names,
+        list(dict.fromkeys([*proposals, *kept, *architectures.names()])),
         key="new_architecture",
-        format_func=lambda name: f"{name} (D = {architectures.parameter_count(name):,})",
+        format_func=lambda spec: (
+            f"{spec} – fits {votes.count(spec)} of {len(files)}" if spec in votes else spec
+        ),
+        help="Type to search. Those that your files fit come first, then the paper's, plug-ins' and "
+        "torchvision's by their names there.",
+        persist_state="session",
     )
+    try:
+        spec = with_options(name)
+    except SettingsError as error:
+        return None, [str(error)]
+    form.say_theta(spec)
+    return spec, []
 
 
-def say_what_is_left_out(files: Sequence[ReadFile], architecture: str) -> None:
+def with_options(name: str) -> str:
+    """An architecture with the options of its fields, which begin with those in its name.
+
+    Raises:
+        SettingsError: If it cannot be built with them.
+    """
+    about, given = architectures.describe(name), dict(parse(name).options)
+    if not about.options:
+        return architectures.canonical(name)
+    with st.expander("Options", icon=":material/straighten:", expanded=bool(given)):
+        st.caption(plain(about.line))
+        values = {
+            option: option_field(
+                f"new_option_{name}_{option}", option, each.help, given.get(option, each.default)
+            )
+            for option, each in about.options.items()
+        }
+    return architectures.canonical(str(Spec(about.name, tuple(values.items()))))
+
+
+def option_field(key: str, label: str, help_text: str, value: Value) -> Value:
+    """A field for an option of the type of its value."""
+    common: Any = {"key": key, "help": help_text, "persist_state": "session"}
+    match value:
+        case bool():
+            return st.toggle(label, value=value, **common)
+        case int():
+            return int(st.number_input(label, min_value=1, max_value=10**6, value=value, **common))
+        case float():
+            return float(st.number_input(label, min_value=0.0, value=value, step=0.05, format="%g", **common))
+    return str(st.text_input(label, value=value, max_chars=100, **common))
+
+
+def say_what_is_left_out(
+    files: Sequence[Brought], table: Mapping[str, object], architecture: str | None
+) -> None:
     """One sentence for each file that cannot be used."""
     for file in files:
-        sentence = file.refusal or (file.misfits or {}).get(architecture)
+        sentence = file.refusal
+        if sentence is None and architecture and file.id in table:
+            sentence = file.misfit(architecture)
         if sentence:
             st.error(f"**Left out.** {plain(sentence)}", icon=":material/block:")
 
 
-# --- Settings ---------------------------------------------------------------------------------------------
+# --- Data -------------------------------------------------------------------------------------------------
 
 
-def choose_settings(architecture: str) -> tuple[list[AnalysisSettings], list[str]]:
-    """Settings for every chosen split, and what is wrong with them."""
-    defaults = AnalysisSettings(architecture=architecture, data=data.names()[0])
+def choose_data(architecture: str | None) -> tuple[str | None, list[str]]:
+    """The data set, as settings name it, and what is missing of it."""
     left, right = st.columns(2)
     with left:
-        source = st.selectbox("Data set", [*data.names(), OWN_FILE], key="new_data")
-        dataset = uploaded_data() if source == OWN_FILE else source
-        splits = st.pills(
-            "Hessian on", SPLITS, selection_mode="multi", default=[defaults.split], key="new_splits",
-            help="The split that the loss is taken on; an analysis for each. A file of yours has no splits.",
-        )  # fmt: skip
-        samples = st.number_input(
-            "N, samples", min_value=1, value=defaults.samples, key="new_samples",
-            help="Size of the class-balanced subset that the Hessian is taken on.",
-        )  # fmt: skip
-        k = st.number_input(
-            "k, eigenpairs", min_value=1, value=defaults.k, key="new_k",
-            help="The overlap is computed for every k from 1 to this one.",
-        )  # fmt: skip
-        seed = st.number_input(
-            "Seed", min_value=0, max_value=2**31 - 1, value=defaults.seed, key="new_seed",
-            help="Of the subset, the test matrices and the random masks.",
-        )  # fmt: skip
-    outer = inner = None
-    with right:
-        method = st.radio(
-            "Method", METHODS, captions=[METHOD_NOTES[name] for name in METHODS], key="new_method"
+        source = st.selectbox(
+            "Data set", [*data.names(), RANDOM, OWN_FILE], key="new_data", persist_state="session"
         )
-        if method in ("seigh", "ssvd"):
-            columns = st.columns(2)
-            outer = columns[0].number_input(
-                "n_O",
-                min_value=1,
-                value=None,
-                placeholder="k",
-                key="new_outer",
-                help="Columns of the outer sketch.",
-            )
-            inner = columns[1].number_input(
-                "n_I",
-                min_value=1,
-                value=None,
-                placeholder="2 · n_O",
-                key="new_inner",
-                help="Size of the inner sketch.",
-            )
-        st.text_input(
-            "Your name", value=getpass.getuser() if settings().embedded_redis else "", max_chars=100,
-            key="new_user", persist_state="session", help="Shown beside your runs.",
-        )  # fmt: skip
-    more = advanced(architecture, defaults)
-    if dataset is None:
-        return [], ["Upload the data file."]
-    if not splits:
-        return [], ["Choose at least one split."]
-    same = {"samples": samples, "k": k, "seed": seed, "method": method, "outer": outer, "inner": inner}
+    with right:
+        if source == OWN_FILE:
+            path = own_data()
+            return path, [] if path else ["Upload the data file."]
+        name = random_data(architecture) if source == RANDOM else source
     try:
-        chosen = [
-            AnalysisSettings(architecture=architecture, data=dataset, split=split, **same, **more)
-            for split in splits
-        ]
-    except ValidationError as error:
-        return [], [refusal(error)]
-    found = [data_problem(dataset, each.split, samples, seed, architecture) for each in chosen]
-    return chosen, list(dict.fromkeys(problem for problem in found if problem))
+        about = data.describe(name, env=settings())
+    except DataError as error:
+        return None, [str(error)]
+    form.say_data(about)
+    return data.canonical(name), form.absent(about)
 
 
-def advanced(architecture: str, defaults: AnalysisSettings) -> dict[str, Any]:
-    """Settings that a first analysis can do without, at their defaults until somebody opens them."""
-    with st.expander("Advanced", icon=":material/tune:"):
-        left, right = st.columns(2)
-        with left:
-            curvature = st.radio(
-                "Curvature", KINDS, captions=[CURVATURE_NOTES[name] for name in KINDS],
-                key="new_curvature",
-            )  # fmt: skip
-            patterns = st.text_input(
-                "Parameters", key="new_parameters", placeholder="all of them", max_chars=1000,
-                help="Names of the parameters that make up θ, with * for any characters, separated by "
-                "commas: layer4.*, fc.weight.",
-            )  # fmt: skip
-            parameters = tuple(pattern for each in patterns.split(",") if (pattern := each.strip()))
-            say_how_many(architecture, parameters)
-        with right:
-            precision = st.selectbox(
-                "Precision", PRECISIONS, key="new_precision",
-                help="Of weights, vectors and products. tf32 and bfloat16 are float32 with coarser products, "
-                "for GPUs; the residuals say what that costs.",
-            )  # fmt: skip
-            tolerance = st.number_input(
-                "Tolerance", min_value=1e-8, max_value=0.5, value=None, format="%.1e", step=1e-4,
-                placeholder="until the overlap is resolved", key="new_tolerance",
-                help="krylov goes on until every residual is at most this share of |λ₁|.",
-            )  # fmt: skip
-            hvp_path = st.selectbox(
-                "Path of the products", PATHS, index=None, placeholder="the fastest, by a measurement",
-                key="new_hvp_path", help="How Hessian-vector products are computed.",
-            )  # fmt: skip
-            test_matrix = st.selectbox(
-                "Test matrices", TEST_MATRICES, key="new_test_matrix",
-                help="Random test matrices of seigh and ssvd; ssrft is the paper's.",
-            )  # fmt: skip
-    return {
-        "curvature": curvature, "parameters": parameters, "precision": precision, "tolerance": tolerance,
-        "hvp_path": hvp_path, "test_matrix": test_matrix,
-    }  # fmt: skip
-
-
-def say_how_many(architecture: str, patterns: Sequence[str]) -> None:
-    """D, where patterns choose it; what is wrong with them is said beside Start."""
-    with suppress(SettingsError):
-        chosen, whole = (architectures.parameter_count(architecture, each) for each in (patterns, ()))
-        st.caption(f"D = {chosen:,}" + (f" of {whole:,} parameters." if patterns else ": all parameters."))
-
-
-def uploaded_data() -> str | None:
+def own_data() -> str | None:
     """Path of the uploaded data file, if there is one."""
+    path: Path | None = st.session_state.get("new_data_file")
+    if path is not None and path.is_file():
+        st.markdown(f"**{plain(path.name)}**, {size(path.stat().st_size)}")
+        st.button("Another file", icon=":material/swap_horiz:", key="new_other_data", on_click=forget_data)
+        return str(path)
     upload = st.file_uploader(
         "Data file",
         type=[suffix.removeprefix(".") for suffix in data.FILE_SUFFIXES],
-        key="new_data_file",
+        key=f"new_data_file_{emptied('data')}",
         max_upload_size=settings().max_upload_mb,
-        help="x (N, …) floating-point samples as in training and y (N,) integer labels.",
+        help="x (N, …) floating-point samples as in training and y (N,) integer labels. It has no splits.",
     )
-    if upload is None:
-        return None
-    known: dict[str, str] = st.session_state.setdefault("new_data_paths", {})
-    if upload.file_id not in known:
-        known[upload.file_id] = str(kept(upload))
-    return known[upload.file_id]
-
-
-@st.cache_data(max_entries=200, show_spinner="Checking the data …")
-def data_problem(dataset: str, split: str, samples: int, seed: int, architecture: str) -> str | None:
-    """Why the subset cannot be drawn or fed to the architecture, if it cannot."""
-    try:
-        data.fitting_index(dataset, split, samples, seed, architectures.build(architecture), env=settings())
-    except DataError as error:
-        return str(error)
+    if upload is not None:
+        st.session_state["new_data_file"] = kept(upload).path
+        empty("data", [upload])
     return None
 
 
-# --- Cost and start ---------------------------------------------------------------------------------------
+def forget_data() -> None:
+    if path := st.session_state.pop("new_data_file", None):
+        path.unlink(missing_ok=True)
 
 
-def costs(chosen: Sequence[AnalysisSettings], architecture: str, files: int) -> list[str]:
-    """What it will take; and the reason if these settings cannot work."""
-    if not chosen:
-        st.caption("Known when the settings are complete.")
-        return []
-    try:
-        each = cost(chosen[0], architectures.parameter_count(architecture, chosen[0].parameters))
-    except SettingsError as error:
-        st.caption("None: these settings cannot work.")
-        return [str(error)]
-    analyses = files * len(chosen)
-    with st.container(horizontal=True):
-        st.metric("Parameters D", f"{each.parameters:,}", width=148)
-        st.metric("Analyses", f"{analyses:,}", width=148, help="Checkpoints × splits.")
-        st.metric("HVPs per analysis", f"{each.hvps:,}", width=148, help="Hessian-vector products.")
-        st.metric("HVPs in total", f"{analyses * each.hvps:,}", width=148)
-        st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=190, help="Basis and eigenvectors.")
-    return []
+def random_data(architecture: str | None) -> str:
+    """The random data that somebody wants; proposed are those of the size that the architecture takes."""
+    proposed = random_proposal(architecture) if architecture else data.RANDOM_EXAMPLE
+    return str(
+        st.text_input(
+            "Random data", value=proposed, max_chars=100, key=f"new_random_{proposed}",
+            help="The shape of a sample, and the number of classes.", persist_state="session",
+        )
+    )  # fmt: skip
 
 
-def missing(
-    used: Sequence[ReadFile], steps: dict[str, int | None], model: str | None, user: str
-) -> list[str]:
-    """What is still to be filled in."""
+def random_proposal(architecture: str) -> str:
+    about, options = architectures.describe(architecture), dict(parse(architecture).options)
+    if about.takes is None:
+        return data.RANDOM_EXAMPLE
+    usual = about.options.get("num_classes")
+    classes = options.get("num_classes", usual.default if usual else 10)
+    return f"random({'x'.join(map(str, about.takes))},classes={classes})"
+
+
+# --- Settings and start -----------------------------------------------------------------------------------
+
+
+def choose_settings(
+    architecture: str | None, dataset: str | None
+) -> tuple[list[AnalysisSettings], list[str]]:
+    if architecture is None:
+        st.caption("Known when the architecture is.")
+        return [], []
+    return form.analysis_settings("new", architecture, dataset)
+
+
+def missing_files(used: Sequence[Brought], steps: Mapping[str, int | None]) -> list[str]:
+    """What is still to be done about the files."""
     problems = []
     if not used:
         problems.append("Add at least one checkpoint that fits the architecture.")
@@ -411,20 +370,19 @@ def missing(
         step = steps[file.id]
         if step is not None and taken.setdefault(step, file.name) != file.name:
             problems.append(
-                f"{taken[step]} and {file.name} both have step {step:,}; change one or remove a file."
+                f"{taken[step]} and {file.name} both have step {step:,}; change one or leave a file out."
             )
-    if not (model or "").strip():
-        problems.append("Give the model a name.")
-    if not user.strip():
-        problems.append("Enter your name.")
     return problems
 
 
 def start(
-    used: Sequence[ReadFile],
-    steps: dict[str, int | None],
+    used: Sequence[Brought],
+    steps: Mapping[str, int | None],
     chosen: Sequence[AnalysisSettings],
     problems: Sequence[str],
+    *,
+    model: str,
+    user: str,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
     label = "Start" if problems else f"Start {counted(len(used) * len(chosen), 'analysis', 'analyses')}"
@@ -439,15 +397,15 @@ def start(
         with st.spinner("Checking everything once more and queueing …"):
             st.session_state["new_submission"] = submit(
                 [Upload(file.path, file.name, steps[file.id]) for file in used],
-                model_name=st.session_state["new_model"],
+                model_name=model,
                 settings=chosen,
-                user=st.session_state["new_user"].strip(),
+                user=user,
                 env=settings(),
             )
     except (CheckpointError, DataError, SettingsError, StoreError) as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
-    st.session_state["new_round"] += 1
+    forget_files()
     st.rerun()
 
 

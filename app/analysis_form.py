@@ -1,0 +1,288 @@
+"""The parts of a form that asks for analyses, as New analysis and Train have them.
+
+Every widget keeps its value while its page is left. ``page`` is the prefix of its keys.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import PurePath
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from app.common import database, plain, settings, size
+from core.analysis import cost
+from core.names import KINDS, PATHS, TEST_MATRICES
+from core.problems import architectures, data, losses
+from core.problems.data import DataError, Description
+from core.results import queries
+from core.settings import (
+    METHODS,
+    PRECISIONS,
+    SPLITS,
+    AnalysisSettings,
+    SettingsError,
+    refusal,
+)
+
+METHOD_NOTES = {
+    "krylov": "Block Krylov with Rayleigh–Ritz: the most accurate at equal cost; the usual choice.",
+    "seigh": "The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
+    "ssvd": "The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
+    "exact": "Dense eigendecomposition in float64: the truth, for D ≤ 20,000.",
+}
+CURVATURE_NOTES = {
+    "hessian": "Of the loss: the matrix of all its second derivatives.",
+    "ggn": "Generalised Gauss–Newton matrix: the part of the Hessian without negative eigenvalues.",
+}
+LOSS_NOTES = {
+    "cross-entropy": "Cross-entropy of the softmax",
+    "mse": "Squared distance to the label's unit vector",
+}
+_KEPT: Any = {"persist_state": "session"}
+
+
+def model_name(page: str) -> str:
+    """The name of a model, new or known."""
+    with database()() as s:
+        known = queries.models(s)
+    chosen = st.selectbox(
+        "Model name",
+        known["name"].tolist(),
+        index=None,
+        key=f"{page}_model",
+        accept_new_options=True,
+        placeholder="Type a new name, or choose a model to add to",
+        help="The training run that these checkpoints belong to.",
+        **_KEPT,
+    )
+    return str(chosen or "").strip()
+
+
+def user_name() -> str:
+    """Who submits; the same on all pages."""
+    name = st.text_input(
+        "Your name", value=getpass.getuser() if settings().embedded_redis else "", max_chars=100,
+        key="new_user", help="Shown beside your runs.", **_KEPT,
+    )  # fmt: skip
+    return str(name).strip()
+
+
+def missing_names(model: str, user: str) -> list[str]:
+    """What is still to be filled in of the two above."""
+    return [] + ["Give the model a name."] * (not model) + ["Enter your name."] * (not user)
+
+
+def say_theta(architecture: str, patterns: Sequence[str] = ()) -> None:
+    """D, and which numbers of the model are no part of it; wrong patterns are said beside Start."""
+    with suppress(SettingsError):
+        theta = architectures.expected_theta(architecture)
+        words = f"D = {theta.trainable:,}: all parameters."
+        if patterns:
+            chosen = architectures.parameter_count(architecture, patterns)
+            words = f"D = {chosen:,} of {theta.trainable:,} parameters."
+        if theta.tied:
+            words += f" {theta.tied:,} that are tied to others count once."
+        if theta.frozen:
+            words += f" {theta.frozen:,} that are frozen are left out."
+        st.caption(words)
+
+
+# --- Data -------------------------------------------------------------------------------------------------
+
+
+def say_data(about: Description) -> None:
+    """What a data set is, and how to get it where it is not there."""
+    if about.missing:
+        st.caption(plain(about.about))
+        looked = ", ".join(f"`{path}`" for path in about.missing[:2])
+        more = f" and {len(about.missing) - 2} more" if len(about.missing) > 2 else ""
+        st.warning(f"Not there: {looked}{more}. {plain(about.how)}", icon=":material/folder_off:")
+        return
+    if about.synthetic:
+        st.caption(
+            f":orange-badge[synthetic] {plain(about.about)} Results on them are no findings, and are marked "
+            "as synthetic wherever they appear."
+        )
+        return
+    st.caption(plain(about.about) + (" Its files are there." if about.files else ""))
+
+
+def absent(about: Description) -> list[str]:
+    """That the files are missing, which ``say_data`` explains."""
+    return [f"Get the files of {about.name} first."] if about.missing else []
+
+
+@st.cache_data(max_entries=200, show_spinner="Checking the data …")
+def data_problem(dataset: str, split: str, samples: int, seed: int, architecture: str) -> str | None:
+    """Why the subset cannot be drawn or fed to the architecture, if it cannot."""
+    try:
+        data.fitting_index(dataset, split, samples, seed, architectures.build(architecture), env=settings())
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def has_no_splits(dataset: str) -> bool:
+    """Whether all splits of it are the same samples."""
+    return PurePath(dataset).suffix.lower() in data.FILE_SUFFIXES
+
+
+# --- Settings ---------------------------------------------------------------------------------------------
+
+
+def analysis_settings(
+    page: str, architecture: str, dataset: str | None
+) -> tuple[list[AnalysisSettings], list[str]]:
+    """Settings for every chosen split of a data set, and what is wrong with them."""
+    defaults = AnalysisSettings(architecture=architecture, data=dataset or "")
+    left, right = st.columns(2)
+    with left:
+        splits = list(SPLITS[-1:])
+        if dataset is None or not has_no_splits(dataset):
+            splits = st.pills(
+                "Hessian on", SPLITS, selection_mode="multi", default=[defaults.split], key=f"{page}_splits",
+                help="The split that the loss is taken on; an analysis for each.", **_KEPT,
+            )  # fmt: skip
+        samples = st.number_input(
+            "N, samples", min_value=1, value=defaults.samples, key=f"{page}_samples",
+            help="Size of the class-balanced subset that the Hessian is taken on.", **_KEPT,
+        )  # fmt: skip
+        k = st.number_input(
+            "k, eigenpairs", min_value=1, value=defaults.k, key=f"{page}_k",
+            help="The overlap is computed for every k from 1 to this one.", **_KEPT,
+        )  # fmt: skip
+        seed = st.number_input(
+            "Seed", min_value=0, max_value=2**31 - 1, value=defaults.seed, key=f"{page}_seed",
+            help="Of the subset, the test matrices and the random masks.", **_KEPT,
+        )  # fmt: skip
+    with right:
+        method = st.radio(
+            "Method", METHODS, captions=[METHOD_NOTES[name] for name in METHODS], key=f"{page}_method",
+            **_KEPT,
+        )  # fmt: skip
+        outer, inner = _sketch_sizes(page) if method in ("seigh", "ssvd") else (None, None)
+    more = _advanced(page, architecture)
+    if dataset is None:
+        return [], []
+    if not splits:
+        return [], ["Choose at least one split."]
+    same = {"samples": samples, "k": k, "seed": seed, "method": method, "outer": outer, "inner": inner}
+    try:
+        chosen = [
+            AnalysisSettings(architecture=architecture, data=dataset, split=split, **same, **more)
+            for split in splits
+        ]
+    except ValidationError as error:
+        return [], [refusal(error)]
+    found = [data_problem(dataset, each.split, samples, seed, architecture) for each in chosen]
+    return chosen, list(dict.fromkeys(problem for problem in found if problem))
+
+
+def _sketch_sizes(page: str) -> tuple[int | None, int | None]:
+    """n_O and n_I; None where they follow from k."""
+    left, right = st.columns(2)
+    outer = left.number_input(
+        "n_O", min_value=1, value=None, placeholder="k", key=f"{page}_outer",
+        help="Columns of the outer sketch.", **_KEPT,
+    )  # fmt: skip
+    inner = right.number_input(
+        "n_I", min_value=1, value=None, placeholder="2 · n_O", key=f"{page}_inner",
+        help="Size of the inner sketch.", **_KEPT,
+    )  # fmt: skip
+    return outer, inner
+
+
+def _advanced(page: str, architecture: str) -> dict[str, Any]:
+    """Settings that a first analysis can do without, at their defaults until somebody opens them."""
+    with st.expander("Advanced", icon=":material/tune:"):
+        left, right = st.columns(2)
+        with left:
+            curvature = st.radio(
+                "Curvature", KINDS, captions=[CURVATURE_NOTES[name] for name in KINDS],
+                key=f"{page}_curvature", **_KEPT,
+            )  # fmt: skip
+            patterns = st.text_input(
+                "Parameters", key=f"{page}_parameters", placeholder="all of them", max_chars=1000,
+                help="Names of the parameters that make up θ, with * for any characters, separated by "
+                "commas: layer4.*, fc.weight.", **_KEPT,
+            )  # fmt: skip
+            parameters = tuple(pattern for each in patterns.split(",") if (pattern := each.strip()))
+            say_theta(architecture, parameters)
+            loss = _loss(page)
+        with right:
+            precision = st.selectbox(
+                "Precision", PRECISIONS, key=f"{page}_precision",
+                help="Of weights, vectors and products. tf32 and bfloat16 are float32 with coarser products, "
+                "for GPUs; the residuals say what that costs.", **_KEPT,
+            )  # fmt: skip
+            tolerance = st.number_input(
+                "Tolerance", min_value=1e-8, max_value=0.5, value=None, format="%.1e", step=1e-4,
+                placeholder="until the overlap is resolved", key=f"{page}_tolerance",
+                help="krylov goes on until every residual is at most this share of |λ₁|.", **_KEPT,
+            )  # fmt: skip
+            hvp_path = st.selectbox(
+                "Path of the products", PATHS, index=None, placeholder="the fastest, by a measurement",
+                key=f"{page}_hvp_path", help="How Hessian-vector products are computed.", **_KEPT,
+            )  # fmt: skip
+            test_matrix = st.selectbox(
+                "Test matrices", TEST_MATRICES, key=f"{page}_test_matrix",
+                help="Random test matrices of seigh and ssvd; ssrft is the paper's.", **_KEPT,
+            )  # fmt: skip
+    return loss | {
+        "curvature": curvature, "parameters": parameters, "precision": precision, "tolerance": tolerance,
+        "hvp_path": hvp_path, "test_matrix": test_matrix,
+    }  # fmt: skip
+
+
+def _loss(page: str) -> dict[str, Any]:
+    """The loss whose matrix is taken, and whether weight decay is in."""
+    loss = st.selectbox(
+        "Loss", losses.names(), key=f"{page}_loss",
+        format_func=lambda name: f"{name} – {LOSS_NOTES.get(name, 'of a plug-in')}",
+        help="The mean over the samples; the one of the training, for its Hessian.", **_KEPT,
+    )  # fmt: skip
+    smoothing = 0.0
+    if loss == "cross-entropy":
+        smoothing = st.number_input(
+            "Label smoothing", min_value=0.0, max_value=0.99, value=0.0, step=0.05, key=f"{page}_smoothing",
+            help="Share of each target that is spread evenly over all classes.", **_KEPT,
+        )  # fmt: skip
+    decay = st.number_input(
+        "Weight decay λ", min_value=0.0, max_value=1e5, value=0.0, step=1e-4, format="%g",
+        key=f"{page}_decay", help="As of torch.optim.SGD: (λ/2)‖θ‖² is added to the loss.", **_KEPT,
+    )  # fmt: skip
+    st.caption(
+        f"Weight decay is in: λ·I with λ = {decay:g} is added to the matrix, which shifts every eigenvalue."
+        if decay
+        else "Weight decay is not in: the matrix is that of the loss on the samples alone."
+    )
+    return {"loss": loss, "label_smoothing": smoothing, "weight_decay": decay}
+
+
+# --- Cost -------------------------------------------------------------------------------------------------
+
+
+def costs(chosen: Sequence[AnalysisSettings], checkpoints: int) -> list[str]:
+    """What analyses of so many checkpoints will take; and the reason if these settings cannot work."""
+    if not chosen:
+        st.caption("Known when the settings are complete.")
+        return []
+    try:
+        parameters = architectures.parameter_count(chosen[0].architecture, chosen[0].parameters)
+        each = cost(chosen[0], parameters)
+    except SettingsError as error:
+        st.caption("None: these settings cannot work.")
+        return [str(error)]
+    analyses = checkpoints * len(chosen)
+    with st.container(horizontal=True):
+        st.metric("Parameters D", f"{each.parameters:,}", width=148)
+        st.metric("Analyses", f"{analyses:,}", width=148, help="Checkpoints × splits.")
+        st.metric("HVPs per analysis", f"{each.hvps:,}", width=148, help="Hessian-vector products.")
+        st.metric("HVPs in total", f"{analyses * each.hvps:,}", width=148)
+        st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=190, help="Basis and eigenvectors.")
+    return []

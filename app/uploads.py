@@ -1,0 +1,194 @@
+"""Checkpoint files that people bring: kept on disk, put together where one is in several files, read once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from core.problems import checkpoints
+from core.problems.checkpoints import Checkpoint, CheckpointError
+
+# What a browser may offer for a checkpoint: files of weights, and the index of those in several files.
+TYPES = (*(suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES), "json")
+
+# "model-00002-of-00005.safetensors", the second of several.
+_ONE_OF_SEVERAL = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file as it was uploaded.
+
+    Attributes:
+        id: Tells it from files of the same name.
+        name: As the person who brought it calls it.
+        path: Where it is kept.
+    """
+
+    id: str
+    name: str
+    path: Path
+
+    @property
+    def is_index(self) -> bool:
+        return self.name.lower().endswith(checkpoints.INDEX_SUFFIX)
+
+    @property
+    def is_one_of_several(self) -> bool:
+        number = _ONE_OF_SEVERAL.search(self.name)
+        return number is not None and int(number[2]) > 1
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A checkpoint that somebody brought; not its weights, as there may be many.
+
+    Attributes:
+        id: Tells it from others of the same name.
+        name: Of its file, or of what its files were merged to.
+        path: Where it is kept.
+        refusal: Why it cannot be used at all; the rest is empty then.
+        outline: The checkpoint with tensors of the same shapes that take no memory.
+        fitting: The architectures that are proposed for it.
+    """
+
+    id: str
+    name: str
+    path: Path
+    refusal: str | None = None
+    outline: Checkpoint | None = field(default=None, repr=False)
+    fitting: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int | None:
+        return self.outline.step if self.outline else None
+
+    @property
+    def epoch(self) -> int | None:
+        return self.outline.epoch if self.outline else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.outline.notes if self.outline else ()
+
+    def misfit(self, architecture: str) -> str | None:
+        """Why it cannot be used with an architecture, if it cannot."""
+        if self.outline is None:
+            return self.refusal
+        try:
+            checkpoints.check_fits(self.outline, architecture)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+
+def read(parts: Sequence[Part], folder: Path) -> list[Brought]:
+    """Read the checkpoints among files that were brought together, one at a time.
+
+    An index and the files that it names become one checkpoint, and are removed for it.
+
+    Args:
+        parts: What came at once: an index finds its files among them only, as files of other checkpoints
+            have the same names.
+        folder: Where merged checkpoints are written.
+    """
+    found = []
+    alone = list(parts)
+    for index in [part for part in parts if part.is_index]:
+        names = {index.name, *_named_files(index)}
+        together = [part for part in parts if part is index or (part.name in names and not part.is_index)]
+        alone = [part for part in alone if part not in together]
+        found.append(_read_together(index, together, folder))
+    return [*found, *map(_read, alone)]
+
+
+def _named_files(index: Part) -> list[str]:
+    """The files that an index names; none if it is no index, which is said when they are merged."""
+    try:
+        return checkpoints.named_files(index.path)
+    except CheckpointError:
+        return []
+
+
+def _read_together(index: Part, parts: Sequence[Part], folder: Path) -> Brought:
+    """Merge an index and the files that it names, which are removed."""
+    name = Path(index.name[: -len(checkpoints.INDEX_SUFFIX)]).with_suffix(".safetensors").name
+    target = folder / index.id / "merged" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shards = {part.name: part.path for part in parts if part is not index}
+    try:
+        if len(shards) < len(parts) - 1:
+            raise CheckpointError(
+                f"Several files have the name that '{index.name}' gives to one; bring the files of one "
+                "checkpoint at a time."
+            )
+        checkpoints.merge(index.path, shards, target)
+    except CheckpointError as error:
+        return Brought(index.id, index.name, index.path, str(error))
+    finally:
+        for part in parts:
+            part.path.unlink(missing_ok=True)
+    return _read(Part(index.id, name, target))
+
+
+def _read(part: Part) -> Brought:
+    try:
+        if part.is_one_of_several:
+            raise CheckpointError(
+                f"'{part.name}' is one of several files of a checkpoint; bring all of them at once, together "
+                f"with their {checkpoints.INDEX_SUFFIX}."
+            )
+        checkpoint = checkpoints.read(part.path, part.name)
+    except CheckpointError as error:
+        part.path.unlink(missing_ok=True)
+        return Brought(part.id, part.name, part.path, str(error))
+    fitting = tuple(checkpoints.fitting_architectures(checkpoint))
+    return Brought(part.id, part.name, part.path, outline=_outline(checkpoint), fitting=fitting)
+
+
+def _outline(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without its numbers. Tied weights look equal in it: only the real ones tell."""
+    state = {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in checkpoint.state.items()
+    }
+    return replace(checkpoint, state=state)
+
+
+def in_order(files: Sequence[Brought]) -> list[Brought]:
+    """The files in the order of their steps, else of their epochs, else of their names."""
+
+    def place(file: Brought) -> tuple[bool, int, str]:
+        number = proposed.get(file.id)
+        return number is None, number or 0, file.name
+
+    proposed = proposed_steps(files)
+    return sorted(files, key=place)
+
+
+def proposed_steps(files: Sequence[Brought]) -> dict[str, int | None]:
+    """The training step of every file by its id; epochs stand in where no file tells a step."""
+    if only_epochs(files):
+        return {file.id: file.epoch for file in files}
+    return {file.id: file.step for file in files}
+
+
+def only_epochs(files: Sequence[Brought]) -> bool:
+    """Whether files tell epochs, and none of them a step."""
+    return any(file.epoch is not None for file in files) and all(file.step is None for file in files)
+
+
+def shared_notes(files: Sequence[Brought]) -> list[tuple[str, str]]:
+    """The notes, and which files each is about: one name, and how many more."""
+    about: dict[str, list[str]] = {}
+    for file in files:
+        for note in file.notes:
+            about.setdefault(note, []).append(file.name)
+    return [
+        (names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", note)
+        for note, names in about.items()
+    ]

@@ -101,7 +101,6 @@ class ThetaFacts:
 
 
 _PAPER = (*paper.NETWORKS, "resnet18")
-ARCHITECTURES = _PAPER  # until its last caller asks for names()
 
 
 @cache

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from core.names import IOU, LARGEST
 from core.results.models import (
+    WORK,
     Analysis,
     Checkpoint,
     Comparison,
@@ -33,8 +34,10 @@ from core.results.models import (
     State,
     SubspaceMetric,
     Training,
+    Worker,
 )
 from core.results.store import StoreError
+from core.results.workers import is_alive
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -248,6 +251,42 @@ def comparisons(s: Session) -> pd.DataFrame:
         model=pd.Series(models, dtype=object),
         analyses=counts,
         pairs=counts * (counts + 1) // 2,
+    )
+
+
+def workers(s: Session) -> pd.DataFrame:
+    """The workers by name, those that died within the last hour too.
+
+    Columns: name (as in the column ``worker`` of ``runs``), host, pid, device ("cpu" or "cuda"), device_name,
+    memory (bytes of the device), torch (its version), threads, concurrency, queues (text), started_at,
+    heartbeat_at, alive (heard of lately), work (what it runs now, such as "analysis 7"; "" if nothing).
+    """
+    names = {
+        "name": object,
+        "host": object,
+        "pid": int,
+        "device": object,
+        "device_name": object,
+        "memory": int,
+        "torch": object,
+        "threads": int,
+        "concurrency": int,
+        "queues": object,
+        "started_at": _TIME,
+        "heartbeat_at": _TIME,
+        "alive": bool,
+    }
+    columns = [is_alive(s) if name == "alive" else getattr(Worker, name) for name in names]
+    frame = _frame(s, select(*columns).order_by(Worker.name), names)
+    running: dict[str, list[str]] = {}
+    for name, kind in WORK.items():
+        for worker, number in s.execute(
+            select(kind.worker, kind.id).where(kind.state == State.running).order_by(kind.id)
+        ):
+            running.setdefault(worker, []).append(f"{name} {number}")
+    return frame.assign(
+        queues=pd.Series([", ".join(each) for each in frame["queues"]], frame.index, object),
+        work=pd.Series([", ".join(running.get(name, [])) for name in frame["name"]], frame.index, object),
     )
 
 

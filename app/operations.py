@@ -114,7 +114,7 @@ def metrics(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of /metrics.")] = 9464,
 ) -> None:
     """Answer Prometheus about the queue, the workers and the artefacts."""
-    from app.metrics import serve
+    from app.monitoring import serve
 
     env = environment()
     logs.configure(env.log)

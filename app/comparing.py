@@ -68,8 +68,8 @@ def queue(groups: Sequence[Sequence[int]], ks: Sequence[int]) -> None:
 def progress(numbers: Sequence[int]) -> None:
     """How far comparisons are, until they have ended and the page can show what came of them."""
     with database()() as s:
-        runs = queries.comparisons(s)
-    runs = runs[runs["id"].isin(list(numbers))]
+        runs = queries.runs(s)
+    runs = runs[(runs["kind"] == "comparison") & runs["id"].isin(list(numbers))]
     at_work = runs[runs["state"].isin([State.queued, State.running])]
     for run in at_work.itertuples():
         remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"

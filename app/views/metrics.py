@@ -56,6 +56,7 @@ SYMBOLS = (
 # Of the study of random subspaces: values of k, and the largest, which takes seconds.
 STUDY_POINTS = 25
 LARGEST_K = 2000
+LARGEST_D = 10**8
 
 
 def page() -> None:
@@ -234,12 +235,15 @@ def choose_analysis(
 
 def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
     """How every metric sees two random subspaces, for any D and k: the paper's synthetic study."""
-    st.session_state.setdefault("metrics_random_d", whole_number(asked, "d") or 7030)
-    st.session_state.setdefault("metrics_random_k", whole_number(asked, "k") or 70)
+    wanted = {"d": whole_number(asked, "d"), "k": whole_number(asked, "k")}
+    for name, default, largest in (("d", 7030, LARGEST_D), ("k", 70, LARGEST_K)):
+        key = f"metrics_random_{name}"
+        chosen = wanted[name] or st.session_state.get(key, default)
+        st.session_state[key] = min(max(chosen, 2 if name == "d" else 1), largest)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         dimension = int(
             st.number_input(
-                "D, parameters", 2, 10**8, key="metrics_random_d", persist_state="session", width=180
+                "D, parameters", 2, LARGEST_D, key="metrics_random_d", persist_state="session", width=180
             )
         )
         st.session_state["metrics_random_k"] = min(st.session_state["metrics_random_k"], dimension, LARGEST_K)

@@ -12,6 +12,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from core.names import METRICS
 from core.results import store
 from core.results.models import Analysis
 from core.results.session import sessions
@@ -91,6 +92,9 @@ def add(home: Settings) -> Callable[..., int]:
     return added
 
 
+TENSORS = (("linear1.weight", 7000, 0.75), ("linear1.bias", 30, 0.25))  # name, parameters, share of all else
+
+
 def made_up_results(k: int) -> dict[str, Any]:
     """What ``store.finish`` takes: overlap at three times chance, eigenvalues of alternating signs."""
     size = np.arange(1, k + 1)
@@ -105,6 +109,24 @@ def made_up_results(k: int) -> dict[str, Any]:
         "random_mean": 1.0 * size / 7030,
         "random_std": 0.1 * size / 7030,
         "best": np.minimum(1.0, 0.1 * size),
+        "layers": [
+            {"k": at, "position": i, "name": name, "parameters": number}
+            | {"eigenspace": share, "mask": share, "overlap": share}
+            for at in {1, k}
+            for i, (name, number, share) in enumerate(
+                (("linear1.weight", 7000, 0.75), ("linear1.bias", 30, 0.25))
+            )
+        ],
+        "magnitudes": [
+            {"k": k, "position": i, "count": 10**i, "largest": 2.0 / (i + 1), "smallest": 2.0 / (i + 2)}
+            | {"mean": 1.0 / 7030, "low": 0.5 / 7030, "median": 0.9 / 7030, "high": 2.0 / 7030}
+            for i in range(3)
+        ],
+        "metrics": [
+            {"k": at, "metric": metric, "value": 0.5, "error": None, "random_mean": 0.6, "random_std": 0.1}
+            for at in {1, k}
+            for metric in METRICS
+        ],
         "stages": [("load", 0.1, 0), ("eigenpairs", 2.0, 40)],
         "hvps": 40,
         "data_sha256": "d" * 64,

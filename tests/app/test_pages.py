@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from itertools import combinations_with_replacement
 
 import pytest
 import safetensors.torch
 from streamlit.testing.v1 import AppTest
 
+from core.names import IOU, METRICS
 from core.problems import architectures
 from core.results import queries, store
-from core.results.models import Analysis
+from core.results.models import Analysis, PairValue
 from core.results.session import sessions
 from core.settings import AnalysisSettings, Settings
 from tests.app.conftest import MAIN
@@ -29,7 +32,10 @@ def state_of(home: Settings, number: int) -> str:
 # --- All pages --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["runs", "result", "compare"])
+EMPTY = ["overview", "runs", "result", "compare", "stabilisation", "metrics"]
+
+
+@pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_page_says_what_to_do_next(open_page: Open, name: str) -> None:
     app = open_page(name)
     assert [link.label for link in app.get("page_link")] == ["Start an analysis"]
@@ -38,14 +44,15 @@ def test_an_empty_page_says_what_to_do_next(open_page: Open, name: str) -> None:
     assert not app.exception
 
 
-@pytest.mark.parametrize("name", ["runs", "result", "compare"])
+@pytest.mark.parametrize("name", ["overview", "runs", "result", "compare", "stabilisation", "metrics"])
 def test_a_failing_page_shows_a_sentence_and_logs_the_rest(
     open_page: Open, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("inner secret")
 
-    monkeypatch.setattr(queries, "runs" if name == "runs" else "comparable", fail)
+    failing = {"runs": "runs", "overview": "models"}
+    monkeypatch.setattr(queries, failing.get(name, "comparable"), fail)
     app = open_page(name)
     assert [error.value for error in app.error] == [
         "Something went wrong on this page; reload it, and if that does not help, see the app's log."
@@ -54,14 +61,39 @@ def test_a_failing_page_shows_a_sentence_and_logs_the_rest(
     assert "inner secret" in caplog.text
 
 
-@pytest.mark.parametrize(("results", "title"), [(0, "New analysis"), (1, "Compare")])
-def test_the_entry_leads_to_the_results_once_there_are_some(
-    home: Settings, add: Add, results: int, title: str
-) -> None:
-    for step in range(results):
-        add(step=step)
+# --- Overview ---------------------------------------------------------------------------------------------
+
+
+def test_the_entry_is_the_overview(home: Settings) -> None:
     app = AppTest.from_file(MAIN, default_timeout=60).run()
-    assert [element.value for element in app.title] == [title]
+    assert [element.value for element in app.title] == ["Overview"]
+
+
+def test_the_overview_counts_and_shows_what_runs_and_came_out_last(open_page: Open, add: Add) -> None:
+    for step in range(7):
+        add(step=step)
+    add("running", step=7)
+    add("queued", step=8)
+    add("failed", step=9)
+    app = open_page("overview")
+    numbers = {metric.label: metric.value for metric in app.metric[:5]}
+    assert numbers == {
+        "Models": "1",
+        "Checkpoints": "10",
+        "Finished analyses": "7",
+        "Waiting": "1",
+        "Failed": "1",
+    }
+    (progress,) = app.get("progress")
+    assert progress.text.startswith("**mlp** · step 7 · test Hessian · 25%")
+    cards = app.metric[5:]
+    assert len(cards) == 6  # the latest
+    assert {(card.label, card.value, card.delta) for card in cards} == {
+        ("Overlap, k = 5", "0.00213 ± 7e-06", "3 × chance")
+    }
+    assert "step 6" in texts(app, "markdown")
+    assert "step 0 " not in texts(app, "markdown")
+    assert not app.error
 
 
 # --- Runs -------------------------------------------------------------------------------------------------
@@ -96,7 +128,7 @@ def test_cancelling_asks_first_and_then_cancels(open_page: Open, add: Add, home:
     app = open_page("runs")
     assert f"Stop analysis {number}?" in texts(app, "markdown")
     assert state_of(home, number) == "queued"
-    app.button(key=f"really_analysis_{number}").click().run()
+    app.button(key=f"really_cancel_analysis_{number}").click().run()
     assert state_of(home, number) == "cancelled"
     assert not app.error
 
@@ -106,9 +138,40 @@ def test_what_can_no_longer_be_cancelled_says_so(open_page: Open, add: Add, home
     app = open_page("runs")
     with sessions(home.database).begin() as s:
         store.request_cancel(s, Analysis, number)
-    app.button(key=f"really_analysis_{number}").click().run()
+    app.button(key=f"really_cancel_analysis_{number}").click().run()
     assert "nothing to cancel" in texts(app, "toast")
     assert not app.error
+
+
+def test_deleting_asks_first_and_then_deletes(open_page: Open, add: Add, home: Settings) -> None:
+    number, other = add(step=0), add("failed", step=1)
+    app = open_page("runs")
+    assert f"Delete analysis {number} with its numbers and eigenvectors?" in texts(app, "markdown")
+    app.button(key=f"really_delete_analysis_{number}").click().run()
+    assert not app.exception
+    with sessions(home.database)() as s:
+        assert queries.analysis(s, number) is None
+        assert queries.runs(s)["id"].tolist() == [other]
+
+
+def test_runs_tell_speed_and_who_works(open_page: Open, add: Add, home: Settings) -> None:
+    number = add("running")
+    with sessions(home.database).begin() as s:
+        analysis = s.get_one(Analysis, number)
+        analysis.started_at = analysis.heartbeat_at - timedelta(seconds=4)
+    app = open_page("runs")
+    assert "10 products, 2.5 per second" in app.get("progress")[0].text
+    assert "**1** running" in texts(app, "markdown")
+    assert "No worker has been heard of lately" in texts(app, "warning")
+
+
+def test_runs_can_be_narrowed_to_a_model(open_page: Open, add: Add) -> None:
+    add(model="one")
+    add(model="two")
+    app = open_page("runs")
+    app.selectbox(key="runs_model").select("two").run()
+    assert "**two**" in texts(app, "markdown")
+    assert "**one**" not in texts(app, "markdown")
 
 
 def test_retry_queues_again_and_says_when_no_broker_answers(
@@ -130,12 +193,11 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
     app = open_page("result", analysis=str(number), k="4")
     assert app.selectbox(key="result_analysis").value == number
     assert [metric.value for metric in app.metric] == ["1", "0.0017", "3 ×", "0.00057", "50.00%"]
-    assert len(app.get("vega_lite_chart")) == 3
-    assert {button.label for button in app.get("download_button")} == {
-        "Overlap (CSV)",
-        "Spectrum (CSV)",
-        "Everything (JSON)",
-    }
+    assert len(app.get("vega_lite_chart")) == 6  # overlap, spectrum, scree, layers, magnitudes, time
+    labels = [button.label for button in app.get("download_button")]
+    assert labels.count("Everything (JSON)") == 1
+    for kind in ("SVG", "PNG", "PDF", "CSV", "Parquet"):
+        assert labels.count(kind) == 6
     assert app.query_params["analysis"] == str(number)
     assert app.query_params["k"] == "4"
 
@@ -156,15 +218,17 @@ def test_result_says_how_wrong_the_overlap_may_be(open_page: Open, add: Add) -> 
 
 def test_results_from_before_errors_were_stated_still_show(open_page: Open, add: Add) -> None:
     unknown = dict.fromkeys(("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper"))
+    unknown |= dict.fromkeys(("layers", "magnitudes", "metrics"), ())
     number = add(results=unknown | {"record": {"subset_loss": 0.5, "hvp_path": "double-backward"}})
-    for page in ("result", "compare", "runs"):
+    for page in ("result", "compare", "runs", "overview", "metrics", "stabilisation"):
         app = open_page(page, analysis=str(number))
         assert not app.error
         assert not app.exception
         if page == "result":
             assert app.metric[1].delta == "k = 5"
-            assert len(app.get("vega_lite_chart")) == 2
+            assert len(app.get("vega_lite_chart")) == 3  # overlap, spectrum, time
             assert not app.info
+            assert "from before layers and magnitudes were told" in texts(app, "caption")
             assert "stated error" not in texts(app, "caption")
 
 
@@ -299,7 +363,46 @@ def test_compare_keeps_the_address_up_to_date(open_page: Open) -> None:
 @pytest.mark.usefixtures("study")
 def test_compare_says_what_a_larger_k_leaves_out(open_page: Open) -> None:
     app = open_page("compare", k="5")
-    assert "1 of 7 chosen analyses have fewer than 5 eigenpairs" in texts(app, "caption")
+    assert "1 of 7 chosen analyses have too few eigenpairs for k = 5" in texts(app, "caption")
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_at_a_sparsity(open_page: Open, add: Add) -> None:
+    add(model="small", step=0, settings={"parameters": ("linear6.*",)}, parameters=210)
+    app = open_page("compare", rho="0.0005")
+    assert app.select_slider(key="compare_rho").value == 0.0005
+    assert "Overlap over training, ρ = 0.0005" in texts(app, "subheader")
+    assert app.query_params["rho"] == "0.0005"
+    assert "k" not in app.query_params
+    app.segmented_control(key="compare_by").set_value("k").run()
+    assert "Overlap over training, k = 3" in texts(app, "subheader")
+    assert "rho" not in app.query_params
+
+
+@pytest.mark.usefixtures("study")
+def test_compare_has_other_views_that_the_address_restores(open_page: Open, add: Add) -> None:
+    app = open_page("compare", view="spectrum")
+    assert len(app.get("vega_lite_chart")) == 2 + 3  # λ₁, accuracy, and a panel for each line
+    app.segmented_control(key="compare_view").set_value("size").run()
+    assert app.query_params["view"] == "size"
+    assert len(app.get("vega_lite_chart")) == 1
+    assert "analyse a model of another size" in texts(app, "caption")
+    assert not app.error
+
+
+def test_compare_draws_so_many_panels_at_a_time(open_page: Open, add: Add) -> None:
+    for seed in range(8):
+        add(settings={"seed": seed})
+    assert len(open_page("compare").get("vega_lite_chart")) == 2 + 6
+
+
+def test_analyses_with_other_losses_are_other_lines(open_page: Open, add: Add) -> None:
+    add()
+    add(settings={"loss": "mse"})
+    app = open_page("compare")
+    titles = texts(app, "markdown").replace("\\", "")
+    assert "mlp · test · cross-entropy" in titles
+    assert "mlp · test · mse" in titles
 
 
 def test_compare_offers_curvatures_and_parameters_when_there_are_several(open_page: Open, add: Add) -> None:
@@ -337,6 +440,134 @@ def test_compare_says_which_of_equals_it_shows(open_page: Open, add: Add) -> Non
 )
 def test_compare_copes_with_any_address(open_page: Open, address: dict[str, str]) -> None:
     app = open_page("compare", **address)
+    assert not app.exception
+    assert not app.error
+
+
+# --- Stabilisation ----------------------------------------------------------------------------------------
+
+
+def compared(home: Settings, ids: list[int], k: int) -> None:
+    """Values of all pairs at one k, as a comparison writes them."""
+    with sessions(home.database).begin() as s:
+        for first, second in combinations_with_replacement(sorted(ids), 2):
+            for measure in (IOU, *METRICS):
+                value = 1.0 if first == second else 0.5
+                s.add(PairValue(first_id=first, second_id=second, k=k, measure=measure, value=value))
+
+
+@pytest.fixture
+def steps(add: Add, home: Settings) -> dict[str, list[int]]:
+    """Analyses of three steps on both splits, with stored eigenvectors."""
+    return {
+        split: [
+            add(step=step, split=split, k=50, results={"eigenvectors": f"eigenvectors/{split}{step}"})
+            for step in (0, 100, 200)
+        ]
+        for split in ("train", "test")
+    }
+
+
+def test_stabilisation_asks_for_pairs_that_are_not_compared(
+    open_page: Open, steps: dict[str, list[int]], home: Settings
+) -> None:
+    app = open_page("stabilisation", k="35")
+    assert not app.get("vega_lite_chart")
+    assert "12 pairs are not compared yet" in texts(app, "markdown")
+    app.button(key="stabilisation_compare").click().run()
+    with sessions(home.database)() as s:
+        known = queries.comparisons(s)
+    assert sorted(known["analysis_ids"]) == sorted(steps.values())
+    assert set(known["ks"].map(tuple)) == {(35, 70, 352, 1406)}  # the paper's sparsities
+    assert "comparing 6 pairs" in app.get("progress")[0].text
+    assert not app.error
+
+
+def test_stabilisation_draws_masks_and_the_eigenspaces_of_each_split(
+    open_page: Open, steps: dict[str, list[int]], home: Settings
+) -> None:
+    for ids in steps.values():
+        compared(home, ids, 35)
+    app = open_page("stabilisation", k="35")
+    assert len(app.get("vega_lite_chart")) == 3
+    titles = texts(app, "markdown").replace("\\", "")
+    for title in ("Masks", "Eigenspaces, train", "Eigenspaces, test"):
+        assert f"**{title}, k = 35**" in titles
+    assert not app.button
+    assert app.segmented_control(key="stabilisation_rho").value == "0.005"
+    app.pills(key="stabilisation_sets").set_value([str(min(steps["test"]))]).run()
+    assert len(app.get("vega_lite_chart")) == 2
+    assert app.query_params["set"] == str(min(steps["test"]))
+
+
+def test_stabilisation_says_where_only_masks_can_be_compared(
+    open_page: Open, steps: dict[str, list[int]], home: Settings
+) -> None:
+    compared(home, steps["test"], 70)
+    compared(home, steps["train"], 70)
+    app = open_page("stabilisation", k="70")
+    assert "At k = 70 only masks can be compared" in texts(app, "info")
+
+
+@pytest.mark.parametrize("address", [{"model": "gone"}, {"set": "999"}, {"k": "0"}, {"k": "99999999"}])
+def test_stabilisation_copes_with_any_address(
+    open_page: Open, steps: dict[str, list[int]], address: dict[str, str]
+) -> None:
+    app = open_page("stabilisation", **address)
+    assert not app.exception
+    assert not app.error
+
+
+# --- Metrics ----------------------------------------------------------------------------------------------
+
+
+def test_metrics_over_training_have_a_panel_for_each(open_page: Open, steps: dict[str, list[int]]) -> None:
+    app = open_page("metrics")
+    assert len(app.get("vega_lite_chart")) == len(METRICS)
+    assert app.select_slider(key="metrics_k").value == 50
+    app.select_slider(key="metrics_k").set_value(1).run()
+    app.toggle(key="metrics_raw").set_value(True).run()
+    assert app.query_params["k"] == "1"
+    assert app.query_params["raw"] == "1"
+    assert not app.error
+
+
+def test_metrics_between_two_analyses_are_asked_for_and_drawn(
+    open_page: Open, steps: dict[str, list[int]], home: Settings
+) -> None:
+    first, second = steps["train"][0], steps["test"][0]
+    address = {"view": "pair", "first": str(first), "second": str(second)}
+    app = open_page("metrics", **address)
+    assert app.button(key="metrics_compare").label == "Compare 3 pairs"
+    compared(home, [first, second], 50)
+    app = open_page("metrics", **address)
+    assert len(app.get("vega_lite_chart")) == 1
+    assert not app.error
+
+
+def test_metrics_of_random_subspaces_need_no_analysis(open_page: Open) -> None:
+    app = open_page("metrics", view="random", d="1000", k="10")
+    assert len(app.get("vega_lite_chart")) == 1
+    table = app.table[0].value
+    assert table["metric"].tolist()[-1] == "overlap"
+    assert table["raw"].tolist()[-1].startswith("0.01 ±")  # k/D
+    assert app.query_params["d"] == "1000"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"view": "nonsense"},
+        {"model": "gone"},
+        {"view": "pair", "first": "999", "second": "x"},
+        {"view": "random", "d": "1", "k": "0"},
+        {"view": "random", "d": "999999999", "k": "99999"},
+    ],
+)
+def test_metrics_cope_with_any_address(
+    open_page: Open, steps: dict[str, list[int]], address: dict[str, str]
+) -> None:
+    app = open_page("metrics", **address)
     assert not app.exception
     assert not app.error
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.spectra.eigenpairs import form
 from core.spectra.operators import SpectrumError
-from core.spectra.orthogonal import inner
+from core.spectra.orthogonal import gram, inner
 
 # Bytes of a basis in a file that are worked on at once: large enough for the speed of a matrix product, small
 # enough to keep what is resident, or on its way to a GPU, small.
@@ -124,6 +124,17 @@ class Basis:
     def rotate(self, rotation: Tensor) -> None:
         """Replace the first p rows by ``rotationᵀ @ rows[:m]``, for rotation (m, p) with p ≤ m."""
         form(self.rows[: len(rotation)], rotation, self.rows)
+
+    def gram(self, part: slice) -> Tensor:
+        """``rows[part] @ rows[part]ᵀ``, formed in fp64: (m, m)."""
+        return gram(self.rows[part])
+
+    def form(self, coefficients: Tensor, part: slice, out: Tensor) -> Tensor:
+        """``out[:n] = coefficientsᵀ @ rows[part]``, formed in fp64; returns that part of ``out``.
+
+        ``out`` may be these rows if n ≤ m.
+        """
+        return form(self.rows[part], coefficients.to(self.device), out, in_double=True)
 
     def save(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was written so far findable by ``load``; in memory there is nothing to do."""

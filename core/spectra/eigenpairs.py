@@ -20,14 +20,14 @@ def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def form(basis: Tensor, coefficients: Tensor, out: Tensor) -> Tensor:
+def form(basis: Tensor, coefficients: Tensor, out: Tensor, *, in_double: bool = False) -> Tensor:
     """``out[:n] = coefficientsᵀ @ basis`` for coefficients (m, n), in one pass; returns that part of ``out``.
 
-    ``out`` may be the basis itself if n ≤ m.
+    ``out`` may be the basis itself if n ≤ m. The products are in the basis's precision, or ``in_double``.
     """
     wanted = coefficients.shape[1]
     for part in chunks(basis.shape[1], len(basis)):
-        rows = basis[:, part].to(coefficients.device)
+        rows = basis[:, part].to(coefficients.device, torch.float64 if in_double else basis.dtype)
         out[:wanted, part] = (coefficients.T.to(rows.dtype) @ rows).to(out.device)
     return out[:wanted]
 

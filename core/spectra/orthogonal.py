@@ -36,14 +36,18 @@ def inner(rows: Tensor, others: Tensor) -> Tensor:
     return total
 
 
-def orthonormaliser(rows: Tensor) -> Tensor:
+def orthonormaliser(rows: Tensor, gramian: Tensor) -> Tensor:
     """T (m, r) fp64 such that ``rowsᵀ @ T`` has orthonormal columns that span the rows' numerical range.
 
     Directions whose singular value is below the rounding error of the rows themselves (or, for fp64 rows,
     below what a Gram matrix resolves) are noise and left out, so r ≤ m: σ < ε · √m · σ_max with
     ε = ``resolution(rows.dtype)``.
+
+    Args:
+        rows: (m, D).
+        gramian: (m, m), ``gram(rows)``.
     """
-    whitening = _whiten(gram(rows), resolution(rows.dtype))
+    whitening = _whiten(gramian, resolution(rows.dtype))
     if rows.dtype == torch.float64:
         # σ² is known to ε₆₄ σ_max² only, which leaves the shortest kept directions askew: once more.
         again = torch.zeros(whitening.shape[1], whitening.shape[1], dtype=torch.float64, device=rows.device)

@@ -221,26 +221,18 @@ class _Sketch:
         found, row = [], 0
         for _, kept in self._parts:
             if kept:
-                sketch = self._basis.rows[row : row + kept]
+                part = slice(row, row + kept)
+                sketch = self._basis.rows[part]
                 out = sketch
                 if self._basis.kept_in == "file":  # what a killed computation goes on from stays as it is
                     out = self._storage.room(f"orthonormal-{row}", kept, sketch.shape[1], sketch.dtype)
-                found.append(_orthonormal(sketch, out, self._basis.device))
+                whitening = orthonormaliser(sketch, self._basis.gram(part))
+                found.append(self._basis.form(whitening, part, out))
             row += kept
         return found
 
     def record(self) -> dict[str, str | int]:
         return {"kept_in": self._basis.kept_in, "columns": len(self._basis.rows), "resumed": self._resumed}
-
-
-def _orthonormal(sketch: Tensor, out: Tensor, device: torch.device) -> Tensor:
-    """Qᵀ, Q = orth(sketchᵀ), written to ``out``, which may be the sketch."""
-    whitening = orthonormaliser(sketch)
-    rank = whitening.shape[1]
-    for part in chunks(sketch.shape[1], len(sketch)):
-        rows = sketch[:, part].to(device, torch.float64)
-        out[:rank, part] = (whitening.T.to(device) @ rows).to(out.device, out.dtype)
-    return out[:rank]
 
 
 def _solve_core(

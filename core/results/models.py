@@ -216,6 +216,7 @@ class Analysis(Work):
     record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # facts beside the tables below
     eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
     pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # they are kept for good
+    plan: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how products are computed, once measured
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="analyses")
@@ -265,6 +266,30 @@ class Comparison(Work):
 WORK: MappingProxyType[str, type[Work]] = MappingProxyType(
     {kind.__tablename__: kind for kind in (Analysis, Training, Comparison)}
 )
+
+
+class Part(Base):
+    """A part of an analysis that several workers share, while its round lasts.
+
+    A round is what the analysis needs next before it can go on; its name is a hash of what it is, so that an
+    attempt that comes to the same round finds what was done of it. The numbers are in files (``spec``).
+    """
+
+    __tablename__ = "part"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    round: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    spec: Mapped[dict[str, Any]]  # what is to be done
+    folder: Mapped[str] = mapped_column(String(255))  # below the shared one: where its files are
+    claim: Mapped[str | None] = mapped_column(String(64))  # token of whoever performs it
+    worker: Mapped[str | None] = mapped_column(String(255))
+    heartbeat_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    checksum: Mapped[str | None] = mapped_column(String(64))  # of its result, once there is one
 
 
 class PairValue(Base):

@@ -7,18 +7,19 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from core.curvature import CurvatureOperator, choose, footprint, select_parameters
-from core.device import available_memory, pick_device
+from core.curvature import CurvatureOperator
+from core.device import available_memory
 from core.names import REDUCED
+from core.network import Plan, load, objective, plan, planned, reproducible, seconds_per_product
 from core.overlap import (
     FURTHER,
     LayerShares,
@@ -37,9 +38,9 @@ from core.overlap import (
     row_masses,
     sizes,
 )
-from core.problems import architectures, checkpoints, losses
+from core.problems import architectures, losses
 from core.problems import data as datasets
-from core.settings import AnalysisSettings, Settings, SettingsError
+from core.settings import AnalysisSettings, Settings
 from core.spectra import (
     APosteriori,
     Eigenpairs,
@@ -56,6 +57,7 @@ from core.spectra import (
     seigh,
     ssvd,
 )
+from core.spectra.crew import Crew, SharedOperator, SharedStorage
 from core.spectra.sketched import BLOCK
 
 Floats = NDArray[np.float64]
@@ -63,8 +65,8 @@ Floats = NDArray[np.float64]
 # Of the intervals of the estimated norms.
 PROBABILITY = 0.95
 
-# Parts of the machine's memory: for a basis, and for what a product computes on its way.
-_BASIS_SHARE, _PRODUCT_SHARE = 0.5, 0.25
+# Part of the machine's memory for a basis.
+_BASIS_SHARE = 0.5
 
 # Bins by magnitude are told for the last of the sizes and every third before it, four at most.
 _BINNED, _MOST_BINNED = 3, 4
@@ -204,6 +206,25 @@ class Result:
         }
 
 
+class SharedBy(Crew, Protocol):
+    """Those who share an analysis, and what they say about it in its record."""
+
+    def record(self) -> dict[str, Any]: ...
+
+
+class Hire(Protocol):
+    """Who is asked for a crew.
+
+    Called with the plan; the seconds of all products, and of those of a typical block, for one worker; the
+    bytes of the basis; and what is to be told how many products others have made so far. Returns None where
+    the analysis is not to be shared.
+    """
+
+    def __call__(
+        self, plan: Plan, *, seconds: float, block_seconds: float, size: int, helped: Callable[[int], None]
+    ) -> SharedBy | None: ...
+
+
 def analyse(
     checkpoint: Path,
     settings: AnalysisSettings,
@@ -212,6 +233,8 @@ def analyse(
     environment: Settings | None = None,
     scratch: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    before: Plan | None = None,
+    hire: Hire | None = None,
 ) -> Result:
     """Overlap between the largest parameters of a checkpoint and the top eigenspaces of its Hessian.
 
@@ -224,6 +247,8 @@ def analyse(
         scratch: A folder of this analysis alone. A basis that is worth it is kept there, so that it may
             exceed the memory for it and a killed analysis goes on from its last finished block.
         progress: Told after each batch of products and at each stage; what it raises ends the analysis.
+        before: How an earlier attempt on such a device has computed products, to compute them the same way.
+        hire: Asked, once it is known how products are computed, who shares the analysis, if anybody does.
 
     Raises:
         CheckpointError: The file is no checkpoint of the architecture.
@@ -234,9 +259,9 @@ def analyse(
     environment = environment or Settings()
     name = name or checkpoint.name
     clock = _Clock(settings, progress)
-    with _reproducible():
+    with reproducible():
         try:
-            return _analyse(checkpoint, settings, name, environment, scratch, clock)
+            return _analyse(checkpoint, settings, name, environment, scratch, clock, before, hire)
         except SpectrumError as error:
             raise SpectrumError(f"Checkpoint '{name}': {error}") from error
 
@@ -248,39 +273,35 @@ def _analyse(
     environment: Settings,
     scratch: Path | None,
     clock: _Clock,
+    before: Plan | None,
+    hire: Hire | None,
 ) -> Result:
     with clock.stage("load"):
-        device = pick_device(environment.device)
-        stored = checkpoints.read(checkpoint, name)
-        checkpoints.check_fits(stored, settings.architecture)
-        model = architectures.build(settings.architecture)
-        checkpoints.load_into(model, stored)
-        theta = _parameters(model, settings)
-        settings.check(theta.dimension)
-        subset = datasets.fitting_subset(
-            settings.data,
-            settings.split,
-            settings.samples,
-            settings.seed,
-            model,
-            env=environment,
-        )
-        precision = _precision(settings)
-        model.to(device, precision)
-        x, y = subset.x.to(device, precision), subset.y.to(device)
-        storage = Storage(_basis_memory(environment, device), scratch)
-        clock.expect(_products(settings, theta.dimension, storage, precision))
+        network = load(checkpoint, settings, name, environment)
+        model, theta = network.model, network.theta
+        storage = Storage(_basis_memory(environment, network.device), scratch)
+        clock.expect(_products(settings, theta.dimension, storage, network.dtype))
+        facts = describe_environment(network.device)
 
     with clock.stage("operator"):
-        loss = losses.build(settings).to(device, precision)
-        with torch.no_grad():
-            outputs = model(x)
-            targets = losses.targets(settings.loss, y, outputs)
-            losses.check(settings.loss, loss, outputs, targets)
-            subset_loss = float(loss(outputs, targets))
-            subset_accuracy = float((outputs.argmax(1) == y).double().mean())
-        curvature, measured = _operator(model, loss, x, targets, theta, settings, clock)
-        hessian = _with_weight_decay(curvature, settings)
+        loss = objective(network)
+        if before is not None and before.device == facts["device"]:
+            curvature, made = planned(network, loss, before, after_batch=clock.counter()), before
+        else:
+            block = _block(settings, theta.dimension)
+            curvature, made = plan(
+                *(network, loss),
+                block=block,
+                products=clock.expected,
+                device=str(facts["device"]),
+                after_batch=clock.counter(),
+            )
+        crew = None if hire is None else _hired(hire, made, curvature, settings, clock)
+        products: Operator = curvature
+        if crew is not None:
+            products = SharedOperator(curvature, crew, made.columns)
+            storage = SharedStorage(storage.memory, storage.folder, crew, curvature)
+        hessian = _with_weight_decay(products, settings)
 
     order = largest_first(theta.flat(model), settings.k)
     with clock.stage("eigenpairs"):
@@ -295,17 +316,8 @@ def _analyse(
         errors = pairs.residuals
         if settings.precision in REDUCED:
             # The recurrence believes the products that it was given; what they cost shows in exact ones.
-            exact_products = CurvatureOperator(
-                *(model, loss, x, targets),
-                kind=settings.curvature,
-                parameters=theta.names,
-                path=curvature.path,
-                columns=curvature.columns,
-                batch_size=curvature.batch_size,
-                keep=curvature.keep,
-                after_batch=clock.counter(),
-            )
-            errors = residuals(_with_weight_decay(exact_products, settings), pairs)
+            exactly = planned(network, loss, made, exact=True, after_batch=clock.counter())
+            errors = residuals(_with_weight_decay(exactly, settings), pairs)
         elif errors is None:
             errors = residuals(hessian, pairs)
 
@@ -314,7 +326,7 @@ def _analyse(
 
     with clock.stage("masks"):
         kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
-        room = storage.room("vectors", settings.k, theta.dimension, precision) if kept else pairs.basis
+        room = storage.room("vectors", settings.k, theta.dimension, network.dtype) if kept else pairs.basis
         pairs = pairs.top(settings.k).formed(room)
         random_mean, random_std = random_curve(pairs.basis, settings.random_masks, settings.seed)
         best = best_curve(pairs.basis)
@@ -350,14 +362,14 @@ def _analyse(
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
         stages=clock.stages,
-        checkpoint_sha256=stored.sha256,
-        data_sha256=datasets.content_hash(subset),
+        checkpoint_sha256=network.stored.sha256,
+        data_sha256=datasets.content_hash(network.subset),
         settings=settings,
-        environment=describe_environment(device),
+        environment=facts,
         record={
-            "subset_loss": subset_loss,
-            "subset_accuracy": subset_accuracy,
-            "step": stored.step,
+            "subset_loss": loss.value,
+            "subset_accuracy": loss.accuracy,
+            "step": network.stored.step,
             "loss": {
                 "name": settings.loss,
                 "label_smoothing": settings.label_smoothing,
@@ -366,121 +378,40 @@ def _analyse(
             },
             "theta": asdict(architectures.theta_facts(model)),
             "data": {
-                "indices": subset.index.tolist(),
-                "synthetic": subset.synthetic,
-                "samples": len(subset.y),
+                "indices": network.subset.index.tolist(),
+                "synthetic": network.subset.synthetic,
+                "samples": len(network.y),
             },
             "hvp": {
                 "path": curvature.path,
                 "columns": curvature.columns,
                 "batch_size": curvature.batch_size,
-                "measured": measured,
+                "measured": made.measured,
                 "seconds": curvature.seconds,
                 "out_of_memory": [layout._asdict() for layout in curvature.out_of_memory],
             },
             "basis": dict(pairs.record),
+            "shared": None if crew is None else crew.record(),
             **_norms(estimate),
         },
     )
 
 
-def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None = None) -> Tensor:
-    """θ of a checkpoint as an analysis with these settings has it: (D,), on the CPU.
-
-    Raises:
-        CheckpointError: The file is no checkpoint of the architecture.
-        SettingsError: The settings choose parameters that the model has not.
-    """
-    stored = checkpoints.read(checkpoint, name or checkpoint.name)
-    checkpoints.check_fits(stored, settings.architecture)
-    model = architectures.build(settings.architecture)
-    checkpoints.load_into(model, stored)
-    return _parameters(model, settings).flat(model.to(_precision(settings)))
-
-
-def _precision(settings: AnalysisSettings) -> torch.dtype:
-    return torch.float64 if settings.precision == "float64" else torch.float32
-
-
-@dataclass(frozen=True)
-class _Theta:
-    """Which parameters of the model θ is made of.
-
-    Attributes:
-        names: In the model's order; None for all trainable ones.
-        dimension: D.
-    """
-
-    names: list[str] | None
-    dimension: int
-
-    def flat(self, model: nn.Module) -> Tensor:
-        """θ: (D,)."""
-        return torch.cat([p.detach().flatten() for p in self._of(model).values()])
-
-    def tensors(self, model: nn.Module) -> list[tuple[str, int]]:
-        """Name and number of parameters of each tensor."""
-        return [(name, parameter.numel()) for name, parameter in self._of(model).items()]
-
-    def _of(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        named = dict(model.named_parameters())
-        if self.names is None:
-            return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
-        return {name: named[name] for name in self.names}
-
-
-def _parameters(model: nn.Module, settings: AnalysisSettings) -> _Theta:
-    if not settings.parameters:
-        return _Theta(None, parameter_count(model))
-    try:
-        names = select_parameters(model, settings.parameters)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    named = dict(model.named_parameters())
-    return _Theta(names, sum(named[name].numel() for name in names))
-
-
-def _operator(
-    model: nn.Module,
-    loss: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    theta: _Theta,
-    settings: AnalysisSettings,
-    clock: _Clock,
-) -> tuple[CurvatureOperator, list[dict[str, Any]]]:
-    """The operator by the path asked for or the fastest, and what was measured to choose it."""
-    block = _block(settings, theta.dimension)
-    memory = int(_PRODUCT_SHARE * available_memory(x.device))
-    common: dict[str, Any] = {
-        "kind": settings.curvature,
-        "parameters": theta.names,
-        "reduced": settings.precision if settings.precision in REDUCED else None,
-    }
-    if settings.hvp_path is None:
-        products = clock.expected
-        operator, measured = choose(
-            *(model, loss, x, y),
-            block=block,
-            products=products,
-            memory=memory,
-            after_batch=clock.counter(),
-            **common,
-        )
-        return operator, [measurement.to_json() for measurement in measured]
-    forced = CurvatureOperator(
-        *(model, loss, x, y),
-        path=settings.hvp_path,
-        columns=settings.hvp_columns or block,
-        batch_size=settings.batch_size,
-        keep=footprint(model, loss, x, y, **common).per_sample * len(x) <= memory,
-        after_batch=clock.counter(),
-        **common,
+def _hired(
+    hire: Hire, made: Plan, curvature: CurvatureOperator, settings: AnalysisSettings, clock: _Clock
+) -> SharedBy | None:
+    seconds = seconds_per_product(curvature) if made.seconds is None else made.seconds
+    dimension = curvature.shape[0]
+    return hire(
+        replace(made, seconds=seconds),
+        seconds=seconds * clock.expected,
+        block_seconds=seconds * _block(settings, dimension),
+        size=cost(settings, dimension).memory,
+        helped=clock.counter(),
     )
-    return forced, []
 
 
-def _with_weight_decay(curvature: CurvatureOperator, settings: AnalysisSettings) -> Operator:
+def _with_weight_decay(curvature: Operator, settings: AnalysisSettings) -> Operator:
     """The matrix of the loss with its penalty (λ/2)‖θ‖², whose part is exactly λ·I."""
     return Shifted(curvature, settings.weight_decay) if settings.weight_decay else curvature
 
@@ -606,11 +537,6 @@ def _products(
     return hvps + settings.error_tests
 
 
-def parameter_count(model: nn.Module) -> int:
-    """D: the number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def describe_environment(device: torch.device) -> dict[str, str | int]:
     """Software and hardware that numbers may depend on."""
     versions = {
@@ -677,14 +603,6 @@ class _Clock:
 
     def _tell(self) -> None:
         self._progress(Progress(self._stage, self._fraction, self.hvps))
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Convolutions on a GPU by the same algorithm every time, in the precision asked for."""
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
 
 
 def _basis_memory(environment: Settings, device: torch.device) -> int:

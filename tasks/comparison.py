@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core.analysis import parameters_of
 from core.device import pick_device
 from core.names import IOU, METRICS, Metric
+from core.network import parameters_of
 from core.overlap import largest_first
 from core.overlap.metrics import factor, metrics
 from core.overlap.pairs import StoredVectors, eigenspaces, mask_iou, stored_vectors

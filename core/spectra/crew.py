@@ -72,6 +72,10 @@ class Crew(Protocol):
     def blocks(self) -> Blocks:
         """What all of them can read and write."""
 
+    @property
+    def least(self) -> int:
+        """Of fewer vectors than this, 2 at least, the products are not worth sharing."""
+
     def run(self, parts: Sequence[Part], perform: Callable[[Part], Tensor]) -> Iterator[Tensor]:
         """The results of all parts, in their order.
 
@@ -108,24 +112,30 @@ def width(block: int, columns: int) -> int:
 
 
 class SharedOperator:
-    """An operator of which the products of several vectors are shared, by columns."""
+    """An operator of which the products of several vectors are shared, by columns.
 
-    def __init__(self, operator: Operator, crew: Crew, width: int) -> None:
+    Args:
+        operator: Multiplies ``columns`` vectors at once.
+        crew: Those who share them.
+        columns: As above.
+    """
+
+    def __init__(self, operator: Operator, crew: Crew, columns: int) -> None:
         self.shape = operator.shape
         self.dtype = operator.dtype
         self.device = operator.device
         self._operator = operator
         self._crew = crew
-        self._width = width
+        self._columns = columns
 
     def __matmul__(self, block: Tensor) -> Tensor:
         """(D, b) → (D, b)."""
-        if block.ndim == 1 or block.shape[1] <= self._width:
+        if block.ndim == 1 or block.shape[1] < self._crew.least:
             return self._operator @ block
         blocks = self._crew.blocks
         parts = [
             Part("product", {"rows": list(blocks.put(f"{EXCHANGED}rows", rows))})
-            for rows in torch.split(block.T, self._width)
+            for rows in torch.split(block.T, width(block.shape[1], self._columns))
         ]
         results = self._crew.run(parts, lambda part: perform(part, blocks, self._operator))
         return torch.cat(list(results)).to(self.device).T

@@ -13,7 +13,8 @@ from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
-from core.analysis import Progress, analyse, cost, parameters_of
+from core.analysis import Progress, analyse, cost
+from core.network import parameters_of
 from core.problems import architectures, data
 from core.settings import AnalysisSettings, Settings, SettingsError
 from core.spectra import SpectrumError

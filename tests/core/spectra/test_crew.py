@@ -22,6 +22,8 @@ SIZE = 150
 class Crew:
     """Performs parts in the opposite order, each from its JSON, by an operator of its own."""
 
+    least = 2
+
     def __init__(self, folder: Path, matrix: Tensor) -> None:
         for name in (crew.KEPT, crew.EXCHANGED):
             (folder / name).mkdir(parents=True, exist_ok=True)

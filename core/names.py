@@ -45,6 +45,9 @@ SPARSITIES: tuple[float, ...] = (0.005, 0.01, 0.05, 0.2)
 # What the lines of a log are for: people, or programs that collect them.
 LogFormat = Literal["text", "json"]
 
+# When a worker lets others take part in an analysis; no part of its numbers.
+Share = Literal["auto", "always", "never"]
+
 # Where a piece of work is to run; no part of its numbers.
 Place = Literal["any", "cpu", "gpu"]
 PLACES: tuple[Place, ...] = get_args(Place)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.names import Kind, LogFormat, PathName, Reduced, TestMatrixName
+from core.names import Kind, LogFormat, PathName, Reduced, Share, TestMatrixName
 
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     The defaults are the embedded stack, everything under ``SEIGH_HOME``. A lab sets ``SEIGH_DATABASE_URL``,
     ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
     ``SEIGH_DATA_DIR`` is the folder of the data sets that are not shipped, for the workers and the app.
+    ``SEIGH_SHARE`` says when a worker lets others take part in an analysis: ``auto``, where that is worth it.
 
     The limits of an installation, none by default: ``max_k``, the largest k that can be submitted;
     ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     scratch: Path | None = None
     memory_gb: float | None = Field(default=None, gt=0)
     device: str = "auto"
+    share: Share = "auto"
     log: LogFormat = "text"
     max_upload_mb: int = Field(default=2048, gt=0)
     max_k: int | None = Field(default=None, gt=0)

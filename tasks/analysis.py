@@ -11,7 +11,9 @@ from core.results.keys import eigenvectors_key
 from core.results.models import Analysis, Checkpoint
 from core.results.store import StoreError
 from core.settings import AnalysisSettings
+from tasks import parts
 from tasks.attempt import Attempt
+from tasks.parts import Conductor
 from tasks.progress import ClaimLost, heed
 
 
@@ -21,14 +23,16 @@ def run(attempt: Attempt[Analysis]) -> None:
     if attempt.work.eigenvectors:  # of an attempt that has died over them
         artifacts.delete(attempt.work.eigenvectors)
     artifacts.check_room(4 * attempt.work.k * attempt.work.parameters)  # before the work, not after it
-    _keep(attempt, _result(attempt))
+    parts.forget()
+    with Conductor(attempt) as conductor:
+        _keep(attempt, _result(attempt, conductor))
 
 
 def _artifacts(attempt: Attempt[Analysis]) -> ArtifactStore:
     return ArtifactStore(attempt.env.artifact_folder, attempt.env.artifacts_quota)
 
 
-def _result(attempt: Attempt[Analysis]) -> core.analysis.Result:
+def _result(attempt: Attempt[Analysis], conductor: Conductor) -> core.analysis.Result:
     checkpoint = attempt.read(lambda s: s.get(Checkpoint, attempt.work.checkpoint_id))
     if checkpoint is None:  # deleted, and the analysis with it
         raise ClaimLost
@@ -40,7 +44,7 @@ def _result(attempt: Attempt[Analysis]) -> core.analysis.Result:
         )
 
     def progress(at: core.analysis.Progress) -> None:
-        attempt.lifeline(at.stage, at.fraction, hvps=at.hvps)
+        attempt.lifeline(at.stage + conductor.about, at.fraction, hvps=at.hvps)
 
     result = core.analysis.analyse(
         path,
@@ -49,6 +53,8 @@ def _result(attempt: Attempt[Analysis]) -> core.analysis.Result:
         environment=attempt.env,
         scratch=attempt.folder,
         progress=progress,
+        before=conductor.before,
+        hire=conductor.hire,
     )
     if result.checkpoint_sha256 != checkpoint.sha256:
         raise StoreError(

@@ -17,7 +17,8 @@ from tasks.progress import DATABASE_AWAY, Lifeline, WorkLog
 T = TypeVar("T")
 W = TypeVar("W", bound=Work)
 
-_DATABASE_PATIENCE = 60  # seconds
+_DATABASE_PATIENCE = 600.0  # seconds
+_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,22 @@ class Attempt(Generic[W]):
     log: WorkLog
 
     def read(self, question: Callable[[Session], T]) -> T:
-        """What a reading session answers; asked again and again for a while if the database is away."""
-
-        def attempt() -> T:
-            with self.maker() as s:
-                return question(s)
-
-        return _patiently(attempt)
+        """What a reading session answers (``read``)."""
+        return read(self.maker, question)
 
     def write(self, change: Callable[[Session], T]) -> T:
         """Make a change in a transaction of its own (``write``)."""
         return write(self.maker, change)
+
+
+def read(maker: sessionmaker[Session], question: Callable[[Session], T]) -> T:
+    """What a reading session answers; asked again and again for a while if the database is away."""
+
+    def attempt() -> T:
+        with maker() as s:
+            return question(s)
+
+    return _patiently(attempt)
 
 
 def write(maker: sessionmaker[Session], change: Callable[[Session], T]) -> T:
@@ -68,5 +74,7 @@ def write(maker: sessionmaker[Session], change: Callable[[Session], T]) -> T:
 
 
 def _patiently(attempt: Callable[[], T]) -> T:
-    done: T = retry_over_time(attempt, DATABASE_AWAY, interval_start=1, timeout=_DATABASE_PATIENCE)
+    done: T = retry_over_time(
+        attempt, DATABASE_AWAY, interval_start=1, interval_max=_LONGEST_PAUSE, timeout=_DATABASE_PATIENCE
+    )
     return done

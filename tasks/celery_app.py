@@ -15,10 +15,13 @@ from core import logs
 from core.settings import Settings
 from tasks.queues import QUEUES
 
-app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.recovery"])
+app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.parts", "tasks.recovery"])
 
-# The one task, called with the name of a kind of work and the number of one of it.
+# The task, called with the name of a kind of work and the number of one of it.
 TASK = "seigh.run"
+
+# That of those who help with an analysis, called with its number and the name of a round.
+PART = "seigh.part"
 
 app.conf.update(
     task_default_queue=QUEUES["any"],

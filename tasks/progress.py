@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from core.results import store
 from core.results.models import Work
 from core.results.store import Standing
+from tasks import ending
+from tasks.ending import HandedBack
 
 # An attempt that shows no sign of life for this long is given up, and another worker takes over.
 STALE_AFTER = timedelta(seconds=30)
@@ -54,28 +56,34 @@ def heed(standing: Standing) -> None:
         raise ClaimLost
 
 
-class Lifeline:
-    """Reports about an attempt as long as the ``with`` block lasts, by itself every few seconds.
+class Line:
+    """Tells the database that work is being done as long as the ``with`` block lasts, every few seconds.
 
-    Call it with each progress: what the work is at, the part that is done, in [0, 1], and the counts of
-    ``store.report``. It writes every new stage, and else at most five times a second; it raises
-    ``Cancelled`` or ``ClaimLost`` as soon as the attempt has no reason to go on.
+    Args:
+        maker: Sessions of the database.
+        beat: Says that it is; the answer is whether the work is still wanted.
+        log: For when the database does not answer.
+        seconds: Between two beats.
     """
 
     def __init__(
-        self, maker: sessionmaker[Session], kind: type[Work], number: int, token: str, log: WorkLog
+        self,
+        maker: sessionmaker[Session],
+        beat: Callable[[Session], Standing],
+        log: WorkLog,
+        seconds: float = _HEARTBEAT_SECONDS,
     ) -> None:
         self._maker = maker
-        self._kind, self._number, self._token = kind, number, token
+        self._beat = beat
         self._log = log
+        self._seconds = seconds
         self._standing = Standing.owned
-        self._stage = ""
-        self._reported = 0.0
+        self._told = time.monotonic()
         self._over = threading.Event()
         # A thread, as single steps (a dense eigendecomposition) take minutes without any progress to report.
-        self._heart = threading.Thread(target=self._beat, name=f"heartbeat {number}", daemon=True)
+        self._heart = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Lifeline:
+    def __enter__(self) -> Self:
         self._heart.start()
         return self
 
@@ -85,19 +93,26 @@ class Lifeline:
         self._over.set()
         self._heart.join()
 
-    def __call__(self, stage: str, fraction: float, **counts: int) -> None:
-        if stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
-            self._tell(
-                lambda s: store.report(
-                    s, self._kind, self._number, self._token, stage=stage, progress=fraction, **counts
-                )
-            )
-            self._stage, self._reported = stage, time.monotonic()
-        heed(self._standing)
+    def check(self) -> None:
+        """Ask the database, at most five times a second, whether the work is still wanted.
 
-    def _beat(self) -> None:
-        while not self._over.wait(_HEARTBEAT_SECONDS):
-            self._tell(lambda s: store.heartbeat(s, self._kind, self._number, self._token))
+        Raises:
+            Cancelled: It is not.
+            ClaimLost: It belongs to another attempt by now, or has been deleted.
+            HandedBack: The worker is to end.
+        """
+        if time.monotonic() - self._told >= _REPORT_SECONDS:
+            self._tell(self._beat)
+        self._heed()
+
+    def _heed(self) -> None:
+        heed(self._standing)
+        if ending.is_near():
+            raise HandedBack
+
+    def _beat_on(self) -> None:
+        while not self._over.wait(self._seconds):
+            self._tell(self._beat)
 
     def _tell(self, message: Callable[[Session], Standing]) -> None:
         try:
@@ -106,3 +121,31 @@ class Lifeline:
         except DATABASE_AWAY as error:
             # A database that is away for a moment is no reason to throw hours of work away.
             self._log.warning("the database did not answer: %s", error)
+        self._told = time.monotonic()
+
+
+class Lifeline(Line):
+    """Reports about an attempt at a piece of work as long as the ``with`` block lasts.
+
+    Call it with each progress: what the work is at, the part that is done, in [0, 1], and the counts of
+    ``store.report``. It writes every new stage, and else at most five times a second; it raises what
+    ``check`` raises as soon as the attempt has no reason to go on.
+    """
+
+    def __init__(
+        self, maker: sessionmaker[Session], kind: type[Work], number: int, token: str, log: WorkLog
+    ) -> None:
+        super().__init__(maker, lambda s: store.heartbeat(s, kind, number, token), log)
+        self._kind, self._number, self._token = kind, number, token
+        self._stage = ""
+        self._reported = 0.0
+
+    def __call__(self, stage: str, fraction: float, **counts: int) -> None:
+        if stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
+            self._tell(
+                lambda s: store.report(
+                    s, self._kind, self._number, self._token, stage=stage, progress=fraction, **counts
+                )
+            )
+            self._stage, self._reported = stage, time.monotonic()
+        self._heed()

@@ -22,7 +22,7 @@ from celery import bootsteps
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.names import PLACES, Place
-from core.results import store, workers
+from core.results import parts, store, workers
 from core.results.artifacts import ArtifactStore
 from core.results.models import WORK
 from core.results.session import close, sessions
@@ -33,7 +33,7 @@ from tasks.presence import Presence
 from tasks.progress import STALE_AFTER
 from tasks.queues import QUEUES
 from tasks.submit import send
-from tasks.work import WORKER
+from tasks.worker import WORKER
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class Recovery(bootsteps.StartStopStep):
         """End a worker that has stopped its children: others take over at once."""
         self.stop(parent)
         with _database(Settings()) as maker, maker.begin() as s:
+            parts.release_all(s, WORKER)
             numbers = {name: store.hand_back(s, kind, WORKER) for name, kind in WORK.items()}
         handed_back = ", ".join(f"{name} {each}" for name, found in numbers.items() for each in found)
         if handed_back:  # Celery puts their messages back
@@ -119,7 +120,8 @@ def sweep() -> None:
                 if requeued := store.requeue_stale(s, kind, STALE_AFTER):
                     logger.warning("their workers died; queued again: %s %s", name, requeued)
             with maker() as s:
-                scratch.sweep(scratch.root(env, kind), name, partial(store.under_way, s, kind))
+                for root in (env.scratch_folder, scratch.shared_root(env)):
+                    scratch.sweep(root, name, partial(store.under_way, s, kind))
         _expire(env, maker)
         for place in PLACES:
             _send_forgotten(place, env, maker)

@@ -16,7 +16,12 @@ _LOCK = "lock"
 
 def root(env: Settings, kind: type[Work]) -> Path:
     """Where the folders of a kind of work are: in the scratch, or beside the artefacts if it is shared."""
-    return env.artifact_folder / "work" if kind.shared else env.scratch_folder
+    return shared_root(env) if kind.shared else env.scratch_folder
+
+
+def shared_root(env: Settings) -> Path:
+    """Where the folders of shared work are, of whatever kind."""
+    return env.artifact_folder / "work"
 
 
 @contextmanager

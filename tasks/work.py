@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from celery import signals
 from celery.utils.log import get_task_logger
+from sqlalchemy.orm import Session, sessionmaker
 
 from core import logs
 from core.curvature.memory import is_out_of_memory
@@ -27,9 +26,12 @@ from core.spectra import SpectrumError
 from tasks import analysis, comparison, training
 from tasks.attempt import Attempt, write
 from tasks.celery_app import TASK, app
+from tasks.ending import HandedBack
 from tasks.progress import STALE_AFTER, Cancelled, ClaimLost, Lifeline, WorkLog
 from tasks.readiness import reason_to_wait
 from tasks.scratch import root, scratch
+from tasks.submit import send
+from tasks.worker import WORKER
 
 _RUN: Mapping[type[Work], Callable[[Attempt[Any]], None]] = MappingProxyType(
     {Analysis: analysis.run, Training: training.run, Comparison: comparison.run}
@@ -37,9 +39,6 @@ _RUN: Mapping[type[Work], Callable[[Attempt[Any]], None]] = MappingProxyType(
 
 # Their message is a sentence for the user. Anything else is a bug, or trouble of the machine's.
 _USER_ERRORS = (CheckpointError, DataError, SettingsError, SpectrumError, StoreError)
-
-# This worker, by its main process. Its children have the name too: they are forked after this line has run.
-WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 # How long a worker whose device can take no work leaves it to others before it looks again.
 _LATER = 5.0  # seconds
@@ -59,7 +58,6 @@ def run(name: str, number: int) -> None:
 
 
 def _run(kind: type[Work], number: int, env: Settings) -> None:
-    name = kind.__tablename__
     maker = sessions(env.database)
     log = WorkLog(get_task_logger(__name__), kind, number)
     if reason := reason_to_wait(env.device):
@@ -67,23 +65,45 @@ def _run(kind: type[Work], number: int, env: Settings) -> None:
         time.sleep(_LATER)  # the sweep sends it again
         return
     token = uuid.uuid4().hex
-    with maker.begin() as s:
-        claimed = store.claim(s, kind, number, token, WORKER, STALE_AFTER, env.max_running_per_user)
-        if claimed is None:
-            log.info(
-                "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
-            )
-            return
-        log.info("attempt %d", claimed.attempts)
-        s.expunge(claimed)
+    claimed = write(maker, lambda s: _claim(s, kind, number, token, env))
+    if claimed is None:
+        log.info(
+            "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
+        )
+        return
+    log.info("attempt %d", claimed.attempts)
+    try:
+        _attempt(claimed, token, env, maker, log)
+    except HandedBack:
+        # Only now: whoever goes on with it needs its folder.
+        if write(maker, lambda s: store.give_back(s, kind, number, token)):
+            log.info("handed back: the worker ends")
+            send(kind, [number], env)
 
+
+def _claim(s: Session, kind: type[Work], number: int, token: str, env: Settings) -> Work | None:
+    claimed = store.claim(s, kind, number, token, WORKER, STALE_AFTER, env.max_running_per_user)
+    if claimed is not None:
+        s.expunge(claimed)
+    return claimed
+
+
+def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Session], log: WorkLog) -> None:
+    """Do claimed work.
+
+    Raises:
+        HandedBack: The worker is to end before the work has.
+    """
+    kind, number = type(claimed), claimed.id
     with (
         Lifeline(maker, kind, number, token, log) as lifeline,
-        scratch(root(env, kind), name, number, token) as folder,
+        scratch(root(env, kind), kind.__tablename__, number, token) as folder,
     ):
         try:
             _RUN[kind](Attempt(claimed, token, env, maker, folder, lifeline, log))
             log.info("finished")
+        except HandedBack:
+            raise
         except Cancelled:
             write(maker, lambda s: store.cancelled(s, kind, number, token))
             log.info("cancelled")

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, u
 from sqlalchemy.orm import Session
 
 from core.results.clock import present
-from core.results.models import Analysis, Part, State, Worker
+from core.results.models import WORK, Analysis, Part, State, Worker
 from core.results.store import Standing
 from core.results.workers import is_alive
 
@@ -200,29 +200,46 @@ def clear(s: Session, analysis_id: int) -> None:
     s.execute(delete(Part).where(Part.analysis_id == analysis_id))
 
 
-def idle(s: Session, device: str, queue: str, artifacts: str | None) -> int:
-    """How many more processes, of workers on such a device that see the same artefacts, could help now."""
+@dataclass(frozen=True)
+class Hands:
+    """Processes that can perform parts of an analysis.
+
+    Attributes:
+        all: How many there are.
+        idle: How many of them have nothing to do.
+    """
+
+    all: int
+    idle: int
+
+
+def hands(s: Session, device: str, queue: str, artifacts: str | None) -> Hands:
+    """The processes of workers on such a device that serve a queue and see the same artefacts."""
     there = s.execute(
         select(Worker.name, Worker.concurrency, Worker.queues).where(
             is_alive(s), Worker.device == device, Worker.artifacts == artifacts
         )
-    ).all()
+    )
     serving = {name: concurrency for name, concurrency, queues in there if queue in queues}
     if not serving:
-        return 0
-    at_work = s.execute(
-        select(func.count()).where(Analysis.state == State.running, Analysis.worker.in_(serving))
-    ).scalar_one()
-    conducting = select(Analysis.worker).where(Analysis.id == Part.analysis_id).scalar_subquery()
+        return Hands(0, 0)
+    busy = sum(
+        s.execute(
+            select(func.count()).where(kind.state == State.running, kind.worker.in_(serving))
+        ).scalar_one()
+        for kind in WORK.values()
+    )
+    conductor = select(Analysis.worker).where(Analysis.id == Part.analysis_id).scalar_subquery()
     helping = s.execute(
         select(func.count()).where(
             Part.worker.in_(serving),
             Part.claim.is_not(None),
             Part.checksum.is_(None),
-            Part.worker != conducting,
+            Part.worker != conductor,
         )
     ).scalar_one()
-    return max(0, sum(serving.values()) - at_work - helping)
+    every = sum(serving.values())
+    return Hands(every, max(0, every - busy - helping))
 
 
 def _of(analysis_id: int, name: str) -> tuple[ColumnElement[bool], ...]:

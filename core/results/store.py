@@ -509,6 +509,8 @@ def claim(
             or_(
                 kind.state == State.queued,
                 and_(kind.state == State.running, kind.heartbeat_at < time - stale_after),
+                # A repeated call whose outcome was not heard.
+                and_(kind.state == State.running, kind.claim == token),
             ),
             kind.cancel_requested.is_(False),
             *_has_room(kind, most_per_user),
@@ -861,15 +863,23 @@ def hand_back(s: Session, kind: type[Work], worker: str) -> list[int]:
         .with_for_update()
         .execution_options(populate_existing=True)
     ).all()
-    handed_back = []
-    for work in running:
-        if work.cancel_requested:
-            _end(s, work, State.cancelled)
-        else:
-            _requeue(work)
-            work.attempts -= 1
-            handed_back.append(work.id)
-    return handed_back
+    return [work.id for work in running if _hand_back(s, work)]
+
+
+def give_back(s: Session, kind: type[Work], number: int, token: str) -> bool:
+    """Queue again what the attempt ``token`` has to leave, without counting it; whether that was done."""
+    work = _attempted(s, kind, number, token)
+    return work is not None and work.state is State.running and _hand_back(s, work)
+
+
+def _hand_back(s: Session, work: Work) -> bool:
+    """Queue running work again; False if it ends, as somebody has cancelled it."""
+    if work.cancel_requested:
+        _end(s, work, State.cancelled)
+        return False
+    _requeue(work)
+    work.attempts -= 1
+    return True
 
 
 def waiting(

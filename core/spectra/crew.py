@@ -134,7 +134,7 @@ class SharedOperator:
             return self._operator @ block
         blocks = self._crew.blocks
         parts = [
-            Part("product", {"rows": list(blocks.put(f"{EXCHANGED}rows", rows))})
+            Part("product", {"rows": list(blocks.put(f"{EXCHANGED}rows", rows)), "columns": len(rows)})
             for rows in torch.split(block.T, width(block.shape[1], self._columns))
         ]
         results = self._crew.run(parts, lambda part: perform(part, blocks, self._operator))

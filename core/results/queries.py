@@ -148,8 +148,8 @@ def runs(s: Session) -> pd.DataFrame:
 
     Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
     for all), parameters (D), method, k, samples, seed, data, hvps (NaN before the first). Of a training:
-    architecture, problem, steps, steps_done (<NA> before the first), seed. Of a comparison: analyses and
-    pairs (counts); its model is all that its analyses are of.
+    architecture, problem, steps, steps_done (<NA> before the first), seed, analyses (how many are wanted of
+    each checkpoint). Of a comparison: analyses and pairs (counts); its model is all that its analyses are of.
     """
     frames = {
         "analysis": _frame(s, _analyses(), _ANALYSIS),

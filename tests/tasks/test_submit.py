@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -14,15 +15,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import redis
+from sqlalchemy import select
 
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.results import queries, store
-from core.results.models import Analysis
+from core.results.artifacts import ArtifactStore
+from core.results.models import Analysis, Training
 from core.results.session import sessions
 from core.results.store import StoreError
 from core.settings import AnalysisSettings, Settings, SettingsError
-from tasks.submit import Submission, Upload, retry, submit
+from tasks.submit import Submission, Upload, compare, delete, delete_model, retry, submit, train
+from tests.core.results import lab
 
 Make = Callable[..., Upload]
 
@@ -216,3 +220,144 @@ def test_retrying_sends_a_message(home: Settings, redis_server: redis.Redis, che
     assert retry(Analysis, number, home) is None
     assert messages(redis_server) == [["analysis", number]]
     assert runs(home)["state"].tolist() == ["queued"]
+
+
+# --- Trainings --------------------------------------------------------------------------------------------
+
+
+def trained(home: Settings, **changes: Any) -> tuple[int, str | None]:
+    wanted: dict[str, Any] = {"problem": "digits-mlp", "model_name": "net", "steps": 20, "record": [0, 20]}
+    return train(**(wanted | changes), user="ada", env=home)
+
+
+def test_a_training_is_queued_once(home: Settings, redis_server: redis.Redis) -> None:
+    number, warning = trained(home)
+    assert warning is None
+    assert trained(home)[0] == number
+    assert messages(redis_server) == [["training", number]]
+    (run,) = runs(home).to_dict("records")
+    assert (run["kind"], run["model"], run["problem"], run["steps"]) == ("training", "net", "digits-mlp", 20)
+    assert (run["architecture"], run["state"], run["submitted_by"]) == ("tanh-mlp", "queued", "ada")
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, Training, number)
+    assert retry(Training, number, home) is None
+    assert messages(redis_server) == [["training", number]] * 2
+
+
+def test_analyses_of_what_is_recorded_already_start_at_once(
+    home: Settings, redis_server: redis.Redis
+) -> None:
+    number, _ = trained(home)
+    with sessions(home.database).begin() as s:
+        assert lab.claim(s, number, kind=Training)
+        recorded = {"step": 0, "sha256": "a" * 64, "filename": "step_000000.safetensors", "size": 1}
+        store.record_checkpoint(s, number, "mine", **recorded, parameters=7030, metrics={})
+    redis_server.flushall()
+    assert trained(home, analyses=[settings()])[0] == number
+    (analysis,) = runs(home).query("kind == 'analysis'").to_dict("records")
+    assert (analysis["model"], analysis["step"], analysis["k"]) == ("net", 0, 5)
+    assert messages(redis_server) == [["analysis", analysis["id"]]]
+
+
+def test_the_data_file_of_a_trainings_analyses_goes_to_the_artefacts(
+    home: Settings, redis_server: redis.Redis, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.ones((60, 256), dtype=np.float32), y=np.arange(60) % 10)
+    trained(home, analyses=[settings(data=str(tmp_path / "mine.npz"))])
+    (stored,) = stored_files(home)
+    assert stored.startswith("data/")
+    with sessions(home.database)() as s:
+        (wanted,) = s.scalars(select(Training)).one().analyses
+    assert wanted["settings"]["data"] == f"sha256:{Path(stored).stem}"
+    assert wanted["parameters"] == 7030
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"problem": "nothing"}, SettingsError, "There is no problem 'nothing'; choose one of digits-mlp"),
+        ({"problem": "cifar10-3c3d"}, DataError, "."),
+        ({"record": []}, SettingsError, "."),
+        ({"record": [0, 21]}, SettingsError, "must lie between 0 and the 20 steps"),
+        ({"record": [-1]}, SettingsError, "must lie between 0 and the 20 steps"),
+        ({"steps": -1}, SettingsError, "steps: "),
+        ({"seed": 2**31}, SettingsError, "seed: "),
+        ({"model_name": " "}, StoreError, "has no name"),
+        ({"analyses": [settings(k=7031)]}, SettingsError, "more than the model's 7,030 parameters"),
+        ({"analyses": [settings(samples=10**6)]}, DataError, "choose at most"),
+        ({"analyses": [settings(architecture="3c3d")]}, SettingsError, "trains tanh-mlp; its checkpoints"),
+    ],
+)
+def test_trainings_that_cannot_work_are_refused_at_once(
+    home: Settings, changes: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence) as refused:
+        trained(home, **changes)
+    assert "\n" not in str(refused.value)
+    nothing_happened(home)
+
+
+def test_a_model_with_other_checkpoints_is_not_trained_into(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    submitted(home, checkpoint(step=20))
+    with pytest.raises(StoreError, match="'mlp' already has a checkpoint at step 20, which this training"):
+        trained(home, model_name="mlp")
+    assert runs(home)["kind"].tolist() == ["analysis"]
+    trained(home, model_name="mlp", record=[0, 10])  # steps that it has not
+
+
+# --- Comparisons, and the end of it -----------------------------------------------------------------------
+
+
+def finished(home: Settings, *numbers: int) -> None:
+    """Let these analyses be finished, with a file of eigenvectors each."""
+    for number in numbers:
+        key = f"eigenvectors/{number}-mine.safetensors"
+        path = ArtifactStore(home.artifact_folder).path(key)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        with sessions(home.database).begin() as s:
+            assert lab.claim(s, number)
+            assert store.finish(s, number, "mine", **lab.results(eigenvectors=key))
+
+
+def test_a_comparison_is_queued_once(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
+    one, two = submitted(home, checkpoint(step=1), checkpoint(step=2, seed=1)).analysis_ids
+    with pytest.raises(StoreError, match="is queued; only finished ones can be compared"):
+        compare([one, two], [1], user="ada", env=home)
+    finished(home, one, two)
+    redis_server.flushall()
+    number, warning = compare([two, one], [1, 3], user="ada", env=home)
+    assert warning is None
+    assert compare([one, two], [3, 1], user="bob", env=home) == (number, None)
+    assert messages(redis_server) == [["comparison", number]]
+
+
+def test_a_deleted_analysis_takes_its_file_along(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    one, two = submitted(home, checkpoint(step=1), checkpoint(step=2, seed=1)).analysis_ids
+    finished(home, one, two)
+    delete(Analysis, one, home)
+    assert runs(home)["id"].tolist() == [two]
+    assert len([name for name in stored_files(home) if name.startswith("checkpoints/")]) == 2
+    assert f"eigenvectors/{two}-mine.safetensors" in stored_files(home)
+    assert f"eigenvectors/{one}-mine.safetensors" not in stored_files(home)
+    with pytest.raises(StoreError, match=f"Analysis {one} no longer exists"):
+        delete(Analysis, one, home)
+
+
+def test_a_deleted_model_leaves_the_files_that_others_have(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    shared, own = checkpoint(step=1), checkpoint(step=2, seed=1)
+    mine = submitted(home, shared, own).analysis_ids
+    finished(home, *mine)
+    (other,) = submit([shared], model_name="other", settings=[settings()], user="ada", env=home).analysis_ids
+    with sessions(home.database)() as s:
+        number = int(queries.models(s).query("name == 'mlp'")["id"].iloc[0])
+    delete_model(number, home)
+    assert runs(home)["id"].tolist() == [other]
+    digest = hashlib.sha256(shared.path.read_bytes()).hexdigest()
+    assert stored_files(home) == [f"checkpoints/{digest}.pt"]

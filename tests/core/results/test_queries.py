@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.results import queries, store
-from core.results.models import Analysis, Mask
+from core.results.models import Analysis, Comparison, Mask, Training, now
 from core.results.store import StoreError
 from tests.core.results import lab
 
@@ -60,6 +60,64 @@ def test_runs_come_newest_first_with_their_progress(maker: Maker) -> None:
     assert pd.isna(second["eta_seconds"])
     assert pd.isna(second["started_at"])
     assert second["message"] is None
+
+
+def test_runs_are_of_all_kinds(maker: Maker) -> None:
+    with maker.begin() as s:
+        training = lab.queue_training(s, record=(0, 100), analyses=(lab.settings(),))[0].id
+        assert lab.claim(s, training, kind=Training)
+        store.report(s, Training, training, "mine", stage="training", progress=0.5, steps_done=50)
+        ids = [lab.finished(s, model=model) for model in ("b", "a")]
+        comparison = store.queue_comparison(s, ids, [2, 1], "bob")[0].id
+        for number, row in enumerate(s.get_one(Analysis, each) for each in ids):
+            row.submitted_at = now() - timedelta(hours=1 + number)
+        s.get_one(Training, training).submitted_at = now() - timedelta(minutes=1)
+    with maker() as s:
+        frame = queries.runs(s)
+    assert frame[["kind", "id"]].values.tolist() == [
+        ["comparison", comparison],
+        ["training", training],
+        ["analysis", ids[0]],
+        ["analysis", ids[1]],
+    ]
+    of_comparison, of_training, of_analysis, _ = frame.to_dict("records")
+    assert (of_comparison["model"], of_comparison["analyses"], of_comparison["pairs"]) == ("a, b", 2, 3)
+    assert (of_comparison["submitted_by"], of_comparison["state"]) == ("bob", "queued")
+    assert (of_training["model"], of_training["problem"]) == ("net", "digits-mlp")
+    assert (of_training["steps_done"], of_training["steps"], of_training["progress"]) == (50, 100, 0.5)
+    assert of_training["stage"] == "training"
+    assert (of_analysis["model"], of_analysis["step"], of_analysis["k"]) == ("b", 100, 3)
+    assert of_training["analyses"] == 1
+    unknown = {"step", "split", "k", "method", "samples", "hvps", "pairs"}
+    assert all(pd.isna(of_training[name]) for name in unknown)
+    assert all(pd.isna(of_analysis[name]) for name in ("problem", "steps", "steps_done", "pairs"))
+
+
+def test_trainings_tell_what_they_have_recorded(maker: Maker) -> None:
+    with maker.begin() as s:
+        lab.queue_training(s, record=(0, 50, 100), analyses=(lab.settings(),))
+        other = lab.queue_training(s, model="other", seed=3)[0]
+        other.submitted_at = now() - timedelta(minutes=1)
+        for step in (0, 7, 100):
+            lab.add_checkpoint(s, model="net", step=step)
+    with maker() as s:
+        frame = queries.trainings(s)
+    columns = ["model", "seed", "record", "recorded", "analyses", "state"]
+    assert frame[columns].values.tolist() == [
+        ["net", 0, [0, 50, 100], 2, 1, "queued"],
+        ["other", 3, [0, 100], 0, 0, "queued"],
+    ]
+
+
+def test_comparisons_tell_what_they_compare(maker: Maker) -> None:
+    with maker.begin() as s:
+        ids = [lab.finished(s, model=model) for model in ("b", "a", "b2")]
+        store.queue_comparison(s, ids, [3, 1], "ada")
+        store.delete(s, Analysis, ids[2])
+    with maker() as s:
+        frame = queries.comparisons(s)
+    columns = ["analysis_ids", "ks", "model", "analyses", "pairs"]
+    assert frame[columns].values.tolist() == [[ids, [1, 3], "a, b", 3, 6]]
 
 
 def test_an_analysis_in_detail(maker: Maker) -> None:
@@ -348,6 +406,8 @@ def test_columns_have_their_types_without_rows_too(maker: Maker) -> None:
         frames = [
             queries.models(s),
             queries.runs(s),
+            queries.trainings(s),
+            queries.comparisons(s),
             queries.spectrum(s, number),
             queries.overlap_curves(s, [number]),
             queries.overlap_by_step(s, 1),
@@ -363,6 +423,8 @@ def test_columns_have_their_types_without_rows_too(maker: Maker) -> None:
         without = kinds(s, 1)
     with maker.begin() as s:
         number = lab.finished(s)
+        lab.queue_any(s, Training)
+        lab.queue_any(s, Comparison)
     with maker() as s:
         for empty, full in zip(without, kinds(s, number), strict=True):
             pd.testing.assert_series_equal(empty, full)

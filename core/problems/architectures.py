@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -415,10 +416,19 @@ def _without_counters(tensors: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _attempt(spec: Spec) -> dict[str, Shape] | None:
+    """Its shapes; None if its constructor refuses."""
     try:
         return _shapes(spec)
     except SettingsError:
         return None
+
+
+def _may_have(spec: Spec, only: frozenset[Shape]) -> bool:
+    """Whether it can be built with layers of these shapes, but for a few; stops when it cannot."""
+    with suppress(SettingsError), _OnMeta(only):
+        _built(spec)
+        return True
+    return False
 
 
 # --- From a checkpoint's tensors to a name ----------------------------------------------------------------
@@ -504,10 +514,15 @@ def _by_shapes(
         _proportional(default, _other(default), now[name][dim], other[name][dim], wanted[name][dim])
         for name, dim in sizes
     ]
-    common = [value for value in _COMMON if type(value) is type(default)]
+    only = frozenset(wanted.values())
+    common = (
+        value
+        for value in _COMMON
+        if type(value) is type(default) and _may_have(_with(spec, option, value), only)
+    )
     return _first_that(
         lambda found: all(found[name][dim] == wanted[name][dim] for name, dim in sizes),
-        *(spec, now, option, [*dict.fromkeys(told), *common]),
+        *(spec, now, option, chain(dict.fromkeys(told), common)),
     )
 
 
@@ -567,6 +582,5 @@ def _timm_candidates(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
         if len(kernel) != 4 or len(matrix) not in (2, 4):
             continue
         told = Spec(name, (("in_chans", kernel[1]), ("num_classes", matrix[0])))
-        with suppress(SettingsError), _OnMeta(only):
-            _built(told)
+        if _may_have(told, only):
             yield name

@@ -65,8 +65,8 @@ def check(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> None:
     mean = sum(len(outputs[part]) * value for part, value in zip(parts, partial, strict=True)) / len(outputs)
     if abs(mean - whole) > _ROUNDING * max(abs(whole), *map(abs, partial)):
         raise SettingsError(
-            f"The loss '{name}' is no mean over its samples: it is {whole:.6g} on all of them and {mean:.6g} as "
-            "the mean of two parts; divide by their number, and weigh them alike."
+            f"The loss '{name}' is no mean over its samples: it is {whole:.6g} on all of them and {mean:.6g} "
+            "as the mean of two parts; divide by their number, and weigh them alike."
         )
 
 

@@ -291,7 +291,8 @@ def worker_command() -> list[str]:
 
 def celery_command(concurrency: int, queues: Sequence[str]) -> list[str]:
     """What a worker becomes: Celery's, which does ``concurrency`` pieces of work of the queues at a time."""
-    celery = [sys.executable, "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
+    # What libraries say to programmers would be in the log before its format is known.
+    celery = [sys.executable, "-W", "ignore", "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
     worker = ["worker", "--loglevel", "INFO", "--concurrency", str(concurrency)]
     return [*celery, *worker, "--queues", ",".join(queues)]
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,20 +239,21 @@ def test_the_command_tells_and_ends_accordingly(home: Settings, dashboard: int) 
     assert {each["check"]: each["verdict"] for each in json.loads(sick.stdout)}["dashboard"] == "bad"
 
 
-def test_a_health_check_takes_less_than_a_second(home: Settings, dashboard: int) -> None:
-    """Of processor time, which a busy machine stretches less than the time on the wall."""
-    command = ["app.cli", "doctor", "--service", "app", "--port", str(dashboard)]
-    best = min(_processor_seconds([sys.executable, "-m", *command]) for _ in range(3))
-    assert best < 1
-
-
-def _processor_seconds(command: list[str]) -> float:
-    before = os.times()
-    start = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    after = os.times()
-    assert time.monotonic() - start < 60
-    return after.children_user - before.children_user + after.children_system - before.children_system
+def test_a_health_check_imports_nothing_heavy(home: Settings, dashboard: int) -> None:
+    """It runs every half a minute, in every container."""
+    check = ["seigh", "doctor", "--service", "app", "--port", str(dashboard)]
+    code = f"""
+import sys
+sys.argv = {check!r}
+from app.cli import main
+try:
+    main()
+finally:
+    heavy = {{"torch", "streamlit", "scipy", "celery", "sklearn"}} & sys.modules.keys()
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_looking_makes_no_database(tmp_path: Path) -> None:

@@ -85,11 +85,13 @@ class Progress:
         stage: Name of the stage that runs.
         fraction: Of the whole analysis, in [0, 1].
         hvps: Hessian-vector products done.
+        resumed: Those of them that earlier attempts have done.
     """
 
     stage: str
     fraction: float
     hvps: int
+    resumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -317,9 +319,10 @@ def _analyse(
         if settings.precision in REDUCED:
             # The recurrence believes the products that it was given; what they cost shows in exact ones.
             exactly = planned(network, loss, made, exact=True, after_batch=clock.counter())
-            errors = residuals(_with_weight_decay(exactly, settings), pairs)
+            exact_hessian = _with_weight_decay(exactly, settings)
+            errors = residuals(exact_hessian, pairs, storage=storage, resumed=clock.resume)
         elif errors is None:
-            errors = residuals(hessian, pairs)
+            errors = residuals(hessian, pairs, storage=storage, resumed=clock.resume)
 
     with clock.stage("overlap"):
         overlap, stated = _stated_overlap(pairs, order, errors)
@@ -570,6 +573,7 @@ class _Clock:
         self._progress = progress or (lambda _: None)
         self._stage = ""
         self._fraction = 0.0
+        self._resumed = 0
 
     def expect(self, hvps: int) -> None:
         """How many products the whole analysis will take."""
@@ -578,6 +582,8 @@ class _Clock:
     def resume(self, hvps: int) -> None:
         """Count products that an earlier attempt has made."""
         self.hvps += hvps
+        self._resumed += hvps
+        self._tell()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -602,7 +608,7 @@ class _Clock:
         return batch
 
     def _tell(self) -> None:
-        self._progress(Progress(self._stage, self._fraction, self.hvps))
+        self._progress(Progress(self._stage, self._fraction, self.hvps, self._resumed))
 
 
 def _basis_memory(environment: Settings, device: torch.device) -> int:

@@ -43,7 +43,13 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> core.analysis.R
             "submit it again."
         )
 
+    resumed = 0
+
     def progress(at: core.analysis.Progress) -> None:
+        nonlocal resumed
+        if at.resumed > resumed:
+            resumed = at.resumed
+            attempt.log.info("goes on after %d products", resumed)
         attempt.lifeline(at.stage + conductor.about, at.fraction, hvps=at.hvps)
 
     result = core.analysis.analyse(

@@ -7,8 +7,10 @@ children compute. Workers may get in each other's way here: a second message fin
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,7 +26,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from core.names import PLACES, Place
 from core.results import parts, store, workers
 from core.results.artifacts import ArtifactStore
-from core.results.models import WORK
+from core.results.models import WORK, Work
 from core.results.session import close, sessions
 from core.settings import Settings
 from tasks import scratch
@@ -38,6 +40,12 @@ from tasks.worker import WORKER
 logger = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0
+
+# After a database was away, work that is being done looks dead until its worker has reached it again.
+_DATABASE_WAS_AWAY = STALE_AFTER
+
+# How often work may take its worker down.
+_MOST_ATTEMPTS = 5
 
 # A message that was sent this recently may still be on its way.
 _ON_ITS_WAY = timedelta(seconds=15)
@@ -91,16 +99,18 @@ class Recovery(bootsteps.StartStopStep):
     def _sweep_repeatedly(self, parent: Any) -> None:
         queues = sorted(parent.app.amqp.queues.consume_from)
         presence = Presence(WORKER, parent.concurrency, queues)
+        away = -math.inf
         while True:
             env = Settings()
             try:
                 presence.look(env)
                 with _database(env) as maker, maker.begin() as s:
                     presence.report(s, env)
-                sweep()
+                sweep(patient=time.monotonic() - away < _DATABASE_WAS_AWAY.total_seconds())
             except kombu.exceptions.OperationalError as error:
                 logger.warning("the broker does not answer: %s", error)
             except sqlalchemy.exc.DBAPIError as error:
+                away = time.monotonic()
                 logger.warning("the database does not answer, or is not migrated: %s", error.orig)
             except Exception:  # whatever it is, the next sweep may succeed
                 logger.exception("recovery failed; trying again in %.0f s", _SWEEP_SECONDS)
@@ -111,20 +121,29 @@ class Recovery(bootsteps.StartStopStep):
 app.steps["worker"].add(Recovery)
 
 
-def sweep() -> None:
-    """Queue again what dead workers left behind, send the messages that are missing, clear what is to go."""
+def sweep(*, patient: bool = False) -> None:
+    """Queue again what dead workers left behind, send the messages that are missing, clear what is to go.
+
+    If ``patient``, nobody is taken for dead this time.
+    """
     env = Settings()
     with _database(env) as maker:
         for name, kind in WORK.items():
-            with maker.begin() as s:
-                if requeued := store.requeue_stale(s, kind, STALE_AFTER):
-                    logger.warning("their workers died; queued again: %s %s", name, requeued)
+            if not patient:
+                _requeue(name, kind, maker)
             with maker() as s:
                 for root in (env.scratch_folder, scratch.shared_root(env)):
                     scratch.sweep(root, name, partial(store.under_way, s, kind))
         _expire(env, maker)
         for place in PLACES:
             _send_forgotten(place, env, maker)
+
+
+def _requeue(name: str, kind: type[Work], maker: sessionmaker[Session]) -> None:
+    with maker.begin() as s:
+        requeued = store.requeue_stale(s, kind, STALE_AFTER, _MOST_ATTEMPTS)
+    if requeued:
+        logger.warning("their workers died; queued again: %s %s", name, requeued)
 
 
 def _expire(env: Settings, maker: sessionmaker[Session]) -> None:

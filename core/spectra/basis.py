@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -25,7 +26,7 @@ from core.spectra.orthogonal import gram, inner
 _PIECE = 512 * 2**20
 
 # Below this a basis is recomputed sooner than it is read back.
-_WORTH_KEEPING = 64 * 2**20
+_WORTH_KEEPING = 2**20
 
 # Part of a disk's free space that a basis may take; others need room as well.
 _DISK_SHARE = 0.5
@@ -76,6 +77,29 @@ class Storage:
         if self.folder is None:
             raise ValueError("There is no folder for a file.")
         return _mapped(self.folder / name, (count, dimension), dtype)[1]
+
+    def note(self, name: str, about: Tensor, value: Tensor) -> None:
+        """Keep a small result in the folder, for the next process that comes to the same one."""
+        if self.folder is not None:
+            self._write_note(f"noted-{name}", {"value": value.cpu().contiguous()}, {"about": _hash(about)})
+
+    def noted(self, name: str, about: Tensor) -> Tensor | None:
+        """A result that was kept by this name, if it is ``about`` the same numbers, to the last bit."""
+        if self.folder is None:
+            return None
+        tensors, facts = self._read_note(f"noted-{name}") or ({}, {})
+        return tensors["value"] if facts.get("about") == _hash(about) else None
+
+    def _write_note(self, name: str, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{name}.tmp"
+        safetensors.torch.save_file(tensors, temporary, facts)
+        os.replace(temporary, self.folder / name)
+
+    def _read_note(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        assert self.folder is not None
+        return _read(self.folder / name)
 
     def _disk(self) -> int:
         """Bytes that the folder can take; what an earlier attempt left is read back or overwritten."""
@@ -233,11 +257,20 @@ class FileBasis(Basis):
         self._mmap.madvise(mmap.MADV_DONTNEED)  # of a shared map: what was written stays in the file
 
     def _read_state(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        try:
-            with safetensors.safe_open(self._folder / _STATE, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError):
-            return None
+        return _read(self._folder / _STATE)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The tensors and facts of a file; None if there is none, or it is no complete one."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return None
+
+
+def _hash(numbers: Tensor) -> str:
+    return hashlib.sha256(numbers.cpu().contiguous().numpy().data).hexdigest()
 
 
 def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[mmap.mmap, Tensor]:

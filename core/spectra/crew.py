@@ -164,6 +164,17 @@ class SharedStorage(Storage):
             own = super().basis(capacity, dimension, dtype, device)
         return SharedBasis(own, self.crew, self.operator, self.worth)
 
+    def _write_note(self, name: str, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+        assert self.crew is not None
+        self.crew.blocks.write(f"{KEPT}{name}", tensors, facts)
+
+    def _read_note(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        assert self.crew is not None
+        try:
+            return self.crew.blocks.read(f"{KEPT}{name}")
+        except BlockError:
+            return None
+
 
 class SharedBasis(Basis):
     """A basis of which every block of vectors that is put is in the crew's blocks too."""

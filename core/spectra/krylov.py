@@ -152,7 +152,7 @@ def block_krylov(
     )
     if run.resumed and resumed is not None:
         resumed(run.resumed)
-    return run.run()
+    return run.run(resumed)
 
 
 class _BlockKrylov:
@@ -224,18 +224,22 @@ class _BlockKrylov:
         self._dropped = (slice(0, 0), self.projected[:0, :0])
         self._decomposed: dict[int, tuple[Tensor, Tensor]] = {}
         self._restarted = 0
+        self._last_gram: Tensor | None = None  # of the last products' part outside the basis, at the end
+        self._storage = storage
         self.resumed = self._resume()
 
-    def run(self) -> Eigenpairs:
+    def run(self, resumed: Callable[[int], None] | None) -> Eigenpairs:
         if not self.resumed:
             self._append(_fresh(self.basis, 0, self.block, self.generator), None)
-        while True:
+        while self._last_gram is None:
             images, scale = self._products()
             small = gram(images)
             if self._finished(small) and not self._goes_on(small):
-                return self._checked_pairs(small)
-            self._extend(images, small, scale)
+                self._last_gram = small
+            else:
+                self._extend(images, small, scale)
             self._save()
+        return self._checked_pairs(self._last_gram, resumed)
 
     def _products(self) -> tuple[Tensor, float]:
         """H @ the last block less what T knows of it along the basis, (b, D), and the products' length."""
@@ -319,12 +323,12 @@ class _BlockKrylov:
         meant = not self._restarted or fewer >= self.kept
         return replace(found[0], coarser=found[1] if meant else None)
 
-    def _checked_pairs(self, small: Tensor) -> Eigenpairs:
+    def _checked_pairs(self, small: Tensor, resumed: Callable[[int], None] | None) -> Eigenpairs:
         """The Ritz pairs with residuals as measured products say, and how they were computed."""
         pairs = self._pairs(small)
         assert pairs.residuals is not None
         checked = torch.linspace(0, self.k - 1, min(CHECKS, self.k), device=pairs.values.device).long()
-        measured = residuals(self.operator, pairs, checked)
+        measured = residuals(self.operator, pairs, checked, storage=self._storage, resumed=resumed)
         rounding = (measured - pairs.residuals[checked]).clamp_min(0).max()
         record = {
             "block": self.block,
@@ -408,6 +412,8 @@ class _BlockKrylov:
             "dropped": gramian,
             "generator": self.generator.get_state(),
         }
+        if self._last_gram is not None:
+            state["last_gram"] = self._last_gram
         self.basis.save(state, self.facts)
 
     def _resume(self) -> int:
@@ -418,6 +424,7 @@ class _BlockKrylov:
         start, stop, self.spent, products, broken_down, restarts, *more = state["counts"].tolist()
         self._checked, self._restarted, first, after = more
         self._dropped = slice(first, after), state["dropped"]
+        self._last_gram = state.get("last_gram")
         self.last, self.broken_down = slice(start, stop), bool(broken_down)
         self.products, self.restarts = max(self.products, products), self.restarts or bool(restarts)
         self.projected[:stop, :stop] = state["projected"]

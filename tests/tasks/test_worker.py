@@ -248,12 +248,19 @@ def test_analyses_whose_messages_are_lost_are_found(
     assert wait_for(home, never_sent, State.finished, seconds=20).attempts == 1
 
 
-def test_a_worker_asked_to_end_finishes_first(home: Settings, worker: Worker, checkpoint: Make) -> None:
+def test_a_worker_asked_to_end_hands_its_analysis_back_after_the_batch_in_hand(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    (first,) = start_workers(1)
     number = submitted(home, checkpoint(), SLOW)
     wait_until_under_way(home, number)
-    worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(60) == 0
-    assert (detail(home, number).state, detail(home, number).attempts) == (State.finished, 1)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(15) == 0
+    assert f"analysis {number}: handed back" in first.output
+    assert (detail(home, number).state, detail(home, number).attempts) == (State.queued, 0)
+    (second,) = start_workers(1)
+    assert wait_for(home, number, State.finished).attempts == 1
+    assert f"analysis {number}: attempt 1" in second.output
 
 
 def test_a_worker_told_to_end_at_once_hands_its_analysis_to_another(

@@ -179,7 +179,7 @@ def test_out_of_memory_gives_the_numbers_of_memory(
 
 
 @pytest.mark.parametrize("sizes", RUNS)
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.75, 0.9, 0.99])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     share: float, sizes: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -188,16 +188,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole = block_krylov(matrix, 12, storage=Storage(0, tmp_path / "whole"), **run)
     storage = Storage(0, tmp_path / "parts")
     total = whole.hvps
-    stop = int(share * (total - 8))
+    first = Counted(matrix, int(share * total))
     with pytest.raises(KeyboardInterrupt):
-        block_krylov(Counted(matrix, stop), 12, storage=storage, **run)
-    rest = Counted(matrix)
-    resumed = block_krylov(rest, 12, storage=storage, **run)
+        block_krylov(first, 12, storage=storage, **run)
+    rest, counts = Counted(matrix), []
+    resumed = block_krylov(rest, 12, storage=storage, resumed=counts.append, **run)
     assert torch.equal(resumed.values, whole.values)
     assert torch.equal(resumed.residuals, whole.residuals)
     assert torch.equal(resumed.vectors(), whole.vectors())
     assert resumed.hvps == total  # those of the first part included
-    assert rest.products <= total - stop + 4 + 8  # at most one block, and the checks, are repeated
+    assert rest.products == total - first.products  # only what was interrupted is repeated
+    assert sum(counts) == first.products
+
+    # Killed at the very end, nothing is.
+    nothing = Counted(matrix)
+    again = block_krylov(nothing, 12, storage=storage, **run)
+    assert (nothing.products, again.hvps) == (0, total)
+    assert torch.equal(again.residuals, whole.residuals)
 
 
 def test_a_run_of_other_settings_does_not_resume(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 import streamlit as st
+from altair.utils import schemapi
 
 from app.common import guarded
 
@@ -16,6 +17,9 @@ def load_pytorch() -> None:
     """Import once, with a word about it, what takes seconds; else the first page would stay blank as long."""
     importlib.import_module("tasks.submit")
 
+
+# The tests look for mistakes in charts; for every reader that would take longer than to make them.
+schemapi.disable_debug_mode()
 
 # A file of ours: Streamlit fetches named icons for the browser's tab from a server on the internet.
 st.set_page_config(page_title="SEIGH Lab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")

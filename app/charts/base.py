@@ -233,6 +233,17 @@ def legend(
     )
 
 
-def layered(*layers: alt.Chart, height: int = HEIGHT) -> alt.LayerChart:
+class Chart(alt.LayerChart):
+    """A chart of layers that is not validated again for every reader, which would take longer than all else:
+    the tests do that."""
+
+    def to_dict(self, validate: bool = False, **more: Any) -> dict[str, Any]:
+        """The chart's Vega-Lite."""
+        found: dict[str, Any] = super().to_dict(validate=validate, **more)
+        return found
+
+
+def layered(*layers: alt.Chart, height: int = HEIGHT) -> Chart:
+    """A chart of layers on common axes, ``height`` px high with legends and axes."""
     # SVG: marks are found by screen readers and tests, and stay sharp when printed.
-    return alt.LayerChart(layer=list(layers), height=height, usermeta={"embedOptions": {"renderer": "svg"}})
+    return Chart(layer=list(layers), height=height, usermeta={"embedOptions": {"renderer": "svg"}})

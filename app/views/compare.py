@@ -22,6 +22,7 @@ from app.common import (
     whole_number,
 )
 from app.figure import figure
+from app.report import report
 from core.results import queries
 from core.results.models import Mask
 
@@ -91,7 +92,7 @@ def page() -> None:
         return
     view = choose_view(asked)
     selection["view"] = [view]
-    colors = model_colors(models)
+    colors, size = model_colors(models), None
     if view == "overlap":
         size = choose_size(chosen, asked)
         over_training(chosen, size, colors)
@@ -104,7 +105,28 @@ def page() -> None:
         size = choose_size(chosen, asked, only_rho=True)
         by_size(chosen, size, colors)
         selection |= size.in_url
+    offer_report(chosen, size)
     keep_in_url("compare", selection)
+
+
+def offer_report(chosen: pd.DataFrame, size: Size | None) -> None:
+    """All charts of what is chosen in one file, made when somebody wants it."""
+
+    def make() -> str:
+        title = ", ".join(sorted(chosen["model"].unique()))
+        with database()() as s:
+            return report(s, title, ids(chosen), **({} if size is None else {"k": size.k, "rho": size.rho}))
+
+    st.download_button(
+        "Report of this selection",
+        make,
+        file_name="seigh-report.html",
+        mime="text/html",
+        key="compare_report",
+        on_click="ignore",
+        icon=":material/summarize:",
+        help="All charts and numbers in one HTML file, which needs a browser and nothing else.",
+    )
 
 
 def choose_view(asked: dict[str, list[str]]) -> str:

@@ -125,8 +125,8 @@ def heatmaps(sets: pd.DataFrame, k: int) -> None:
     rho = k / parameters
     st.caption(
         "How to read this: each cell compares two training steps, from 0 (dark, nothing in common) to 1 "
-        "(light, the same); large light blocks mean that little changes any more. Chance at this size is "
-        f"{rho / (2 - rho):.3g} for masks and {rho:.3g} for eigenspaces."
+        "(light, the same); large light blocks mean that little changes any more. Chance at "
+        f"k = {k:,} is {rho / (2 - rho):.3g} for masks and {rho:.3g} for eigenspaces."
     )
     panels = list(found(values, sets))
     for start in range(0, len(panels), 3):
@@ -137,7 +137,7 @@ def heatmaps(sets: pd.DataFrame, k: int) -> None:
                     charts.heatmap(panel.values, panel.measure),
                     panel.values,
                     key=f"stabilisation_{panel.key}",
-                    title=f"{plain(panel.title)}, k = {k:,}",
+                    title=plain(panel.title),
                     symbols=SYMBOLS,
                     alt=f"{panel.title}: {panel.measure} of all pairs of training steps at k = {k}.",
                     name=f"stabilisation-{panel.key}-k{k}",

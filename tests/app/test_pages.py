@@ -492,7 +492,8 @@ def test_stabilisation_draws_masks_and_the_eigenspaces_of_each_split(
     assert len(app.get("vega_lite_chart")) == 3
     titles = texts(app, "markdown").replace("\\", "")
     for title in ("Masks", "Eigenspaces, train", "Eigenspaces, test"):
-        assert f"**{title}, k = 35**" in titles
+        assert f"**{title}**" in titles
+    assert "Chance at k = 35 is 0.0025 for masks and 0.00498 for eigenspaces" in texts(app, "caption")
     assert not app.button
     assert app.segmented_control(key="stabilisation_rho").value == "0.005"
     app.pills(key="stabilisation_sets").set_value([str(min(steps["test"]))]).run()

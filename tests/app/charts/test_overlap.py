@@ -1,178 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
 
 from app import charts
-
-D = 7030
-
-
-def curves(k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan) -> pd.DataFrame:
-    """``queries.overlap_curves`` of one analysis: overlap three times, best ten times chance; ``error`` is
-    that of the overlap, in units of chance too."""
-    size = np.arange(1, k + 1)
-    factors = {"magnitude": 3.0, "random": 1.1, "best": 10.0}
-    return pd.concat(
-        pd.DataFrame(
-            {
-                "analysis_id": analysis_id,
-                "step": step,
-                "mask": mask,
-                "k": size,
-                "overlap": factor * size / D,
-                "std": 0.2 * size / D if mask == "random" else np.nan,
-                "error": error * size / D if mask == "magnitude" else np.nan,
-                "chance": size / D,
-                "ratio": factor,
-            }
-        )
-        for mask, factor in factors.items()
-    )
-
-
-def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
-    """``queries.overlap_by_step`` of lines (model, split, D) over two steps, and their series."""
-    rows = []
-    for model, split, parameters in lines:
-        for step in (0, 100):
-            common = {
-                "analysis_id": len(rows),
-                "model": model,
-                "step": step,
-                "split": split,
-                "curvature": "hessian",
-                "subset": "",
-                "method": "krylov",
-                "seed": 0,
-                "samples": 500,
-                "data": "digits",
-                "k": k,
-                "chance": k / parameters,
-                "test_accuracy": 0.5,
-                "lambda_max": 2.0,
-            }
-            chance = k / parameters
-            found = {"overlap": 3 * chance, "std": np.nan, "error": 0.5 * chance, "ratio": 3.0}
-            drawn = {"overlap": chance, "std": 0.1 * chance, "error": np.nan, "ratio": 1.0}
-            rows.append(common | {"mask": "magnitude"} | found)
-            rows.append(common | {"mask": "random"} | drawn)
-    frame = pd.DataFrame(rows)
-    return frame.assign(series=charts.name_series(frame))
-
-
-def layers(chart: alt.LayerChart) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """Mark type, encoding and data of every layer, after Altair's own validation of the whole."""
-    spec = chart.to_dict()
-    for layer in spec["layer"]:
-        name = layer.get("data", spec.get("data"))["name"]
-        mark = layer["mark"]
-        yield (
-            mark if isinstance(mark, str) else mark["type"],
-            layer["encoding"],
-            pd.DataFrame(spec["datasets"][name]),
-        )
-
-
-def layer(chart: alt.LayerChart, mark: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The first layer of this mark type."""
-    return next((encoding, data) for kind, encoding, data in layers(chart) if kind == mark)
-
-
-def luminance(color: str) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(color: str, background: str) -> float:
-    low, high = sorted((luminance(color), luminance(background)))
-    return (high + 0.05) / (low + 0.05)
-
-
-# --- Colours ----------------------------------------------------------------------------------------------
-
-
-def test_a_model_keeps_its_colour_and_the_first_six_differ() -> None:
-    assert charts.model_color(3) == charts.model_color(3)
-    assert len({charts.model_color(number) for number in range(1, 7)}) == 6
-
-
-@pytest.mark.parametrize("background", ["#ffffff", "#171614"])  # Streamlit's light and dark page
-def test_colours_are_visible_in_both_themes(background: str) -> None:
-    assert contrast(charts.NEUTRAL, background) > 3
-    assert all(contrast(color, background) > 2.2 for color in charts.MODEL_COLORS)
-
-
-# --- Spectrum ---------------------------------------------------------------------------------------------
-
-
-def test_spectrum_tells_signs_apart_by_colour_and_shape_and_shows_residuals() -> None:
-    values = np.array([4.0, -3.0, 2.0, -1.0, 0.0])
-    frame = pd.DataFrame(
-        {
-            "position": range(1, 6),
-            "value": values,
-            "magnitude": np.abs(values),
-            "sign": np.where(values < 0, "negative", "positive"),
-            "residual": [1e-3, 0.5, np.nan, 1e-3, 1e-3],
-        }
-    )
-    chart = charts.spectrum(frame)
-    encoding, data = layer(chart, "point")
-    for channel in ("color", "shape"):
-        scale = encoding[channel]["scale"]
-        assert scale["domain"] == ["λ > 0", "λ < 0", charts.RESIDUAL_LABEL]
-        assert len(set(scale["range"])) == 3
-    assert data["kind"].value_counts().to_dict() == {"λ > 0": 2, "λ < 0": 2, charts.RESIDUAL_LABEL: 3}
-    assert encoding["y"]["scale"]["type"] == "log"
-    assert (data["height"] > 0).all()  # the exact zero has no place on a log axis
-    low, high = encoding["y"]["scale"]["domain"]
-    assert low < data["height"].min() < data["height"].max() < high
-    _, bars = layer(chart, "rule")
-    assert bars[["low", "high"]].to_numpy().tolist() == [[2.5, 3.5]]  # 3 ± 0.5; smaller ones are hidden
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_spectrum_of_one_sign_and_without_residuals(sign: int) -> None:
-    frame = pd.DataFrame(
-        {
-            "position": [1, 2],
-            "value": [2.0 * sign, 1.0 * sign],
-            "magnitude": [2.0, 1.0],
-            "sign": ["positive" if sign > 0 else "negative"] * 2,
-            "residual": [np.nan, np.nan],
-        }
-    )
-    encoding, data = layer(charts.spectrum(frame), "point")
-    assert len(data) == 2
-    assert len(encoding["color"]["scale"]["domain"]) == 1
-
-
-def bounds(lower: list[float], upper: list[float]) -> pd.DataFrame:
-    position = range(1, len(lower) + 1)
-    return pd.DataFrame({"position": position, "scree_lower": lower, "scree_upper": upper})
-
-
-def test_scree_is_a_band_that_log_axes_can_hold() -> None:
-    chart = charts.scree(bounds([0.4, 0.1, 0.0, np.nan], [0.6, np.inf, 0.05, np.nan]))
-    encoding, data = layer(chart, "area")
-    np.testing.assert_allclose(data["low"], [0.4, 0.1, charts.SCREE_FLOOR])
-    np.testing.assert_allclose(data["high"], [0.6, 1.0, 0.05])
-    assert encoding["y"]["scale"]["type"] == "log"
-    low, high = encoding["y"]["scale"]["domain"]
-    assert 0 < low < charts.SCREE_FLOOR < high == 1
-    assert [tooltip["title"] for tooltip in encoding["tooltip"]] == ["rank r", "at least", "at most"]
-    assert data["scree_lower"].tolist() == [0.4, 0.1, 0.0]  # what the tooltip says is not clipped
-
-
-# --- Overlap against k ------------------------------------------------------------------------------------
+from tests.app.charts.frames import D, curves, layer, layers, points
 
 
 def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
@@ -293,9 +126,6 @@ def test_overlap_by_k_tells_errors() -> None:
     assert [tooltip["type"] for tooltip in encoding["tooltip"][1:]] == ["nominal", "nominal", "quantitative"]
 
 
-# --- Overlap over training --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("measure", "height"), [("overlap", 3 * 70 / D), ("ratio", 3.0)])
 def test_overlap_by_step_draws_points_chance_and_error(measure: charts.Measure, height: float) -> None:
     frame = points(("mlp", "test", D), ("mlp", "train", D))
@@ -335,9 +165,6 @@ def test_overlap_by_step_of_a_single_step_has_an_axis() -> None:
     encoding, _ = layer(charts.overlap_by_step(frame[frame["step"] == 0], {"mlp": "#0072B2"}), "point")
     low, high = encoding["x"]["scale"]["domain"]
     assert low < 0 < high
-
-
-# --- Which analyses make a line ---------------------------------------------------------------------------
 
 
 def test_series_are_named_by_what_differs() -> None:

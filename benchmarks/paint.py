@@ -1,0 +1,247 @@
+"""How long the dashboard's pages take in a real browser: until they have a title, and until all is drawn.
+
+    python -m benchmarks.paint --home .seigh                # with the data of a lab, such as the demo's
+    python -m benchmarks.paint --analyses 200 --k 1500      # with made-up results, as a large lab has them
+
+Each page is opened in a new browser window; the times are the browser's own, from the start of the
+navigation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from app import launch
+from core.names import METRICS
+from core.results import store
+from core.results.models import Analysis
+from core.results.session import migrate, sessions
+from core.settings import AnalysisSettings, Settings
+from tests.browser import chromium
+
+PAGES = (
+    "",
+    "runs",
+    "result",
+    "compare",
+    "compare?view=spectrum",
+    "compare?view=size",
+    "stabilisation",
+    "metrics",
+    "new_analysis",
+    "train",
+)
+PORT = 8710
+STEPS, SPLITS = 10, ("train", "test")
+PARAMETERS = 895_210
+QUIET_MS = 1200  # without a change of the page, it is drawn
+
+# Times in ms since the start of the navigation: when there was a title, and when a chart changed last.
+_WATCH = """
+window.seen = {title: null, drawn: null, charts: 0};
+new MutationObserver(changes => {
+    const main = document.querySelector('[data-testid=stMain]');
+    if (!main) return;
+    const now = performance.now();
+    window.changed = now;
+    if (seen.title === null && main.querySelector('h1')) seen.title = now;
+    const charts = main.querySelectorAll('[data-testid=stVegaLiteChart] svg').length;
+    if (charts !== seen.charts) { seen.charts = charts; seen.drawn = now; }
+}).observe(document, {childList: true, subtree: true});
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, help="SEIGH_HOME of a lab that has results")
+    parser.add_argument("--analyses", type=int, default=200, help="how many to make up without a home")
+    parser.add_argument("--k", type=int, default=1500, help="their eigenpairs")
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        home = chosen.home or Path(folder)
+        if chosen.home is None:
+            fill(Settings(home=home), chosen.analyses, chosen.k)
+        with dashboard(home) as url, window() as browser:
+            measure(browser, url, 1)  # the server's own imports and caches
+            print(f"{'page':28}{'title':>9}{'drawn':>9}{'charts':>8}{'KiB':>9}")
+            for page, (title, drawn, charts, size) in measure(browser, url, chosen.repeats).items():
+                print(f"{page or 'overview':28}{title:7.0f} ms{drawn:7.0f} ms{charts:8d}{size:9.0f}")
+            print(
+                f"another k on compare: {moved_slider(browser, url):.0f} ms until the charts are drawn anew"
+            )
+
+
+def measure(browser: Browser, url: str, repeats: int) -> dict[str, tuple[float, float, int, float]]:
+    """Of every page the least times to its title and to its last chart in ms, its charts, and KiB received by
+    WebSocket."""
+    found = {}
+    for page in PAGES:
+        visits = [visit(browser, f"{url}/{page}") for _ in range(repeats)]
+        title, drawn, _, size = map(min, zip(*visits, strict=True))
+        found[page] = title, drawn, visits[0][2], size
+    return found
+
+
+def visit(browser: Browser, address: str) -> tuple[float, float, int, float]:
+    """Open a page in a new window: ms to the title, ms to the last chart (or title), charts, KiB received."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    received = [0]
+    tab.on("websocket", lambda socket: socket.on("framereceived", lambda data: count(received, data)))
+    tab.add_init_script(_WATCH)
+    tab.goto(address)
+    settle(tab)
+    seen = tab.evaluate("seen")
+    context.close()
+    return seen["title"], seen["drawn"] or seen["title"], seen["charts"], received[0] / 1024
+
+
+def count(received: list[int], data: str | bytes) -> None:
+    received[0] += len(data)
+
+
+def settle(tab: Page) -> None:
+    """Wait until the script has run to its end and the page has not changed for a while."""
+    tab.wait_for_selector("[data-testid=stMain] h1", timeout=60_000)
+    tab.wait_for_function(f"performance.now() - window.changed > {QUIET_MS}", timeout=120_000)
+
+
+def moved_slider(browser: Browser, url: str) -> float:
+    """Ms from a press of an arrow key on the slider of k to the last change of the page."""
+    tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    tab.add_init_script(_WATCH)
+    tab.goto(f"{url}/compare")
+    settle(tab)
+    tab.get_by_role("slider").first.focus()
+    start = tab.evaluate("performance.now()")
+    tab.keyboard.press("ArrowLeft")
+    tab.wait_for_timeout(300)
+    settle(tab)
+    changed: float = tab.evaluate("window.changed")
+    return changed - start
+
+
+@contextmanager
+def dashboard(home: Path) -> Iterator[str]:
+    """The app alone, on this home."""
+    port = launch.free_port(PORT)
+    command = launch.dashboard_command(port, 100)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"SEIGH_HOME": str(home.resolve())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(f"http://{launch.HOST}:{port}/_stcore/health")
+        yield f"http://{launch.HOST}:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(address: str) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(address, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("The dashboard does not start.")
+
+
+@contextmanager
+def window() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium.find(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+# --- Made-up results --------------------------------------------------------------------------------------
+
+
+def fill(settings: Settings, analyses: int, k: int) -> None:
+    """So many finished analyses of k eigenpairs each, of models with ``STEPS`` steps and two splits."""
+    migrate(settings.database)
+    maker = sessions(settings.database)
+    for number in range(analyses):
+        line, step = divmod(number, STEPS)
+        model, split = divmod(line, len(SPLITS))
+        chosen = AnalysisSettings(architecture="3c3d", data="cifar-10", split=SPLITS[split], k=k, samples=500)
+        with maker.begin() as s:
+            checkpoint = store.add_checkpoint(
+                s,
+                store.add_model(s, f"model {model + 1}", "3c3d"),
+                step=1000 * step,
+                sha256=f"{model * STEPS + step:064x}",
+                filename=f"step_{step}.safetensors",
+                size=4 * PARAMETERS,
+                parameters=PARAMETERS,
+                metrics={"test_accuracy": step / STEPS, "test_loss": 1 / (step + 1)},
+                user="benchmark",
+            )
+            s.flush()
+            analysis, _ = store.queue_analysis(s, checkpoint, chosen, "benchmark", parameters=PARAMETERS)
+            s.flush()
+            store.claim(s, Analysis, analysis.id, "made-up", "nobody", timedelta(seconds=30))
+            store.finish(s, analysis.id, "made-up", **results(k, seed=number))
+
+
+def results(k: int, seed: int) -> dict[str, object]:
+    """What ``store.finish`` takes."""
+    draw = np.random.default_rng(seed)
+    size = np.arange(1, k + 1)
+    chance = size / PARAMETERS
+    ratio = 2 + 0.2 * draw.standard_normal(k).cumsum() / np.sqrt(size)
+    values = 10 / size * np.where(draw.random(k) < 0.4, -1, 1)
+    tensors = [f"layer{i}.{kind}" for i in range(6) for kind in ("weight", "bias")]
+    at = [1, 10, 100, k]
+    return {
+        "eigenvalues": values,
+        "residuals": 1e-5 * size,
+        "scree_lower": 0.9 / size,
+        "scree_upper": 1.0 / size,
+        "overlap": np.clip(ratio * chance, 0, 1),
+        "overlap_error": 0.005 * chance,
+        "resolved_k": k,
+        "random_mean": chance,
+        "random_std": 0.05 * chance,
+        "best": np.clip(50 * chance, 0, 1),
+        "layers": [
+            {"k": each, "position": i, "name": name, "parameters": PARAMETERS // 12}
+            | dict.fromkeys(("eigenspace", "mask", "overlap"), 1 / 12)
+            for each in at
+            for i, name in enumerate(tensors)
+        ],
+        "metrics": [
+            {"k": each, "metric": metric, "value": 0.5, "error": None, "random_mean": 0.6, "random_std": 0.1}
+            for each in at
+            for metric in METRICS
+        ],
+        "stages": [("load", 1.0, 0), ("eigenpairs", 100.0, 2 * k)],
+        "hvps": 2 * k,
+        "data_sha256": "d" * 64,
+        "environment": {},
+        "record": {},
+        "eigenvectors": f"eigenvectors/{seed}.safetensors",
+    }
+
+
+if __name__ == "__main__":
+    main()

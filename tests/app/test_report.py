@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+
+from app.report import report
+from core.results import queries
+from core.results.session import sessions
+from core.results.store import StoreError
+from core.settings import Settings
+
+Add = Callable[..., int]
+
+SCRIPT = '</script><script>alert("x")</script>'
+
+
+def made(home: Settings, **size: float) -> str:
+    with sessions(home.database)() as s:
+        return report(s, SCRIPT, queries.comparable(s)["analysis_id"].tolist(), **size)
+
+
+def specifications(page: str) -> list[dict]:
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.DOTALL)
+    return [json.loads(text) for text in found]
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<section>\s*<h2>(.*?)</h2>", page)
+
+
+def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add: Add) -> None:
+    for step in (0, 100):
+        add(step=step)
+        add(step=step, split="train", k=4)
+    page = made(home)
+    assert titles(page) == [
+        "Overlap over training, k = 4",
+        "Ratio to chance over training, k = 4",
+        "Largest eigenvalue over training",
+        "Accuracy over training",
+        "Overlap against k: mlp · test",
+        "Spectrum: mlp · test",
+        "Overlap against k: mlp · train",
+        "Spectrum: mlp · train",
+    ]
+    charts = specifications(page)
+    assert len(charts) == 8
+    assert {chart["width"] for chart in charts} == {"container"}
+    assert max(len(rows) for rows in charts[0]["datasets"].values()) == 4  # a point for each analysis
+    assert page.count("<td>0.001707 ± 6e-06</td>") == 4  # three times chance at k = 4, of each analysis
+
+
+def test_a_report_of_models_of_different_size_compares_these(home: Settings, add: Add) -> None:
+    add()
+    add(model="small", settings={"parameters": ("linear6.*",)}, parameters=210)
+    assert "Ratio to chance against network size, ρ = 0.0005" in titles(made(home, rho=0.0005))
+
+
+def test_nothing_that_a_user_wrote_becomes_part_of_the_page(home: Settings, add: Add) -> None:
+    add(model=SCRIPT)
+    page = made(home)
+    assert SCRIPT not in page
+    assert "&lt;/script&gt;" in page
+    assert len(specifications(page)) == 6
+
+
+def test_a_report_asks_nothing_of_the_network(home: Settings, add: Add) -> None:
+    add()
+    page = re.sub(r"<script>.*?</script>", "<script></script>", made(home), flags=re.DOTALL)
+    assert page.count("<script></script>") == 2
+    assert not re.search(r"(src|href|url)\s*[=(]", page)
+
+
+def test_there_is_no_report_of_nothing(home: Settings) -> None:
+    with sessions(home.database)() as s, pytest.raises(StoreError, match="no finished analysis to report"):
+        report(s, "empty", [])

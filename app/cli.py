@@ -36,7 +36,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from app import launch
 from app.operations import environment, operations
 from app.options import Files, with_settings
-from core.names import SPARSITIES, TableName
+from core.names import SPARSITIES, Place, TableName
 from core.results.models import State
 from core.results.session import migrate, sessions
 from core.results.store import StoreError
@@ -398,27 +398,38 @@ def submit(
     files: Files,
     settings: AnalysisSettings,
     model: Annotated[str, typer.Option(help="Name of the training run that the checkpoints belong to.")],
+    place: Annotated[
+        Place, typer.Option(help="Whether only a worker with a GPU, or only one without, is to do it.")
+    ] = "any",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
     """Queue analyses of checkpoints for the lab's workers."""
     env = environment()
     migrate(env.database)
-    submission = _submit(files, model, [settings], env)
+    submission = _submit(files, model, [settings], env, place)
     if wait:
         _wait_for(submission.analysis_ids, env)
 
 
 def _submit(
-    files: Sequence[Path], model: str, settings: Sequence[AnalysisSettings], env: Settings
+    files: Sequence[Path],
+    model: str,
+    settings: Sequence[AnalysisSettings],
+    env: Settings,
+    place: Place = "any",
 ) -> Submission:
     """Queue an analysis of every file with each of the settings, and say what came of it."""
-    submission = _queue(files, model, settings, env)
+    submission = _queue(files, model, settings, env, place)
     _say_queued([submission], model)
     return submission
 
 
 def _queue(
-    files: Sequence[Path], model: str, settings: Sequence[AnalysisSettings], env: Settings
+    files: Sequence[Path],
+    model: str,
+    settings: Sequence[AnalysisSettings],
+    env: Settings,
+    place: Place = "any",
 ) -> Submission:
     from tasks.submit import Upload, submit
 
@@ -427,6 +438,7 @@ def _queue(
         model_name=model,
         settings=settings,
         user=_user(),
+        place=place,
         env=env,
     )
 

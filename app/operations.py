@@ -16,6 +16,7 @@ from app.doctor import Service, as_json, examine, examine_service, report
 from core import logs
 from core.names import Place
 from core.results.session import migrate as migrate_database
+from core.results.session import sessions
 from core.settings import Settings, SettingsError
 
 operations = typer.Typer()
@@ -139,3 +140,16 @@ def doctor(
     else:
         good = report(findings, print)
     raise typer.Exit(0 if good else 1)
+
+
+@operations.command()
+def pin(
+    analyses: Annotated[list[int], typer.Argument(help="Numbers of analyses.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Keep them no longer than others.")] = False,
+) -> None:
+    """Keep the eigenvectors of analyses for good, whatever SEIGH_RETENTION_DAYS says."""
+    from core.results import store
+
+    with sessions(environment().database).begin() as s:
+        for number in analyses:
+            store.pin(s, number, not undo)

@@ -378,6 +378,10 @@ def test_submit_wait_and_export(
         "json": pd.DataFrame(json.loads(run("export", "all", "--format", "json")[1])),
     }
     assert run("export", "net", "--format", "parquet", "--out", tmp_path / "net.parquet")[0] == 0
+    layers = pd.read_csv(io.StringIO(run("export", "net", "--table", "layers")[1]))
+    assert set(layers["analysis_id"]) == {1, 2}
+    assert run("export", "net", "--format", "html", "--out", tmp_path / "net.html")[0] == 0
+    assert (tmp_path / "net.html").read_text().count('class="chart"') == 5
     exported["parquet"] = pd.read_parquet(tmp_path / "net.parquet")
     for table in exported.values():
         assert len(table) == 2 * 3 * 12

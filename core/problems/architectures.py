@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.curvature import select_parameters
 from core.problems import paper, plugins, zoo
@@ -199,6 +200,26 @@ def theta_facts(model: nn.Module) -> ThetaFacts:
     total = sum(p.numel() for p in distinct.values())
     trainable = sum(p.numel() for p in distinct.values() if p.requires_grad)
     return ThetaFacts(total, trainable, total - trainable, again - total)
+
+
+def forward_operations(text: str, sample: Shape) -> int:
+    """Floating-point operations of one sample's forward pass, those of matrix products and convolutions.
+
+    >>> forward_operations("tanh-mlp", (1, 16, 16))
+    13840
+
+    Raises:
+        SettingsError: As ``canonical``; or the architecture does not take samples of this shape.
+    """
+    skeleton = _skeleton(str(_checked(parse(text))))
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            skeleton(torch.empty(1, *sample, device="meta"))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise SettingsError(
+            f"{text} does not take samples of the shape {'×'.join(map(str, sample))}."
+        ) from error
+    return int(counter.get_total_flops())
 
 
 # --- From a name to a model -------------------------------------------------------------------------------

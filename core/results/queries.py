@@ -278,7 +278,7 @@ def workers(s: Session) -> pd.DataFrame:
     }
     columns = [is_alive(s) if name == "alive" else getattr(Worker, name) for name in names]
     frame = _frame(s, select(*columns).order_by(Worker.name), names)
-    running: dict[str, list[str]] = {}
+    running: dict[str | None, list[str]] = {}
     for name, kind in WORK.items():
         for worker, number in s.execute(
             select(kind.worker, kind.id).where(kind.state == State.running).order_by(kind.id)

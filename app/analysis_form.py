@@ -14,8 +14,7 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
-from app.common import database, plain, settings, size
-from core.analysis import cost
+from app.common import database, plain, settings
 from core.names import KINDS, PATHS, TEST_MATRICES
 from core.problems import architectures, data, losses
 from core.problems.data import DataError, Description
@@ -42,6 +41,23 @@ CURVATURE_NOTES = {
 LOSS_NOTES = {
     "cross-entropy": "Cross-entropy of the softmax",
     "mse": "Squared distance to the label's unit vector",
+}
+# The paper's settings for the Hessian, its Table 1; SEIGH with n_I = 2·n_O, of the MLP as printed.
+PRESETS: dict[str, dict[str, Any]] = {
+    f"{name}: N = {samples:,}, n_O = {outer:,}": {
+        "samples": samples,
+        "k": outer,
+        "method": "seigh",
+        "outer": outer,
+        "inner": inner,
+        "splits": splits,
+    }
+    for name, samples, outer, inner, splits in (
+        ("MNIST MLP", 500, 355, 700, SPLITS),
+        ("CIFAR-10 3c3d", 500, 1000, 2000, SPLITS),
+        ("CIFAR-100 All-CNN-C", 1000, 1000, 2000, SPLITS[-1:]),
+        ("ImageNet ResNet-18", 5000, 1500, 3000, SPLITS[-1:]),
+    )
 }
 _KEPT: Any = {"persist_state": "session"}
 
@@ -81,7 +97,7 @@ def say_theta(architecture: str, patterns: Sequence[str] = ()) -> None:
     """D, and which numbers of the model are no part of it; wrong patterns are said beside Start."""
     with suppress(SettingsError):
         theta = architectures.expected_theta(architecture)
-        words = f"D = {theta.trainable:,}: all parameters."
+        words = f"D = {theta.trainable:,}: all {'trainable ' if theta.frozen else ''}parameters."
         if patterns:
             chosen = architectures.parameter_count(architecture, patterns)
             words = f"D = {chosen:,} of {theta.trainable:,} parameters."
@@ -140,6 +156,7 @@ def analysis_settings(
 ) -> tuple[list[AnalysisSettings], list[str]]:
     """Settings for every chosen split of a data set, and what is wrong with them."""
     defaults = AnalysisSettings(architecture=architecture, data=dataset or "")
+    choose_preset(page)
     left, right = st.columns(2)
     with left:
         splits = list(SPLITS[-1:])
@@ -181,6 +198,35 @@ def analysis_settings(
         return [], [refusal(error)]
     found = [data_problem(dataset, each.split, samples, seed, architecture) for each in chosen]
     return chosen, list(dict.fromkeys(problem for problem in found if problem))
+
+
+def choose_preset(page: str) -> None:
+    """The paper's settings by name, which fill in the fields below; another value there is no preset."""
+    chosen = st.session_state.get(f"{page}_preset")
+    if chosen and any(st.session_state.get(f"{page}_{name}") != value for name, value in _fields(chosen)):
+        st.session_state[f"{page}_preset"] = None
+    st.selectbox(
+        "As in the paper",
+        list(PRESETS),
+        index=None,
+        placeholder="Fill in a setting of the paper's Table 1",
+        key=f"{page}_preset",
+        on_change=_fill_in,
+        args=(page,),
+        help="SEIGH as published, n_I = 2·n_O. Change the method to krylov for smaller errors at the same k.",
+        **_KEPT,
+    )
+
+
+def _fill_in(page: str) -> None:
+    if chosen := st.session_state.get(f"{page}_preset"):
+        for name, value in _fields(chosen):
+            st.session_state[f"{page}_{name}"] = value
+
+
+def _fields(preset: str) -> list[tuple[str, Any]]:
+    """What a preset puts into which field."""
+    return [(name, list(value) if name == "splits" else value) for name, value in PRESETS[preset].items()]
 
 
 def _sketch_sizes(page: str) -> tuple[int | None, int | None]:
@@ -262,27 +308,3 @@ def _loss(page: str) -> dict[str, Any]:
         else "Weight decay is not in: the matrix is that of the loss on the samples alone."
     )
     return {"loss": loss, "label_smoothing": smoothing, "weight_decay": decay}
-
-
-# --- Cost -------------------------------------------------------------------------------------------------
-
-
-def costs(chosen: Sequence[AnalysisSettings], checkpoints: int) -> list[str]:
-    """What analyses of so many checkpoints will take; and the reason if these settings cannot work."""
-    if not chosen:
-        st.caption("Known when the settings are complete.")
-        return []
-    try:
-        parameters = architectures.parameter_count(chosen[0].architecture, chosen[0].parameters)
-        each = cost(chosen[0], parameters)
-    except SettingsError as error:
-        st.caption("None: these settings cannot work.")
-        return [str(error)]
-    analyses = checkpoints * len(chosen)
-    with st.container(horizontal=True):
-        st.metric("Parameters D", f"{each.parameters:,}", width=148)
-        st.metric("Analyses", f"{analyses:,}", width=148, help="Checkpoints × splits.")
-        st.metric("HVPs per analysis", f"{each.hvps:,}", width=148, help="Hessian-vector products.")
-        st.metric("HVPs in total", f"{analyses * each.hvps:,}", width=148)
-        st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=190, help="Basis and eigenvectors.")
-    return []

@@ -16,6 +16,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from app import analysis_form as form
 from app import uploads
 from app.common import counted, plain, settings, size
+from app.costs import costs
 from app.uploads import Brought, Part
 from core.problems import architectures, data
 from core.problems.checkpoints import CheckpointError
@@ -60,7 +61,7 @@ def page() -> None:
         user = form.user_name()
     with st.container(border=True):
         st.subheader("Cost")
-        problems += form.costs(chosen, len(used))
+        problems += costs(chosen, len(used), "new")
     problems = missing_files(used, table) + form.missing_names(model, user) + problems
     start(used, table, chosen, problems, model=model, user=user)
 

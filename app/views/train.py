@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import analysis_form as form
 from app.common import counted, plain, settings
+from app.costs import costs
 from core.problems import architectures, data, training
 from core.problems.data import DataError
 from core.problems.training import Problem
@@ -40,7 +41,7 @@ def page() -> None:
         ):
             architecture = architectures.canonical(recipe.architecture)
             chosen, wrong = form.analysis_settings("train", architecture, None if problems else recipe.data)
-            problems += wrong + form.costs(chosen, len(plan.get("record", ())))
+            problems += wrong + costs(chosen, len(plan.get("record", ())), "train")
         else:
             st.caption("None: the checkpoints join the model, and can be analysed at any time.")
     start(name, plan, chosen, form.missing_names(model, user) + problems, model=model, user=user)

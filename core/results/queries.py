@@ -24,6 +24,7 @@ from core.results.models import (
     Checkpoint,
     Comparison,
     Eigenvalue,
+    Environment,
     LayerShare,
     MagnitudeBin,
     Mask,
@@ -393,6 +394,58 @@ def stages(s: Session, analysis_id: int) -> pd.DataFrame:
         .order_by(StageTiming.position)
     )
     return _frame(s, statement, {"stage": object, "seconds": float, "hvps": int})
+
+
+def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.DataFrame:
+    """How long finished analyses of an architecture took: analysis_id, samples, k, method, curvature,
+    precision, device (as in the environment, ``cpu (x86_64)``), hvps, seconds (of all stages).
+
+    Left out are those that were interrupted or shared by several workers, whose times are not of one piece,
+    and those of other parameters than ``subset`` names (none: all).
+    """
+    columns: dict[str, Any] = {
+        "analysis_id": int,
+        "samples": int,
+        "k": int,
+        "method": object,
+        "curvature": object,
+        "precision": object,
+        "device": object,
+        "hvps": int,
+        "seconds": float,
+        "shared": object,
+        "parameters": object,
+    }
+    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    statement = (
+        select(
+            Analysis.id,
+            Analysis.samples,
+            Analysis.k,
+            Analysis.method,
+            Analysis.curvature,
+            Analysis.settings["precision"],
+            Environment.details["device"],
+            Analysis.hvps,
+            seconds.scalar_subquery(),
+            Analysis.record["shared"],
+            _patterns,
+        )
+        .join(Analysis.environment)
+        .where(
+            Analysis.state == State.finished,
+            Analysis.attempts == 1,
+            Analysis.hvps > 0,
+            Analysis.settings["architecture"].as_string() == architecture,
+        )
+        .order_by(Analysis.id)
+    )
+    found = _frame(s, statement, columns)
+    alone = [
+        not shared and list(patterns or ()) == list(subset)
+        for shared, patterns in zip(found.pop("shared"), found.pop("parameters"), strict=True)
+    ]
+    return found[pd.Series(alone, found.index, bool)].dropna(subset="seconds")
 
 
 # --- Results ----------------------------------------------------------------------------------------------

@@ -22,6 +22,12 @@ def used(folder: Path) -> int:
     return sum(_sizes(folder))
 
 
+def room(folder: Path, quota: int | None) -> int:
+    """Bytes that further artefacts may take: what the disk has left, and the quota if there is one."""
+    free = shutil.disk_usage(_existing(folder)).free
+    return free if quota is None else max(0, min(free, quota - used(folder)))
+
+
 def check_room(folder: Path, size: int, quota: int | None) -> None:
     """Refuse ``size`` bytes that the quota or the disk has no room for.
 

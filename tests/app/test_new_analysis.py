@@ -1,0 +1,420 @@
+"""New analysis: what is proposed, kept, refused and queued."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from streamlit.testing.v1 import AppTest
+
+from core.problems import architectures
+from core.results import queries
+from core.results.session import sessions
+from core.settings import AnalysisSettings, Settings
+from tests.core.problems.originals import write_mnist
+
+Open = Callable[..., AppTest]
+Add = Callable[..., int]
+
+
+def texts(app: AppTest, *kinds: str) -> str:
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind)).replace("\\", "")
+
+
+def warnings(app: AppTest) -> str:
+    return texts(app, "warning")
+
+
+def test_waits_for_checkpoints_and_a_name(open_page: Open) -> None:
+    app = open_page("new_analysis")
+    assert app.button(key="new_start").disabled
+    assert "Add at least one checkpoint" in warnings(app)
+    assert "Give the model a name" in warnings(app)
+
+
+def test_shows_the_cost_before_anything_is_started(open_page: Open) -> None:
+    app = open_page("new_analysis")
+    app.radio(key="new_method").set_value("seigh").run()
+    app.number_input(key="new_k").set_value(50)
+    app.number_input(key="new_outer").set_value(60).run()
+    values = {metric.label: metric.value for metric in app.metric}
+    assert values["Parameters D"] == "7,030"
+    assert int(values["HVPs per analysis"].replace(",", "")) >= 120  # n_I = 2 n_O
+    assert values["Memory of a worker"].endswith("MiB")
+
+
+def test_queues_what_advanced_users_choose(open_page: Open, add: Add, home: Settings) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
+    app.selectbox(key="new_model").select("mine")
+    app.number_input(key="new_k").set_value(7)
+    app.radio(key="new_curvature").set_value("ggn")
+    app.text_input(key="new_parameters").set_value(" linear6.*,, linear5.bias ").run()
+    assert "D = 230 of 7,030 parameters." in texts(app, "caption")
+    assert {metric.label: metric.value for metric in app.metric}["Parameters D"] == "230"
+    app.selectbox(key="new_precision").select("float64")
+    app.selectbox(key="new_hvp_path").select("linearize")
+    app.number_input(key="new_tolerance").set_value(1e-3)
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    assert "1 analysis is queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        (number,) = queries.runs(s).query("k == 7")["id"]
+        detail = queries.analysis(s, number)
+    assert detail.parameters == 230
+    defaults = AnalysisSettings(architecture="tanh-mlp", data="digits").model_dump(mode="json")
+    assert {name: value for name, value in detail.settings.items() if value != defaults[name]} == {
+        "k": 7,
+        "curvature": "ggn",
+        "parameters": ["linear6.*", "linear5.bias"],
+        "precision": "float64",
+        "hvp_path": "linearize",
+        "tolerance": 1e-3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"new_k": 8000}, "k = 8,000 is more than the model's 7,030 parameters"),
+        ({"new_method": "seigh", "new_outer": 200, "new_inner": 150}, "n_I = 150 is smaller than n_O = 200"),
+        ({"new_method": "seigh", "new_outer": 50}, "cannot hold k = 100 eigenvectors"),
+        ({"new_method": "exact", "new_architecture": "3c3d"}, "limited to D ≤ 20,000"),
+        ({"new_parameters": "layer1.*, *.bias"}, "No trainable parameter matches 'layer1.*'"),
+        ({"new_parameters": "linear6.bias"}, "k = 100 is more than the model's 10 parameters"),
+        ({"new_method": "seigh", "new_tolerance": 1e-4}, "a tolerance belongs to krylov"),
+        ({"new_test_matrix": "gaussian"}, "test matrices belong to seigh and ssvd"),
+        ({"new_samples": 5000}, "too small for a class-balanced subset"),
+        ({"new_architecture": "3c3d"}, "which this architecture does not take"),
+    ],
+)
+def test_refuses_what_cannot_work_with_the_reason(
+    open_page: Open, values: dict[str, int | str], sentence: str
+) -> None:
+    app = open_page("new_analysis")
+    if "new_method" in values:
+        app.radio(key="new_method").set_value(values["new_method"]).run()
+    for key, value in values.items():
+        if key in ("new_architecture", "new_test_matrix"):
+            app.selectbox(key=key).select(value)
+        elif key == "new_parameters":
+            app.text_input(key=key).set_value(value)
+        elif key != "new_method":
+            app.number_input(key=key).set_value(value)
+    app.run()
+    assert sentence in warnings(app).replace("\\", "")
+    assert app.button(key="new_start").disabled
+    assert not app.exception
+
+
+def weights(**metadata: str) -> bytes:
+    return safetensors.torch.save(architectures.build("tanh-mlp").state_dict(), metadata)
+
+
+def uploaded(app: AppTest, files: dict[str, bytes]) -> AppTest:
+    app.file_uploader(key="new_files_0").set_value(
+        [(name, content, "application/octet-stream") for name, content in files.items()]
+    )
+    return app.run()
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["weights.safetensors"], "Give weights.safetensors its training step"),
+        (["step_5.safetensors", "again_5.safetensors"], "both have step 5"),
+    ],
+)
+def test_wants_a_step_of_its_own_for_every_file(open_page: Open, names: list[str], sentence: str) -> None:
+    app = uploaded(open_page("new_analysis"), {name: weights() for name in names})
+    assert sentence in warnings(app).replace("\\", "")
+    assert app.button(key="new_start").disabled
+
+
+def test_leaves_out_what_it_cannot_read_and_queues_the_rest(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)  # Streamlit's test runner cannot type a new name, but choose one
+    files = {"a.safetensors": weights(step="300"), "step_400.safetensors": weights(), "broken.pt": b"PK\3\4"}
+    app = uploaded(open_page("new_analysis"), files)
+    assert [error.value.startswith("**Left out.**") for error in app.error] == [True]
+    assert "broken.pt" in app.error[0].value.replace("\\", "")
+    app.selectbox(key="new_model").select("mine")
+    app.pills(key="new_splits").set_value(["train", "test"])
+    app.number_input(key="new_k").set_value(7)
+    app.text_input(key="new_user").set_value("ada").run()
+    start = app.button(key="new_start")
+    assert start.label == "Start 4 analyses"
+    start.click().run()
+    assert "4 analyses are queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        runs = queries.runs(s)
+    runs = runs[runs["k"] == 7]
+    assert set(zip(runs["step"], runs["split"], strict=True)) == {
+        (300, "train"),
+        (300, "test"),
+        (400, "train"),
+        (400, "test"),
+    }
+    assert set(runs["model"]) == {"mine"}
+    assert set(runs["submitted_by"]) == {"ada"}
+
+
+def test_says_at_start_what_the_database_does_not_allow(open_page: Open, add: Add) -> None:
+    add("queued", model="mlp", step=300)  # other weights
+    app = uploaded(open_page("new_analysis"), {"step_300.safetensors": weights()})
+    app.selectbox(key="new_model").set_value("mlp").run()
+    app.button(key="new_start").click().run()
+    assert "already has other weights at step 300" in texts(app, "error").replace("\\", "")
+    assert not app.success
+
+
+# --- Files ------------------------------------------------------------------------------------------------
+
+
+def saved(contents: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(contents, file)
+    return file.getvalue()
+
+
+def messages(app: AppTest) -> list[str]:
+    return [error.value.replace("\\", "") for error in app.error]
+
+
+def table(app: AppTest) -> dict[str, list[object]]:
+    return app.data_editor[0].value.to_dict("list")
+
+
+def test_files_and_fields_outlast_a_visit_to_another_page(open_page: Open) -> None:
+    app = uploaded(open_page("new_analysis"), {"step_7.safetensors": weights(), "broken.pt": b"PK\3\4"})
+    app.number_input(key="new_k").set_value(7).run()
+    app.switch_page("views/runs.py").run()
+    app.switch_page("views/new_analysis.py").run()
+    assert table(app)["file"] == ["step_7.safetensors"]
+    assert "broken.pt" in messages(app)[0]
+    assert app.number_input(key="new_k").value == 7
+    app.button(key="new_clear").click().run()
+    assert not app.data_editor
+    assert not app.error
+
+
+def test_a_second_drop_joins_the_first_and_the_same_file_again_does_not(open_page: Open) -> None:
+    app = uploaded(open_page("new_analysis"), {"step_20.safetensors": weights(), "step_3.pt": b""})
+    content = weights()
+    for name in ("step_3.pt", "again.pt"):
+        round_ = app.session_state["new_files_round"]
+        app.file_uploader(key=f"new_files_{round_}").set_value([(name, content, "application/octet-stream")])
+        app.run()
+    assert table(app)["file"] == ["step_3.pt", "step_20.safetensors"]  # in the order of their steps
+    assert not app.error  # the empty file is no longer the matter
+    assert "again.pt is there already" in texts(app, "toast")
+
+
+def test_many_files_of_a_run_become_one_model_in_the_order_of_their_epochs(open_page: Open) -> None:
+    state = {
+        f"module.{key}": value.half() for key, value in architectures.build("tanh-mlp").state_dict().items()
+    }
+    files = {
+        f"{name}.ckpt": saved({"state_dict": state, "epoch": epoch}) for name, epoch in (("b", 1), ("a", 10))
+    }
+    app = uploaded(open_page("new_analysis"), files)
+    assert table(app)["file"] == ["b.ckpt", "a.ckpt"]
+    assert table(app)["step"] == [1, 10]
+    assert "epochs stand in the column of steps" in texts(app, "info")
+    assert "b.ckpt and 1 more**: Weights in float16 are computed in float32." in texts(app, "caption")
+
+
+def test_steps_are_edited_and_files_left_out_in_the_table(open_page: Open, add: Add, home: Settings) -> None:
+    add("queued", model="mine", step=0)
+    files = {f"step_{step}.safetensors": weights(note=str(step)) for step in (10, 20, 30)}
+    app = uploaded(open_page("new_analysis"), files)
+    edits = {0: {"step": 15}, 2: {"use": False}}
+    app.session_state[app.data_editor[0].key] = {"edited_rows": edits, "added_rows": [], "deleted_rows": []}
+    app.run()
+    app.switch_page("views/runs.py").run()
+    app.switch_page("views/new_analysis.py").run()
+    assert table(app)["step"] == [15, 20, 30]
+    assert table(app)["use"] == [True, True, False]
+    app.selectbox(key="new_model").select("mine")
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    with sessions(home.database)() as s:
+        assert set(queries.runs(s).query("k == 100")["step"]) == {15, 20}
+    assert not app.data_editor
+
+
+def test_a_checkpoint_in_several_files_is_one(open_page: Open) -> None:
+    state = list(architectures.build("tanh-mlp").state_dict().items())
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    halves = dict(zip(names, (state[:5], state[5:]), strict=True))
+    index = {"weight_map": {key: name for name, half in halves.items() for key, _ in half}}
+    files = {name: safetensors.torch.save(dict(half)) for name, half in halves.items()}
+    app = uploaded(
+        open_page("new_analysis"), files | {"model.safetensors.index.json": json.dumps(index).encode()}
+    )
+    assert table(app)["file"] == ["model.safetensors"]
+    assert table(app)["fits"] == ["tanh-mlp"]
+    assert not app.error
+
+
+def test_a_mixed_drop_gets_a_sentence_each_and_stores_nothing(open_page: Open, home: Settings) -> None:
+    good = architectures.build("tanh-mlp").state_dict()
+    files = {
+        "good_1.pt": saved(good),
+        "empty_2.pt": b"",
+        "half_3.pt": saved(good)[:20_000],
+        "text_4.pt": b"no checkpoint at all",
+        "nan_5.pt": saved(good | {"linear1.bias": torch.full((20,), float("nan"))}),
+        "object_6.pt": saved({"model": good, "note": [1, 2], "model_state_dict": 3}),
+        "keys_7.pt": saved({f"other.{key}": value for key, value in good.items()}),
+        "shape_8.pt": saved(good | {"linear6.bias": torch.zeros(9)}),
+        "config.json": b"{}",
+        "model-00001-of-00002.safetensors": weights(),
+    }
+    app = uploaded(open_page("new_analysis"), files)
+    sentences = messages(app)
+    refused = [name for name in files if name not in ("good_1.pt", "object_6.pt")]
+    assert len(sentences) == len(refused)
+    for name in refused:
+        assert sum(f"'{name}'" in sentence for sentence in sentences) == 1
+    assert all(
+        sentence.startswith("**Left out.** ") and "Traceback" not in sentence for sentence in sentences
+    )
+    assert not app.exception
+    assert not (home.artifact_folder / "checkpoints").exists()
+    with sessions(home.database)() as s:
+        assert queries.runs(s).empty
+
+
+# --- Architectures ----------------------------------------------------------------------------------------
+
+
+def test_the_architecture_with_its_options_is_found_from_a_file(open_page: Open) -> None:
+    state = architectures.build("mobilenet_v3_small(num_classes=10)").state_dict()
+    app = uploaded(open_page("new_analysis"), {"step_0.pt": saved(state)})
+    chosen = app.selectbox(key="new_architecture")
+    assert chosen.value == "mobilenet_v3_small(num_classes=10)"
+    assert chosen.options[0] == "mobilenet_v3_small(num_classes=10) – fits 1 of 1"
+    assert "D = 1,528,106: all parameters." in texts(app, "caption")
+    field = app.number_input(key="new_option_mobilenet_v3_small(num_classes=10)_num_classes")
+    assert field.value == 10
+    field.set_value(11).run()
+    (sentence,) = messages(app)
+    assert "do not fit mobilenet_v3_small(num_classes=11)" in sentence
+
+
+def test_any_architecture_can_be_searched_and_given_options(open_page: Open) -> None:
+    app = open_page("new_analysis")
+    chosen = app.selectbox(key="new_architecture")
+    assert chosen.options[:4] == ["tanh-mlp", "3c3d", "all-cnn-c", "resnet18"]
+    assert {"vit_b_16", "mobilenet_v3_large", "convnext_tiny"} < set(chosen.options)
+    chosen.select("googlenet").run()
+    # Its auxiliary heads: 13,004,888 parameters in all, as torchvision's documentation counts them.
+    assert f"D = {13_004_888 - 6_379_984:,}: all trainable parameters." in texts(app, "caption")
+    assert "6,379,984 that are frozen are left out." in texts(app, "caption")
+    app.selectbox(key="new_architecture").select("vit_b_16").run()
+    app.number_input(key="new_option_vit_b_16_image_size").set_value(50).run()
+    assert "vit_b_16(image_size=50) cannot be built" in texts(app, "warning")
+    assert app.button(key="new_start").disabled
+
+
+def test_a_page_builds_the_chosen_architecture_only(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    construct = architectures._construct
+    monkeypatch.setattr(
+        architectures, "_construct", lambda name, options: built.append(name) or construct(name, options)
+    )
+    architectures._skeleton.cache_clear()
+    open_page("new_analysis")
+    assert set(built) == {"tanh-mlp"}
+
+
+# --- Data -------------------------------------------------------------------------------------------------
+
+
+def test_data_that_are_missing_say_where_they_are_looked_for_and_how_to_get_them(
+    open_page: Open, home: Settings
+) -> None:
+    app = open_page("new_analysis")
+    app.selectbox(key="new_data").select("mnist-16x16").run()
+    assert f"{home.data_folder}/MNIST/raw/train-images-idx3-ubyte" in texts(app, "warning")
+    assert "download=True" in texts(app, "warning")
+    assert "- Get the files of mnist-16x16 first." in texts(app, "warning")
+    write_mnist(home.data_folder, train=600, test=600)
+    app.run()
+    assert "Its files are there." in texts(app, "caption")
+    assert "Get the files" not in texts(app, "warning")
+    assert app.metric[2].value != "0"
+
+
+def test_random_data_of_the_size_that_the_architecture_takes_are_proposed(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
+    app.selectbox(key="new_data").select("random data …").run()
+    (field,) = [each for each in app.text_input if each.label == "Random data"]
+    assert field.value == "random(1x16x16,classes=10)"
+    assert ":orange-badge[synthetic]" in texts(app, "caption")
+    app.selectbox(key="new_model").select("mine")
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    with sessions(home.database)() as s:
+        assert set(queries.runs(s).query("step == 400")["data"]) == {"random(1x16x16)"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"x": np.zeros((30, 1, 16, 16), np.float32), "y": np.arange(30) % 11}, "has the label 10"),
+        ({"x": np.zeros((30, 3, 8, 8), np.float32), "y": np.arange(30) % 10}, "have shape 3×8×8"),
+        ({"x": np.zeros((0, 1, 16, 16), np.float32), "y": np.zeros(0, int)}, "no samples"),
+        ({"x": np.array([{}] * 3, object), "y": np.arange(3)}, "objects"),
+        ({"x": np.zeros((30, 1, 16, 16), np.float32)}, "has no y"),
+        (b"half a file", "mine.npz"),
+    ],
+)
+def test_data_files_that_cannot_be_used_get_a_sentence(
+    open_page: Open, content: dict[str, np.ndarray] | bytes, sentence: str
+) -> None:
+    file = io.BytesIO()
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        np.savez(file, **content)
+    app = open_page("new_analysis")
+    app.selectbox(key="new_data").select("a file of my own …").run()
+    app.file_uploader(key="new_data_file_0").set_value(
+        [("mine.npz", file.getvalue(), "application/zip")]
+    ).run()
+    app.number_input(key="new_samples").set_value(20).run()
+    assert sentence in texts(app, "warning")
+    assert app.button(key="new_start").disabled
+    assert not app.exception
+
+
+# --- Loss -------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_chosen_and_said_to_have_weight_decay_or_not(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
+    assert "Weight decay is not in" in texts(app, "caption")
+    app.number_input(key="new_smoothing").set_value(0.1)
+    app.number_input(key="new_decay").set_value(5e-4).run()
+    assert "Weight decay is in: λ·I with λ = 0.0005" in texts(app, "caption")
+    app.selectbox(key="new_model").select("mine")
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    with sessions(home.database)() as s:
+        (number,) = queries.runs(s).query("step == 400")["id"]
+        chosen = AnalysisSettings.model_validate(queries.analysis(s, number).settings)
+    assert (chosen.loss, chosen.label_smoothing, chosen.weight_decay) == ("cross-entropy", 0.1, 5e-4)

@@ -194,10 +194,10 @@ def _checkpoints(folder: Path, number: int) -> list[Upload]:
 
 
 def _submit(running: Stack, study: Study, uploads: list[Upload]) -> list[int]:
-    """Queue the study; those to share come first, so that kills meet them."""
+    """Queue the study; those to share come last, as others help once they have nothing to do."""
     numbers: list[int] = []
     shared_uploads = study.shared // 2
-    for shared, part in ((True, uploads[:shared_uploads]), (False, uploads[shared_uploads:])):
+    for shared, part in ((False, uploads[shared_uploads:]), (True, uploads[:shared_uploads])):
         if part:
             settings = [study.settings(shared, split) for split in _SPLITS]
             more = submit(

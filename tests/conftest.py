@@ -81,16 +81,21 @@ def redis_server(home: Settings) -> Iterator[redis.Redis]:
 
 @dataclass
 class Worker:
-    """A Celery worker in a process group of its own."""
+    """A Celery worker in a process group of its own, of which ``setup`` may change the ``app`` first."""
 
     log: Path
+    setup: str = ""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        celery = [sys.executable, "-m", "celery", "-A", "tasks.celery_app"]
+        options = ["worker", "--loglevel=info", "--without-mingle", "--without-gossip"]
+        command = [sys.executable, "-m", "celery", "-A", "tasks.celery_app", *options]
+        if self.setup:
+            program = f"from tasks.celery_app import app\n{self.setup}\napp.worker_main({options})"
+            command = [sys.executable, "-c", program]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*celery, "worker", "--loglevel=info", "--without-mingle", "--without-gossip"],
+                command,
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -120,12 +125,12 @@ class Worker:
 
 
 @pytest.fixture
-def start_workers(redis_server: redis.Redis, home: Settings) -> Iterator[Callable[[int], list[Worker]]]:
+def start_workers(redis_server: redis.Redis, home: Settings) -> Iterator[Callable[..., list[Worker]]]:
     """Starts some workers of this home at every call; all of them are killed in the end."""
     workers: list[Worker] = []
 
-    def start(number: int) -> list[Worker]:
-        new = [Worker(home.root / f"worker-{len(workers) + i}.log") for i in range(number)]
+    def start(number: int, setup: str = "") -> list[Worker]:
+        new = [Worker(home.root / f"worker-{len(workers) + i}.log", setup) for i in range(number)]
         workers.extend(new)
         for worker in new:
             worker.wait_until_ready()

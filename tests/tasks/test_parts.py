@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-import redis
 from sqlalchemy import func, select
 
 from core.analysis import analyse
@@ -25,7 +22,7 @@ from tests.tasks.test_worker import detail, submitted, wait_for, wait_until_unde
 pytestmark = pytest.mark.stack
 
 Make = Callable[..., Upload]
-Start = Callable[[int], list[Worker]]
+Start = Callable[..., list[Worker]]
 
 # Each product is made on its own, so that whoever makes it rounds it the same way.
 QUICK = AnalysisSettings(
@@ -41,10 +38,10 @@ def shared(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_is_left(home: Settings) -> bool:
+    """Neither rows nor files in the shared folder."""
     with sessions(home.database)() as s:
         rows = s.execute(select(func.count()).select_from(Part)).scalar_one()
-    folders = [home.scratch_folder, home.artifact_folder / "work"]
-    return rows == 0 and not any(list(folder.glob("*")) for folder in folders)
+    return rows == 0 and list((home.artifact_folder / "work").glob("*")) == []
 
 
 def eigenvalues(home: Settings, number: int) -> np.ndarray:
@@ -80,3 +77,88 @@ def test_two_workers_share_an_analysis_and_find_what_one_finds(
     np.testing.assert_array_equal(eigenvalues(home, number), alone.eigenvalues)
     assert finished.hvps == alone.hvps
     assert nothing_is_left(home)
+
+
+@pytest.mark.usefixtures("shared")
+def test_neither_helper_nor_conductor_is_missed(
+    postgres_home: Settings, start_workers: Start, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, file = postgres_home, checkpoint()
+    workers = start_workers(2)
+    wait_until(lambda: known(home, 2), 20, "both workers are known")
+    number = submitted(home, file, SLOW)
+    wait_until_under_way(home, number)
+    wait_until(lambda: bool(helpers(workers)), 20, "one helps")
+    (helper,) = helpers(workers)
+    (conductor,) = [worker for worker in workers if worker is not helper]
+    helper.kill()
+    before = detail(home, number).hvps or 0
+    # What it was at is performed by the conductor, soon.
+    wait_until(lambda: (detail(home, number).hvps or 0) > before + 8, 30, "it goes on")
+    conductor.kill()
+    at_least = detail(home, number).hvps or 0
+
+    # On another machine, which has nothing but the shared folder.
+    monkeypatch.setenv("SEIGH_SCRATCH", str(home.root / "another machine's"))
+    (third,) = start_workers(1)
+    finished = wait_for(home, number, State.finished, seconds=120)
+    assert (finished.attempts, finished.record["basis"]["kept_in"]) == (2, "memory")
+    assert finished.record["basis"]["resumed"] >= at_least - 8
+    assert f"analysis {number}: goes on after" in third.output
+    alone = analyse(file.path, SLOW)
+    np.testing.assert_array_equal(eigenvalues(home, number), alone.eigenvalues)
+    assert finished.hvps == alone.hvps
+    assert nothing_is_left(home)
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_shared_analysis_is_cancelled_as_quickly_as_another(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    workers = start_workers(2)
+    wait_until(lambda: known(home, 2), 20, "both workers are known")
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until(lambda: "(2 workers)" in (detail(home, number).stage or ""), 60, "both are at it")
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, Analysis, number)
+    start = time.monotonic()
+    wait_for(home, number, State.cancelled, seconds=10)
+    assert time.monotonic() - start < 3
+    wait_until(lambda: nothing_is_left(home), 15, "nothing is left")
+    assert not any("Traceback" in worker.output for worker in workers)
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_conductor_told_to_end_leaves_its_analysis_to_its_helper(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    workers = start_workers(2)
+    wait_until(lambda: known(home, 2), 20, "both workers are known")
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    wait_until(lambda: bool(helpers(workers)), 20, "one helps")
+    (helper,) = helpers(workers)
+    (conductor,) = [worker for worker in workers if worker is not helper]
+    conductor.process.send_signal(signal.SIGTERM)
+    assert conductor.process.wait(15) == 0
+    finished = wait_for(home, number, State.finished, seconds=120)
+    assert finished.attempts == 1
+    assert finished.record["basis"]["resumed"] > 0
+    assert "goes on after" in helper.output
+    assert nothing_is_left(home)
+
+
+def test_a_message_delivered_again_while_the_analysis_runs_starts_nothing(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    impatient = "app.conf.broker_transport_options['visibility_timeout'] = 2"
+    workers = start_workers(2, impatient)
+    long = QUICK.model_copy(update={"data": "random(1x16x16,classes=10)", "samples": 10_000})
+    number = submitted(home, checkpoint(), long)
+    again = "nothing to do"
+    wait_until(lambda: any(again in worker.output for worker in workers), 60, "the message comes again")
+    assert detail(home, number).state == State.running
+    finished = wait_for(home, number, State.finished, seconds=180)
+    assert finished.attempts == 1
+    output = "".join(worker.output for worker in workers)
+    assert output.count(f"analysis {number}: attempt") == output.count(f"analysis {number}: finished") == 1

@@ -188,7 +188,6 @@ def train(
         DataError, SettingsError, StoreError: If anything cannot work; then nothing has been stored or queued.
     """
     env = env or Settings()
-    architecture = _check_problem(problem, env)
     settings = _training_settings(
         problem=problem,
         steps=steps,
@@ -197,6 +196,7 @@ def train(
         batch=batch,
         learning_rate=learning_rate,
     )
+    architecture = _check_problem(settings, env)
     if other := [each.architecture for each in analyses if each.architecture != architecture]:
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
@@ -318,12 +318,14 @@ def _remove(files: Sequence[str], env: Settings) -> None:
         ArtifactStore(env.artifact_folder).delete(key)
 
 
-def _check_problem(problem: str, env: Settings) -> str:
-    """The architecture of a problem whose data are there."""
-    recipe = training.known(problem)
+def _check_problem(settings: TrainingSettings, env: Settings) -> str:
+    """The architecture of a problem whose data are there and enough."""
+    recipe = training.known(settings.problem)
     model = architectures.build(recipe.architecture)
     for split in SPLITS:
         data.check_matches(data.load(recipe.data, split, env=env), model)
+    whole = data.load(recipe.data, "train", env=env)
+    training.check(settings.problem, whole, settings.batch, settings.learning_rate)
     return architectures.canonical(recipe.architecture)
 
 

@@ -246,6 +246,32 @@ def train(
     return list(files.values())
 
 
+def check(
+    problem: str, training: Dataset, batch: int | None = None, learning_rate: float | None = None
+) -> None:
+    """Refuse what ``train`` would refuse when it has begun: a batch that is larger than the data.
+
+    Args:
+        problem: A key of ``problems()``.
+        training: Its training split.
+        batch: As in ``train``.
+        learning_rate: Likewise.
+
+    Raises:
+        SettingsError: If it cannot work.
+    """
+    _check_batch(_recipe(problem, batch, learning_rate), training)
+
+
+def _check_batch(recipe: Problem, training: Dataset) -> None:
+    samples = len(training.y) - _held_out(recipe, training)
+    if recipe.batch > samples:
+        raise SettingsError(
+            f"A batch of {recipe.batch:,} is more than the {samples:,} samples of {training.name} "
+            "to train on; choose a smaller batch."
+        )
+
+
 def known(problem: str) -> Problem:
     """The problem of this name.
 
@@ -339,11 +365,7 @@ class _Run:
         samples = torch.arange(len(training.y))
         if held_out := _held_out(recipe, training):
             samples = torch.randperm(len(samples), generator=generator)[held_out:].sort().values
-        if recipe.batch > len(samples):
-            raise SettingsError(
-                f"A batch of {recipe.batch:,} is more than the {len(samples):,} samples of {training.name} "
-                "to train on; choose a smaller batch."
-            )
+        _check_batch(recipe, training)
         self._recipe = recipe
         self._device = device
         self._optimiser = torch.optim.SGD(self.model.parameters(), lr=recipe.learning_rate)

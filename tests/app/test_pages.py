@@ -5,15 +5,13 @@ from datetime import timedelta
 from itertools import combinations_with_replacement
 
 import pytest
-import safetensors.torch
 from streamlit.testing.v1 import AppTest
 
 from core.names import IOU, METRICS
-from core.problems import architectures
 from core.results import queries, store
 from core.results.models import Analysis, PairValue
 from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
+from core.settings import Settings
 from tests.app.conftest import MAIN
 
 Open = Callable[..., AppTest]
@@ -571,156 +569,3 @@ def test_metrics_cope_with_any_address(
     app = open_page("metrics", **address)
     assert not app.exception
     assert not app.error
-
-
-# --- New analysis -----------------------------------------------------------------------------------------
-
-
-def warnings(app: AppTest) -> str:
-    return texts(app, "warning")
-
-
-def test_new_analysis_waits_for_checkpoints_and_a_name(open_page: Open) -> None:
-    app = open_page("new_analysis")
-    assert app.button(key="new_start").disabled
-    assert "Add at least one checkpoint" in warnings(app)
-    assert "Give the model a name" in warnings(app)
-
-
-def test_new_analysis_shows_the_cost_before_anything_is_started(open_page: Open) -> None:
-    app = open_page("new_analysis")
-    app.radio(key="new_method").set_value("seigh").run()
-    app.number_input(key="new_k").set_value(50)
-    app.number_input(key="new_outer").set_value(60).run()
-    values = {metric.label: metric.value for metric in app.metric}
-    assert values["Parameters D"] == "7,030"
-    assert int(values["HVPs per analysis"].replace(",", "")) >= 120  # n_I = 2 n_O
-    assert values["Memory of a worker"].endswith("MiB")
-
-
-def test_new_analysis_queues_what_advanced_users_choose(open_page: Open, add: Add, home: Settings) -> None:
-    add("queued", model="mine", step=0)
-    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
-    app.selectbox(key="new_model").select("mine")
-    app.number_input(key="new_k").set_value(7)
-    app.radio(key="new_curvature").set_value("ggn")
-    app.text_input(key="new_parameters").set_value(" linear6.*,, linear5.bias ").run()
-    assert "D = 230 of 7,030 parameters." in texts(app, "caption")
-    assert {metric.label: metric.value for metric in app.metric}["Parameters D"] == "230"
-    app.selectbox(key="new_precision").select("float64")
-    app.selectbox(key="new_hvp_path").select("linearize")
-    app.number_input(key="new_tolerance").set_value(1e-3)
-    app.text_input(key="new_user").set_value("ada").run()
-    app.button(key="new_start").click().run()
-    assert "1 analysis is queued" in texts(app, "success")
-    with sessions(home.database)() as s:
-        (number,) = queries.runs(s).query("k == 7")["id"]
-        detail = queries.analysis(s, number)
-    assert detail.parameters == 230
-    defaults = AnalysisSettings(architecture="tanh-mlp", data="digits").model_dump(mode="json")
-    assert {name: value for name, value in detail.settings.items() if value != defaults[name]} == {
-        "k": 7,
-        "curvature": "ggn",
-        "parameters": ["linear6.*", "linear5.bias"],
-        "precision": "float64",
-        "hvp_path": "linearize",
-        "tolerance": 1e-3,
-    }
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"new_k": 8000}, "k = 8,000 is more than the model's 7,030 parameters"),
-        ({"new_method": "seigh", "new_outer": 200, "new_inner": 150}, "n_I = 150 is smaller than n_O = 200"),
-        ({"new_method": "seigh", "new_outer": 50}, "cannot hold k = 100 eigenvectors"),
-        ({"new_method": "exact", "new_architecture": "3c3d"}, "limited to D ≤ 20,000"),
-        ({"new_parameters": "layer1.*, *.bias"}, "No trainable parameter matches 'layer1.*'"),
-        ({"new_parameters": "linear6.bias"}, "k = 100 is more than the model's 10 parameters"),
-        ({"new_method": "seigh", "new_tolerance": 1e-4}, "a tolerance belongs to krylov"),
-        ({"new_test_matrix": "gaussian"}, "test matrices belong to seigh and ssvd"),
-        ({"new_samples": 5000}, "too small for a class-balanced subset"),
-        ({"new_architecture": "3c3d"}, "which this architecture does not take"),
-    ],
-)
-def test_new_analysis_refuses_what_cannot_work_with_the_reason(
-    open_page: Open, values: dict[str, int | str], sentence: str
-) -> None:
-    app = open_page("new_analysis")
-    if "new_method" in values:
-        app.radio(key="new_method").set_value(values["new_method"]).run()
-    for key, value in values.items():
-        if key in ("new_architecture", "new_test_matrix"):
-            app.selectbox(key=key).select(value)
-        elif key == "new_parameters":
-            app.text_input(key=key).set_value(value)
-        elif key != "new_method":
-            app.number_input(key=key).set_value(value)
-    app.run()
-    assert sentence in warnings(app).replace("\\", "")
-    assert app.button(key="new_start").disabled
-    assert not app.exception
-
-
-def weights(**metadata: str) -> bytes:
-    return safetensors.torch.save(architectures.build("tanh-mlp").state_dict(), metadata)
-
-
-def uploaded(app: AppTest, files: dict[str, bytes]) -> AppTest:
-    app.file_uploader(key="new_files_0").set_value(
-        [(name, content, "application/octet-stream") for name, content in files.items()]
-    )
-    return app.run()
-
-
-@pytest.mark.parametrize(
-    ("names", "sentence"),
-    [
-        (["weights.safetensors"], "Give weights.safetensors its training step"),
-        (["step_5.safetensors", "again_5.safetensors"], "both have step 5"),
-    ],
-)
-def test_new_analysis_wants_a_step_of_its_own_for_every_file(
-    open_page: Open, names: list[str], sentence: str
-) -> None:
-    app = uploaded(open_page("new_analysis"), {name: weights() for name in names})
-    assert sentence in warnings(app).replace("\\", "")
-    assert app.button(key="new_start").disabled
-
-
-def test_new_analysis_leaves_out_what_it_cannot_read_and_queues_the_rest(
-    open_page: Open, add: Add, home: Settings
-) -> None:
-    add("queued", model="mine", step=0)  # Streamlit's test runner cannot type a new name, but choose one
-    files = {"a.safetensors": weights(step="300"), "step_400.safetensors": weights(), "broken.pt": b"PK\3\4"}
-    app = uploaded(open_page("new_analysis"), files)
-    assert [error.value.startswith("**Left out.**") for error in app.error] == [True]
-    assert "broken.pt" in app.error[0].value.replace("\\", "")
-    app.selectbox(key="new_model").select("mine")
-    app.pills(key="new_splits").set_value(["train", "test"])
-    app.number_input(key="new_k").set_value(7)
-    app.text_input(key="new_user").set_value("ada").run()
-    start = app.button(key="new_start")
-    assert start.label == "Start 4 analyses"
-    start.click().run()
-    assert "4 analyses are queued" in texts(app, "success")
-    with sessions(home.database)() as s:
-        runs = queries.runs(s)
-    runs = runs[runs["k"] == 7]
-    assert set(zip(runs["step"], runs["split"], strict=True)) == {
-        (300, "train"),
-        (300, "test"),
-        (400, "train"),
-        (400, "test"),
-    }
-    assert set(runs["model"]) == {"mine"}
-    assert set(runs["submitted_by"]) == {"ada"}
-
-
-def test_new_analysis_says_at_start_what_the_database_does_not_allow(open_page: Open, add: Add) -> None:
-    add("queued", model="mlp", step=300)  # other weights
-    app = uploaded(open_page("new_analysis"), {"step_300.safetensors": weights()})
-    app.selectbox(key="new_model").set_value("mlp").run()
-    app.button(key="new_start").click().run()
-    assert "already has other weights at step 300" in texts(app, "error").replace("\\", "")
-    assert not app.success

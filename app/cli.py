@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +36,7 @@ from rich.table import Table
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from app import launch
+from app.catalogue import catalogue
 from app.operations import environment, operations
 from app.options import Files, with_settings
 from core.names import SPARSITIES, Place, TableName
@@ -70,6 +73,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.add_typer(catalogue)
 cli.add_typer(operations)
 # Into a file or a pipe, tables are as wide as they need to be.
 out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
@@ -320,17 +324,43 @@ def _train(
 # --- Analyses ---------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """The checkpoints among the files: an index, and the files beside it that it names, are one of them.
+
+    It is merged to a file that is there as long as the context.
+    """
+    from core.problems import checkpoints
+
+    indices = [file for file in files if file.name.lower().endswith(checkpoints.INDEX_SUFFIX)]
+    shards = {index: [index.with_name(name) for name in checkpoints.named_files(index)] for index in indices}
+    taken = {shard for each in shards.values() for shard in each}
+    with tempfile.TemporaryDirectory(prefix="seigh-") as folder:
+        found = []
+        for number, file in enumerate(files):
+            if file in shards:
+                target = Path(folder) / str(number) / checkpoints.merged_name(file.name)
+                target.parent.mkdir()
+                there = {shard.name: shard for shard in shards[file] if shard.is_file()}
+                found.append(checkpoints.merge(file, there, target))
+            elif file not in taken:
+                found.append(file)
+        yield found
+
+
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
     from core.problems import architectures, checkpoints
+    from core.problems import data as datasets
 
     architecture = options.pop("architecture")
     for file in files:
         checkpoint = checkpoints.read(file)
         architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
         checkpoints.check_fits(checkpoint, architecture)
+    options["data"] = datasets.canonical(options["data"])
     try:
-        settings = AnalysisSettings(architecture=architecture, **options)
+        settings = AnalysisSettings(architecture=architectures.canonical(architecture), **options)
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
     settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
@@ -345,7 +375,7 @@ def _only(fitting: list[str], name: str) -> str:
 
 
 @cli.command()
-@with_settings(_settings)
+@with_settings(_settings, _whole)
 def analyze(
     files: Files,
     settings: AnalysisSettings,
@@ -393,7 +423,7 @@ def analyze(
 
 
 @cli.command()
-@with_settings(_settings)
+@with_settings(_settings, _whole)
 def submit(
     files: Files,
     settings: AnalysisSettings,

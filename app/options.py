@@ -9,6 +9,7 @@ import functools
 import inspect
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,14 +60,27 @@ _OPTIONS: dict[str, Any] = {
     "batch_size": typer.Option(min=1, help="Samples differentiated at once; belongs to --hvp-path."),
 }
 
-Files = Annotated[list[Path], typer.Argument(metavar="CKPT…", help="Files .pt, .pth or .safetensors.")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CKPT…",
+        help="Files .pt, .pth, .ckpt, .bin or .safetensors; of one in several files, its .index.json.",
+    ),
+]
 
 
-def with_settings(settings_of: Callable[..., AnalysisSettings]) -> Callable[..., Callable[..., None]]:
+def with_settings(
+    settings_of: Callable[..., AnalysisSettings],
+    opened: Callable[[Sequence[Path]], AbstractContextManager[Sequence[Path]]] = nullcontext,
+) -> Callable[..., Callable[..., None]]:
     """A decorator that gives a command the options above.
 
     The command is called with ``settings=settings_of(files, **options)`` in their place; the architecture may
     be None there.
+
+    Args:
+        settings_of: Makes the settings.
+        opened: Gives the files as they are to be read, as long as the command runs.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,8 +90,10 @@ def with_settings(settings_of: Callable[..., AnalysisSettings]) -> Callable[...,
         @functools.wraps(command)
         def run(**given: Any) -> None:
             options = {name: given[name] for name in _OPTIONS}
-            settings = settings_of(given["files"], **options | {"parameters": tuple(options["parameters"])})
-            command(settings=settings, **{name: given[name] for name in own})
+            options["parameters"] = tuple(options["parameters"])
+            with opened(given["files"]) as files:
+                settings = settings_of(files, **options)
+                command(settings=settings, **{name: given[name] for name in own} | {"files": files})
 
         parameters = [*own.values(), *map(_parameter, _OPTIONS)]
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -116,7 +116,7 @@ def _named_files(index: Part) -> list[str]:
 
 def _read_together(index: Part, parts: Sequence[Part], folder: Path) -> Brought:
     """Merge an index and the files that it names, which are removed."""
-    name = Path(index.name[: -len(checkpoints.INDEX_SUFFIX)]).with_suffix(".safetensors").name
+    name = checkpoints.merged_name(index.name)
     target = folder / index.id / "merged" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     shards = {part.name: part.path for part in parts if part is not index}

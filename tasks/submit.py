@@ -109,6 +109,7 @@ def submit(
     env = env or Settings()
     if not files or not settings:
         raise SettingsError("There is nothing to submit; give at least one checkpoint and one split.")
+    settings = [_canonical(each) for each in settings]
     architecture = settings[0].architecture
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
@@ -197,6 +198,7 @@ def train(
         learning_rate=learning_rate,
     )
     architecture = _check_problem(settings, env)
+    analyses = [_canonical(each) for each in analyses]
     if other := [each.architecture for each in analyses if each.architecture != architecture]:
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
@@ -334,6 +336,12 @@ def _training_settings(**values: Any) -> TrainingSettings:
         return TrainingSettings(**values)
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
+
+
+def _canonical(settings: AnalysisSettings) -> AnalysisSettings:
+    """The settings with their architecture written in the one way: an analysis's key depends on it."""
+    architecture = architectures.canonical(settings.architecture)
+    return settings.model_copy(update={"architecture": architecture})
 
 
 def _check_settings(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -213,7 +214,102 @@ def test_a_worker_without_a_queue_is_told_so(run: Run) -> None:
     assert err.startswith("Error: There is no queue to work for: start 'seigh up'")
 
 
+def in_two_files(folder: Path, state: dict[str, torch.Tensor], step: int) -> Path:
+    """A checkpoint in two files, as Hugging Face's trainer leaves it; returns the index."""
+    folder.mkdir()
+    places = {}
+    for number, part in enumerate((list(state)[::2], list(state)[1::2]), start=1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        safetensors.torch.save_file({key: state[key] for key in part}, folder / name)
+        places |= dict.fromkeys(part, name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "epoch": 1.0}))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_an_index_whose_files_are_not_beside_it_gets_one_sentence(
+    run: Run, home: Settings, tmp_path: Path
+) -> None:
+    index = in_two_files(tmp_path / "net", architectures.build("tanh-mlp").state_dict(), 7)
+    index.with_name("model-00002-of-00002.safetensors").unlink()
+    status, out, err = run("submit", index, "--model", "net", *SMALL)
+    assert (status, out) == (2, "")
+    assert err.startswith("Error: 'model.safetensors.index.json' names 'model-00002-of-00002.safetensors'")
+    assert len(err.splitlines()) == 1
+    assert count_rows(home) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sentence"),
+    [
+        (None, "fit no known architecture; name the architecture with --architecture."),
+        ("resnet18(classes=10)", "resnet18 has no option 'classes'; it has num_classes."),
+        ("resnet18(num_classes=10", "is not understood; write a name, with options in parentheses"),
+    ],
+)
+def test_an_architecture_that_cannot_be_told_gets_one_sentence(
+    architecture: str | None, sentence: str, run: Run, tmp_path: Path
+) -> None:
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "step_1.pt")
+    given = [] if architecture is None else ["--architecture", architecture]
+    status, out, err = run("analyze", tmp_path / "step_1.pt", *given, *SMALL)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+
+
 # --- What works -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [None, "tanh-mlp(width=4, num_classes=10)", "tanh-mlp(width=4)"])
+def test_submit_writes_an_architecture_in_one_way(
+    given: str | None, run: Run, home: Settings, tmp_path: Path
+) -> None:
+    torch.save(architectures.build("tanh-mlp(width=4)").state_dict(), tmp_path / "step_1.pt")
+    more = [] if given is None else ["--architecture", given]
+    status, _, _ = run("submit", tmp_path / "step_1.pt", "--model", "net", *SMALL, *more)
+    assert status == 0
+    with sessions(home.database)() as s:
+        assert queries.models(s)["architecture"].tolist() == ["tanh-mlp(width=4)"]
+        detail = queries.analysis(s, 1)
+    assert detail is not None
+    assert detail.settings["architecture"] == "tanh-mlp(width=4)"
+
+
+def test_analyze_takes_options_and_random_data_and_says_so_in_the_record(run: Run, tmp_path: Path) -> None:
+    torch.save(architectures.build("tanh-mlp(inputs=12,num_classes=3)").state_dict(), tmp_path / "net.pt")
+    given = ["--architecture", "tanh-mlp( num_classes=3, inputs=12)", "--data", "random( 12, classes = 3)"]
+    status, _, err = run(
+        "analyze", tmp_path / "net.pt", *given, "--samples", 9, "--k", 3, "--json", tmp_path / "out.json"
+    )
+    assert status == 0, err
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert result["settings"]["architecture"] == "tanh-mlp(inputs=12,num_classes=3)"
+    assert result["settings"]["data"] == "random(12,classes=3)"
+    assert result["record"]["data"]["synthetic"] is True
+
+
+def test_checkpoints_in_several_files_are_given_by_their_index(
+    run: Run, home: Settings, files: list[Path], tmp_path: Path
+) -> None:
+    given = [files[0]]
+    states = []
+    for step in (7, 8):
+        states.append(architectures.build("tanh-mlp").state_dict())
+        given.append(in_two_files(tmp_path / f"checkpoint-{step}", states[-1], step))
+    given += (tmp_path / "checkpoint-8").glob("*.safetensors")  # as a shell's * gives them
+    status, out, err = run("submit", *given, "--model", "net", *SMALL)
+    assert status == 0, err
+    assert "3 analyses (1 to 3)" in out
+    with sessions(home.database)() as s:
+        assert sorted(queries.runs(s)["step"]) == [0, 7, 8]
+    stored = [
+        checkpoints.read(file).state for file in (home.artifact_folder / "checkpoints").rglob("*.safe*")
+    ]
+    assert len(stored) == 2
+    for state in states:
+        assert any(all(torch.equal(found[key], state[key]) for key in state) for found in stored)
 
 
 def test_train_prints_the_files_it_records_and_reuses_them(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ large amount. What people wrap around a state dict is taken off in ``contents``.
 
 from core.problems.checkpoints.checkpoint import METRICS, Checkpoint, CheckpointError
 from core.problems.checkpoints.contents import step_from_name
-from core.problems.checkpoints.files import INDEX_SUFFIX, SUFFIXES, merge, named_files, read
+from core.problems.checkpoints.files import INDEX_SUFFIX, SUFFIXES, merge, merged_name, named_files, read
 from core.problems.checkpoints.fit import check_fits, fitting_architectures, load_into
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fitting_architectures",
     "load_into",
     "merge",
+    "merged_name",
     "named_files",
     "read",
     "step_from_name",

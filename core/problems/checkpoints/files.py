@@ -105,6 +105,15 @@ def named_files(index_path: Path) -> list[str]:
     return sorted(set(_index(index_path).values()))
 
 
+def merged_name(index_name: str) -> str:
+    """The name of the one file that a checkpoint in several files becomes, from that of its index.
+
+    >>> merged_name("model.safetensors.index.json"), merged_name("pytorch_model.bin.index.json")
+    ('model.safetensors', 'pytorch_model.safetensors')
+    """
+    return Path(index_name[: -len(INDEX_SUFFIX)]).with_suffix(".safetensors").name
+
+
 def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
     """Write a checkpoint that lies in several files as one ``.safetensors`` file.
 

@@ -307,7 +307,7 @@ def _analyse(
 
     order = largest_first(theta.flat(model), settings.k)
     with clock.stage("eigenpairs"):
-        pairs = eigenpairs(hessian, settings, order, storage=storage, resumed=clock.resume)
+        pairs = eigenpairs(products, settings, order, storage=storage, resumed=clock.resume)
         if len(pairs.values) < settings.k:
             raise SpectrumError(
                 f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
@@ -438,8 +438,11 @@ def eigenpairs(
 ) -> Eigenpairs:
     """The top k eigenpairs, and some further ones, by the method that the settings ask for.
 
+    A sketch measures the matrix without its penalty λ·I, which has the same eigenvectors: with it all D
+    eigenvalues would count, and no approximation of low rank be near.
+
     Args:
-        operator: Symmetric, D × D.
+        operator: Symmetric, D × D, without the penalty of weight decay.
         settings: The method and its sizes.
         order: (k,), the mask's coordinates: unless it was given a tolerance, Krylov goes on for a while if
             the overlap with this mask is not resolved yet.
@@ -447,8 +450,8 @@ def eigenpairs(
         resumed: Told how many products an earlier attempt has made.
     """
     k, seed = settings.k, settings.seed
+    penalised = _with_weight_decay(operator, settings)
     sketched: dict[str, Any] = {
-        "k": k,
         "seed": seed,
         "test_matrix": settings.test_matrix,
         "storage": storage,
@@ -457,7 +460,7 @@ def eigenpairs(
     match settings.method:
         case "krylov":
             return block_krylov(
-                operator,
+                penalised,
                 k,
                 block=_block(settings, operator.shape[0]),
                 tolerance=settings.tolerance,
@@ -468,11 +471,12 @@ def eigenpairs(
                 resumed=resumed,
             )
         case "seigh":
-            return seigh(operator, settings.n_outer, settings.n_inner, **sketched)
+            pairs = seigh(operator, settings.n_outer, settings.n_inner, **sketched)
         case "ssvd":
-            return eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
+            pairs = eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
         case "exact":
-            return exact(operator, k)
+            return exact(penalised, k)
+    return pairs.shifted(settings.weight_decay).top(k)
 
 
 def _block(settings: AnalysisSettings, parameters: int) -> int:

@@ -91,6 +91,19 @@ class Eigenpairs(Vectors):
         unit = torch.eye(len(self.values), dtype=self.coefficients.dtype, device=self.coefficients.device)
         return replace(self, basis=vectors, coefficients=unit, coarser=None)
 
+    def shifted(self, shift: float) -> Eigenpairs:
+        """The same pairs as those of H + ``shift``·I, in their order; ``coarser`` is dropped."""
+        values = self.values + shift
+        order = values.abs().argsort(descending=True, stable=True)
+        residuals = None if self.residuals is None else self.residuals[order]
+        return replace(
+            self,
+            values=values[order],
+            coefficients=self.coefficients[:, order],
+            residuals=residuals,
+            coarser=None,
+        )
+
     def top(self, k: int) -> Eigenpairs:
         """The first k pairs."""
         return replace(

@@ -350,7 +350,7 @@ def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
-    from core.problems import architectures, checkpoints
+    from core.problems import architectures, checkpoints, losses
     from core.problems import data as datasets
 
     architecture = options.pop("architecture")
@@ -364,6 +364,7 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
     settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
+    losses.build(settings)  # refuses a name that no loss has
     return settings
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from core.names import Place
-from core.problems import architectures, checkpoints, data, training
+from core.problems import architectures, checkpoints, data, losses, training
 from core.problems.checkpoints import CheckpointError
 from core.results import store
 from core.results.artifacts import ArtifactStore
@@ -356,6 +356,7 @@ def _check_settings(
     parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
     for each, number in parameters.items():
         each.check(number)
+        losses.build(each)  # refuses a name that no loss has
         if env.max_k is not None and each.k > env.max_k:
             raise SettingsError(
                 f"k = {each.k:,} is more than this installation allows, {env.max_k:,}; choose a smaller k, "

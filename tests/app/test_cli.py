@@ -172,6 +172,8 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own(home: Settings, tmp_path:
         (["--data", "cifar"], "There is no data set 'cifar'"),
         (["--data", "gone.npz"], "There is no data file 'gone.npz'"),
         (["--data", "digits", "--architecture", "mlp"], "There is no architecture 'mlp'"),
+        (["--data", "digits", "--loss", "hinge"], "There is no loss 'hinge'"),
+        (["--data", "digits", "--loss", "mse", "--label-smoothing", "0.1"], "belongs to cross-entropy"),
     ],
 )
 @pytest.mark.parametrize("command", ["analyze", "submit"])

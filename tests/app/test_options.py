@@ -44,6 +44,8 @@ def test_every_setting_has_an_option() -> None:
             "precision": "bfloat16",
             "tolerance": 1e-5,
         },
+        {"label_smoothing": 0.1, "weight_decay": 5e-4},
+        {"architecture": "resnet18(num_classes=10)", "loss": "mse"},
         {"hvp_path": "linearize", "hvp_columns": 4, "batch_size": 10, "data": "my data/it's.npz"},
     ],
 )
@@ -54,5 +56,7 @@ def test_the_command_line_of_settings_gives_them_back(changes: dict[str, Any]) -
     assert (program, command) == ("seigh", "analyze")
     assert parsed(words) == ([Path("a checkpoint.pt")], settings)
     assert line.count(" --") == 2 + sum(
-        len(value) if isinstance(value, tuple) else 1 for name, value in changes.items() if name != "data"
+        len(value) if isinstance(value, tuple) else 1
+        for name, value in changes.items()
+        if name not in ("data", "architecture")
     )  # nothing that is as it would be anyway

@@ -141,6 +141,7 @@ def test_one_bad_file_stops_all(home: Settings, checkpoint: Make, tmp_path: Path
         ({"data": "sha256:" + "0" * 64}, DataError, "not in the artefact store"),
         ({"architecture": "all-cnn-c"}, CheckpointError, "do not fit all-cnn-c"),
         ({"architecture": "nonesuch"}, SettingsError, "nonesuch"),
+        ({"loss": "hinge"}, SettingsError, "no loss 'hinge'; choose one of cross-entropy, mse"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(

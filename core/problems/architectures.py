@@ -304,7 +304,7 @@ def _square(inputs: int) -> Shape:
 def _built(spec: Spec) -> nn.Module:
     options = dict(spec.options)
     try:
-        return _construct(spec.name, options).eval()
+        return zoo.twice_differentiable(_construct(spec.name, options)).eval()
     except SettingsError:
         raise
     except Exception as error:  # a constructor refuses sizes in every way there is

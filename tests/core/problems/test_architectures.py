@@ -272,6 +272,34 @@ def test_auxiliary_heads_are_frozen_because_nothing_depends_on_them() -> None:
     assert all(g is not None for g in torch.autograd.grad(outputs.sum(), trainable, allow_unused=True))
 
 
+def test_a_mobilenet_has_the_same_outputs_and_second_derivatives_too() -> None:
+    torch.manual_seed(0)
+    model = architectures.build("mobilenet_v3_small(num_classes=10)").double()
+    theirs = models.mobilenet_v3_small(num_classes=10).double().eval()
+    theirs.load_state_dict(model.state_dict())
+    x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 7])
+    torch.testing.assert_close(model(x), theirs(x))
+
+    weight = model.get_parameter("features.1.block.1.fc1.weight")  # before its squeeze's Hardsigmoid
+    direction = torch.randn_like(weight)
+
+    def gradient(of: nn.Module, graph: bool = False) -> Tensor:
+        loss = nn.functional.cross_entropy(of(x), y)
+        p = of.get_parameter("features.1.block.1.fc1.weight")
+        return torch.autograd.grad(loss, p, create_graph=graph)[0]
+
+    (product,) = torch.autograd.grad(gradient(model, graph=True), weight, direction)
+    step, moved = 1e-5, theirs.get_parameter("features.1.block.1.fc1.weight")
+    differences = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            moved.copy_(weight + sign * step * direction)
+        differences.append(gradient(theirs))
+    expected = (differences[0] - differences[1]) / (2 * step)
+    assert expected.norm() > 0
+    torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-6 * float(expected.norm()))
+
+
 def test_looking_at_architectures_leaves_the_random_state_alone() -> None:
     architectures._skeleton.cache_clear()
     before = torch.get_rng_state()

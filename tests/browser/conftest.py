@@ -64,3 +64,30 @@ def screenshots() -> Path:
     folder = Path(__file__).with_name("screenshots")
     folder.mkdir(exist_ok=True)
     return folder
+
+
+FAULTS = Path(__file__).with_name("faults.js").read_text(encoding="utf-8")
+
+
+def settled(page: Page) -> None:
+    """Wait until the script has run to its end and every chart is drawn; there is no traceback."""
+    expect(page.get_by_test_id("stMain").get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(e => e.querySelector('svg'))"
+    )
+    assert "Traceback" not in page.inner_text("body")
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def look_at(page: Page, file: Path) -> None:
+    """See that nothing sticks out, is cut or overlaps, and keep a picture of the whole page."""
+    settled(page)
+    width = page.viewport_size["width"]
+    height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(height, 7000)})
+    page.wait_for_timeout(300)
+    settled(page)
+    page.screenshot(path=file)
+    assert page.evaluate(FAULTS) == [], f"see {file}"
+    page.set_viewport_size({"width": width, "height": 900})

@@ -1,0 +1,245 @@
+"""Every page in a real Chromium, with what the demo has at a reduced cost: its charts, links and files."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, Download, Locator, Page, expect
+
+from core.names import METRICS
+from core.problems import training
+from core.results import queries
+from core.results.models import State
+from core.results.session import sessions
+from core.settings import SPLITS, AnalysisSettings, Settings
+from tasks import submit
+from tests.browser.conftest import look_at, settled
+from tests.conftest import wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.stack]
+
+MODEL = "digits MLP"
+STEPS = (0, 15, 30)
+K = 36
+COMPARED = 35  # ρ = 0.005
+TENSORS = 12
+POINTS = len(STEPS) * len(SPLITS)
+
+# Every page and its address; the last analysis is that of the last step.
+PAGES = {
+    "overview": "",
+    "runs": "runs",
+    "result": "result",
+    "compare": "compare",
+    "compare-spectrum": "compare?view=spectrum",
+    "compare-size": "compare?view=size",
+    "stabilisation": "stabilisation?k=35",
+    "metrics": "metrics",
+    "metrics-random": "metrics?view=random",
+    "new_analysis": "new_analysis",
+    "train": "train",
+}
+
+
+@pytest.fixture(scope="module")
+def study(lab: Settings, url: str, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Analyses of ``STEPS`` on both splits, compared with each other: their ids, by step and split."""
+    files = training.train("digits-mlp", STEPS[-1], list(STEPS), tmp_path_factory.mktemp("checkpoints"))
+    settings = [
+        AnalysisSettings(architecture="tanh-mlp", data="digits", split=split, samples=100, k=K)
+        for split in SPLITS
+    ]
+    uploads = [submit.Upload(file, file.name) for file in files]
+    found = submit.submit(uploads, model_name=MODEL, settings=settings, user="ada", env=lab)
+    wait_until(lambda: finished(lab, "analysis") == POINTS, 120, "all are analysed")
+    with sessions(lab.database)() as s:
+        analyses = queries.comparable(s).sort_values(["step", "split"], ascending=[True, False])
+    assert sorted(analyses["analysis_id"]) == sorted(found.analysis_ids)
+    for _, rows in analyses.groupby("split"):
+        submit.compare(rows["analysis_id"].tolist(), [COMPARED], user="ada", env=lab)
+    wait_until(lambda: finished(lab, "comparison") == len(SPLITS), 60, "all are compared")
+    return analyses["analysis_id"].tolist()
+
+
+def finished(lab: Settings, kind: str) -> int:
+    with sessions(lab.database)() as s:
+        runs = queries.runs(s)
+    return int(((runs["kind"] == kind) & (runs["state"] == State.finished)).sum())
+
+
+def drawn(page: Page, key: str) -> Locator:
+    """The drawing of a chart by its key."""
+    return page.locator(f".st-key-figure_{key} [data-testid=stVegaLiteChart] svg").first
+
+
+def expect_marks(page: Page, key: str, **numbers: int) -> None:
+    """That a chart has so many marks of each kind: ``symbol``, ``line``, ``rect``, …"""
+    for kind, number in numbers.items():
+        expect(drawn(page, key).locator(f"g.mark-{kind}.role-mark path")).to_have_count(number)
+
+
+def test_overview_has_a_card_for_each_of_the_latest_results(page: Page, url: str, study: list[int]) -> None:
+    page.goto(url)
+    expect(page.locator("[class*=st-key-latest_]")).to_have_count(6)
+    expect(page.get_by_test_id("stMetricChart")).to_have_count(6)
+    settled(page)
+    page.get_by_role("link", name="Open").first.click()
+    expect(page).to_have_url(re.compile(r"/result\?analysis=\d+"))
+
+
+def test_runs_lists_everything(page: Page, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/runs")
+    expect(page.locator("[class*=st-key-run_]")).to_have_count(POINTS + len(SPLITS))
+    expect(page.get_by_text("1 worker", exact=True)).to_be_visible()
+
+
+def test_result_draws_every_chart(page: Page, url: str, lab: Settings, study: list[int]) -> None:
+    page.goto(f"{url}/result?analysis={study[-1]}")
+    # Magnitude, best, random and chance; random's and the error's bands.
+    expect_marks(page, "result_overlap", line=4, area=2)
+    expect_marks(page, "result_spectrum", symbol=2 * K)  # eigenvalues and residuals
+    expect_marks(page, "result_scree", area=1, line=2)
+    expect_marks(page, "result_layers", rect=TENSORS, symbol=3 * TENSORS)
+    with sessions(lab.database)() as s:
+        stages = queries.stages(s, study[-1])
+        bins = queries.magnitude_bins(s, study[-1])
+    expect_marks(page, "result_stages", rect=len(stages))
+    at_k = bins[(bins["k"] == bins["k"].max()) & (bins["largest"] > 0) & (bins["mean"] > 0)]
+    expect_marks(page, "result_magnitudes", symbol=len(at_k))
+    settled(page)
+
+
+def test_compare_draws_every_view(page: Page, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/compare")
+    for key in ("compare_overlap", "compare_ratio"):
+        expect_marks(page, key, symbol=POINTS, line=len(SPLITS))
+    for panel in range(len(SPLITS)):
+        expect_marks(page, f"compare_panel_{panel}", line=len(STEPS) + 1)  # and chance
+    expect(page).to_have_url(re.compile(f"k={K}"))
+    page.get_by_role("radio", name="Spectrum").or_(page.get_by_role("button", name="Spectrum")).click()
+    for key in ("compare_lambda", "compare_accuracy", "compare_loss"):
+        expect_marks(page, key, symbol=POINTS)
+    page.get_by_role("radio", name="Size").or_(page.get_by_role("button", name="Size")).click()
+    expect_marks(page, "compare_size", symbol=len(SPLITS))
+    settled(page)
+
+
+def test_heatmaps_have_a_cell_for_every_pair(page: Page, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/stabilisation?k={COMPARED}")
+    charts = page.locator("[class*=st-key-figure_stabilisation_] [data-testid=stVegaLiteChart] svg")
+    expect(charts).to_have_count(1 + len(SPLITS))
+    for chart in charts.all():
+        expect(chart.locator("g.mark-rect.role-mark path")).to_have_count(len(STEPS) ** 2)
+    settled(page)
+
+
+def test_metrics_are_drawn_and_two_analyses_are_compared_on_the_page(
+    page: Page, url: str, study: list[int]
+) -> None:
+    page.goto(f"{url}/metrics")
+    for metric in METRICS:
+        expect_marks(page, f"metrics_{metric}", symbol=POINTS)
+    page.goto(f"{url}/metrics?view=pair&first={study[-1]}&second={study[-2]}")
+    page.get_by_role("button", name=re.compile("^.*Compare")).click()
+    expect(drawn(page, "metrics_pair")).to_be_visible(timeout=60_000)
+    expect(drawn(page, "metrics_pair").locator("g.mark-line.role-mark path")).to_have_count(2 * len(METRICS))
+    page.goto(f"{url}/metrics?view=random&d=1000&k=10")
+    expect_marks(page, "metrics_random", line=len(METRICS))
+    settled(page)
+
+
+def test_a_link_shows_a_colleague_the_same(page: Page, browser: Browser, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/compare?model={MODEL}&split=test&view=overlap&k=7&step=0&step=30")
+    expect(page.get_by_role("heading", name="Overlap over training, k = 7")).to_be_visible()
+    expect_marks(page, "compare_overlap", symbol=len(STEPS), line=1)
+    expect_marks(page, "compare_panel_0", line=2 + 1)
+    settled(page)
+    colleague = browser.new_page()
+    colleague.goto(page.url)
+    expect(colleague.get_by_role("heading", name="Overlap over training, k = 7")).to_be_visible()
+    expect_marks(colleague, "compare_panel_0", line=2 + 1)
+    settled(colleague)
+    assert colleague.url == page.url
+    colleague.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("result", "result_overlap"),
+        ("result", "result_layers"),
+        ("compare?view=spectrum", "compare_lambda"),
+        ("stabilisation?k=35", "stabilisation_masks_"),
+        ("metrics", "metrics_geodesic"),
+    ],
+)
+def test_a_chart_and_its_data_are_files(
+    page: Page, url: str, study: list[int], address: str, key: str
+) -> None:
+    page.goto(f"{url}/{address}")
+    settled(page)
+    button = page.locator(f"[class*=st-key-downloads_{key}]").first.locator("button").first
+    button.evaluate("button => button.scrollIntoView({block: 'center'})")
+    button.click()
+    files = {}
+    for label in ("SVG", "PNG", "PDF", "CSV", "Parquet"):
+        with page.expect_download() as download:
+            page.get_by_test_id("stPopoverBody").get_by_role("button", name=label, exact=True).click()
+        files[label] = content(download.value)
+    texts = [element.text for element in ElementTree.fromstring(files["SVG"]).iter() if element.text]
+    assert len(texts) > 5
+    assert files["PNG"].startswith(b"\x89PNG\r\n")
+    assert files["PDF"].startswith(b"%PDF")
+    table = pd.read_parquet(io.BytesIO(files["Parquet"]))
+    assert len(table) > 0
+    assert pd.read_csv(io.BytesIO(files["CSV"])).shape == table.shape
+
+
+def content(download: Download) -> bytes:
+    return Path(download.path()).read_bytes()
+
+
+def test_a_report_is_one_file_that_draws_its_charts_alone(
+    page: Page, browser: Browser, url: str, study: list[int], tmp_path: Path, screenshots: Path
+) -> None:
+    page.goto(f"{url}/compare")
+    settled(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report of this selection").click()
+    file = tmp_path / "report.html"
+    download.value.save_as(file)
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+    tab.goto(file.as_uri())
+    sections = tab.locator("section")
+    expect(tab.locator("section .chart svg.marks")).to_have_count(sections.count())
+    over_training = sections.filter(has_text="Overlap over training")
+    expect(over_training.locator("g.mark-symbol.role-mark path")).to_have_count(POINTS)
+    expect(tab.get_by_role("table").last.get_by_role("row")).to_have_count(1 + POINTS)
+    tab.screenshot(path=screenshots / "report.png", full_page=True)
+    assert problems == []
+    context.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_nothing_sticks_out_is_cut_or_overlaps(
+    browser: Browser, url: str, study: list[int], screenshots: Path, scheme: str, width: int
+) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    context.set_default_timeout(30_000)
+    tab = context.new_page()
+    for name, address in PAGES.items():
+        tab.goto(f"{url}/{address}")
+        look_at(tab, screenshots / f"{name}-{scheme}-{width}.png")
+        background = tab.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+        lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+        assert (lightness < 100) == (scheme == "dark")
+    context.close()

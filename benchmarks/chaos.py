@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,9 +34,9 @@ from core.network import Plan
 from core.problems import architectures
 from core.problems.recorder import Recorder
 from core.results import queries
-from core.results.models import Analysis, Eigenvalue, OverlapPoint, Part, State
+from core.results.models import Analysis, Eigenvalue, Mask, OverlapPoint, Part, State
 from core.results.session import close, sessions
-from core.settings import AnalysisSettings
+from core.settings import AnalysisSettings, Settings
 from tasks.submit import Upload, submit
 
 # Eigenvalues of both runs may differ by this share of |λ₁|, overlaps by this much.
@@ -167,7 +168,7 @@ def run(
             running.add_worker()
         for worker in running.workers:
             worker.wait()
-        uploads = _checkpoints(folder, study.analyses // 2)
+        uploads = checkpoints(folder, study.analyses // 2)
         start = time.monotonic()
         numbers = _submit(running, study, uploads)
         chaos = _Chaos(running, random.Random(seed), say)
@@ -178,11 +179,13 @@ def run(
             chaos.kill_one()
         wait_until(lambda: chaos.all_ended(numbers), 900, "all analyses have ended")
         seconds = time.monotonic() - start
-        time.sleep(12)  # what is left over is removed by a sweep
+        with suppress(TimeoutError):  # what is left over is removed by a sweep
+            wait_until(lambda: not orphans(running), 15, "all is tidy")
         return _outcome(running, numbers, chaos, seconds)
 
 
-def _checkpoints(folder: Path, number: int) -> list[Upload]:
+def checkpoints(folder: Path, number: int) -> list[Upload]:
+    """Files of so many networks."""
     uploads = []
     for step in range(number):
         with torch.random.fork_rng(devices=[]):
@@ -281,7 +284,8 @@ def _outcome(running: Stack, numbers: list[int], chaos: _Chaos, seconds: float) 
             if row.state is State.finished:
                 key = row.checkpoint.step, row.split, row.k
                 found.eigenvalues[key] = queries.spectrum(s, row.id)["value"].to_numpy()
-                found.overlap[key] = queries.overlap_curves(s, [row.id])["overlap"].to_numpy()
+                curves = queries.overlap_curves(s, [row.id])
+                found.overlap[key] = curves[curves["mask"] == Mask.magnitude]["overlap"].to_numpy()
         outcome = Outcome(
             numbers=found,
             seconds=seconds,
@@ -293,7 +297,7 @@ def _outcome(running: Stack, numbers: list[int], chaos: _Chaos, seconds: float) 
                 max(0, hvps - resumed.get((number, attempt + 1), 0))
                 for number, attempt, hvps in chaos.at_work
             ],
-            orphans=_orphans(running, s),
+            orphans=orphans(running),
             took_part=[
                 len(shared["workers"]) for row in rows if (shared := (row.record or {}).get("shared"))
             ],
@@ -316,17 +320,25 @@ def _resumed(logs: list[str]) -> dict[tuple[int, int], int]:
     return found
 
 
-def _orphans(running: Stack, s: Session) -> list[str]:
+def orphans(running: Stack) -> list[str]:
     """Files and rows that nothing needs when all is done."""
-    env = running.env
+    with sessions(running.env.database)() as s:
+        return _orphaned_files(running.env, s) + _orphaned_rows(s)
+
+
+def _orphaned_files(env: Settings, s: Session) -> list[str]:
     wanted = set(s.scalars(select(Analysis.eigenvectors)))
     vectors = {f"eigenvectors/{path.name}" for path in (env.artifact_folder / "eigenvectors").glob("*")}
     found = sorted(vectors - wanted) + sorted(f"missing {key}" for key in wanted - vectors)
     found += [str(path) for path in env.artifact_folder.rglob("*.tmp")]
     for folder in (env.scratch_folder, env.artifact_folder / "work"):
         found += [str(path) for path in folder.glob("*")]
+    return found
+
+
+def _orphaned_rows(s: Session) -> list[str]:
     parts = s.execute(select(func.count()).select_from(Part)).scalar_one()
-    found += [f"{parts} parts"] if parts else []
+    found = [f"{parts} parts"] if parts else []
     for analysis in s.scalars(select(Analysis)):
         for table, rows in ((Eigenvalue, analysis.k), (OverlapPoint, 3 * analysis.k)):
             there = s.execute(

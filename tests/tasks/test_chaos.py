@@ -1,0 +1,39 @@
+"""A small study while everything is killed; ``benchmarks.chaos`` has a large one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.chaos import BATCH, Numbers, Study, checkpoints, run
+from core.analysis import analyse
+from core.settings import Settings
+
+pytestmark = pytest.mark.stack
+
+STUDY = Study(analyses=4, shared=2, samples=300, k=24, shared_k=60)
+
+
+def undisturbed(folder: Path) -> Numbers:
+    """The same numbers from this process."""
+    found = Numbers()
+    for step, upload in enumerate(checkpoints(folder, STUDY.analyses // 2)):
+        for split in ("train", "test"):
+            settings = STUDY.settings(shared=step < STUDY.shared // 2, split=split)
+            result = analyse(upload.path, settings, environment=Settings(home=folder, device="cpu"))
+            found.eigenvalues[step, split, settings.k] = np.array(result.eigenvalues)
+            found.overlap[step, split, settings.k] = np.array(result.overlap)
+    return found
+
+
+def test_nothing_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    said: list[str] = []
+    # Not below pytest's folders: PostgreSQL runs as another user, who may not enter those.
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run(STUDY, 2, 5, (0.5, 2.5), 6, Path(folder), said.append)
+    assert outcome.kills.total() >= 3, said
+    assert outcome.problems(STUDY, undisturbed(tmp_path), BATCH) == []

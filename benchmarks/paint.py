@@ -118,7 +118,8 @@ def count(received: list[int], data: str | bytes) -> None:
 def settle(tab: Page) -> None:
     """Wait until the script has run to its end and the page has not changed for a while."""
     tab.wait_for_selector("[data-testid=stMain] h1", timeout=60_000)
-    tab.wait_for_function(f"performance.now() - window.changed > {QUIET_MS}", timeout=120_000)
+    ended = "document.querySelector('[data-test-script-state=notRunning]')"
+    tab.wait_for_function(f"{ended} && performance.now() - window.changed > {QUIET_MS}", timeout=120_000)
 
 
 def moved_slider(browser: Browser, url: str) -> float:

@@ -14,6 +14,7 @@ MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds
 
 HEIGHT = 400  # px, legends and axes included
+LEGEND_ROW = 24
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
@@ -105,6 +106,11 @@ def over_steps(
             )
         )
     return lines, points.add_params(highlighted)
+
+
+def with_legend(height: int, models: pd.Series[str]) -> int:
+    """Height of a chart whose legend of models takes more than a row, two of them to a row."""
+    return height + LEGEND_ROW * max(0, -(-models.nunique() // 2) - 1)
 
 
 def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:

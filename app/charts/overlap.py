@@ -10,6 +10,7 @@ import pandas as pd
 from app.charts.base import (
     CHANCE_LABEL,
     ERROR_LABEL,
+    HEIGHT,
     NEUTRAL,
     OVERLAP_TITLE,
     band,
@@ -28,6 +29,7 @@ from app.charts.base import (
     step_colors,
     thin,
     with_errors,
+    with_legend,
 )
 
 MASK_LABELS = {"magnitude": "largest |θ|", "best": "best mask", "random": "random masks, mean ± std"}
@@ -162,7 +164,8 @@ def overlap_by_step(
         )
         .encode(x=alt.value("width"), y="level:Q")
     )
-    return layered(band(random, x, detail=["model:N", "chance:N"]), level, bars, lines, points, text)
+    grey = band(random, x, detail=["model:N", "chance:N"])
+    return layered(grey, level, bars, lines, points, text, height=with_legend(HEIGHT, found["model"]))
 
 
 def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:

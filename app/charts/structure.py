@@ -17,6 +17,7 @@ from app.charts.base import (
     scale,
     step_axis,
     whole_axis,
+    with_legend,
     zoom,
 )
 
@@ -267,7 +268,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
         error_bars(known, x, title, model_colors(colors, frame)),
         lines,
         points,
-        height=300,
+        height=with_legend(300, frame["model"]),
     )
 
 

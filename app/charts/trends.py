@@ -22,6 +22,7 @@ from app.charts.base import (
     step_colors,
     whole_axis,
     whole_scale,
+    with_legend,
     zoom,
 )
 
@@ -49,7 +50,7 @@ def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChar
     ]
     lines, points = over_steps(found, title, colors, tooltip)
     bars = error_bars(known, step_axis(found), title, model_colors(colors, found))
-    return layered(bars, lines, points, height=TREND_HEIGHT)
+    return layered(bars, lines, points, height=with_legend(TREND_HEIGHT, found["model"]))
 
 
 def recorded_by_step(
@@ -73,7 +74,7 @@ def recorded_by_step(
     ]
     axis = alt.Axis(format="~p") if metric == "accuracy" else alt.Axis()
     lines, points = over_steps(found, metric, colors, tooltip, of=f"{metric} on", axis=axis)
-    return layered(lines, points, height=TREND_HEIGHT)
+    return layered(lines, points, height=with_legend(TREND_HEIGHT, found["model"]))
 
 
 def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
@@ -171,4 +172,5 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     chance = pd.DataFrame({"level": [1.0]})
     level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
     words = alt.Chart(chance).mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
-    return layered(level, bars, points, words.encode(x=alt.value("width"), y="level:Q"), height=TREND_HEIGHT)
+    words = words.encode(x=alt.value("width"), y="level:Q")
+    return layered(level, bars, points, words, height=with_legend(TREND_HEIGHT, frame["model"]))

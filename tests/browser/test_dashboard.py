@@ -33,7 +33,7 @@ def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settin
     page.goto(url)
     expect(page.get_by_text("This lab is empty.")).to_be_visible()
     page.get_by_role("link", name="Start an analysis").click()
-    expect(page.get_by_role("heading", name="New analysis")).to_be_visible()
+    expect(page.get_by_role("heading", name="New analysis")).to_be_visible(timeout=90_000)  # loads PyTorch
     expect(page.get_by_role("button", name="Start")).to_be_disabled()
     page.locator("input[type=file]").first.set_input_files(files)
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()  # the files are read, in a run of their own
@@ -47,7 +47,9 @@ def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settin
     page.get_by_role("link", name="Watch them in Runs").click()
     expect(page.get_by_role("link", name="Open")).to_have_count(2, timeout=60_000)
     page.get_by_role("link", name="Open").first.click()
+    expect(page).to_have_url(re.compile(r"analysis=\d+"))
     overlap = chart(page, "result_overlap")
+    expect(overlap).to_be_visible()
     expect(overlap.locator("g.mark-rect.role-mark path")).to_have_count(0)  # everything is resolved
     number = int(re.search(r"analysis=(\d+)", page.url)[1])
     with sessions(lab.database)() as s:

@@ -660,9 +660,11 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
 
 def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
     k = results[0].settings.k
+    synthetic = results[0].record["data"]["synthetic"]
     table = Table(
         title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}",
-        caption="± its stated error; up to the resolved k, every overlap is known to 1 %",
+        caption="± its stated error; up to the resolved k, every overlap is known to 1 %"
+        + ("\nOf synthetic data, for trials: no findings" if synthetic else ""),
     )
     names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "÷ chance", "resolved k")
     for name in (*names, "seconds"):

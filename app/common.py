@@ -16,6 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.charts import model_color
+from app.charts.overlap import RANDOM_DATA
 from core.results.session import migrate, sessions
 from core.results.store import StoreError
 from core.settings import Settings, SettingsError
@@ -119,6 +120,25 @@ def matrix(analysis: Any, *, in_short: bool = False) -> str:
     return f"{analysis.split} {name}{of}"
 
 
+def is_synthetic(analysis: Any) -> bool:
+    """Whether an analysis is of random data, whose results are no findings."""
+    return str(analysis.data).startswith(RANDOM_DATA)
+
+
+def synthetic_badge(analysis: Any) -> str:
+    """The mark of an analysis of random data; empty for others."""
+    return " :orange-badge[synthetic]" if is_synthetic(analysis) else ""
+
+
+def warn_of_random_data(analyses: pd.DataFrame) -> None:
+    """Say which of the analyses that a page compares are of random data, if any."""
+    if names := sorted({name for name in analyses["data"] if name.startswith(RANDOM_DATA)}):
+        st.warning(
+            f"Some of what is shown is of random data, for trials, and no finding: {plain(', '.join(names))}",
+            icon=":material/casino:",
+        )
+
+
 def title_of(run: Any) -> str:
     """What a piece of work does, beside its model: a row of ``queries.runs``."""
     if run.kind == "training":
@@ -126,7 +146,7 @@ def title_of(run: Any) -> str:
         return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
     if run.kind == "comparison":
         return f"comparison of {counted(run.analyses, 'analysis', 'analyses')}"
-    return f"step {run.step:,} · {plain(matrix(run))}"
+    return f"step {run.step:,} · {plain(matrix(run))}{synthetic_badge(run)}"
 
 
 def user() -> str:

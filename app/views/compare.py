@@ -19,6 +19,7 @@ from app.common import (
     model_colors,
     nothing_yet,
     plain,
+    warn_of_random_data,
     whole_number,
 )
 from app.figure import figure
@@ -87,6 +88,7 @@ def page() -> None:
     asked = asked_in_url("compare")
     chosen, selection = choose(analyses, asked)
     say_what_is_hidden(finished, chosen)
+    warn_of_random_data(chosen)
     if chosen.empty:
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
         return

@@ -15,6 +15,7 @@ from app.common import (
     model_colors,
     nothing_yet,
     plain,
+    warn_of_random_data,
     whole_number,
 )
 from app.comparing import ask_for_pairs
@@ -112,6 +113,7 @@ def over_training(
             "were told, delete them in Runs and start them again."
         )
         return {"model": list(chosen)}
+    warn_of_random_data(analyses)
     k, raw = choose_k(sorted(metrics["k"].unique()), asked)
     metrics = metrics[metrics["k"] == k].merge(analyses[["analysis_id", "series"]], on="analysis_id")
     st.caption(

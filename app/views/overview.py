@@ -7,7 +7,18 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.common import ago, counted, database, duration, guarded, matrix, nothing_yet, plain, title_of
+from app.common import (
+    ago,
+    counted,
+    database,
+    duration,
+    guarded,
+    matrix,
+    nothing_yet,
+    plain,
+    synthetic_badge,
+    title_of,
+)
 from core.results import queries
 from core.results.load import Load, load
 from core.results.models import WORK, Mask, State
@@ -93,6 +104,7 @@ def card(result: Any, curve: pd.DataFrame) -> None:
     with st.container(border=True, gap="xsmall", key=f"latest_{result.analysis_id}"):
         st.markdown(
             f"**{plain(result.model)}** · step {result.step:,} · {plain(matrix(result, in_short=True))}"
+            + synthetic_badge(result)
         )
         st.metric(
             f"Overlap, k = {result.k:,}",

@@ -15,6 +15,7 @@ from app.common import (
     database,
     duration,
     guarded,
+    is_synthetic,
     keep_in_url,
     matrix,
     model_colors,
@@ -95,7 +96,8 @@ def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
         number = options[0]
     names = {
         row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · {row.method}, k = {row.k:,}, "
-        f"N = {row.samples:,}, seed {row.seed} · #{row.analysis_id}"
+        f"N = {row.samples:,}, seed {row.seed}{', synthetic data' if is_synthetic(row) else ''} "
+        f"· #{row.analysis_id}"
         for row in finished.itertuples()
     }
     if number not in names:

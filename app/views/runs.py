@@ -178,7 +178,7 @@ def facts(run: Any) -> str:
     parts = [f"{run.kind} {run.id}"]
     if run.kind == "analysis":
         parts += [run.method, f"k = {run.k:,}", f"N = {run.samples:,}", f"seed {run.seed}"]
-        parts.append(plain(run.data[:20]))
+        parts.append(plain(run.data[:20] if run.data.startswith("sha256:") else run.data))
     elif run.kind == "training":
         parts.append(f"seed {run.seed}")
     elif run.kind == "comparison":

@@ -16,6 +16,7 @@ from app.common import (
     keep_in_url,
     nothing_yet,
     plain,
+    warn_of_random_data,
     whole_number,
 )
 from app.comparing import ask_for_pairs
@@ -52,6 +53,7 @@ def page() -> None:
     if chosen.empty:
         st.info("Choose at least one set of analyses.")
     else:
+        warn_of_random_data(chosen)
         heatmaps(chosen, k)
     keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]})
 

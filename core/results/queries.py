@@ -649,8 +649,8 @@ def recorded_metrics(s: Session, names: Sequence[str]) -> pd.DataFrame:
 
 def latest_results(s: Session, number: int) -> pd.DataFrame:
     """The analyses that finished last, newest first: analysis_id, model_id, model, step, split, curvature,
-    parameters (D), k, samples, finished_at, resolved_k (NaN: unknown), lambda_max, and of the magnitude mask
-    at k: overlap, error (NaN: unknown), ratio (to chance)."""
+    parameters (D), k, samples, data, finished_at, resolved_k (NaN: unknown), lambda_max, and of the magnitude
+    mask at k: overlap, error (NaN: unknown), ratio (to chance)."""
     largest = aliased(Eigenvalue)
     chance = cast(Analysis.k, Double) / Analysis.parameters
     columns: dict[str, Any] = {
@@ -663,6 +663,7 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
         "parameters": int,
         "k": int,
         "samples": int,
+        "data": object,
         "finished_at": _TIME,
         "resolved_k": float,
         "lambda_max": float,
@@ -681,6 +682,7 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
             Analysis.parameters,
             Analysis.k,
             Analysis.samples,
+            Analysis.data,
             Analysis.finished_at,
             Analysis.resolved_k,
             largest.value,

@@ -61,7 +61,8 @@ def add(home: Settings) -> Callable[..., int]:
         results: dict[str, Any] | None = None,
     ) -> int:
         chosen = AnalysisSettings(
-            architecture="tanh-mlp", data="digits", split=split, k=k, samples=50, **(settings or {})
+            **{"architecture": "tanh-mlp", "data": "digits", "split": split, "k": k, "samples": 50}
+            | (settings or {})
         )
         with sessions(home.database).begin() as s:
             checkpoint = store.add_checkpoint(

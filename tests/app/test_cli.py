@@ -282,7 +282,7 @@ def test_submit_writes_an_architecture_in_one_way(
 def test_analyze_takes_options_and_random_data_and_says_so_in_the_record(run: Run, tmp_path: Path) -> None:
     torch.save(architectures.build("tanh-mlp(inputs=12,num_classes=3)").state_dict(), tmp_path / "net.pt")
     given = ["--architecture", "tanh-mlp( num_classes=3, inputs=12)", "--data", "random( 12, classes = 3)"]
-    status, _, err = run(
+    status, out, err = run(
         "analyze", tmp_path / "net.pt", *given, "--samples", 9, "--k", 3, "--json", tmp_path / "out.json"
     )
     assert status == 0, err
@@ -290,6 +290,7 @@ def test_analyze_takes_options_and_random_data_and_says_so_in_the_record(run: Ru
     assert result["settings"]["architecture"] == "tanh-mlp(inputs=12,num_classes=3)"
     assert result["settings"]["data"] == "random(12,classes=3)"
     assert result["record"]["data"]["synthetic"] is True
+    assert "synthetic data" in out
 
 
 def test_checkpoints_in_several_files_are_given_by_their_index(

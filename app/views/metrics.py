@@ -54,8 +54,9 @@ SYMBOLS = (
     "largest possible one, so that 1 means equal and 0 orthogonal, for all of them."
 )
 
-# Of the study of random subspaces: values of k, and the largest, which takes seconds.
+# Of the study of random subspaces: how many values of k are drawn up to which, and the largest to choose.
 STUDY_POINTS = 25
+STUDIED_K = 1000  # about a second, and four at twice that
 LARGEST_K = 2000
 LARGEST_D = 10**8
 
@@ -302,7 +303,7 @@ def random_study(dimension: int, k: int, kind: str) -> pd.DataFrame:
     """The study at the chosen k, and at others evenly spaced on a log axis."""
     from core.overlap.metrics import random_study  # brings torch, which the other views do not need
 
-    spaced = np.rint(np.geomspace(1, min(dimension, LARGEST_K), STUDY_POINTS))
+    spaced = np.rint(np.geomspace(1, min(dimension, STUDIED_K), STUDY_POINTS))
     sizes = sorted({int(size) for size in spaced} | {k})
     return pd.DataFrame(random_study([dimension], sizes, kind=kind))
 

@@ -72,7 +72,10 @@ FAULTS = Path(__file__).with_name("faults.js").read_text(encoding="utf-8")
 def settled(page: Page) -> None:
     """Wait until the script has run to its end and every chart is drawn; there is no traceback."""
     expect(page.get_by_test_id("stMain").get_by_role("heading", level=1)).to_be_visible()
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    expect(page.get_by_test_id("stApp")).to_have_attribute(
+        "data-test-script-state", "notRunning", timeout=60_000
+    )
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.wait_for_function(
         "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(e => e.querySelector('svg'))"
     )

@@ -27,7 +27,7 @@ def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) 
     if under_way:
         progress(under_way)
         return
-    pairs = sum(len(group) * (len(group) + 1) // 2 for group in groups)
+    pairs = sum(len(group) * (len(group) - 1) // 2 for group in groups)
     with st.container(border=True):
         st.markdown(
             f"**{counted(pairs, 'pair is', 'pairs are')} not compared yet.** A worker compares the stored "

@@ -59,7 +59,7 @@ def stages(frame: pd.DataFrame) -> alt.LayerChart:
     frame = frame.assign(
         share=frame["seconds"] / frame["seconds"].sum(),
         words=[
-            f"{seconds:.3g} s" + (f" · {hvps:,} products" if hvps else "")
+            (f"{seconds:.3g} s" if seconds >= 0.001 else "< 1 ms") + (f" · {hvps:,} products" if hvps else "")
             for seconds, hvps in zip(frame["seconds"], frame["hvps"], strict=True)
         ],
     )

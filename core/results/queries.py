@@ -229,7 +229,7 @@ def comparisons(s: Session) -> pd.DataFrame:
     """All comparisons, the newest first.
 
     Columns: id, analysis_ids and ks (lists), those of ``runs`` from state on, model (the names of all models
-    that the analyses are of), analyses (count) and pairs (count, an analysis with itself included).
+    that the analyses are of), analyses (count) and pairs (count of two different ones).
     """
     columns: dict[str, Any] = {"id": int, "analysis_ids": object, "ks": object} | _WORK
     statement = select(*_columns(Comparison, columns, {"analysis_ids": Comparison.analyses})).order_by(
@@ -251,7 +251,7 @@ def comparisons(s: Session) -> pd.DataFrame:
     return frame.assign(
         model=pd.Series(models, dtype=object),
         analyses=counts,
-        pairs=counts * (counts + 1) // 2,
+        pairs=counts * (counts - 1) // 2,
     )
 
 

@@ -229,7 +229,7 @@ def _start(settings: Settings, port: int, processes: list[Process], card: IO[str
         _prepare_socket_folder(settings.redis_socket.parent)
         broker = started("redis", redis_command(settings.redis_socket))
         broker.wait_until(lambda: redis_answers(settings))
-    # On SIGQUIT Celery hands back the analysis that runs; on SIGTERM it would finish it first.
+    # On SIGQUIT it hands back its work at once; on SIGTERM, after the batch of products in hand.
     started("worker", worker_command(), stop_signal=signal.SIGQUIT)
     port = free_port(port)
     dashboard = started("dashboard", dashboard_command(port, settings.max_upload_mb))

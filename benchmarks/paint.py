@@ -46,7 +46,7 @@ PAGES = (
 PORT = 8710
 STEPS, SPLITS = 10, ("train", "test")
 PARAMETERS = 895_210
-QUIET_MS = 1200  # without a change of the page, it is drawn
+REST_MS = 1000
 
 # Times in ms since the start of the navigation: when there was a title, and when a chart changed last.
 _WATCH = """
@@ -116,10 +116,15 @@ def count(received: list[int], data: str | bytes) -> None:
 
 
 def settle(tab: Page) -> None:
-    """Wait until the script has run to its end and the page has not changed for a while."""
+    """Wait until the script has run to its end and every chart is drawn, and a little more; pages that read
+    themselves anew never rest for long."""
     tab.wait_for_selector("[data-testid=stMain] h1", timeout=60_000)
     ended = "document.querySelector('[data-test-script-state=notRunning]')"
-    tab.wait_for_function(f"{ended} && performance.now() - window.changed > {QUIET_MS}", timeout=120_000)
+    drawn = (
+        "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(e => e.querySelector('svg'))"
+    )
+    tab.wait_for_function(f"{ended} && {drawn}", timeout=120_000)
+    tab.wait_for_timeout(REST_MS)
 
 
 def moved_slider(browser: Browser, url: str) -> float:

@@ -328,7 +328,8 @@ def queue_comparison(
     queued again.
 
     Raises:
-        StoreError: If one of the analyses is not finished, or they have not the same parameters.
+        StoreError: If one of the analyses is not finished or has no eigenvectors any more, or they have not
+            the same parameters.
     """
     ids, sizes = sorted(set(analysis_ids)), sorted(set(ks))
     _check_comparable(s, ids, sizes)
@@ -341,7 +342,19 @@ def queue_comparison(
             analyses=ids, ks=sizes, key=key, submitted_by=user[:100], submitted_at=present(s)
         ),
     )
-    return comparison, added or _revive(s, Comparison, comparison.id, user)
+    added = added or _revive(s, Comparison, comparison.id, user)
+    if added:
+        _check_eigenvectors(s, ids)
+    return comparison, added
+
+
+def _check_eigenvectors(s: Session, ids: Sequence[int]) -> None:
+    gone = select(Analysis.id).where(Analysis.id.in_(ids), Analysis.eigenvectors.is_(None))
+    if (number := s.scalars(gone.order_by(Analysis.id).limit(1)).one_or_none()) is not None:
+        raise StoreError(
+            f"The eigenvectors of analysis {number} are no longer kept; delete it and run it again, "
+            "or compare the others."
+        )
 
 
 def _check_comparable(s: Session, ids: Sequence[int], ks: Sequence[int]) -> None:

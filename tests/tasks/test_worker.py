@@ -263,6 +263,29 @@ def test_a_worker_asked_to_end_hands_its_analysis_back_after_the_batch_in_hand(
     assert f"analysis {number}: attempt 1" in second.output
 
 
+def test_a_worker_told_twice_does_not_wait_for_the_batch(
+    home: Settings, start_workers: Callable[..., list[Worker]], checkpoint: Make
+) -> None:
+    # A batch of a minute.
+    (worker,) = start_workers(
+        1, "import core.analysis, time; core.analysis.eigenpairs = lambda *_, **__: time.sleep(60)"
+    )
+    number = submitted(home, checkpoint(), QUICK)
+    wait_until(lambda: detail(home, number).stage == "eigenpairs", 60, "it is at the batch")
+    worker.process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert worker.process.poll() is None
+    assert detail(home, number).state == State.running
+    start = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    worker.process.wait(40)
+    assert time.monotonic() - start < 30
+    (second,) = start_workers(1)
+    change(home, heartbeat_at=now() - timedelta(minutes=1), submitted_at=now() - timedelta(minutes=1))
+    assert wait_for(home, number, State.finished).attempts <= 2
+    assert "finished" in second.output
+
+
 def test_a_worker_told_to_end_at_once_hands_its_analysis_to_another(
     home: Settings, start_workers: Start, checkpoint: Make
 ) -> None:

@@ -332,6 +332,23 @@ def test_equal_comparisons_are_one(maker: Maker) -> None:
         assert store.queue_comparison(s, [one, two], [1], "bob")[1]
 
 
+def test_without_eigenvectors_nothing_new_is_compared(maker: Maker) -> None:
+    with maker.begin() as s:
+        one, two = (lab.finished(s, step=step) for step in (1, 2))
+        known = store.queue_comparison(s, [one, two], [1], "ada")[0].id
+        assert lab.claim(s, known, kind=Comparison)
+        assert store.finished(s, Comparison, known, "mine")
+        s.get_one(Analysis, two).eigenvectors = None
+    with maker.begin() as s:
+        assert store.queue_comparison(s, [one, two], [1], "ada")[0].id == known
+    with (
+        pytest.raises(StoreError, match=f"eigenvectors of analysis {two} are no longer kept"),
+        maker.begin() as s,
+    ):
+        store.queue_comparison(s, [one, two], [1, 2], "ada")
+    assert count(maker, Comparison) == 1
+
+
 def test_what_cannot_be_compared_is_refused(maker: Maker) -> None:
     with maker.begin() as s:
         one, two = (lab.finished(s, step=step) for step in (1, 2))

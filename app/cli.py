@@ -358,6 +358,8 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
         checkpoint = checkpoints.read(file)
         architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
         checkpoints.check_fits(checkpoint, architecture)
+        for note in checkpoint.notes:
+            err.print(f"{escape(file.name)}: {escape(note)}", soft_wrap=True)
     options["data"] = datasets.canonical(options["data"])
     try:
         settings = AnalysisSettings(architecture=architectures.canonical(architecture), **options)

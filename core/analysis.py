@@ -373,6 +373,7 @@ def _analyse(
             "subset_loss": loss.value,
             "subset_accuracy": loss.accuracy,
             "step": network.stored.step,
+            "notes": list(network.stored.notes),
             "loss": {
                 "name": settings.loss,
                 "label_smoothing": settings.label_smoothing,

@@ -392,8 +392,14 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     facts = {
         name: f"{value:.4g}" if isinstance(value, float) else value
         for name, value in record.items()
-        if not isinstance(value, dict) and name != "probability"
+        if not isinstance(value, (dict, list)) and name != "probability"
     }
+    if loss := record.get("loss"):
+        facts["loss"] = loss_fact(loss)
+    if theta := record.get("theta"):
+        facts["θ"] = theta_fact(theta)
+    if notes := record.get("notes"):
+        facts["checkpoint"] = " ".join(notes)
     if hvp := record.get("hvp"):
         facts["products"] = (
             f"{hvp['path']}, {hvp['columns']:,} vectors and {hvp['batch_size']:,} samples at once"
@@ -404,6 +410,26 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
         if norm := record.get(name):
             facts[label] = norm_fact(norm, record["probability"])
     return facts
+
+
+def loss_fact(loss: dict[str, Any]) -> str:
+    """Which loss the matrix is of, and whether weight decay is in."""
+    words = f"{loss['name']}, the mean over the samples"
+    if smoothing := loss["label_smoothing"]:
+        words += f", with label smoothing {smoothing:g}"
+    if decay := loss["weight_decay"]:
+        return f"{words}; weight decay is in: λ·I with λ = {decay:g} is part of the matrix"
+    return f"{words}; weight decay is not in"
+
+
+def theta_fact(theta: dict[str, int]) -> str:
+    """How many parameters of the model can make up θ."""
+    words = f"{theta['trainable']:,} trainable parameters"
+    if tied := theta["tied"]:
+        words += f"; {tied:,} that are tied to others count once"
+    if frozen := theta["frozen"]:
+        words += f"; {frozen:,} that are frozen are left out"
+    return words
 
 
 def basis_fact(basis: dict[str, Any]) -> str:

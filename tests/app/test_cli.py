@@ -293,6 +293,20 @@ def test_analyze_takes_options_and_random_data_and_says_so_in_the_record(run: Ru
     assert "synthetic data" in out
 
 
+def test_what_is_noteworthy_about_a_checkpoint_is_said_and_recorded(run: Run, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in architectures.build("tanh-mlp").state_dict().items()}
+    torch.save({"model": half, "ema": half, "epoch": 3}, tmp_path / "net.pt")
+    status, _, err = run("analyze", tmp_path / "net.pt", *SMALL, "--json", tmp_path / "out.json")
+    assert status == 0
+    notes = checkpoints.read(tmp_path / "net.pt").notes
+    assert len(notes) == 2
+    assert [line for line in err.splitlines() if line.startswith("net.pt: ")] == [
+        f"net.pt: {note}" for note in notes
+    ]
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert result["record"]["notes"] == list(notes)
+
+
 def test_checkpoints_in_several_files_are_given_by_their_index(
     run: Run, home: Settings, files: list[Path], tmp_path: Path
 ) -> None:

@@ -281,6 +281,35 @@ def test_result_tells_of_every_methods_basis(
     assert numerics["value"].tolist() == ([words] if words else [])
 
 
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (
+            {"loss": {"name": "cross-entropy", "label_smoothing": 0.1, "weight_decay": 0.0, "penalty": 0.0}},
+            "cross-entropy, the mean over the samples, with label smoothing 0.1; weight decay is not in",
+        ),
+        (
+            {"loss": {"name": "mse", "label_smoothing": 0.0, "weight_decay": 0.01, "penalty": 3.0}},
+            "mse, the mean over the samples; weight decay is in: λ·I with λ = 0.01 is part of the matrix",
+        ),
+        (
+            {"theta": {"total": 1234, "trainable": 1000, "frozen": 234, "tied": 56}},
+            "1,000 trainable parameters; 56 that are tied to others count once; 234 that are frozen are left "
+            "out",
+        ),
+        ({"theta": {"total": 10, "trainable": 10, "frozen": 0, "tied": 0}}, "10 trainable parameters"),
+        ({"notes": ["One thing.", "And another."]}, "One thing. And another."),
+        ({"notes": []}, None),
+    ],
+)
+def test_result_tells_what_the_matrix_is_of(
+    open_page: Open, add: Add, record: dict[str, object], words: str | None
+) -> None:
+    number = add(results={"record": record})
+    numerics = open_page("result", analysis=str(number)).table[1].value
+    assert [value.replace("\\", "") for value in numerics["value"]] == ([words] if words else [])
+
+
 def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add) -> None:
     first, second = add(step=100), add(step=200)
     app = open_page("result")

@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session
 from app import charts
 from app.charts import pictures
 from app.common import matrix
+from app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared
+from core.names import IOU
 from core.results import queries
 from core.results.models import Mask
 from core.results.store import StoreError
@@ -115,6 +117,63 @@ def _sections(
         yield Section(f"Overlap against k: {name}", how, charts.overlap_by_k(panel, top=top))
         how = "A curve per training step, early ones dark, with a band of its residuals."
         yield Section(f"Spectrum: {name}", how, charts.spectra_by_step(values[values["series"] == name]))
+    near = queries.at_sparsity(rho, int(analyses["parameters"].min())) if rho is not None else k or 1
+    yield from _metrics(s, analyses, colors, near)
+    yield from _heatmaps(s, analyses, near)
+    yield from _structure(s, analyses, colors, near)
+
+
+def _metrics(s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int) -> Iterator[Section]:
+    """Mask and eigenspace by every metric over training, at the size nearest to k that most have."""
+    found = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
+    if found.empty:
+        return
+    found = nearest(shared(found), k).merge(analyses[["analysis_id", "series"]], on="analysis_id")
+    how = "From 0 (orthogonal) to 1 (equal); grey: random subspaces, mean ± std; bars: the error where known."
+    for metric, name in charts.METRIC_NAMES.items():
+        panel = charts.metric_heights(found[found["metric"] == metric], raw=False)
+        title = f"Mask and eigenspace by {name}, k = {int(found['k'].iloc[0]):,}"
+        yield Section(title, how, charts.metric_by_step(panel, colors, "likeness"))
+
+
+def _heatmaps(s: Session, analyses: pd.DataFrame, k: int) -> Iterator[Section]:
+    """How alike all pairs of steps are, as far as they have been compared, at the size nearest to k."""
+    sets = queries.stabilisation_sets(s).replace({"subset": {"": "all"}})
+    sets = sets[sets["analysis_id"].isin(analyses["analysis_id"])]
+    for model, rows in sets.groupby("model"):
+        values = queries.pair_values(s, rows["analysis_id"].tolist(), measures=(IOU, "overlap"))
+        if values.empty:
+            continue
+        values = nearest(values, k)
+        at = int(values["k"].iloc[0])
+        rho = at / int(rows["parameters"].iloc[0])
+        for panel in heatmaps_found(values, rows.assign(series=names_of_sets(rows))):
+            chance = rho / (2 - rho) if panel.measure == MASKS_MEASURE else rho
+            how = (
+                "Each cell compares two training steps, from 0 (nothing in common) to 1 (the same). "
+                f"Chance is {chance:.3g}."
+            )
+            title = f"{panel.title}, of all pairs of steps: {model}, k = {at:,}"
+            yield Section(title, how, charts.heatmap(panel.values, panel.measure))
+
+
+def _structure(s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int) -> Iterator[Section]:
+    """In which layers, and at which magnitudes, each line has its overlap at its last step."""
+    last = analyses.sort_values("step").drop_duplicates("series", keep="last").sort_values("series")
+    for each in last.head(MOST_PANELS).itertuples():
+        layers = queries.layer_shares(s, each.analysis_id)
+        bins = queries.magnitude_bins(s, each.analysis_id)
+        where = f"{each.series}, step {each.step:,}"
+        if len(layers):
+            layers = nearest(layers, k)
+            how = "Grey bars: a tensor's share of the parameters, which is chance; points: of all else."
+            title = f"In which layers: {where}, k = {int(layers['k'].iloc[0]):,}"
+            yield Section(title, how, charts.layer_shares(layers))
+        if len(bins):
+            bins = nearest(bins, k)
+            how = "The mean over weights of about the same |θ|, with a band from their 10 % to 90 % quantile."
+            title = f"At which magnitudes: {where}, k = {int(bins['k'].iloc[0]):,}"
+            yield Section(title, how, charts.magnitude_bins(bins, each.parameters, colors[each.model]))
 
 
 def _models(s: Session, analyses: pd.DataFrame) -> pd.DataFrame:

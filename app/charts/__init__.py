@@ -24,11 +24,14 @@ from app.charts.overlap import (
 )
 from app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from app.charts.structure import (
+    METRIC_FORMULAS,
+    METRIC_NAMES,
     MOST_LAYERS,
     heatmap,
     layer_shares,
     magnitude_bins,
     metric_by_step,
+    metric_heights,
     pair_metrics,
     random_study,
     stages,
@@ -39,6 +42,8 @@ __all__ = [
     "CHANCE_LABEL",
     "ERROR_LABEL",
     "LINE_COLUMNS",
+    "METRIC_FORMULAS",
+    "METRIC_NAMES",
     "MODEL_COLORS",
     "MOST_LAYERS",
     "MOST_POINTS",
@@ -52,6 +57,7 @@ __all__ = [
     "layer_shares",
     "magnitude_bins",
     "metric_by_step",
+    "metric_heights",
     "model_color",
     "name_series",
     "overlap_by_k",

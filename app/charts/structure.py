@@ -9,6 +9,7 @@ import pandas as pd
 from app.charts.base import (
     MODEL_COLORS,
     NEUTRAL,
+    Chart,
     error_bars,
     layered,
     legend,
@@ -48,6 +49,25 @@ METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
 
 METRICS_HEIGHT = 480  # px, of which a phone's legend takes much
 LIKENESS = alt.Scale(domain=[0, 1], clamp=True)
+
+METRIC_NAMES = {
+    "geodesic": "geodesic",
+    "chordal_2": "chordal, 2-norm",
+    "chordal_f": "chordal, Frobenius",
+    "projection_2": "projection, 2-norm",
+    "projection_f": "projection, Frobenius",
+    "fubini_study": "Fubini–Study",
+    "overlap": "overlap",
+}
+METRIC_FORMULAS = {
+    "geodesic": "‖θ‖₂",
+    "chordal_2": "2 sin(θ_max/2)",
+    "chordal_f": "2 ‖sin(θ/2)‖₂",
+    "projection_2": "sin θ_max",
+    "projection_f": "‖sin θ‖₂",
+    "fubini_study": "arccos ∏ cos θᵢ",
+    "overlap": "mean cos² θᵢ",
+}
 
 
 def stages(frame: pd.DataFrame) -> alt.LayerChart:
@@ -222,7 +242,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         )
     )
     if len(steps) > 12:
-        return layered(cells, height=360)
+        return _with_last_label(layered(cells, height=360))
     words = (
         alt.Chart(frame)
         .mark_text(fontSize=alt.ExprRef("width < 330 ? 0 : 10"))
@@ -234,7 +254,31 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
             tooltip=tooltip,
         )
     )
-    return layered(cells, words, height=380)
+    return _with_last_label(layered(cells, words, height=380))
+
+
+def _with_last_label(chart: Chart) -> Chart:
+    """The chart with room on the right for the half of the last step that its narrow cell has no room for."""
+    chart.padding = {"left": 5, "top": 5, "right": 14, "bottom": 5}
+    return chart
+
+
+def metric_heights(metrics: pd.DataFrame, *, raw: bool) -> pd.DataFrame:
+    """The columns that ``metric_by_step`` draws, of one metric: raw, or as likeness from 0 to 1."""
+    if raw:
+        height, error = metrics["value"], metrics["error"]
+        mean, std = metrics["random_mean"], metrics["random_std"]
+    else:
+        height, error = metrics["normalised"], metrics["normalised_error"]
+        mean, std = metrics["normalised_random_mean"], metrics["normalised_random_std"]
+    return metrics.assign(
+        height=height,
+        low=height - error,
+        high=height + error,
+        random_mean=mean,
+        random_low=mean - std,
+        random_high=mean + std,
+    )
 
 
 def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> alt.LayerChart:

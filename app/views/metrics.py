@@ -29,25 +29,6 @@ VIEWS = {
     "random": "At random",
 }
 
-NAMES = {
-    "geodesic": "geodesic",
-    "chordal_2": "chordal, 2-norm",
-    "chordal_f": "chordal, Frobenius",
-    "projection_2": "projection, 2-norm",
-    "projection_f": "projection, Frobenius",
-    "fubini_study": "Fubini–Study",
-    "overlap": "overlap",
-}
-FORMULAS = {
-    "geodesic": "‖θ‖₂",
-    "chordal_2": "2 sin(θ_max/2)",
-    "chordal_f": "2 ‖sin(θ/2)‖₂",
-    "projection_2": "sin θ_max",
-    "projection_f": "‖sin θ‖₂",
-    "fubini_study": "arccos ∏ cos θᵢ",
-    "overlap": "mean cos² θᵢ",
-}
-
 SYMBOLS = (
     "θ: the k principal angles between two k-dimensional subspaces; their cosines are the singular values of "
     "UᵀV for orthonormal bases U and V. All but the overlap are distances. As likeness: 1 − distance ÷ the "
@@ -124,15 +105,18 @@ def over_training(
     )
     for start in range(0, len(METRICS), 2):
         for place, metric in zip(st.columns(2), METRICS[start : start + 2], strict=False):
-            panel = drawn(metrics[metrics["metric"] == metric], raw=raw)
+            name = charts.METRIC_NAMES[metric]
+            panel = charts.metric_heights(metrics[metrics["metric"] == metric], raw=raw)
             with place:
                 figure(
-                    charts.metric_by_step(panel, colors, FORMULAS[metric] if raw else "likeness"),
+                    charts.metric_by_step(
+                        panel, colors, charts.METRIC_FORMULAS[metric] if raw else "likeness"
+                    ),
                     panel,
                     key=f"metrics_{metric}",
-                    title=f"{NAMES[metric][0].upper()}{NAMES[metric][1:]}, k = {k:,}",
-                    symbols=f"{FORMULAS[metric]}. {SYMBOLS}",
-                    alt=f"{NAMES[metric]} between mask and eigenspace against training step at k = {k}.",
+                    title=f"{name[0].upper()}{name[1:]}, k = {k:,}",
+                    symbols=f"{charts.METRIC_FORMULAS[metric]}. {SYMBOLS}",
+                    alt=f"{name} between mask and eigenspace against training step at k = {k}.",
                     name=f"metric-{metric}-k{k}",
                     panel=True,
                 )
@@ -157,24 +141,6 @@ def choose_k(sizes: list[int], asked: dict[str, list[str]]) -> tuple[int, bool]:
             )
         raw = st.toggle("Raw distances", key="metrics_raw", persist_state="session", help=SYMBOLS)
     return int(k), raw
-
-
-def drawn(metrics: pd.DataFrame, *, raw: bool) -> pd.DataFrame:
-    """The columns of ``charts.metric_by_step``, of one metric."""
-    if raw:
-        height, error = metrics["value"], metrics["error"]
-        mean, std = metrics["random_mean"], metrics["random_std"]
-    else:
-        height, error = metrics["normalised"], metrics["normalised_error"]
-        mean, std = metrics["normalised_random_mean"], metrics["normalised_random_std"]
-    return metrics.assign(
-        height=height,
-        low=height - error,
-        high=height + error,
-        random_mean=mean,
-        random_low=mean - std,
-        random_high=mean + std,
-    )
 
 
 # --- Two analyses -----------------------------------------------------------------------------------------
@@ -210,7 +176,7 @@ def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[st
     chance = chance[["k", "measure", "normalised_random_mean", "normalised_random_std", "random_mean"]]
     values = values.merge(chance, on=["k", "measure"], how="left")
     figure(
-        charts.pair_metrics(values, NAMES),
+        charts.pair_metrics(values, charts.METRIC_NAMES),
         values,
         key="metrics_pair",
         title="Two eigenspaces, by every metric",
@@ -271,7 +237,7 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
         )
     study = random_study(dimension, k, str(kind))
     figure(
-        charts.random_study(study, NAMES, k),
+        charts.random_study(study, charts.METRIC_NAMES, k),
         study,
         key="metrics_random",
         title=f"Random {kind} of D = {dimension:,} dimensions",
@@ -284,8 +250,8 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
     at_k = study[study["k"] == k]
     table = pd.DataFrame(
         {
-            "metric": at_k["metric"].map(NAMES),
-            "formula": at_k["metric"].map(FORMULAS).map(plain),
+            "metric": at_k["metric"].map(charts.METRIC_NAMES),
+            "formula": at_k["metric"].map(charts.METRIC_FORMULAS).map(plain),
             "raw": [f"{m:.4g} ± {s:.2g}" for m, s in zip(at_k["mean"], at_k["std"], strict=True)],
             "likeness": [
                 f"{m:.4g} ± {s:.2g}"

@@ -26,6 +26,7 @@ from app.common import (
 )
 from app.figure import figure
 from app.options import command_line
+from app.panels import nearest
 from core.results import queries
 from core.results.models import Mask, State
 from core.results.queries import AnalysisDetail
@@ -240,12 +241,6 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
             alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
             name=f"{name_of(detail)}-magnitudes-k{at}",
         )
-
-
-def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
-    """The rows of the size nearest to k, of those that the frame has."""
-    sizes = frame["k"].unique()
-    return frame[frame["k"] == min(sizes, key=lambda size: abs(size - k))]
 
 
 def header(

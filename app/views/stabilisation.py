@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import pandas as pd
 import streamlit as st
 
@@ -21,6 +18,7 @@ from app.common import (
 )
 from app.comparing import ask_for_pairs
 from app.figure import figure
+from app.panels import heatmaps_found, names_of_sets, within
 from core.names import IOU, SPARSITIES
 from core.results import queries
 
@@ -62,15 +60,6 @@ def choose_model(options: list[str], asked: dict[str, list[str]]) -> str:
     wanted = asked.get("model", [None])[0] or st.session_state.get("stabilisation_model")
     st.session_state["stabilisation_model"] = wanted if wanted in options else options[0]
     return str(st.selectbox("Model", options, key="stabilisation_model", persist_state="session"))
-
-
-def names_of_sets(sets: pd.DataFrame) -> pd.Series[str]:
-    """What tells the sets of one model apart; their number where nothing shown does."""
-    names = charts.name_series(sets).str.removeprefix(sets["model"].iloc[0] + " · ")
-    ambiguous = sets.groupby(names)["set_id"].transform("nunique") > 1
-    return names.where(
-        ~ambiguous, names + ", k = " + sets["k"].astype(str) + " · #" + sets["set_id"].astype(str)
-    )
 
 
 def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:
@@ -130,7 +119,7 @@ def heatmaps(sets: pd.DataFrame, k: int) -> None:
         "(light, the same); large light blocks mean that little changes any more. Chance at "
         f"k = {k:,} is {rho / (2 - rho):.3g} for masks and {rho:.3g} for eigenspaces."
     )
-    panels = list(found(values, sets))
+    panels = list(heatmaps_found(values, sets))
     for start in range(0, len(panels), 3):
         row = panels[start : start + 3]
         for place, panel in zip(st.columns(min(3, len(panels))), row, strict=False):
@@ -159,40 +148,6 @@ def heatmaps(sets: pd.DataFrame, k: int) -> None:
     if missing:
         paper = {queries.at_sparsity(rho, parameters) for rho in SPARSITIES}
         ask_for_pairs(missing, sorted({k} | paper), "stabilisation")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A heatmap: what ``charts.heatmap`` takes, and its names."""
-
-    title: str
-    key: str
-    measure: str
-    values: pd.DataFrame
-
-
-def found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
-    """The heatmaps that there are values for: of the masks, which sets of the same parameters share, and of
-    each set's eigenspaces."""
-    masks = values[values["measure"] == IOU]
-    for subset, rows in sets.groupby("subset"):
-        # Of the first of them whose masks have been compared.
-        for number, each in rows.groupby("set_id"):
-            if len(pairs := within(masks, each)):
-                title = "Masks" if sets["subset"].nunique() == 1 else f"Masks of {subset}"
-                yield Panel(title, f"masks_{number}", "IoU of masks", pairs)
-                break
-    overlaps = values[values["measure"] == "overlap"]
-    for number, rows in sets.groupby("set_id"):
-        if len(pairs := within(overlaps, rows)):
-            title = f"Eigenspaces, {rows['series'].iloc[0]}"
-            yield Panel(title, f"eigenspaces_{number}", "overlap of eigenspaces", pairs)
-
-
-def within(values: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of two of these analyses."""
-    ids = rows["analysis_id"]
-    return values[values["first_id"].isin(ids) & values["second_id"].isin(ids)]
 
 
 def complete(values: pd.DataFrame, rows: pd.DataFrame, *, eigenspaces: bool) -> bool:

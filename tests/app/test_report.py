@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from app.charts import METRIC_NAMES
 from app.report import report
 from core.results import queries
 from core.results.session import sessions
@@ -45,9 +46,14 @@ def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add
         "Spectrum: mlp · test",
         "Overlap against k: mlp · train",
         "Spectrum: mlp · train",
+        *(f"Mask and eigenspace by {name}, k = 1" for name in METRIC_NAMES.values()),
+        "In which layers: mlp · test, step 100, k = 5",
+        "At which magnitudes: mlp · test, step 100, k = 5",
+        "In which layers: mlp · train, step 100, k = 4",
+        "At which magnitudes: mlp · train, step 100, k = 4",
     ]
     charts = specifications(page)
-    assert len(charts) == 8
+    assert len(charts) == 8 + len(METRIC_NAMES) + 4
     assert {chart["width"] for chart in charts} == {"container"}
     assert max(len(rows) for rows in charts[0]["datasets"].values()) == 4  # a point for each analysis
     assert page.count("<td>0.001707 ± 6e-06</td>") == 4  # three times chance at k = 4, of each analysis
@@ -64,7 +70,7 @@ def test_nothing_that_a_user_wrote_becomes_part_of_the_page(home: Settings, add:
     page = made(home)
     assert SCRIPT not in page
     assert "&lt;/script&gt;" in page
-    assert len(specifications(page)) == 6
+    assert len(specifications(page)) == len(titles(page)) > 6
 
 
 def test_a_report_asks_nothing_of_the_network(home: Settings, add: Add) -> None:

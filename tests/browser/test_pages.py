@@ -226,6 +226,10 @@ def test_a_report_is_one_file_that_draws_its_charts_alone(
     expect(tab.locator("section .chart svg.marks")).to_have_count(sections.count())
     over_training = sections.filter(has_text="Overlap over training")
     expect(over_training.locator("g.mark-symbol.role-mark path")).to_have_count(POINTS)
+    heatmaps = sections.filter(has_text="of all pairs of steps")
+    expect(heatmaps.locator("g.mark-rect.role-mark path")).to_have_count((1 + len(SPLITS)) * len(STEPS) ** 2)
+    layers = sections.filter(has_text="In which layers")
+    expect(layers.locator("g.mark-rect.role-mark path")).to_have_count(len(SPLITS) * TENSORS)
     expect(tab.get_by_role("table").last.get_by_role("row")).to_have_count(1 + POINTS)
     tab.screenshot(path=screenshots / "report.png", full_page=True)
     assert problems == []

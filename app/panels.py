@@ -1,0 +1,68 @@
+"""What a chart is drawn of, where a page and the report draw the same: which pairs, size and name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from app import charts
+from core.names import IOU
+
+MASKS_MEASURE = "IoU of masks"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A heatmap: what ``charts.heatmap`` takes, and its names."""
+
+    title: str
+    key: str
+    measure: str
+    values: pd.DataFrame
+
+
+def heatmaps_found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
+    """The heatmaps that there are values for: of the masks, which sets of the same parameters share, and of
+    each set's eigenspaces."""
+    masks = values[values["measure"] == IOU]
+    for subset, rows in sets.groupby("subset"):
+        # Of the first of them whose masks have been compared.
+        for number, each in rows.groupby("set_id"):
+            if len(pairs := within(masks, each)):
+                title = "Masks" if sets["subset"].nunique() == 1 else f"Masks of {subset}"
+                yield Panel(title, f"masks_{number}", MASKS_MEASURE, pairs)
+                break
+    overlaps = values[values["measure"] == "overlap"]
+    for number, rows in sets.groupby("set_id"):
+        if len(pairs := within(overlaps, rows)):
+            title = f"Eigenspaces, {rows['series'].iloc[0]}"
+            yield Panel(title, f"eigenspaces_{number}", "overlap of eigenspaces", pairs)
+
+
+def within(values: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of two of these analyses."""
+    ids = rows["analysis_id"]
+    return values[values["first_id"].isin(ids) & values["second_id"].isin(ids)]
+
+
+def names_of_sets(sets: pd.DataFrame) -> pd.Series[str]:
+    """What tells the sets of one model apart; their number where nothing shown does."""
+    names = charts.name_series(sets).str.removeprefix(sets["model"].iloc[0] + " · ")
+    ambiguous = sets.groupby(names)["set_id"].transform("nunique") > 1
+    return names.where(
+        ~ambiguous, names + ", k = " + sets["k"].astype(str) + " · #" + sets["set_id"].astype(str)
+    )
+
+
+def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The rows of the size nearest to k, of those that the frame has."""
+    sizes = frame["k"].unique()
+    return frame[frame["k"] == min(sizes, key=lambda size: abs(size - k))]
+
+
+def shared(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those sizes k that most analyses have."""
+    numbers = frame.groupby("k")["analysis_id"].transform("nunique")
+    return frame[numbers == numbers.max()]

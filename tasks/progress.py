@@ -63,7 +63,7 @@ class Line:
         maker: Sessions of the database.
         beat: Says that it is; the answer is whether the work is still wanted.
         log: For when the database does not answer.
-        seconds: Between two beats.
+        seconds: Between two beats; five when not given.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Line:
         maker: sessionmaker[Session],
         beat: Callable[[Session], Standing],
         log: WorkLog,
-        seconds: float = _HEARTBEAT_SECONDS,
+        seconds: float | None = None,
     ) -> None:
         self._maker = maker
         self._beat = beat
         self._log = log
-        self._seconds = seconds
+        self._seconds = _HEARTBEAT_SECONDS if seconds is None else seconds
         self._standing = Standing.owned
         self._told = time.monotonic()
         self._over = threading.Event()

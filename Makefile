@@ -15,8 +15,9 @@ demo: $(APP)
 up: $(APP)
 	$(BIN)/seigh up $(UP_ARGS)
 
+# As many tests at a time as there are cores; those of a file share what they have started.
 test: lint browser
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -63,6 +63,6 @@ def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def shared(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of those sizes k that most analyses have."""
-    numbers = frame.groupby("k")["analysis_id"].transform("nunique")
+    """The rows of those sizes k that most analyses, or most pairs of them, have."""
+    numbers = frame.groupby("k")["k"].transform("size")
     return frame[numbers == numbers.max()]

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app import charts
 from app.charts import pictures
 from app.common import matrix
-from app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared
+from app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared, within
 from core.names import IOU
 from core.results import queries
 from core.results.models import Mask
@@ -142,9 +142,11 @@ def _heatmaps(s: Session, analyses: pd.DataFrame, k: int) -> Iterator[Section]:
     sets = sets[sets["analysis_id"].isin(analyses["analysis_id"])]
     for model, rows in sets.groupby("model"):
         values = queries.pair_values(s, rows["analysis_id"].tolist(), measures=(IOU, "overlap"))
+        # Two sets may have been compared with each other, at sizes of their own.
+        values = pd.concat([within(values, each) for _, each in rows.groupby("set_id")])
         if values.empty:
             continue
-        values = nearest(values, k)
+        values = nearest(shared(values), k)
         at = int(values["k"].iloc[0])
         rho = at / int(rows["parameters"].iloc[0])
         for panel in heatmaps_found(values, rows.assign(series=names_of_sets(rows))):

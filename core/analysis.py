@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.allocator import freed_memory_kept
 from core.curvature import CurvatureOperator
 from core.device import available_memory
 from core.names import REDUCED
@@ -261,7 +262,7 @@ def analyse(
     environment = environment or Settings()
     name = name or checkpoint.name
     clock = _Clock(settings, progress)
-    with reproducible():
+    with reproducible(), freed_memory_kept():
         try:
             return _analyse(checkpoint, settings, name, environment, scratch, clock, before, hire)
         except SpectrumError as error:

@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor
 
 from core import logs
+from core.allocator import give_back_memory, keep_freed_memory
 from core.analysis import describe_environment
 from core.curvature import CurvatureOperator
 from core.device import pick_device
@@ -67,7 +68,7 @@ _WORTH_SHARING, _WORTH_WAITING_FOR = 20.0, 600.0
 _WORTH_A_ROUND = 1.0
 
 # Seconds between two looks at the parts that others perform, growing; and between two rings for help.
-_SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.2
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.05
 _RING_SECONDS = 3.0
 _BROKER_SECONDS = 30.0
 
@@ -356,6 +357,7 @@ def forget() -> None:
     """Give up what is kept for helping, to have its memory."""
     global _kept
     _kept = None
+    give_back_memory()
 
 
 def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper | None:
@@ -372,6 +374,7 @@ def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper 
     plan = Plan.from_json(analysis.plan)
     if plan.device != describe_environment(pick_device(env.device))["device"]:
         return None
+    keep_freed_memory()  # from one round to the next
     with reproducible():
         path = ArtifactStore(env.artifact_folder).path(key)
         network = load(path, AnalysisSettings.model_validate(analysis.settings), filename, env)

@@ -22,8 +22,8 @@ _SHARE_FOR_TRYING = 0.05
 _CLEARLY = 1.2
 
 # Bytes of the largest intermediate value of one call, beyond which larger calls stop paying. On the CPU, the
-# C library takes blocks of 32 MiB and more fresh from the system each time, page by page, which takes as long
-# as a convolution; on a GPU, calls of this size saturate it.
+# C library takes blocks of 32 MiB and more fresh from the system each time (``core.allocator``), page by
+# page, which takes as long as a convolution; on a GPU, calls of this size saturate it.
 _CALL = {"cpu": 30 * 2**20, "cuda": 256 * 2**20}
 
 # Seconds to trace a product: to load the tracer, and per tensor that the gradient's graph keeps.

@@ -26,6 +26,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from core.allocator import freed_memory_kept
 from core.device import pick_device
 from core.problems import architectures, augment, data, plugins
 from core.problems.checkpoints import METRICS
@@ -218,7 +219,7 @@ def train(
         return list(files.values())
 
     device = pick_device(env.device)
-    with _own_random_numbers(seed, device):
+    with _own_random_numbers(seed, device), freed_memory_kept():
         run = _Run(recipe, training, test, seed, device)
         recorder = Recorder(run.model, out, chosen, facts)
         run.restore(out / STATE, facts, files)

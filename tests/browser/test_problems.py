@@ -1,0 +1,112 @@
+"""Checkpoints of torchvision's networks, recognised and analysed on uploaded data, in a real Chromium."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+
+from core.problems import architectures
+from core.results import queries
+from core.results.session import sessions
+from core.settings import Settings
+from tests.browser.conftest import settled
+from tests.browser.test_dashboard import chart, fill
+
+pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
+
+K, N = 10, 20
+
+# Parameters that make up θ, as D·k numbers of a whole ViT are more than a test's memory; and D.
+NETWORKS = {
+    "resnet18(num_classes=10)": ("", 11_181_642),
+    "mobilenet_v3_small(num_classes=10)": ("", 1_528_106),
+    "vit_b_16(image_size=32,num_classes=10)": ("heads.*, encoder.layers.encoder_layer_11.mlp.3.*", 2_367_754),
+}
+
+
+def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
+    page: Page, url: str, lab: Settings, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((40, 3, 32, 32), dtype=np.float32)
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(40) % 10)
+    for number, (spec, (patterns, parameters)) in enumerate(NETWORKS.items()):
+        torch.manual_seed(number)
+        file = tmp_path / f"step_{100 * number:06d}.pth"
+        torch.save({"model": architectures.build(spec).state_dict(), "epoch": number}, file)
+        page.goto(f"{url}/new_analysis")
+        expect(page.get_by_role("heading", name="New analysis")).to_be_visible(timeout=120_000)
+        settled(page)
+        page.locator("input[type=file]").first.set_input_files(file)
+        expect(page.get_by_test_id("stDataFrame")).to_be_visible(timeout=120_000)
+        expect(page.get_by_label("Architecture")).to_have_value(f"{spec} – fits 1 of 1")
+        file.unlink()  # they are large
+        fill(page, "Model name", spec)
+        choose(page, "Data set", "a file of my own …")
+        page.locator("input[type=file]").last.set_input_files(tmp_path / "mine.npz")
+        expect(page.get_by_text("mine.npz")).to_be_visible()
+        fill(page, "N, samples", str(N))
+        fill(page, "k, eigenpairs", str(K))
+        page.get_by_text("seigh", exact=True).click()
+        page.get_by_text("Advanced").click()
+        if patterns:
+            fill(page, "Parameters", patterns)
+        choose(page, "Path of the products", "double-backward")
+        choose(page, "Test matrices", "gaussian")
+        expect(page.get_by_text(re.compile(f"^D = {parameters:,}"))).not_to_have_count(0)
+        page.get_by_role("button", name="Start 1 analysis").click()
+        expect(page.get_by_text("1 analysis is queued.")).to_be_visible(timeout=120_000)
+
+    page.get_by_role("link", name="Watch them in Runs").click()
+    expect(page.get_by_role("link", name="Open")).to_have_count(len(NETWORKS), timeout=300_000)
+    with sessions(lab.database)() as s:
+        runs = queries.runs(s)
+    assert set(runs["model"]) == set(NETWORKS)
+    for run in runs.itertuples():
+        assert run.parameters == NETWORKS[run.model][1]
+        page.goto(f"{url}/result?analysis={run.id}")
+        expect(chart(page, "result_overlap")).to_be_visible()
+        settled(page)
+        with sessions(lab.database)() as s:
+            curve = queries.overlap_curves(s, [run.id], masks=("magnitude",))["overlap"]
+        assert len(curve) == K
+        expect(page.get_by_test_id("stMetricValue").nth(1)).to_have_text(f"{curve.iloc[-1]:.3g}")
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    """Choose in a list by typing, as people do in a long one."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_label(label, exact=True).fill(option)
+    page.get_by_role("option", name=option, exact=True).click()
+    settled(page)
+
+
+def test_a_training_is_started_on_its_page_and_its_checkpoints_are_analysed(
+    page: Page, url: str, lab: Settings
+) -> None:
+    page.goto(f"{url}/train")
+    expect(page.get_by_role("heading", name="Train")).to_be_visible(timeout=120_000)
+    settled(page)
+    choose(page, "Problem", "digits-mlp")
+    fill(page, "Steps", "30")
+    fill(page, "Record at steps", "0, 20, 30")
+    fill(page, "Model name", "trained here")
+    page.get_by_text("Analyse every checkpoint as it is recorded").click()
+    settled(page)
+    fill(page, "N, samples", "100")
+    fill(page, "k, eigenpairs", str(K))
+    page.get_by_role("button", name="Start training, 3 checkpoints, 3 analyses").click()
+    expect(page.get_by_text(re.compile(r"^Training \d+ is queued\.$"))).to_be_visible(timeout=60_000)
+    page.get_by_role("link", name="Watch it in Runs").click()
+    rows = page.locator("[class*=st-key-run_]").filter(has_text="trained here")
+    expect(rows.filter(has=page.get_by_role("link", name="Open"))).to_have_count(3, timeout=120_000)
+    settled(page)
+    with sessions(lab.database)() as s:
+        analyses = queries.comparable(s).query("model == 'trained here'")
+    assert sorted(analyses["step"]) == [0, 20, 30]
+    assert set(analyses["k"]) == {K}

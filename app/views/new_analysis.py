@@ -15,13 +15,15 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import analysis_form as form
 from app import uploads
-from app.common import counted, plain, settings, size
+from app.common import counted, database, plain, settings, size
 from app.costs import costs
 from app.uploads import Brought, Part
+from core.names import Place
 from core.problems import architectures, data
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.problems.spec import Spec, Value, parse
+from core.results.load import load
 from core.results.store import StoreError
 from core.settings import AnalysisSettings, SettingsError
 from tasks.submit import Upload, submit
@@ -58,12 +60,16 @@ def page() -> None:
         st.subheader("Settings")
         chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
         problems += wrong
-        user = form.user_name()
+        left, right = st.columns(2)
+        with left:
+            user = form.user_name()
+        with right:
+            place = choose_place()
     with st.container(border=True):
         st.subheader("Cost")
         problems += costs(chosen, len(used), "new")
     problems = missing_files(used, table) + form.missing_names(model, user) + problems
-    start(used, table, chosen, problems, model=model, user=user)
+    start(used, table, chosen, problems, model=model, user=user, place=place)
 
 
 def report_last_submission() -> None:
@@ -359,6 +365,24 @@ def choose_settings(
     return form.analysis_settings("new", architecture, dataset)
 
 
+def choose_place() -> Place:
+    """Where the analyses may run, if there are workers of several kinds."""
+    with database()() as s:
+        devices = {worker.device for worker in load(s).workers if worker.alive}
+    if len(devices) < 2:
+        return "any"
+    places: dict[Place, str] = {"any": "on any worker", "cpu": "on a CPU", "gpu": "on a GPU"}
+    place: Place = st.selectbox(
+        "Runs",
+        list(places),
+        format_func=places.__getitem__,
+        key="new_place",
+        persist_state="session",
+        help="Results differ in rounding from one kind of device to the other.",
+    )
+    return place
+
+
 def missing_files(used: Sequence[Brought], steps: Mapping[str, int | None]) -> list[str]:
     """What is still to be done about the files."""
     problems = []
@@ -384,6 +408,7 @@ def start(
     *,
     model: str,
     user: str,
+    place: Place,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
     label = "Start" if problems else f"Start {counted(len(used) * len(chosen), 'analysis', 'analyses')}"
@@ -401,6 +426,7 @@ def start(
                 model_name=model,
                 settings=chosen,
                 user=user,
+                place=place,
                 env=settings(),
             )
     except (CheckpointError, DataError, SettingsError, StoreError) as error:

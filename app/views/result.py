@@ -21,15 +21,17 @@ from app.common import (
     model_colors,
     nothing_yet,
     plain,
+    settings,
     size,
     whole_number,
 )
 from app.figure import figure
 from app.options import command_line
 from app.panels import nearest
-from core.results import queries
+from core.results import queries, store
 from core.results.models import Mask, State
 from core.results.queries import AnalysisDetail
+from core.results.store import StoreError
 from core.settings import AnalysisSettings
 
 OVERLAP_SYMBOLS = (
@@ -334,6 +336,7 @@ def provenance(detail: AnalysisDetail) -> None:
             icon=":material/download:",
             help="What `seigh analyze --json` writes.",
         )
+    eigenvectors(detail)
     figure(
         charts.stages(detail.stages),
         detail.stages,
@@ -345,8 +348,8 @@ def provenance(detail: AnalysisDetail) -> None:
         name=f"{name_of(detail)}-stages",
         panel=True,
     )
-    settings, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
-    with settings:
+    chosen_tab, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
+    with chosen_tab:
         st.caption("The same analysis on the command line, without a server:")
         line = command_line(AnalysisSettings.model_validate(detail.settings), detail.filename)
         st.code(line, language="sh", wrap_lines=True)
@@ -358,6 +361,30 @@ def provenance(detail: AnalysisDetail) -> None:
             st.table(measurements(measured), border="horizontal", hide_index=True)
     with environment:
         st.table(two_columns(detail.environment), border="horizontal", hide_index=True)
+
+
+def eigenvectors(detail: AnalysisDetail) -> None:
+    """Whether they are there for comparisons, and for how long."""
+    if detail.eigenvectors is None:
+        reason = plain(detail.record.get("eigenvectors_lost", "Their time is over."))
+        st.caption(f":material/info: The eigenvectors are not kept; all numbers are. {reason}")
+    elif (days := settings().retention_days) is not None:
+        st.toggle(
+            "Keep the eigenvectors for good",
+            detail.pinned,
+            key=f"result_pinned_{detail.id}",
+            help=f"Otherwise they are removed {days:g} days after the analysis, and its numbers stay.",
+            on_change=pin,
+            args=(detail.id, not detail.pinned),
+        )
+
+
+def pin(number: int, pinned: bool) -> None:
+    try:
+        with database().begin() as s:
+            store.pin(s, number, pinned)
+    except StoreError as error:  # somebody has deleted it
+        st.toast(plain(str(error)), icon=":material/info:")
 
 
 def as_json(number: int) -> str:
@@ -387,7 +414,7 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     facts = {
         name: f"{value:.4g}" if isinstance(value, float) else value
         for name, value in record.items()
-        if not isinstance(value, (dict, list)) and name != "probability"
+        if not isinstance(value, (dict, list)) and name not in ("probability", "eigenvectors_lost")
     }
     if loss := record.get("loss"):
         facts["loss"] = loss_fact(loss)

@@ -348,6 +348,7 @@ class AnalysisDetail:
     seconds: float
     resolved_k: int | None  # up to there every overlap is known to 1 %; None where errors are not
     eigenvectors: str | None  # key in the artefact store; None unless finished
+    pinned: bool  # its eigenvectors are kept for good
 
 
 def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
@@ -383,6 +384,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         seconds=float(timings["seconds"].sum()),
         resolved_k=row.resolved_k,
         eigenvectors=row.eigenvectors if row.state is State.finished else None,
+        pinned=row.pinned,
     )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.problems import architectures
-from core.results import queries
+from core.results import queries, workers
+from core.results.models import Analysis, Checkpoint
 from core.results.session import sessions
 from core.settings import AnalysisSettings, Settings
 from tests.core.problems.originals import write_mnist
@@ -163,6 +165,24 @@ def test_leaves_out_what_it_cannot_read_and_queues_the_rest(
     }
     assert set(runs["model"]) == {"mine"}
     assert set(runs["submitted_by"]) == {"ada"}
+
+
+def test_where_it_runs_can_be_chosen_if_there_are_workers_of_several_kinds(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)
+    assert "new_place" not in {box.key for box in open_page("new_analysis").selectbox}
+    with sessions(home.database).begin() as s:
+        for name, device in (("a", "cpu"), ("b", "cuda")):
+            facts = workers.Facts(name, "host", 1, device, "a device", 2**40, "2", 1, 1, ("seigh",), None)
+            workers.report(s, facts)
+    app = uploaded(open_page("new_analysis"), {"step_9.safetensors": weights()})
+    app.selectbox(key="new_model").select("mine")
+    app.selectbox(key="new_place").select("gpu").run()
+    app.button(key="new_start").click().run()
+    with sessions(home.database)() as s:
+        places = dict(s.execute(select(Checkpoint.step, Analysis.place).join(Analysis.checkpoint)).all())
+    assert places == {0: "any", 9: "gpu"}
 
 
 def test_says_at_start_what_the_database_does_not_allow(open_page: Open, add: Add) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from itertools import combinations_with_replacement
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from core.names import IOU, METRICS
@@ -212,6 +213,31 @@ def test_result_says_how_wrong_the_overlap_may_be(open_page: Open, add: Add) -> 
         "at k = 4 the stated error is 0.3% of the overlap."
     ]
     assert "its stated error" in texts(app, "caption")
+
+
+def test_eigenvectors_can_be_kept_for_good_where_they_expire(
+    open_page: Open, add: Add, home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = add(results={"eigenvectors": "eigenvectors/a"})
+    assert f"result_pinned_{number}" not in {toggle.key for toggle in open_page("result").toggle}
+    monkeypatch.setenv("SEIGH_RETENTION_DAYS", "30")
+    st.cache_resource.clear()
+    for pinned in (True, False):
+        app = open_page("result")
+        toggle = app.toggle(key=f"result_pinned_{number}")
+        assert "removed 30 days after" in toggle.help
+        assert toggle.value is not pinned
+        toggle.set_value(pinned).run()
+        assert app.toggle(key=f"result_pinned_{number}").value is pinned
+        with sessions(home.database)() as s:
+            assert queries.analysis(s, number).pinned is pinned
+
+
+def test_result_says_why_there_are_no_eigenvectors(open_page: Open, add: Add) -> None:
+    results = {"eigenvectors": None, "record": {"eigenvectors_lost": "The disk is full."}}
+    add(results=results)
+    captions = texts(open_page("result"), "caption")
+    assert "The eigenvectors are not kept; all numbers are. The disk is full." in captions.replace("\\", "")
 
 
 def test_results_from_before_errors_were_stated_still_show(open_page: Open, add: Add) -> None:

@@ -24,6 +24,9 @@ from core.settings import AnalysisSettings, Settings, SettingsError
 # Part of the machine's memory for what a product computes on its way.
 _PRODUCT_SHARE = 0.25
 
+# Seconds that timing products may take beyond one of them.
+_QUICK = 0.5
+
 
 @dataclass(frozen=True)
 class Theta:
@@ -237,7 +240,12 @@ def plan(
         operator, measured = choose(
             *data, block=block, products=products, memory=memory, after_batch=after_batch, **_matrix(network)
         )
-        seconds = [each.seconds_per_product for each in measured if each.seconds_per_product is not None]
+        chosen = (operator.path, operator.columns, operator.batch_size)
+        seconds = [
+            each.seconds_per_product
+            for each in measured
+            if (each.path, each.columns, each.batch_size) == chosen and each.seconds_per_product is not None
+        ]
         facts = [each.to_json() for each in measured]
         return operator, _plan_of(operator, device, min(seconds, default=None), facts)
     operator = CurvatureOperator(
@@ -274,14 +282,23 @@ def planned(
 
 
 def seconds_per_product(operator: CurvatureOperator) -> float:
-    """What a product takes, by one of a batch of data with as many vectors as are multiplied at once."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(operator.columns, operator.shape[0], generator=generator, dtype=operator.dtype)
-    rows = rows.to(operator.device)
+    """What a product takes, by one vector and a batch of data; by as many vectors as are multiplied at once
+    where that takes no time worth saving."""
     operator.prepare(0)
+    seconds = _seconds(operator, 1)
+    if operator.columns > 1 and seconds * operator.columns < _QUICK:
+        seconds = _seconds(operator, operator.columns)
+    return seconds * operator.batches
+
+
+def _seconds(operator: CurvatureOperator, columns: int) -> float:
+    """What a product with each of so many vectors at once takes, for the first batch of data."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(columns, operator.shape[0], generator=generator, dtype=operator.dtype)
+    rows = rows.to(operator.device)
     start = time.perf_counter()
     float(operator.multiply_batch(0, rows).sum())  # to wait for it
-    return (time.perf_counter() - start) * operator.batches / operator.columns
+    return (time.perf_counter() - start) / columns
 
 
 @contextmanager

@@ -496,7 +496,7 @@ def test_submit_wait_and_export(
     assert run("export", "net", "--format", "html", "--out", tmp_path / "net.html")[0] == 0
     page = (tmp_path / "net.html").read_text()
     assert page.count('class="chart"') == page.count("<section>") > 5
-    assert "At which magnitudes: net, step 100" in page
+    assert re.search(r"At which magnitudes: net[^<]*, step 100, k = 12<", page)
     exported["parquet"] = pd.read_parquet(tmp_path / "net.parquet")
     for table in exported.values():
         assert len(table) == 2 * 3 * 12

@@ -15,9 +15,10 @@ demo: $(APP)
 up: $(APP)
 	$(BIN)/seigh up $(UP_ARGS)
 
-# As many tests at a time as there are cores; those of a file share what they have started.
+# As many tests at a time as there are cores, each with one thread: threads that wait for each other lose most
+# where others want the cores too. Those of a file share what they have started.
 test: lint browser
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

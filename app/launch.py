@@ -231,9 +231,9 @@ def _start(settings: Settings, port: int, processes: list[Process], card: IO[str
         broker.wait_until(lambda: redis_answers(settings))
     # On SIGQUIT it hands back its work at once; on SIGTERM, after the batch of products in hand.
     started("worker", worker_command(), stop_signal=signal.SIGQUIT)
-    port = free_port(port)
-    dashboard = started("dashboard", dashboard_command(port, settings.max_upload_mb))
-    dashboard.wait_until(lambda: _dashboard_answers(port))
+    with _reserved_port(port) as port:
+        dashboard = started("dashboard", dashboard_command(port, settings.max_upload_mb))
+        dashboard.wait_until(lambda: _dashboard_answers(port))
     card.write(json.dumps({"pid": os.getpid(), "port": port}))
     card.flush()
     return Stack(os.getpid(), port, tuple(processes))
@@ -327,6 +327,23 @@ def free_port(wanted: int) -> int:
                 continue
             return port
     raise LaunchError(f"No port from {wanted} on is free; choose another one with --port.")
+
+
+@contextmanager
+def _reserved_port(wanted: int) -> Iterator[int]:
+    """``free_port`` that no other stack takes which starts meanwhile: its dashboard would answer for ours."""
+    for port in range(wanted, wanted + _PORTS_TRIED):
+        with socket.socket(socket.AF_UNIX) as reservation:
+            if sys.platform == "linux":  # a name that exists as long as the socket, and no file
+                try:
+                    reservation.bind(f"\0seigh-lab-port-{port}")
+                except OSError:
+                    continue
+            if free_port(port) == port:
+                yield port
+                return
+    free_port(wanted)  # says what to do if there is none
+    raise LaunchError("Many stacks are starting at once; try again.")
 
 
 def redis_answers(settings: Settings) -> bool:

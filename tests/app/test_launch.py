@@ -223,6 +223,16 @@ def test_free_port_is_the_wanted_or_the_next() -> None:
         launch.free_port(65536)
 
 
+def test_two_stacks_that_start_at_once_have_ports_of_their_own() -> None:
+    with taken_port() as taken:
+        port = taken.getsockname()[1]
+        with launch._reserved_port(port) as one:
+            with launch._reserved_port(port) as other:
+                assert len({port, one, other}) == 3
+            with launch._reserved_port(other) as again:
+                assert again == other
+
+
 def test_somebody_elses_socket_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "link"
     folder.symlink_to(tmp_path)

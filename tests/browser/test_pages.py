@@ -150,6 +150,7 @@ def test_metrics_are_drawn_and_two_analyses_are_compared_on_the_page(
     for metric in METRICS:
         expect_marks(page, f"metrics_{metric}", symbol=POINTS)
     page.goto(f"{url}/metrics?view=pair&first={study[-1]}&second={study[-2]}")
+    settled(page)  # a click while the page is being made is lost
     page.get_by_role("button", name=re.compile("^.*Compare")).click()
     expect(drawn(page, "metrics_pair")).to_be_visible(timeout=60_000)
     expect(drawn(page, "metrics_pair").locator("g.mark-line.role-mark path")).to_have_count(2 * len(METRICS))

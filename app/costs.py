@@ -15,8 +15,9 @@ from core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
 from core.problems import architectures, data
 from core.problems.data import DataError
 from core.results import queries
-from core.results.load import WorkerLoad, load
+from core.results.models import Worker
 from core.results.space import room
+from core.results.workers import alive
 from core.settings import METHODS, AnalysisSettings, SettingsError
 
 LONG = 86_400.0  # s; more than that is said
@@ -50,7 +51,7 @@ def costs(chosen: Sequence[AnalysisSettings], checkpoints: int, page: str) -> li
         st.metric("Memory of a worker", f"≥ {size(each.memory)}", width=190, help="Basis and eigenvectors.")
     with database()() as s:
         timings = queries.timings(s, first.architecture, first.parameters)
-        workers = [worker for worker in load(s).workers if worker.alive]
+        workers = alive(s)
     kind = kind_of(workers)
     timed = timed_like(timings, first, kind)
     expected = forecast(first, parameters, timed, kind)
@@ -70,7 +71,7 @@ def timed_like(timings: pd.DataFrame, chosen: AnalysisSettings, kind: Kind) -> l
     return [Timed(**{name: row[name] for name in names}) for row in same.to_dict("records")]
 
 
-def kind_of(workers: Sequence[WorkerLoad]) -> Kind:
+def kind_of(workers: Sequence[Worker]) -> Kind:
     """What analyses will run on: a GPU if a worker that is there has one."""
     devices = {worker.device for worker in workers} or {settings().device.partition(":")[0]}
     return "cuda" if "cuda" in devices else "cpu"
@@ -98,7 +99,7 @@ def shape_of(chosen: AnalysisSettings) -> tuple[int, ...] | None:
     return shape or architectures.describe(chosen.architecture).takes
 
 
-def say_time(expected: Forecast | None, analyses: int, workers: Sequence[WorkerLoad], kind: Kind) -> None:
+def say_time(expected: Forecast | None, analyses: int, workers: Sequence[Worker], kind: Kind) -> None:
     """How long one and all of them take, and how that is known."""
     if expected is None:
         st.markdown("**Time:** not known, as the shape of the samples is not.")
@@ -175,7 +176,7 @@ def warn(
     chosen: AnalysisSettings,
     analyses: int,
     expected: Forecast | None,
-    workers: Sequence[WorkerLoad],
+    workers: Sequence[Worker],
     page: str,
 ) -> list[str]:
     """Say what is likely to go wrong; of what is absurd, that it is not confirmed yet."""

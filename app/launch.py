@@ -319,31 +319,39 @@ def free_port(wanted: int) -> int:
         LaunchError: If none of the next hundred is.
     """
     for port in range(wanted, min(wanted + _PORTS_TRIED, 2**16)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
+        if _is_free(port):
             return port
-    raise LaunchError(f"No port from {wanted} on is free; choose another one with --port.")
+    raise _no_port(wanted)
 
 
 @contextmanager
 def _reserved_port(wanted: int) -> Iterator[int]:
     """``free_port`` that no other stack takes which starts meanwhile: its dashboard would answer for ours."""
-    for port in range(wanted, wanted + _PORTS_TRIED):
+    for port in range(wanted, min(wanted + _PORTS_TRIED, 2**16)):
         with socket.socket(socket.AF_UNIX) as reservation:
             if sys.platform == "linux":  # a name that exists as long as the socket, and no file
                 try:
                     reservation.bind(f"\0seigh-lab-port-{port}")
                 except OSError:
                     continue
-            if free_port(port) == port:
+            if _is_free(port):
                 yield port
                 return
-    free_port(wanted)  # says what to do if there is none
-    raise LaunchError("Many stacks are starting at once; try again.")
+    raise _no_port(wanted)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _no_port(wanted: int) -> LaunchError:
+    return LaunchError(f"No port from {wanted} on is free; choose another one with --port.")
 
 
 def redis_answers(settings: Settings) -> bool:

@@ -80,12 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure(browser, url, 1)  # the server's own imports and caches
             print(f"{'':28}{'paint':>8}{'title':>8}{'drawn':>8}{'again: paint':>14}{'title':>8}{'drawn':>8}")
             for page, ms in measure(browser, url, chosen.repeats).items():
-                first, again = ms[:3], ms[3:]
-                print(
-                    f"{page or 'overview':28}"
-                    + "{:8.0f}{:8.0f}{:8.0f}{:14.0f}".format(*first, again[0])
-                    + f"{again[1]:8.0f}{again[2]:8.0f}"
-                )
+                print(f"{page or 'overview':28}" + "{:8.0f}{:8.0f}{:8.0f}{:14.0f}{:8.0f}{:8.0f}".format(*ms))
             print(
                 f"another k on compare: {moved_slider(browser, url):.0f} ms until the charts are drawn anew"
             )

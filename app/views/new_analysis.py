@@ -23,7 +23,7 @@ from core.problems import architectures, data
 from core.problems.checkpoints import CheckpointError
 from core.problems.data import DataError
 from core.problems.spec import Spec, Value, parse
-from core.results.load import load
+from core.results import workers
 from core.results.store import StoreError
 from core.settings import AnalysisSettings, SettingsError
 from tasks.submit import Upload, submit
@@ -368,7 +368,7 @@ def choose_settings(
 def choose_place() -> Place:
     """Where the analyses may run, if there are workers of several kinds."""
     with database()() as s:
-        devices = {worker.device for worker in load(s).workers if worker.alive}
+        devices = {worker.device for worker in workers.alive(s)}
     if len(devices) < 2:
         return "any"
     places: dict[Place, str] = {"any": "on any worker", "cpu": "on a CPU", "gpu": "on a GPU"}

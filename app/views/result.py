@@ -369,20 +369,21 @@ def eigenvectors(detail: AnalysisDetail) -> None:
         reason = plain(detail.record.get("eigenvectors_lost", "Their time is over."))
         st.caption(f":material/info: The eigenvectors are not kept; all numbers are. {reason}")
     elif (days := settings().retention_days) is not None:
+        key = f"result_pinned_{detail.id}"
+        st.session_state[key] = detail.pinned  # somebody else may have changed it
         st.toggle(
             "Keep the eigenvectors for good",
-            detail.pinned,
-            key=f"result_pinned_{detail.id}",
+            key=key,
             help=f"Otherwise they are removed {days:g} days after the analysis, and its numbers stay.",
             on_change=pin,
-            args=(detail.id, not detail.pinned),
+            args=(detail.id, key),
         )
 
 
-def pin(number: int, pinned: bool) -> None:
+def pin(number: int, key: str) -> None:
     try:
         with database().begin() as s:
-            store.pin(s, number, pinned)
+            store.pin(s, number, st.session_state[key])
     except StoreError as error:  # somebody has deleted it
         st.toast(plain(str(error)), icon=":material/info:")
 

@@ -163,17 +163,28 @@ def _gradients(
     at = [i for i, value in enumerate(values) if value is not None and value.requires_grad]
     if not at:
         return [None] * len(variables)
-    return list(
-        torch.autograd.grad(
-            [value for i in at if (value := values[i]) is not None],
-            variables,
-            None if cotangents is None else [cotangents[i] for i in at],
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            is_grads_batched=batched,
+
+    def gradients(given: Sequence[Tensor] | None) -> list[Tensor | None]:
+        outputs = [value for i in at if (value := values[i]) is not None]
+        return list(
+            torch.autograd.grad(
+                outputs, variables, given, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
         )
-    )
+
+    given = None if cotangents is None else [cotangents[i] for i in at]
+    if not batched:
+        return gradients(given)
+    present: list[bool] = []
+
+    def those_present(given: list[Tensor]) -> list[Tensor]:
+        found = gradients(given)
+        present[:] = [each is not None for each in found]
+        return [each for each in found if each is not None]
+
+    # Not ``is_grads_batched``, whose vmap does some operations for one vector after the other.
+    several = iter(torch.vmap(those_present)(given))
+    return [next(several) if here else None for here in present]
 
 
 def _check_differentiable(gradient: Sequence[Tensor | None]) -> None:

@@ -106,13 +106,10 @@ _PAPER = (*paper.NETWORKS, "resnet18")
 
 
 @cache
-def names() -> tuple[str, ...]:
+def names(*, timm: bool = True) -> tuple[str, ...]:
     """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed."""
-    return tuple(
-        dict.fromkeys(
-            (*_PAPER, *plugins.registry().architectures, *zoo.torchvision_names(), *zoo.timm_names())
-        )
-    )
+    own = (*_PAPER, *plugins.registry().architectures, *zoo.torchvision_names())
+    return tuple(dict.fromkeys((*own, *(zoo.timm_names() if timm else ()))))
 
 
 def canonical(text: str) -> str:
@@ -227,7 +224,7 @@ def forward_operations(text: str, sample: Shape) -> int:
 
 def _checked(spec: Spec) -> Spec:
     """The spec without defaults, once its name and options exist and its values are of their kinds."""
-    if spec.name not in _known():
+    if not _exists(spec.name):
         near = ", ".join(_PAPER)
         raise SettingsError(
             f"There is no architecture '{spec.name}'; choose one of {near}, or a classifier of torchvision "
@@ -261,8 +258,9 @@ def _of_kind(default: Value, name: str, value: Value) -> Value:
 
 
 @cache
-def _known() -> frozenset[str]:
-    return frozenset(names())
+def _exists(name: str) -> bool:
+    # Loading timm takes longer than a small analysis, so it is asked for its own names only.
+    return name in (zoo.timm_names() if name.startswith(zoo.TIMM) else names(timm=False))
 
 
 def _origin(name: str) -> tuple[str, str]:

@@ -71,7 +71,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     before = set(sys.modules)
 
     def forget() -> None:
-        for cached in (plugins.registry, architectures.names, architectures._known):
+        for cached in (plugins.registry, architectures.names, architectures._exists):
             cached.cache_clear()
         for cached in (architectures._skeleton, architectures._candidates, architectures._matters):
             cached.cache_clear()

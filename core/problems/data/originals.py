@@ -243,9 +243,8 @@ def _imagenet(folder: Path, split: str) -> Any:
 
 def partial_imagenet(dataset: Dataset) -> bool:
     """Whether these are some of ImageNet's classes only, so that a label is not that of the whole set."""
-    return len(dataset.class_names) < _IMAGENET_CLASSES and all(
-        map(_WORDNET_ID.fullmatch, dataset.class_names)
-    )
+    named = dataset.class_names  # none where a file of a user's own does not say
+    return 0 < len(named) < _IMAGENET_CLASSES and all(map(_WORDNET_ID.fullmatch, named))
 
 
 def _downloaded(kind: str) -> str:

@@ -112,6 +112,11 @@ def test_samples_of_the_wrong_shape_are_refused(name: str, shape: tuple[int, ...
         data.check_matches(odd, architectures.build(name))
 
 
+def test_a_file_of_some_of_a_models_classes_passes() -> None:
+    few = Dataset("few", torch.zeros(3, 256), torch.tensor([0, 2, 1]))
+    data.check_matches(few, architectures.build("tanh-mlp"))
+
+
 def test_labels_without_an_output_are_refused() -> None:
     odd = Dataset("odd", torch.zeros(3, 256), torch.tensor([0, 10, 3]))
     with pytest.raises(

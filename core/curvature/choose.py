@@ -18,8 +18,9 @@ from core.names import Kind, PathName, Reduced
 # Share of the estimated time of all products that may go into trying other candidates.
 _SHARE_FOR_TRYING = 0.05
 
-# A candidate must be faster by this factor, so that noise does not change the choice from run to run.
-_CLEARLY = 1.2
+# A candidate must be faster by this factor, so that noise does not choose between equals. Those that differ
+# mostly do so by a tenth to a third.
+_CLEARLY = 1.05
 
 # Bytes of the largest intermediate value of one call, beyond which larger calls stop paying. On the CPU, the
 # C library takes blocks of 32 MiB and more fresh from the system each time (``core.allocator``), page by
@@ -91,9 +92,9 @@ def choose(
 
     The layout of the work follows from the size of the intermediate values, measured on two samples. Other
     candidates than double backward in this layout are tried only while trying takes less than a twentieth of
-    the estimated time of all products, and taken only if they are faster by a fifth, so a small job starts at
-    once and a repeated one chooses the same. With A the bytes that the gradient's graph keeps per sample, one
-    batch of n samples needs A·n·(1 + columns) bytes, or A·N + A·n·columns if all batches' graphs are kept.
+    the estimated time of all products, so that a small job starts at once, and taken only if they are faster
+    by a twentieth. With A the bytes that the gradient's graph keeps per sample, one batch of n samples needs
+    A·n·(1 + columns) bytes, or A·N + A·n·columns if all batches' graphs are kept.
 
     Args:
         model: As for ``CurvatureOperator``, like all that is not listed here.

@@ -172,7 +172,9 @@ def _gradients(
             )
         )
 
-    given = None if cotangents is None else [cotangents[i] for i in at]
+    if cotangents is None:
+        return gradients(None)
+    given = [cotangents[i] for i in at]
     if not batched:
         return gradients(given)
     present: list[bool] = []

@@ -13,11 +13,28 @@ from torch import Tensor
 # of this size the allocator hands out again, where it maps larger ones anew.
 CHUNK_BYTES = 16 * 2**20
 
+# Columns of long rows that one thread multiplies at once, at most; strips of fewer than the least are not
+# worth it. Eight of them keep as many threads busy.
+_STRIP, _LEAST_STRIP, _STRIPS = 2**12, 2**9, 8
+
 
 def chunks(length: int, width: int, itemsize: int = 8) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``."""
     step = max(1, min(length, CHUNK_BYTES // max(1, width * itemsize)))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def strips(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (m, L) as a batch of strips of equal width w, (s, m, w), and the columns left over, both views.
+
+    On a CPU one thread computes the product of few long rows, and packs them most of the time; the products
+    of a batch are computed by all threads, each from its own cache. There are no strips where rows are short,
+    or on another device.
+    """
+    width = min(_STRIP, rows.shape[1] // _STRIPS)
+    count = rows.shape[1] // width if rows.device.type == "cpu" and width >= _LEAST_STRIP else 0
+    batch = rows[:, : count * width].view(len(rows), count, width if count else 0).transpose(0, 1)
+    return batch, rows[:, count * width :]
 
 
 def form(basis: Tensor, coefficients: Tensor, out: Tensor, *, in_double: bool = False) -> Tensor:
@@ -26,9 +43,15 @@ def form(basis: Tensor, coefficients: Tensor, out: Tensor, *, in_double: bool = 
     ``out`` may be the basis itself if n ≤ m. The products are in the basis's precision, or ``in_double``.
     """
     wanted = coefficients.shape[1]
-    for part in chunks(basis.shape[1], len(basis)):
-        rows = basis[:, part].to(coefficients.device, torch.float64 if in_double else basis.dtype)
-        out[:wanted, part] = (coefficients.T.to(rows.dtype) @ rows).to(out.device)
+    dtype = torch.float64 if in_double else basis.dtype
+    factor = coefficients.T.to(dtype)
+    for part in chunks(basis.shape[1], len(basis), dtype.itemsize):
+        batch, rest = strips(basis[:, part].to(coefficients.device, dtype))
+        target = out[:wanted, part]
+        if len(batch):
+            targets, target = strips(target)
+            targets.copy_(torch.bmm(factor.expand(len(batch), *factor.shape), batch))
+        target.copy_(factor @ rest)
     return out[:wanted]
 
 

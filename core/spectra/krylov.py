@@ -248,14 +248,12 @@ class _BlockKrylov:
         self.spent += len(block)
         scale = float(torch.linalg.vector_norm(images, dim=1).max())
         known = self.projected[self.last, : self.last.start]
-        coupled = known.abs().amax(0).nonzero().flatten()
-        if len(coupled):
-            # Only neighbouring blocks, or all after a restart; the rest of T is zero up to rounding.
-            first = int(coupled[0])
-            earlier = self.basis.rows[first : self.last.start].to(images.device)
-            images.addmm_(known[:, first:].to(images.dtype), earlier, alpha=-1)
         own = inner(images, block)
-        images.addmm_(own.to(images.dtype), block, alpha=-1)
+        # Only neighbouring blocks, or all after a restart; the rest of T is zero up to rounding.
+        coupled = known.abs().amax(0).nonzero().flatten()
+        first = int(coupled[0]) if len(coupled) else self.last.start
+        parts = torch.cat([known[:, first:], own], dim=1).to(images.dtype)
+        images.addmm_(parts, self.basis.rows[first : self.last.stop].to(images.device), alpha=-1)
         self.projected[self.last, self.last] = (own + own.T) / 2
         return images, scale
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.spectra.eigenpairs import chunks
+from core.spectra.eigenpairs import chunks, strips
 
-# Columns of a matrix that are multiplied at once: as fp64 copies they stay in the cache of a processor, and
-# sums in fp32 that are no longer lose no digits; a GPU wants more work at a time.
-_COPIED = {"cpu": 2**12}
+# Columns that are multiplied at once: sums in fp32 that are no longer lose no digits. A GPU wants more work
+# at a time.
 _SUMMED = {"cpu": 2**16}
 _ON_GPU = 2**20
 
@@ -21,9 +20,9 @@ _ON_GPU = 2**20
 def gram(rows: Tensor) -> Tensor:
     """``rows @ rowsᵀ`` of an (m, D) matrix, formed in fp64: (m, m)."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for part in torch.split(rows, _COPIED.get(rows.device.type, _ON_GPU), dim=1):
-        block = part.double()
-        total += block @ block.T
+    for part in chunks(rows.shape[1], len(rows)):
+        block = rows[:, part].double()
+        total += _product(block, block)
     return total
 
 
@@ -32,8 +31,15 @@ def inner(rows: Tensor, others: Tensor) -> Tensor:
     size = _SUMMED.get(rows.device.type, _ON_GPU)
     total = torch.zeros(len(rows), len(others), dtype=torch.float64, device=rows.device)
     for part, other in zip(torch.split(rows, size, dim=1), torch.split(others, size, dim=1), strict=True):
-        total += part @ other.T
+        total += _product(part, other)
     return total
+
+
+def _product(rows: Tensor, others: Tensor) -> Tensor:
+    """``rows @ othersᵀ``, the sum over strips in fp64."""
+    (batch, rest), (other_batch, other_rest) = strips(rows), strips(others)
+    product = rest @ other_rest.T
+    return torch.bmm(batch, other_batch.mT).sum(0, dtype=torch.float64) + product if len(batch) else product
 
 
 def orthonormaliser(rows: Tensor, gramian: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,18 @@ def test_freed_memory_is_not_taken_anew_page_by_page_and_is_given_back_in_the_en
     assert without > pages // 2
     assert kept < pages // 100
     assert given_back > 256 * 2**20
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE.is_file() or "[never]" in HUGE.read_text(), reason="the system has no transparent huge pages"
+)
+def test_long_vectors_lie_in_huge_pages() -> None:
+    script = (
+        "import core, torch; x = torch.ones(2**26); "
+        "print(*[line.split()[1] for line in open('/proc/self/smaps_rollup') if 'AnonHuge' in line])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 2**17  # KiB, of 2¹⁸

@@ -1,5 +1,7 @@
 import doctest
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -93,6 +95,16 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
         architectures.build("mlp")
     with pytest.raises(SettingsError):
         architectures.parameter_count("mlp")
+
+
+def test_timm_is_loaded_for_its_own_models_only() -> None:
+    script = (
+        "import sys; from core.problems import architectures; "
+        "architectures.build('tanh-mlp'); print('timm' in sys.modules); "
+        "architectures.canonical('timm/resnet18'); print('timm' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True"]
 
 
 def test_chosen_parameters_are_counted_once_each() -> None:

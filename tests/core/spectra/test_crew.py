@@ -137,7 +137,8 @@ def test_what_is_damaged_is_not_gone_on_from(damage: str, tmp_path: Path) -> Non
     counts: list[int] = []
     again = METHODS["krylov"](operator, storage=storage, resumed=counts.append)
     assert counts == []
-    torch.testing.assert_close(again.values, METHODS["krylov"](matrix).values)
+    _, operator, storage = shared(tmp_path / "anew", matrix, matrix)
+    assert torch.equal(again.values, METHODS["krylov"](operator, storage=storage).values)
 
 
 def test_blocks_come_back_whole_by_slices_or_not_at_all(tmp_path: Path) -> None:

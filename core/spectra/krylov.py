@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.spectra.basis import Basis, Storage
-from core.spectra.eigenpairs import Eigenpairs, by_magnitude
+from core.spectra.eigenpairs import Eigenpairs, by_magnitude, form
 from core.spectra.operators import Operator, SpectrumError, check_square, multiply
 from core.spectra.orthogonal import gram, inner, resolution
 from core.spectra.residuals import residuals
@@ -342,10 +342,9 @@ class _BlockKrylov:
 
     def _extend(self, images: Tensor, small: Tensor, scale: float) -> None:
         """Append the next block: what the products have outside the basis, orthonormal."""
-        size, full = self.last.stop, self._is_full()
-        width = min(self.block, self.products - self.spent)
-        if not full:
-            width = min(width, self.capacity - size)
+        tail = self._restart() if self._is_full() else None
+        size = self.last.stop
+        width = min(self.block, self.products - self.spent, self.capacity - size)
         squared, directions = torch.linalg.eigh(small)
         lengths = squared.clamp_min(0).sqrt().flip(0)
         directions = directions.flip(1)
@@ -355,9 +354,9 @@ class _BlockKrylov:
         )
         rank = min(width, int((lengths > noise).sum()))
         coupling = torch.zeros(width, len(images), dtype=torch.float64, device=images.device)
-        new = ((directions[:, :rank] / lengths[:rank]).T.to(images.dtype)) @ images
+        new = torch.empty_like(images[:rank])
         if rank:
-            new = _orthonormal(new, self.basis, size)
+            new = _orthonormal(form(images, directions[:, :rank] / lengths[:rank], new), self.basis, size)
             coupling[:rank] = inner(new, images)
         if width < len(images):
             # What a narrower last block leaves out of these products stays in the residuals.
@@ -367,12 +366,13 @@ class _BlockKrylov:
             # the products so far say nothing about.
             self.broken_down = True
             new = torch.cat([new, _fresh(self.basis, size, width - rank, self.generator, new)])
-        if full:
-            coupling = self._restart(coupling)
-        self._append(new, coupling)
+        self._append(new, coupling if tail is None else coupling @ tail)
 
-    def _restart(self, coupling: Tensor) -> Tensor:
-        """Keep the leading Ritz vectors only; what the next block's coupling to the last one is to them."""
+    def _restart(self) -> Tensor:
+        """Keep the leading Ritz vectors only; the parts of the last block along them.
+
+        The next block is made orthogonal to those that are kept: along the others the products have nothing.
+        """
         values, rotation = self._ritz(self.last.stop, self.kept)
         self.basis.rotate(rotation)
         self._restarted += 1
@@ -380,7 +380,7 @@ class _BlockKrylov:
         self.projected.diagonal()[: self.kept] = values
         tail = rotation[self.last]
         self.last = slice(0, self.kept)
-        return coupling @ tail
+        return tail
 
     def _append(self, new: Tensor, coupling: Tensor | None) -> None:
         self._decomposed.clear()
@@ -455,7 +455,7 @@ def _orthonormal(rows: Tensor, basis: Basis, size: int, beside: Tensor | None = 
         squared, vectors = torch.linalg.eigh(inner(rows, rows))
         squared = squared.clamp_min(torch.finfo(torch.float64).tiny)
         if float((squared - 1).abs().max()) > _ORTHONORMAL * torch.finfo(rows.dtype).eps:
-            rows = ((vectors / squared.sqrt()) @ vectors.T).to(rows.dtype) @ rows
+            rows = form(rows, (vectors / squared.sqrt()) @ vectors.T, rows)
         # Nothing was lost to cancellation, so what is left along the basis is rounding ("twice is enough").
         if squared[0] > _KEPT * squared[-1] and squared[0] > _KEPT:
             break

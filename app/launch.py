@@ -294,7 +294,10 @@ def celery_command(concurrency: int, queues: Sequence[str]) -> list[str]:
     # What libraries say to programmers would be in the log before its format is known.
     celery = [sys.executable, "-W", "ignore", "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
     worker = ["worker", "--loglevel", "INFO", "--concurrency", str(concurrency)]
-    return [*celery, *worker, "--queues", ",".join(queues)]
+    # Workers learn of each other from the database. Celery's own heartbeat may besides keep a worker that
+    # is told to end from doing so, where the broker has ended before it: it retries with a lock in hand.
+    silent = ["--without-heartbeat", "--without-gossip", "--without-mingle"]
+    return [*celery, *worker, *silent, "--queues", ",".join(queues)]
 
 
 def dashboard_command(port: int, max_upload_mb: int, host: str = HOST) -> list[str]:

@@ -88,7 +88,8 @@ class Worker:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        options = ["worker", "--loglevel=info", "--without-mingle", "--without-gossip"]
+        silent = ["--without-heartbeat", "--without-gossip", "--without-mingle"]
+        options = ["worker", "--loglevel=info", *silent]
         command = [sys.executable, "-m", "celery", "-A", "tasks.celery_app", *options]
         if self.setup:
             program = f"from tasks.celery_app import app\n{self.setup}\napp.worker_main({options})"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.spectra.eigenpairs import form
 from core.spectra.operators import SpectrumError
-from core.spectra.orthogonal import gram, inner
+from core.spectra.orthogonal import gram, inner, subtract
 
 # Bytes of a basis in a file that are worked on at once: large enough for the speed of a matrix product, small
 # enough to keep what is resident, or on its way to a GPU, small.
@@ -142,7 +142,7 @@ class Basis:
     def remove(self, vectors: Tensor, size: int) -> Tensor:
         """Vectors (b, D) less their parts along the first ``size`` rows, in place: one pass over them."""
         for _, piece in self.pieces(size):
-            vectors.addmm_(inner(vectors, piece).to(vectors.dtype), piece, alpha=-1)
+            subtract(vectors, inner(vectors, piece), piece)
         return vectors
 
     def rotate(self, rotation: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from core.spectra.basis import Basis, Storage
 from core.spectra.eigenpairs import Eigenpairs, by_magnitude, form
 from core.spectra.operators import Operator, SpectrumError, check_square, multiply
-from core.spectra.orthogonal import gram, inner, resolution
+from core.spectra.orthogonal import gram, inner, resolution, subtract
 from core.spectra.residuals import residuals
 
 # Smaller blocks are more accurate per product; larger ones are faster by the vector where products of many
@@ -252,8 +252,8 @@ class _BlockKrylov:
         # Only neighbouring blocks, or all after a restart; the rest of T is zero up to rounding.
         coupled = known.abs().amax(0).nonzero().flatten()
         first = int(coupled[0]) if len(coupled) else self.last.start
-        parts = torch.cat([known[:, first:], own], dim=1).to(images.dtype)
-        images.addmm_(parts, self.basis.rows[first : self.last.stop].to(images.device), alpha=-1)
+        parts = torch.cat([known[:, first:], own], dim=1)
+        subtract(images, parts, self.basis.rows[first : self.last.stop].to(images.device))
         self.projected[self.last, self.last] = (own + own.T) / 2
         return images, scale
 
@@ -451,7 +451,7 @@ def _orthonormal(rows: Tensor, basis: Basis, size: int, beside: Tensor | None = 
     for _ in range(_MOST_PASSES):
         rows = basis.remove(rows, size)
         if beside is not None and len(beside):
-            rows.addmm_(inner(rows, beside).to(rows.dtype), beside, alpha=-1)
+            subtract(rows, inner(rows, beside), beside)
         squared, vectors = torch.linalg.eigh(inner(rows, rows))
         squared = squared.clamp_min(torch.finfo(torch.float64).tiny)
         if float((squared - 1).abs().max()) > _ORTHONORMAL * torch.finfo(rows.dtype).eps:

@@ -20,7 +20,7 @@ _ON_GPU = 2**20
 def gram(rows: Tensor) -> Tensor:
     """``rows @ rowsᵀ`` of an (m, D) matrix, formed in fp64: (m, m)."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for part in chunks(rows.shape[1], len(rows)):
+    for part in chunks(rows.shape[1], len(rows), cached=rows.device.type == "cpu"):
         block = rows[:, part].double()
         total += _product(block, block)
     return total
@@ -33,6 +33,18 @@ def inner(rows: Tensor, others: Tensor) -> Tensor:
     for part, other in zip(torch.split(rows, size, dim=1), torch.split(others, size, dim=1), strict=True):
         total += _product(part, other)
     return total
+
+
+def subtract(rows: Tensor, coefficients: Tensor, others: Tensor) -> Tensor:
+    """``rows -= coefficients @ others`` for (m, D), (m, n) and (n, D), in place; returns the rows."""
+    factor = coefficients.to(rows.dtype)
+    size = _SUMMED.get(rows.device.type, _ON_GPU)
+    for part, other in zip(torch.split(rows, size, dim=1), torch.split(others, size, dim=1), strict=True):
+        (batch, rest), (other_batch, other_rest) = strips(part), strips(other)
+        if len(batch):
+            batch -= torch.bmm(factor.expand(len(batch), *factor.shape), other_batch)
+        rest.addmm_(factor, other_rest, alpha=-1)
+    return rows
 
 
 def _product(rows: Tensor, others: Tensor) -> Tensor:

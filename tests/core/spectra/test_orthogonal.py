@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.spectra.eigenpairs import form, strips
-from core.spectra.orthogonal import gram, inner, orthonormaliser
+from core.spectra.eigenpairs import CHUNK_BYTES, chunks, form, strips
+from core.spectra.orthogonal import gram, inner, orthonormaliser, subtract
 
 # Shorter than any strip, some strips and a rest, many chunks and a rest, whole strips.
 LENGTHS = [1, 700, 5_003, 70_001, 2**17]
@@ -32,6 +32,19 @@ def test_inner_products_of_long_rows(count: int, length: int, dtype: torch.dtype
         assert float((found - true).abs().max()) <= 6 * ROUNDING[dtype] * scale
     exact = gram(y)
     torch.testing.assert_close(exact, y.double() @ y.double().T, rtol=1e-12, atol=1e-12 * length)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_combinations_are_subtracted_in_place(length: int, dtype: torch.dtype) -> None:
+    x, y = rows(7, length, dtype, 0), rows(130, length, dtype, 1)
+    coefficients = rows(4, 130, torch.float64, 2) / 12
+    before = x.clone()
+    true = x[1:5].double() - coefficients @ y.double()
+    assert subtract(x[1:5], coefficients, y).data_ptr() == x[1:5].data_ptr()
+    assert float((x[1:5] - true).abs().max()) <= 10 * ROUNDING[dtype]
+    assert torch.equal(x[0], before[0])
+    assert torch.equal(x[5:], before[5:])
 
 
 @pytest.mark.parametrize("in_double", [False, True])
@@ -61,6 +74,16 @@ def test_strips_and_the_rest_are_all_of_the_rows_and_no_copy(length: int) -> Non
     if len(batch):
         batch[0, 0, 0] = 99
         assert x[0, 0] == 99
+
+
+@pytest.mark.parametrize("width", [1, 16, 137, 10**7])
+@pytest.mark.parametrize("length", [1, 700, 123_457])
+def test_chunks_are_all_of_the_columns(length: int, width: int) -> None:
+    for cached in (False, True):
+        parts = chunks(length, width, cached=cached)
+        assert [i for part in parts for i in range(length)[part]] == list(range(length))
+        # A column is the least that can be taken.
+        assert all((p.stop - p.start) * width * 8 <= max(CHUNK_BYTES, width * 8) for p in parts)
 
 
 def test_nearly_dependent_rows_become_orthonormal() -> None:

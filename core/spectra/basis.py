@@ -135,9 +135,21 @@ class Basis:
     def _step(self) -> int:
         return max(1, _PIECE // (self.rows.shape[1] * self.rows.itemsize))
 
+    def place(self, start: int, count: int) -> Tensor:
+        """Room on the device to compute the vectors in that are put as rows ``start`` and following.
+
+        It is those rows themselves where that saves the time to be given fresh memory.
+        """
+        rows = self.rows[start : start + count]
+        if rows.device == self.device and self.kept_in == "memory":
+            return rows
+        return torch.empty(rows.shape, dtype=rows.dtype, device=self.device)
+
     def put(self, start: int, vectors: Tensor) -> None:
         """Write vectors (b, D) as rows ``start`` and following."""
-        self.rows[start : start + len(vectors)] = vectors
+        rows = self.rows[start : start + len(vectors)]
+        if rows.data_ptr() != vectors.data_ptr():  # they were not computed in their place
+            rows.copy_(vectors)
 
     def remove(self, vectors: Tensor, size: int) -> Tensor:
         """Vectors (b, D) less their parts along the first ``size`` rows, in place: one pass over them."""

@@ -354,7 +354,7 @@ class _BlockKrylov:
         )
         rank = min(width, int((lengths > noise).sum()))
         coupling = torch.zeros(width, len(images), dtype=torch.float64, device=images.device)
-        new = torch.empty_like(images[:rank])
+        new = self.basis.place(size, rank)
         if rank:
             new = _orthonormal(form(images, directions[:, :rank] / lengths[:rank], new), self.basis, size)
             coupling[:rank] = inner(new, images)

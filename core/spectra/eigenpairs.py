@@ -25,7 +25,7 @@ _STRIP, _LEAST_STRIP, _STRIPS, _LANES = 2**12, 2**9, 8, 2**6
 def chunks(length: int, width: int, itemsize: int = 8, *, cached: bool = False) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``.
 
-    With ``cached`` they stay in a CPU's caches, and have strips of equal width without a rest, but the last.
+    With ``cached`` they stay in a CPU's caches, and all but the last have a length that suits ``strips``.
     """
     step = min(CHUNK_BYTES, _CACHED_BYTES if cached else CHUNK_BYTES) // max(1, width * itemsize)
     even = _STRIPS * _LANES

@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
 K = 30
 
+CHECKPOINTS = "Checkpoints of one model, as many training steps as you like"
+
 
 def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settings, tmp_path: Path) -> None:
     """An empty lab, upload, start, wait, look at the result: the way of a first user."""
@@ -35,7 +37,7 @@ def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settin
     page.get_by_role("link", name="Start an analysis").click()
     expect(page.get_by_role("heading", name="New analysis")).to_be_visible(timeout=90_000)  # loads PyTorch
     expect(page.get_by_role("button", name="Start")).to_be_disabled()
-    page.locator("input[type=file]").first.set_input_files(files)
+    upload(page, CHECKPOINTS, *files)
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()  # the files are read, in a run of their own
     fill(page, "Model name", "digits")
     fill(page, "N, samples", "100")
@@ -85,7 +87,7 @@ def test_unusable_files_get_one_sentence_each_and_nothing_is_run_or_queued(
 
     page.goto(f"{url}/new_analysis")
     names = ["malicious.pt", "truncated.pt", "other.pt", "empty.pt"]
-    page.locator("input[type=file]").first.set_input_files([tmp_path / name for name in names])
+    upload(page, CHECKPOINTS, *(tmp_path / name for name in names))
 
     sentences = page.get_by_role("alert").filter(has_text="Left out.")
     expect(sentences).to_have_count(4)
@@ -135,7 +137,13 @@ def fill(page: Page, label: str, text: str) -> None:
         expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
         settled(page)
         if box.input_value() == text:
-            return
+            break
+    expect(box).to_have_value(text)
+
+
+def upload(page: Page, label: str, *files: Path) -> None:
+    """Give files to the uploader of that name, once it is there: another may be there before."""
+    page.get_by_role("region", name=label).locator("input[type=file]").set_input_files(files)
 
 
 def chart(page: Page, key: str) -> Locator:

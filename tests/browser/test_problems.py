@@ -16,7 +16,7 @@ from core.results import queries
 from core.results.session import sessions
 from core.settings import Settings
 from tests.browser.conftest import settled
-from tests.browser.test_dashboard import chart, fill
+from tests.browser.test_dashboard import CHECKPOINTS, chart, fill, upload
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -43,13 +43,13 @@ def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
         page.goto(f"{url}/new_analysis")
         expect(page.get_by_role("heading", name="New analysis")).to_be_visible(timeout=120_000)
         settled(page)
-        page.locator("input[type=file]").first.set_input_files(file)
+        upload(page, CHECKPOINTS, file)
         expect(page.get_by_test_id("stDataFrame")).to_be_visible(timeout=120_000)
         expect(page.get_by_label("Architecture", exact=True)).to_have_value(f"{spec} – fits 1 of 1")
         file.unlink()  # they are large
         fill(page, "Model name", spec)
         choose(page, "Data set", "a file of my own …")
-        page.locator("input[type=file]").last.set_input_files(tmp_path / "mine.npz")
+        upload(page, "Data file", tmp_path / "mine.npz")
         # Its name is there as soon as it is chosen; it is the data set once there is a way to choose another.
         expect(page.get_by_role("button", name="Another file")).to_be_visible(timeout=120_000)
         fill(page, "N, samples", str(N))

@@ -14,7 +14,7 @@ from core.results.session import close
 from core.settings import Settings
 from tests.browser import chromium
 
-expect.set_options(timeout=20_000)  # ms
+expect.set_options(timeout=60_000)  # ms
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A tab at laptop size."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
 

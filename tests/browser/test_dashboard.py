@@ -47,7 +47,7 @@ def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settin
     expect(page.get_by_text("2 analyses are queued.")).to_be_visible()
 
     page.get_by_role("link", name="Watch them in Runs").click()
-    expect(page.get_by_role("link", name="Open")).to_have_count(2, timeout=60_000)
+    expect(page.get_by_role("link", name="Open")).to_have_count(2)
     page.get_by_role("link", name="Open").first.click()
     expect(page).to_have_url(re.compile(r"analysis=\d+"))
     overlap = chart(page, "result_overlap")

@@ -152,7 +152,7 @@ def test_metrics_are_drawn_and_two_analyses_are_compared_on_the_page(
     page.goto(f"{url}/metrics?view=pair&first={study[-1]}&second={study[-2]}")
     settled(page)  # a click while the page is being made is lost
     page.get_by_role("button", name=re.compile("^.*Compare")).click()
-    expect(drawn(page, "metrics_pair")).to_be_visible(timeout=60_000)
+    expect(drawn(page, "metrics_pair")).to_be_visible()
     expect(drawn(page, "metrics_pair").locator("g.mark-line.role-mark path")).to_have_count(2 * len(METRICS))
     page.goto(f"{url}/metrics?view=random&d=1000&k=10")
     expect_marks(page, "metrics_random", line=len(METRICS))
@@ -242,7 +242,7 @@ def test_nothing_sticks_out_is_cut_or_overlaps(
     browser: Browser, url: str, study: list[int], screenshots: Path, scheme: str, width: int
 ) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     tab = context.new_page()
     for name, address in PAGES.items():
         tab.goto(f"{url}/{address}")

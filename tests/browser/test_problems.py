@@ -119,7 +119,7 @@ def test_a_training_is_started_on_its_page_and_its_checkpoints_are_analysed(
     fill(page, "N, samples", "100")
     fill(page, "k, eigenpairs", str(K))
     page.get_by_role("button", name="Start training, 3 checkpoints, 3 analyses").click()
-    expect(page.get_by_text(re.compile(r"^Training \d+ is queued\.$"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"^Training \d+ is queued\.$"))).to_be_visible()
     page.get_by_role("link", name="Watch it in Runs").click()
     rows = page.locator("[class*=st-key-run_]").filter(has_text="trained here")
     opened = rows.filter(has=page.get_by_role("link", name="Open"))

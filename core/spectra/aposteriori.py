@@ -161,7 +161,7 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
 
 def _squared_distance(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> float:
     """‖HΩ − V diag(λ) VᵀΩ‖²_F from HΩ and Ω, (D, n) each, in two passes over the basis."""
-    parts = chunks(pairs.basis.shape[1], len(pairs.basis), cached=vectors.device.type == "cpu")
+    parts = chunks(pairs.basis.shape[1], len(pairs.basis), cached=vectors.device)
     projected = torch.zeros(len(pairs.basis), vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for part in parts:
         projected += pairs.basis[:, part].to(vectors.device).double() @ vectors[part].double()

@@ -22,14 +22,16 @@ _CACHED_BYTES = 4 * 2**20
 _STRIP, _LEAST_STRIP, _STRIPS, _LANES = 2**12, 2**9, 8, 2**6
 
 
-def chunks(length: int, width: int, itemsize: int = 8, *, cached: bool = False) -> list[slice]:
+def chunks(length: int, width: int, itemsize: int = 8, *, cached: torch.device | None = None) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``.
 
-    With ``cached`` they stay in a CPU's caches, and all but the last have a length that suits ``strips``.
+    With ``cached``, where they are worked on, they stay in its caches if it is a CPU, and all but the last
+    have a length that suits ``strips``.
     """
-    step = min(CHUNK_BYTES, _CACHED_BYTES if cached else CHUNK_BYTES) // max(1, width * itemsize)
+    on_cpu = cached is not None and cached.type == "cpu"
+    step = min(CHUNK_BYTES, _CACHED_BYTES if on_cpu else CHUNK_BYTES) // max(1, width * itemsize)
     even = _STRIPS * _LANES
-    if cached and step > even:
+    if on_cpu and step > even:
         step -= step % even
     step = max(1, min(length, step))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
@@ -56,8 +58,7 @@ def form(basis: Tensor, coefficients: Tensor, out: Tensor, *, in_double: bool = 
     wanted = coefficients.shape[1]
     dtype = torch.float64 if in_double else basis.dtype
     factor = coefficients.T.to(dtype)
-    on_cpu = coefficients.device.type == "cpu"
-    for part in chunks(basis.shape[1], len(basis), dtype.itemsize, cached=on_cpu):
+    for part in chunks(basis.shape[1], len(basis), dtype.itemsize, cached=coefficients.device):
         batch, rest = strips(basis[:, part].to(coefficients.device))
         target = out[:wanted, part]
         if len(batch):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.names import TEST_MATRICES, TestMatrixName
+from core.spectra.eigenpairs import chunks
 
 # A matrix is known by a seed and, where one seed serves several matrices, the number of each.
 Seed = int | tuple[int, ...]
@@ -28,6 +29,9 @@ _SUMMED = 2**12
 # as much in page faults as a transform; fewer than eight leave threads idle, and each FFT is planned anew.
 _BATCH_BYTES = 32 * 2**20
 _LEAST_BATCH = 8
+
+# Rows of more bytes do not stay in a core's cache while they are permuted.
+_LONG_BYTES = 2**20
 
 # Below this length a slow FFT costs nothing, and the rows of Ω stay exactly orthonormal.
 _SHORTEST_PADDED = 2**16
@@ -108,12 +112,12 @@ class SSRFT:
         place, place_signs, source, source_signs = _half_spectrum(self._length)
         self._in = self._gather(first[fold], first_signs[fold], dimension)
         self._between = self._gather(place[second[fold]], (place_signs[second] * second_signs)[fold])
-        unfold = fold.argsort()
-        back, forth = second.argsort(), first.argsort()[:dimension]
-        self._back = self._gather(unfold[back[source]], source_signs * second_signs[back[source]])
-        self._out = self._gather(unfold[forth], first_signs[forth])
-        self._picked = place[picked].to(self._device)
-        self._picked_signs = place_signs[picked].to(self._device, dtype)
+        back, forth = _inverse(second)[source], _inverse(first)[:dimension]
+        self._back = self._gather(back, source_signs * second_signs[back])
+        self._out = self._gather(_inverse(fold)[forth], first_signs[forth])
+        self._picked = picked.to(self._device)
+        self._places = place[picked].to(self._device)
+        self._place_signs = place_signs[picked].to(self._device, dtype)
 
         angle = torch.arange(self._length // 2 + 1, dtype=torch.float64) * (math.pi / (2 * self._length))
         turns = torch.polar(torch.full_like(angle, math.sqrt(2)), -angle)
@@ -125,46 +129,40 @@ class SSRFT:
         """Ω @ block: (D, b) → (n, b) fp64."""
         out = torch.empty(block.shape[1], self.shape[0], dtype=torch.float64, device=self._device)
         for part in _batches(block.shape[1], self._length, self._dtype):
-            index, signs = self._in
-            rows = block[:, part].T.contiguous().index_select(1, index).mul_(signs)
-            index, signs = self._between
-            rows = self._interleaved(rows, self._turns).index_select(1, index).mul_(signs)
+            rows = _gathered(block[:, part].T, *self._in)
+            rows = torch.fft.rfft(rows, norm="ortho").mul_(self._turns)
+            rows = _gathered(torch.view_as_real(rows).flatten(1), *self._between)
             spectrum = torch.fft.rfft(rows, norm="ortho")
-            picked = self._picked // 2
+            picked = self._places // 2
             turned = torch.view_as_real(spectrum[:, picked] * self._turns[picked])
-            out[part] = turned[:, torch.arange(len(picked)), self._picked % 2] * self._picked_signs
+            out[part] = turned[:, torch.arange(len(picked)), self._places % 2] * self._place_signs
         return out.T
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns start … stop−1 of Ωᵀ, i.e. rows of Ω: (D, stop − start)."""
         out = torch.empty(stop - start, self.shape[1], dtype=self._dtype, device=self._device)
         for part in _batches(stop - start, self._length, self._dtype):
-            places = self._picked[start:stop][part]
-            index = torch.arange(len(places), device=self._device)
-            rows = torch.zeros(
-                len(places), 2 * (self._length // 2 + 1), dtype=self._dtype, device=self._device
-            )
-            rows[index, places] = self._picked_signs[start:stop][part]
-            # The middle coordinate of an even length is the real and, negated, the imaginary part.
-            if self._length % 2 == 0:
-                middle = index[places == self._length]
-                rows[middle, self._length + 1] = -1
-            rows = self._folded(rows)
-            gather, signs = self._back
-            rows = self._folded(rows.index_select(1, gather).mul_(signs))
-            gather, signs = self._out
-            torch.mul(rows.index_select(1, gather), signs, out=out[part])
+            cosines = self._cosines(self._picked[start:stop][part])
+            spectrum = torch.view_as_complex(cosines.view(len(cosines), -1, 2)).mul_(self._turns_back)
+            rows = torch.fft.irfft(spectrum, n=self._length, norm="ortho")
+            _gathered(rows, *self._out, out[part])
         return out.T
 
-    def _interleaved(self, rows: Tensor, turns: Tensor) -> Tensor:
-        """Half spectra of rows, turned, real and imaginary parts alternating: (b, N) → (b, 2⌊N/2⌋ + 2)."""
-        return torch.view_as_real(torch.fft.rfft(rows, norm="ortho").mul_(turns)).flatten(1)
+    def _cosines(self, picked: Tensor) -> Tensor:
+        """ΠᵀFᵀ of coordinates of R, as interleaved half spectra: (b,) → (b, 2⌊N/2⌋ + 2).
 
-    def _folded(self, rows: Tensor) -> Tensor:
-        """Transpose of ``_interleaved`` up to what ``_half_spectrum`` says."""
-        spectrum = torch.view_as_complex(rows.view(len(rows), -1, 2)).mul_(self._turns_back)
-        folded: Tensor = torch.fft.irfft(spectrum, n=self._length, norm="ortho")
-        return folded
+        F's rows are cosines, √(2/N) cos(π p (2j + 1)/2N) for p > 0, and are computed where they are wanted:
+        a transform and a permutation less. p (2j + 1) is below 2⁵³, and so exact, up to N = 6.7·10⁷.
+        """
+        index, signs = self._back
+        period = 4 * self._length
+        scale = torch.where(picked > 0, 2, 1).to(self._device, torch.float64).div_(self._length).sqrt_()
+        rows = torch.empty(len(picked), len(index), dtype=self._dtype, device=self._device)
+        for part in chunks(len(index), len(picked), cached=self._device):
+            angle = picked.double()[:, None] * (2 * index[part].double() + 1)
+            angle.sub_((angle / period).floor_(), alpha=period).mul_(2 * math.pi / period)
+            torch.mul(angle.cos_().mul_(scale[:, None]), signs[part], out=rows[:, part])
+        return rows
 
     def _gather(self, index: Tensor, signs: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Index and factors on the device; entries from ``limit`` on are padding, i.e. zero."""
@@ -192,6 +190,28 @@ def padded_length(n: int, dimension: int) -> int:
     if dimension < _SHORTEST_PADDED or 2 * n > dimension:
         return dimension
     return int(scipy.fft.next_fast_len(dimension, real=True))
+
+
+def _gathered(rows: Tensor, index: Tensor, signs: Tensor, out: Tensor | None = None) -> Tensor:
+    """``rows[:, index] * signs``: (b, N) → (b, n)."""
+    if out is None:
+        out = torch.empty(len(rows), len(index), dtype=rows.dtype, device=rows.device)
+    if rows.device.type != "cpu" or rows.shape[1] * rows.itemsize < _LONG_BYTES:
+        return torch.mul(rows.index_select(1, index), signs, out=out)
+    # Each entry of a long row is read from memory with its neighbours, for nothing unless those of the other
+    # rows are its neighbours.
+    beside = torch.empty(rows.shape[1], len(rows), dtype=rows.dtype)
+    for part in chunks(rows.shape[1], len(rows), rows.itemsize, cached=rows.device):
+        beside[part] = rows[:, part].T
+    for part in chunks(len(index), len(rows), rows.itemsize, cached=rows.device):
+        torch.mul(beside.index_select(0, index[part]).T, signs[part], out=out[:, part])
+    return out
+
+
+def _inverse(permutation: Tensor) -> Tensor:
+    inverse = torch.empty_like(permutation)
+    inverse[permutation] = torch.arange(len(permutation))
+    return inverse
 
 
 def _half_spectrum(length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ _ON_GPU = 2**20
 def gram(rows: Tensor) -> Tensor:
     """``rows @ rowsᵀ`` of an (m, D) matrix, formed in fp64: (m, m)."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for part in chunks(rows.shape[1], len(rows), cached=rows.device.type == "cpu"):
+    for part in chunks(rows.shape[1], len(rows), cached=rows.device):
         block = rows[:, part].double()
         total += _product(block, block)
     return total

@@ -18,25 +18,46 @@ SIZES = [(1, 1), (2, 2), (3, 7), (16, 64), (64, 64), (50, 101), (7, 130)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("padded", "long"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(("n", "dimension"), SIZES)
 def test_ssrft_is_two_scipy_dcts_between_signed_permutations(
-    n: int, dimension: int, padded: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    n: int, dimension: int, padded: bool, long: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if padded:
         monkeypatch.setattr(measurements, "_SHORTEST_PADDED", 0)
-    length = padded_length(n, dimension)
-    first, first_signs, second, second_signs, picked = (x.numpy() for x in ssrft_choices(n, length, 3))
-    units = np.eye(dimension, length)  # each row a unit vector, padded
-    rows = scipy.fft.dct(units[:, first] * first_signs, norm="ortho")
-    rows = scipy.fft.dct(rows[:, second] * second_signs, norm="ortho")
-    truth = torch.from_numpy(rows[:, picked].T)
-
+    if long:
+        monkeypatch.setattr(measurements, "_LONG_BYTES", 0)
+    units = np.eye(dimension)
+    truth = dcts_between_permutations(units, n)
     omega = SSRFT(n, dimension, 3, dtype)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     torch.testing.assert_close(omega.columns(0, n).T.double(), truth, rtol=0, atol=tolerance)
     unit = torch.eye(dimension, dtype=dtype)
     torch.testing.assert_close(omega.apply(unit), truth, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dimension", [299_993, 1_000_000])  # padded, and as it is
+def test_long_rows_of_an_ssrft_are_those_of_scipy(dimension: int, dtype: torch.dtype) -> None:
+    n = 5
+    omega = SSRFT(n, dimension, 3, dtype)
+    block = torch.randn(dimension, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    truth = dcts_between_permutations(block.double().T.numpy(), n)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(omega.apply(block), truth, rtol=tolerance, atol=2 * tolerance)
+    formed = omega.columns(0, n).double()
+    torch.testing.assert_close(formed.T @ block.double(), truth, rtol=tolerance, atol=2 * tolerance)
+    assert float((formed.norm(dim=0) - 1).abs().max()) < 0.03  # what padding may take away
+
+
+def dcts_between_permutations(vectors: np.ndarray, n: int) -> torch.Tensor:
+    """Ω of seed 3 applied to rows (b, D) by SciPy's DCT: (n, b)."""
+    length = padded_length(n, vectors.shape[1])
+    first, first_signs, second, second_signs, picked = (x.numpy() for x in ssrft_choices(n, length, 3))
+    rows = np.pad(vectors, ((0, 0), (0, length - vectors.shape[1])))
+    rows = scipy.fft.dct(rows[:, first] * first_signs, norm="ortho")
+    rows = scipy.fft.dct(rows[:, second] * second_signs, norm="ortho")
+    return torch.from_numpy(rows[:, picked].T)
 
 
 def test_ssrft_pads_only_where_a_fft_is_slow_and_the_rows_stay_nearly_orthonormal() -> None:

@@ -79,7 +79,7 @@ def test_strips_and_the_rest_are_all_of_the_rows_and_no_copy(length: int) -> Non
 @pytest.mark.parametrize("width", [1, 16, 137, 10**7])
 @pytest.mark.parametrize("length", [1, 700, 123_457])
 def test_chunks_are_all_of_the_columns(length: int, width: int) -> None:
-    for cached in (False, True):
+    for cached in (None, torch.device("cpu"), torch.device("cuda")):
         parts = chunks(length, width, cached=cached)
         assert [i for part in parts for i in range(length)[part]] == list(range(length))
         # A column is the least that can be taken.

@@ -27,16 +27,12 @@ from core.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# How many times slower a busy machine may be.
-_PATIENCE = 3
-
-
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until ``ready()``, and fail the test if that takes much longer than ``seconds``."""
-    deadline = time.monotonic() + _PATIENCE * seconds
+    """Wait until ``ready()``, and fail the test if that takes longer than ``seconds``."""
+    deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not after {_PATIENCE * seconds} s")
+            pytest.fail(f"{what}: not after {seconds} s")
         time.sleep(0.05)
 
 

@@ -25,8 +25,8 @@ _STRIP, _LEAST_STRIP, _STRIPS, _LANES = 2**12, 2**9, 8, 2**6
 def chunks(length: int, width: int, itemsize: int = 8, *, cached: torch.device | None = None) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``.
 
-    With ``cached``, where they are worked on, they stay in its caches if it is a CPU, and all but the last
-    have a length that suits ``strips``.
+    ``cached`` is the device that works on them one after the other: in a CPU's caches they then stay, and all
+    but the last have a length that suits ``strips``.
     """
     on_cpu = cached is not None and cached.type == "cpu"
     step = min(CHUNK_BYTES, _CACHED_BYTES if on_cpu else CHUNK_BYTES) // max(1, width * itemsize)

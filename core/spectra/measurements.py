@@ -156,7 +156,7 @@ class SSRFT:
         """
         index, signs = self._back
         period = 4 * self._length
-        scale = torch.where(picked > 0, 2, 1).to(self._device, torch.float64).div_(self._length).sqrt_()
+        scale = ((1 + (picked > 0)).double() / self._length).sqrt_()
         rows = torch.empty(len(picked), len(index), dtype=self._dtype, device=self._device)
         for part in chunks(len(index), len(picked), cached=self._device):
             angle = picked.double()[:, None] * (2 * index[part].double() + 1)

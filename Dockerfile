@@ -1,28 +1,34 @@
 # syntax=docker/dockerfile:1
 # The app and the workers: one image, pinned by constraints.txt. For a GPU, give the index of PyTorch's CUDA
 # wheels: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 (docker-compose.yml does).
-ARG PYTHON=3.12-slim-bookworm
+# `make digests` prints the base image with its digest, for the variable SEIGH_PYTHON_IMAGE.
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
-FROM python:${PYTHON} AS build
+FROM ${PYTHON_IMAGE} AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/seigh
 ENV PATH=/opt/seigh/bin:$PATH
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt requirements.lock README.md LICENSE ./
 # PyTorch from the index of the wanted variant; then what else is needed, the same for both variants.
-RUN pip install --constraint constraints.txt --index-url "$TORCH_INDEX" --no-deps torch torchvision
+# All else comes with the hashes of the lock; what is left then is what PyTorch itself brings along.
+RUN pip install --constraint constraints.txt --index-url "$TORCH_INDEX" --no-deps torch torchvision \
+    && pip install --require-hashes --no-deps --requirement requirements.lock
 # The project without its code: its dependencies stay in the cache when only the code has changed.
-RUN mkdir app tasks core migrations \
-    && pip install --constraint constraints.txt . \
+RUN mkdir seigh \
+    && pip install --constraint constraints.txt '.[lab]' \
     && pip uninstall --yes seigh-lab
+COPY seigh seigh
 COPY app app
 COPY tasks tasks
 COPY core core
 COPY migrations migrations
-RUN rm -rf build && pip install --no-deps .
+# Which commit this is, which every record says: `SEIGH_COMMIT=$(git rev-parse HEAD) docker compose build`.
+ARG SEIGH_COMMIT=
+RUN rm -rf build && SEIGH_COMMIT="$SEIGH_COMMIT" pip install --no-deps .
 
-FROM python:${PYTHON}
+FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp seigh \
     && install -d -o seigh -g seigh /var/lib/seigh \
         /var/lib/seigh/artifacts /var/lib/seigh/data /var/lib/seigh/scratch /var/lib/seigh/uploads

@@ -7,7 +7,7 @@ DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo up test lint format browser bench lock clean
+.PHONY: demo up test lint format browser docs bench lock audit digests clean
 
 demo: $(APP)
 	$(BIN)/seigh demo $(DEMO_ARGS)
@@ -18,7 +18,8 @@ up: $(APP)
 # As many tests at a time as there are cores, each with one thread: threads that wait for each other lose most
 # where others want the cores too. Those of a file share what they have started.
 test: lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		--no-loadscope-reorder $(TEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -33,14 +34,25 @@ format: $(DEV)
 browser: $(DEV)
 	$(BIN)/python -m tests.browser.chromium
 
+# The pages of docs/, to docs/_build/html; the tutorial runs for them. A warning is an error.
+docs: $(DEV)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "SEIGH Lab needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11 again." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# Without an NVIDIA GPU, PyTorch's own index has wheels without CUDA's libraries, which are several GB smaller.
+# Where that index cannot be reached, or has no such wheel, the usual ones are installed.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 $(APP): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Setting up $(VENV): PyTorch and its libraries are several GB, so this takes minutes, once."
-	$(INSTALL) -e .
+	@echo "Setting up $(VENV): PyTorch and its libraries are up to several GB, so this takes minutes, once."
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(INSTALL) --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) torch torchvision 2>/dev/null \
+			|| echo "No wheels for CPUs alone are at hand; the usual ones are installed."; \
+	fi
+	$(INSTALL) -e '.[lab]'
 	@touch $@
 
 $(DEV): $(APP)
@@ -55,11 +67,31 @@ $(BENCH): $(APP)
 bench: $(BENCH)
 	$(BIN)/python -m benchmarks.spectra $(BENCH_ARGS)
 
-# The pinned versions, for every platform and Python ≥ 3.11 at once.
+# The pinned versions, for every platform and Python ≥ 3.11 at once; and their hashes, which images are built with.
 lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-annotate --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra lab --extra dev --extra bench \
+		--no-annotate --no-header \
 		pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra lab \
+		--no-annotate --no-header \
+		--constraint constraints.txt $$(sed -nE 's/^($(TORCH_FAMILY))==.*/--no-emit-package \1/p' constraints.txt) \
+		pyproject.toml --output-file requirements.lock
+
+# PyTorch and what it brings along: which of its wheels fit depends on the machine, so they have no hashes here.
+TORCH_FAMILY := torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+
+
+# Whether a version that is pinned has a known weakness.
+audit: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip_audit --requirement requirements.lock --require-hashes --disable-pip
+
+# The digests of the images, as lines for .env: with them, an installation starts the same images each time.
+digests:
+	@for each in PYTHON_IMAGE=python:3.12-slim-bookworm POSTGRES_IMAGE=postgres:16-bookworm REDIS_IMAGE=redis:7-bookworm; do \
+		digest=$$(docker buildx imagetools inspect "$${each#*=}" --format '{{.Manifest.Digest}}') || exit 1; \
+		echo "SEIGH_$$each@$$digest"; \
+	done
 
 clean:
 	rm -rf $(VENV) .seigh

@@ -5,7 +5,6 @@ Every widget keeps its value while its page is left. ``page`` is the prefix of i
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePath
@@ -14,12 +13,14 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
-from app.common import database, plain, settings
-from core.names import KINDS, PATHS, TEST_MATRICES
-from core.problems import architectures, data, losses
-from core.problems.data import DataError, Description
-from core.results import queries
-from core.settings import (
+from seigh.app import identity
+from seigh.app.common import database, plain, settings, typed_name
+from seigh.core import curves, ranges
+from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
+from seigh.core.problems import architectures, data, losses
+from seigh.core.problems.data import DataError, Description
+from seigh.core.results import queries
+from seigh.core.settings import (
     METHODS,
     PRECISIONS,
     SPLITS,
@@ -29,22 +30,31 @@ from core.settings import (
 )
 
 METHOD_NOTES = {
-    "krylov": "Block Krylov with Rayleigh–Ritz: the most accurate at equal cost; the usual choice.",
+    "krylov": "Block Krylov with Rayleigh–Ritz: smaller errors than sketches at equal cost; the usual one.",
     "seigh": "The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
     "ssvd": "The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
-    "exact": "Dense eigendecomposition in float64: the truth, for D ≤ 20,000.",
+    "exact": "The dense matrix, from D HVPs, and its eigendecomposition in float64; for D ≤ 20,000.",
 }
 CURVATURE_NOTES = {
     "hessian": "Of the loss: the matrix of all its second derivatives.",
-    "ggn": "Generalised Gauss–Newton matrix: the part of the Hessian without negative eigenvalues.",
+    "ggn": "Generalised Gauss–Newton matrix: the Hessian without the network's own second derivatives. If "
+    "the loss is convex in the outputs, no eigenvalue is negative.",
+}
+SUBSET_NOTES: dict[SubsetName, str] = {
+    "balanced": "N drawn, as many of each class",
+    "all": "the whole split or file",
+    "first-per-class": "the first of each class, as in the paper",
+    "random": "any N, drawn",
+    "indices": "listed by number",
 }
 LOSS_NOTES = {
     "cross-entropy": "Cross-entropy of the softmax",
-    "mse": "Squared distance to the label's unit vector",
+    "mse": "Squared difference to the label's unit vector, mean over the outputs",
 }
 # The paper's settings for the Hessian, its Table 1; SEIGH with n_I = 2·n_O, of the MLP as printed.
 PRESETS: dict[str, dict[str, Any]] = {
     f"{name}: N = {samples:,}, n_O = {outer:,}": {
+        "subset": "first-per-class",
         "samples": samples,
         "k": outer,
         "method": "seigh",
@@ -80,11 +90,19 @@ def model_name(page: str) -> str:
 
 
 def user_name() -> str:
-    """Who submits; the same on all pages."""
+    """Who submits; the same on all pages. Somebody who has signed in cannot choose."""
+    if not identity.is_local():
+        name = identity.current().name
+        st.caption(f"Your runs are shown beside your name, {plain(name)}.")
+        return name
     name = st.text_input(
-        "Your name", value=getpass.getuser() if settings().embedded_redis else "", max_chars=100,
-        key="new_user", help="Shown beside your runs.", **_KEPT,
-    )  # fmt: skip
+        "Your name",
+        value=typed_name(),
+        max_chars=100,
+        key="new_user",
+        help="Shown beside your runs.",
+        **_KEPT,
+    )
     return str(name).strip()
 
 
@@ -134,13 +152,24 @@ def absent(about: Description) -> list[str]:
 
 
 @st.cache_data(max_entries=200, show_spinner="Checking the data …")
-def data_problem(dataset: str, split: str, samples: int, seed: int, architecture: str) -> str | None:
-    """Why the subset cannot be drawn or fed to the architecture, if it cannot."""
+def drawn(
+    dataset: str,
+    split: str,
+    subset: SubsetName,
+    samples: int | None,
+    seed: int,
+    indices: str,
+    architecture: str,
+) -> tuple[int, str | None]:
+    """N, and why the subset cannot be drawn or fed to the architecture, if it cannot."""
+    model = architectures.build(architecture)
     try:
-        data.fitting_index(dataset, split, samples, seed, architectures.build(architecture), env=settings())
+        _, index = data.fitting_index(
+            dataset, split, samples, seed, model, subset=subset, indices=ranges.parse(indices), env=settings()
+        )
     except DataError as error:
-        return str(error)
-    return None
+        return 0, str(error)
+    return len(index), None
 
 
 def has_no_splits(dataset: str) -> bool:
@@ -165,17 +194,15 @@ def analysis_settings(
                 "Hessian on", SPLITS, selection_mode="multi", default=[defaults.split], key=f"{page}_splits",
                 help="The split that the loss is taken on; an analysis for each.", **_KEPT,
             )  # fmt: skip
-        samples = st.number_input(
-            "N, samples", min_value=1, value=defaults.samples, key=f"{page}_samples",
-            help="Size of the class-balanced subset that the Hessian is taken on.", **_KEPT,
-        )  # fmt: skip
+        subset, samples, indices = _subset(page)
+        said = st.empty()
         k = st.number_input(
             "k, eigenpairs", min_value=1, value=defaults.k, key=f"{page}_k",
             help="The overlap is computed for every k from 1 to this one.", **_KEPT,
         )  # fmt: skip
         seed = st.number_input(
             "Seed", min_value=0, max_value=2**31 - 1, value=defaults.seed, key=f"{page}_seed",
-            help="Of the subset, the test matrices and the random masks.", **_KEPT,
+            help="Of the subset and the test matrices.", **_KEPT,
         )  # fmt: skip
     with right:
         method = st.radio(
@@ -188,7 +215,8 @@ def analysis_settings(
         return [], []
     if not splits:
         return [], ["Choose at least one split."]
-    same = {"samples": samples, "k": k, "seed": seed, "method": method, "outer": outer, "inner": inner}
+    same = {"subset": subset, "samples": samples, "indices": indices, "k": k, "seed": seed}
+    same |= {"method": method, "outer": outer, "inner": inner}
     try:
         chosen = [
             AnalysisSettings(architecture=architecture, data=dataset, split=split, **same, **more)
@@ -196,8 +224,45 @@ def analysis_settings(
         ]
     except ValidationError as error:
         return [], [refusal(error)]
-    found = [data_problem(dataset, each.split, samples, seed, architecture) for each in chosen]
-    return chosen, list(dict.fromkeys(problem for problem in found if problem))
+    found = [
+        drawn(dataset, each.split, each.subset, each.samples, seed, each.indices, architecture)
+        for each in chosen
+    ]
+    if problems := list(dict.fromkeys(problem for _, problem in found if problem)):
+        return [] if subset == "all" else chosen, problems
+    complete = [
+        each.model_copy(update={"samples": number}) for each, (number, _) in zip(chosen, found, strict=True)
+    ]
+    if subset == "all":
+        whole = "" if has_no_splits(dataset) else " of the {} split"
+        numbers = [f"{each.n_samples:,}{whole.format(each.split)}" for each in complete]
+        said.caption(f"N: all {' and '.join(numbers)}.")
+    elif subset == "indices":
+        said.caption(f"N = {complete[0].n_samples:,}.")
+    return complete, []
+
+
+def _subset(page: str) -> tuple[SubsetName, int | None, str | None]:
+    """Which samples, how many of them where that is to be chosen, and the list where they are listed."""
+    subset: SubsetName = st.selectbox(
+        "Samples", SUBSETS, key=f"{page}_subset", format_func=lambda name: f"{name} – {SUBSET_NOTES[name]}",
+        help="The samples that the Hessian is taken on. balanced and first-per-class have as many of one "
+        "class as of another; the others need not.", **_KEPT,
+    )  # fmt: skip
+    if subset == "all":
+        return subset, None, None
+    if subset == "indices":
+        indices = st.text_area(
+            "Indices", key=f"{page}_indices", placeholder="0-99, 105",
+            help="Numbers of samples from 0 and ranges, with commas, blanks or new lines between them. "
+            "The command line takes files.", **_KEPT,
+        )  # fmt: skip
+        return subset, None, str(indices or "")
+    samples = st.number_input(
+        "N, samples", min_value=1, value=AnalysisSettings.model_fields["samples"].get_default(),
+        key=f"{page}_samples", help="Number of samples that the Hessian is taken on.", **_KEPT,
+    )  # fmt: skip
+    return subset, samples, None
 
 
 def choose_preset(page: str) -> None:
@@ -275,13 +340,19 @@ def _advanced(page: str, architecture: str) -> dict[str, Any]:
                 "Path of the products", PATHS, index=None, placeholder="the fastest, by a measurement",
                 key=f"{page}_hvp_path", help="How Hessian-vector products are computed.", **_KEPT,
             )  # fmt: skip
+            chosen_curves = st.multiselect(
+                "Further curves", list(curves.available()), key=f"{page}_curves",
+                format_func=lambda name: curves.available()[name].title,
+                help="Computed from the eigenvectors besides the overlap of the largest |θ|, for every k.",
+                **_KEPT,
+            )  # fmt: skip
             test_matrix = st.selectbox(
                 "Test matrices", TEST_MATRICES, key=f"{page}_test_matrix",
                 help="Random test matrices of seigh and ssvd; ssrft is the paper's.", **_KEPT,
             )  # fmt: skip
     return loss | {
         "curvature": curvature, "parameters": parameters, "precision": precision, "tolerance": tolerance,
-        "hvp_path": hvp_path, "test_matrix": test_matrix,
+        "hvp_path": hvp_path, "test_matrix": test_matrix, "curves": tuple(chosen_curves),
     }  # fmt: skip
 
 

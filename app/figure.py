@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
 import altair as alt
 import pandas as pd
 import streamlit as st
 
-from app.charts import pictures
+from seigh.app.charts import pictures
+from seigh.core.results.csv import to_csv
 
 
 def figure(
@@ -51,11 +53,11 @@ def figure(
 
 def downloads(chart: alt.LayerChart, data: pd.DataFrame, key: str, name: str) -> None:
     """Picture and data as files, made when somebody wants them."""
-    makers = {
+    makers: dict[str, tuple[Callable[[], str | bytes], str, str]] = {
         "SVG": (lambda: pictures.svg(chart), "svg", "image/svg+xml"),
         "PNG": (lambda: pictures.png(chart), "png", "image/png"),
         "PDF": (lambda: pictures.pdf(chart), "pdf", "application/pdf"),
-        "CSV": (lambda: data.to_csv(index=False), "csv", "text/csv"),
+        "CSV": (lambda: to_csv(data), "csv", "text/csv"),
         "Parquet": (lambda: parquet(data), "parquet", "application/vnd.apache.parquet"),
     }
     with st.popover("Download", icon=":material/download:", type="tertiary", key=f"downloads_{key}"):

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.results.load import Load, load
-from core.results.session import sessions
-from core.results.space import used
-from core.settings import Settings
+from seigh.core.results.load import Load, load
+from seigh.core.results.session import sessions
+from seigh.core.results.space import used
+from seigh.core.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Label = TypeVar("Label", bound=tuple[str, ...])
 
 
 def serve(env: Settings, host: str, port: int) -> None:
@@ -100,7 +103,7 @@ def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help_text, value=value)
 
 
-def _gauges(name: str, help_text: str, labels: list[str], values: dict[tuple[str, ...], float]) -> Metric:
+def _gauges(name: str, help_text: str, labels: list[str], values: Mapping[Label, float]) -> Metric:
     family = GaugeMetricFamily(name, help_text, labels=labels)
     for label, value in values.items():
         family.add_metric([str(each) for each in label], value)

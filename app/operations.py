@@ -11,17 +11,16 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app import launch
-from app.doctor import Service, as_json, examine, examine_service, report
-from core import logs
-from core.names import Place
-from core.results.session import migrate as migrate_database
-from core.results.session import sessions
-from core.settings import Settings, SettingsError
+from seigh.app import launch
+from seigh.app.doctor import Service, as_json, examine, examine_service, report
+from seigh.core import logs, private
+from seigh.core.access import OPERATOR
+from seigh.core.names import Place
+from seigh.core.settings import Settings, SettingsError
 
 operations = typer.Typer()
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 only inside a container.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
 
 
 def environment(**changes: Any) -> Settings:
@@ -31,25 +30,41 @@ def environment(**changes: Any) -> Settings:
         SettingsError: If a variable is not usable.
     """
     try:
-        return Settings(**changes)
+        env = Settings(**changes)
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"SEIGH_{str(first['loc'][0]).upper()} is not usable: {first['msg']}.") from error
+    private.begin(env)
+    return env
 
 
 @operations.command()
 def app(
     host: Host = launch.HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the dashboard.")] = launch.PORT,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy before it says who comes, or lets only some pass.")
+    ] = False,
 ) -> None:
-    """Serve the dashboard alone; Redis, the database and workers run elsewhere."""
+    """Serve the dashboard alone; Redis, the database and workers run elsewhere.
+
+    On a loopback address everybody who reaches it is this machine's user; on any other, people sign in with
+    the accounts of 'seigh user' or with OpenID Connect.
+    """
+    from seigh.app.gate.visitors import access
+    from seigh.core.results.session import migrate as migrate_database
+
     env = environment()
-    _become(launch.dashboard_command(port, env.max_upload_mb, host), env)
+    migrate_database(env.database)
+    access(env, host, behind_proxy)  # refuses what would be open to everybody
+    _become(launch.dashboard_command(port, host, behind_proxy), env)
 
 
 @operations.command()
 def migrate() -> None:
     """Bring the database to this version, whatever is in it; several at a time do no harm."""
+    from seigh.core.results.session import migrate as migrate_database
+
     migrate_database(environment().database)
 
 
@@ -66,8 +81,9 @@ def worker(
     ] = None,
 ) -> None:
     """Do the lab's work, until Ctrl-C."""
-    from core.device import describe_apart
-    from tasks.queues import QUEUES, places_of
+    from seigh.core.device import describe_apart
+    from seigh.core.results.session import migrate as migrate_database
+    from seigh.tasks.queues import QUEUES, places_of
 
     env = environment(**({} if device is None else {"device": device}))
     if env.embedded_redis and not launch.redis_answers(env):
@@ -115,7 +131,7 @@ def metrics(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of /metrics.")] = 9464,
 ) -> None:
     """Answer Prometheus about the queue, the workers and the artefacts."""
-    from app.monitoring import serve
+    from seigh.app.monitoring import serve
 
     env = environment()
     logs.configure(env.log)
@@ -129,10 +145,13 @@ def doctor(
     ] = None,
     port: Annotated[int, typer.Option(help="Where the app answers.")] = launch.PORT,
     as_list: Annotated[bool, typer.Option("--json", help="Write the findings as JSON.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all that is stored, too, and compare it with its checksums.")
+    ] = False,
 ) -> None:
     """Check the installation, and say how to mend what is not in order; ends with 1 if something is not."""
     env = environment()
-    findings = examine(env) if service is None else examine_service(env, service, port)
+    findings = examine(env, deep=deep) if service is None else examine_service(env, service, port)
     if as_list:
         found = list(findings)
         print(as_json(found))
@@ -148,8 +167,9 @@ def pin(
     undo: Annotated[bool, typer.Option("--undo", help="Keep them no longer than others.")] = False,
 ) -> None:
     """Keep the eigenvectors of analyses for good, whatever SEIGH_RETENTION_DAYS says."""
-    from core.results import store
+    from seigh.core.results import actions
+    from seigh.core.results.session import sessions
 
     with sessions(environment().database).begin() as s:
         for number in analyses:
-            store.pin(s, number, not undo)
+            actions.pin(s, OPERATOR, number, not undo)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core.settings import AnalysisSettings
+from seigh.core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
     "data": typer.Option(
@@ -37,10 +37,21 @@ _OPTIONS: dict[str, Any] = {
     "weight_decay": typer.Option(
         help="λ of (λ/2)‖θ‖² in the loss, as of SGD: adds λ·I to the matrix; left out by default."
     ),
-    "samples": typer.Option(min=1, help="Number of samples N in the class-balanced subset."),
+    "subset": typer.Option(
+        help="Which samples the Hessian is taken on: N with as many of one class as of another, drawn by the "
+        "seed; all; the first N of the classes, as in the paper; any N, drawn by the seed; or --indices."
+    ),
+    "samples": typer.Option(
+        min=1, help="Number of samples N; 500 if not given. Follows from the subset for all and indices."
+    ),
+    "indices": typer.Option(
+        metavar="LIST",
+        help="Samples by their numbers from 0, like 0-99,105, or a file of them: one per line, .npy, .npz "
+        "or .json.",
+    ),
     "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k."),
     "method": typer.Option(help="How the eigenpairs are found."),
-    "seed": typer.Option(min=0, help="Of the subset, the test matrices and the random masks."),
+    "seed": typer.Option(min=0, help="Of the subset and the test matrices."),
     "outer": typer.Option(min=1, help="n_O of seigh and ssvd; k if not given."),
     "inner": typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given."),
     "test_matrix": typer.Option(help="Random test matrices of seigh and ssvd; ssrft is the paper's."),
@@ -49,7 +60,15 @@ _OPTIONS: dict[str, Any] = {
         "until the overlap is resolved to 1 %."
     ),
     "error_tests": typer.Option(min=2, help="Random vectors that estimate ‖H‖ and what is missed of it."),
-    "random_masks": typer.Option(min=2, help="Random masks that the overlap is compared with."),
+    "curves": typer.Option(
+        metavar="NAME",
+        help="A further curve to compute, of 'seigh curves'; may be given several times.",
+    ),
+    "random_masks": typer.Option(
+        min=2,
+        hidden=True,
+        help="Deprecated; has no effect: mean and spread of random masks are computed exactly.",
+    ),
     "precision": typer.Option(
         help="Of weights, vectors and products; tf32 and bfloat16 are float32 with coarser products."
     ),
@@ -59,6 +78,9 @@ _OPTIONS: dict[str, Any] = {
     "hvp_columns": typer.Option(min=1, help="Vectors multiplied at once; belongs to --hvp-path."),
     "batch_size": typer.Option(min=1, help="Samples differentiated at once; belongs to --hvp-path."),
 }
+
+# Options that may be given several times.
+_SEVERAL = ("parameters", "curves")
 
 Files = Annotated[
     list[Path],
@@ -90,7 +112,7 @@ def with_settings(
         @functools.wraps(command)
         def run(**given: Any) -> None:
             options = {name: given[name] for name in _OPTIONS}
-            options["parameters"] = tuple(options["parameters"])
+            options |= {name: tuple(options[name]) for name in _SEVERAL}
             with opened(given["files"]) as files:
                 settings = settings_of(files, **options)
                 command(settings=settings, **{name: given[name] for name in own} | {"files": files})
@@ -104,10 +126,17 @@ def with_settings(
     return decorate
 
 
-def command_line(settings: AnalysisSettings, file: str) -> str:
-    """The ``seigh analyze`` that makes an analysis with these settings of a checkpoint file."""
+def command_line(settings: AnalysisSettings, file: str, indices: str | None = None) -> str:
+    """The ``seigh analyze`` that makes an analysis with these settings of a checkpoint file.
+
+    ``indices`` is the file to read indices from, if it is to name one instead of listing them.
+    """
     words = ["seigh", "analyze", file]
     chosen = settings.model_dump(exclude_defaults=True)
+    if settings.subset in ("all", "indices"):
+        chosen.pop("samples", None)  # follows
+    if settings.indices and indices is not None:
+        chosen["indices"] = indices
     for name in _OPTIONS:
         value = chosen.get(name, ())
         values: Sequence[Any] = value if isinstance(value, tuple) else (value,)
@@ -122,8 +151,10 @@ def _parameter(name: str) -> inspect.Parameter:
     kind, default = field.annotation, field.get_default()
     if name == "architecture":
         kind, default = str | None, None
-    elif name == "parameters":
+    elif name in _SEVERAL:
         kind, default = list[str], []
+    elif name == "samples":
+        default = None
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

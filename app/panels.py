@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from app import charts
-from core.names import IOU
+from seigh.app import charts
+from seigh.core.names import IOU
 
 MASKS_MEASURE = "IoU of masks"
 
@@ -58,11 +58,17 @@ def names_of_sets(sets: pd.DataFrame) -> pd.Series[str]:
 
 def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
     """The rows of the size nearest to k, of those that the frame has."""
-    sizes = frame["k"].unique()
-    return frame[frame["k"] == min(sizes, key=lambda size: abs(size - k))]
+    size: int = min(frame["k"].unique(), key=lambda size: abs(size - k))
+    return frame[frame["k"] == size]
+
+
+def top_of(curves: pd.DataFrame) -> float:
+    """Where an axis ends that holds all of these overlaps, and what ties may make of them."""
+    return float(curves[["overlap", "greatest"]].max().max()) * 1.05
 
 
 def shared(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of those sizes k that most analyses, or most pairs of them, have."""
     numbers = frame.groupby("k")["k"].transform("size")
-    return frame[numbers == numbers.max()]
+    most: int = numbers.max()
+    return frame[numbers == most]

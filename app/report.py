@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -14,14 +14,16 @@ import pandas as pd
 import vl_convert
 from sqlalchemy.orm import Session
 
-from app import charts
-from app.charts import pictures
-from app.common import matrix
-from app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared, within
-from core.names import IOU
-from core.results import queries
-from core.results.models import Mask
-from core.results.store import StoreError
+from seigh.app import charts
+from seigh.app.charts import pictures
+from seigh.app.checks import TIES_ALONG_K, checks_among, ties_among
+from seigh.app.common import matrix, samples_of
+from seigh.app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared, top_of, within
+from seigh.app.rows import Analysis, AnalysisOfLine, OverlapAtStep, rows_of
+from seigh.core.names import IOU
+from seigh.core.results import queries
+from seigh.core.results.models import Mask
+from seigh.core.results.store import StoreError
 
 PANEL_POINTS = 150  # values of k of a curve, evenly spaced and on a log axis
 MOST_PANELS = 24
@@ -69,7 +71,11 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
         for number, name in zip(analyses["model_id"], analyses["model"], strict=True)
     }
     sections = list(_sections(s, analyses, colors, k, rho))
-    return _page(title, _models(s, analyses), sections, _analyses(s, analyses, k, rho))
+    tables = {
+        "Analyses": _analyses(s, analyses, k, rho),
+        "How they were checked": checks_among(queries.records(s, analyses["analysis_id"].tolist())),
+    }
+    return _page(title, _models(s, analyses), sections, tables)
 
 
 def _sections(
@@ -81,7 +87,9 @@ def _sections(
     points = queries.overlap_by_step(s, k, rho=rho, ids=ids, masks=(Mask.magnitude, Mask.random))
     points = points.merge(series, on="analysis_id")
     if len(points):
-        how = "Dotted: chance; grey: mean ± std of random masks; bars: the stated error."
+        ties = ties_among(points)
+        how = "Dotted: chance; grey: mean ± std of random masks; thin bars: the "
+        how += f"numerical error. {ties}" if ties else "stated error."
         yield Section(f"Overlap over training, {size}", how, charts.overlap_by_step(points, colors))
         yield Section(
             f"Ratio to chance over training, {size}",
@@ -106,18 +114,31 @@ def _sections(
         yield Section(
             f"{metric.capitalize()} over training", how, charts.recorded_by_step(metrics, colors, metric)
         )
+    near = queries.at_sparsity(rho, int(analyses["parameters"].min())) if rho is not None else k or 1
+    for name, title in queries.curve_names(s, ids).items():
+        found = queries.curves_at(s, ids, name, near).merge(series, on="analysis_id")
+        if len(found):
+            yield Section(
+                f"{title[:1].upper()}{title[1:]}, k = {near:,}",
+                f"{found['note'].iloc[0]} Bars: the stated error; dotted: chance.",
+                charts.curve_by_step(found, colors),
+            )
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = curves.merge(series, on="analysis_id")
-    top = float(curves["overlap"].max()) * 1.05
+    top = top_of(curves)
     for name in sorted(analyses["series"].unique())[:MOST_PANELS]:
         how = (
             "A curve per training step, the early ones dark, with a band of its stated error; dotted: chance."
         )
         panel = curves[curves["series"] == name]
+        if bool((panel["tied"] > 0).any()):
+            how = (
+                f"A curve per training step, the early ones dark; dotted: chance. {TIES_ALONG_K} The "
+                "narrower band is the numerical error; the stated error has both."
+            )
         yield Section(f"Overlap against k: {name}", how, charts.overlap_by_k(panel, top=top))
         how = "A curve per training step, early ones dark, with a band of its residuals."
         yield Section(f"Spectrum: {name}", how, charts.spectra_by_step(values[values["series"] == name]))
-    near = queries.at_sparsity(rho, int(analyses["parameters"].min())) if rho is not None else k or 1
     yield from _metrics(s, analyses, colors, near)
     yield from _heatmaps(s, analyses, near)
     yield from _structure(s, analyses, colors, near)
@@ -162,7 +183,7 @@ def _heatmaps(s: Session, analyses: pd.DataFrame, k: int) -> Iterator[Section]:
 def _structure(s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int) -> Iterator[Section]:
     """In which layers, and at which magnitudes, each line has its overlap at its last step."""
     last = analyses.sort_values("step").drop_duplicates("series", keep="last").sort_values("series")
-    for each in last.head(MOST_PANELS).itertuples():
+    for each in rows_of(last.head(MOST_PANELS), AnalysisOfLine):
         layers = queries.layer_shares(s, each.analysis_id)
         bins = queries.magnitude_bins(s, each.analysis_id)
         where = f"{each.series}, step {each.step:,}"
@@ -194,26 +215,25 @@ def _models(s: Session, analyses: pd.DataFrame) -> pd.DataFrame:
 def _analyses(s: Session, analyses: pd.DataFrame, k: int | None, rho: float | None) -> pd.DataFrame:
     """A row for each analysis: what it is of, its numbers with their errors, and what they were made with."""
     points = queries.overlap_by_step(s, k, rho=rho, ids=analyses["analysis_id"].tolist())
-    points = points.set_index("analysis_id")
+    at_size = {point.analysis_id: point for point in rows_of(points, OverlapAtStep)}
     rows = []
-    for each in analyses.head(MOST_ROWS).itertuples():
+    for each in rows_of(analyses.head(MOST_ROWS), Analysis):
         row = {
             "analysis": each.analysis_id,
             "model": each.model,
             "step": f"{each.step:,}",
             "matrix": matrix(each),
-            "data": f"{each.data[:24]}, N = {each.samples:,}, seed {each.seed}",
+            "data": f"{each.data[:24]}, {samples_of(each)}, seed {each.seed}",
             "D": f"{each.parameters:,}",
             "method": f"{each.method}, k = {each.k:,}",
-            "resolved k": "unknown" if pd.isna(each.resolved_k) else f"{each.resolved_k:,.0f}",
+            "resolved k": "unknown" if each.resolved_k is None else f"{each.resolved_k:,.0f}",
         }
-        if each.analysis_id in points.index:
-            point = points.loc[each.analysis_id]
-            error = "" if pd.isna(point["error"]) else f" ± {point['error']:.1g}"
+        if point := at_size.get(each.analysis_id):
+            error = "" if point.error is None else f" ± {point.error:.1g}"
             row |= {
-                f"overlap at {'ρ' if rho else 'k'} = {rho or k:g}": f"{point['overlap']:.4g}{error}",
-                "÷ chance": f"{point['ratio']:.3g}",
-                "λ₁": f"{point['lambda_max']:.4g}",
+                f"overlap at {'ρ' if rho else 'k'} = {rho or k:g}": f"{point.overlap:.4g}{error}",
+                "÷ chance": f"{point.ratio:.3g}",
+                "λ₁": f"{point.lambda_max:.4g}",
             }
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -248,7 +268,12 @@ for (const place of document.querySelectorAll(".chart")) {
 """  # noqa: E501
 
 
-def _page(title: str, models: pd.DataFrame, sections: Sequence[Section], analyses: pd.DataFrame) -> str:
+def _page(
+    title: str, models: pd.DataFrame, sections: Sequence[Section], tables: Mapping[str, pd.DataFrame]
+) -> str:
+    told = "\n".join(
+        f"<h2>{escape(name)}</h2>\n{_table(table)}" for name, table in tables.items() if not table.empty
+    )
     drawn = "\n".join(_section(section) for section in sections)
     made = f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC"
     return f"""<!DOCTYPE html>
@@ -263,17 +288,20 @@ def _page(title: str, models: pd.DataFrame, sections: Sequence[Section], analyse
 <h1>{escape(title)}</h1>
 <p class="made">SEIGH Lab, {made}</p>
 <p>{QUESTION}</p>
-<div class="table">{models.to_html(index=False, border=0, escape=True)}</div>
+{_table(models)}
 <div class="charts">
 {drawn}
 </div>
-<h2>Analyses</h2>
-<div class="table">{analyses.to_html(index=False, border=0, escape=True)}</div>
+{told}
 <script>{_embed()}</script>
 <script>{_DRAW}</script>
 </body>
 </html>
 """
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return f'<div class="table">{frame.to_html(index=False, border=0, escape=True)}</div>'
 
 
 def _section(section: Section) -> str:
@@ -289,5 +317,5 @@ def _section(section: Section) -> str:
 @functools.lru_cache(maxsize=1)
 def _embed() -> str:
     """Vega, Vega-Lite and Vega-Embed, which put ``vegaEmbed`` into the page."""
-    bundle: str = vl_convert.javascript_bundle()
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub misses a default
     return bundle.replace("</script", "<\\/script")

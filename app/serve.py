@@ -1,37 +1,51 @@
-"""Streamlit with the dashboard, whose log lines are ours: ``python -m app.serve <Streamlit's options>``."""
+"""The dashboard's server, whose log lines are ours: ``python -m app.serve --host HOST --port PORT``."""
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import streamlit.cli_util
 import streamlit.logger
-from streamlit.web import cli
 
-from core import logs
-from core.settings import Settings
+from seigh.app.gate import dashboard
+from seigh.core import logs, private
+from seigh.core.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
     """Run the dashboard until a signal ends it."""
-    logs.configure(Settings().log)
+    parser = argparse.ArgumentParser(prog="seigh.app.serve")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--behind-proxy", action="store_true")
+    chosen = parser.parse_args(arguments)
+    env = Settings()
+    private.begin(env)
+    logs.configure(env.log)
     _leave_lines_to_us()
-    cli.main(["run", str(Path(__file__).with_name("main.py")), *arguments])
+    # Else uvicorn would believe every local program who its client is; the gate knows whom to believe.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+    try:
+        app = dashboard.application(env, chosen.host, chosen.behind_proxy)
+    except SettingsError as error:
+        sys.exit(str(error))
+    app.run(config=dashboard.options(env, chosen.host, chosen.port))
 
 
 def _leave_lines_to_us() -> None:
     """Streamlit and the server below it give each of their loggers a handler with a format of its own; they
     are to have none."""
 
-    def hand_on(its: logging.Logger) -> None:
-        if (handler := getattr(its, "streamlit_console_handler", None)) is not None:
-            its.removeHandler(handler)
-        its.propagate = True
+    def hand_on(logger: logging.Logger) -> None:
+        if (handler := getattr(logger, "streamlit_console_handler", None)) is not None:
+            logger.removeHandler(handler)
+        logger.propagate = True
 
     streamlit.cli_util.print_to_cli = lambda message="", **_: logger.info("%s", message.strip())
     streamlit.logger.setup_formatter = hand_on

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from core.problems import checkpoints
-from core.problems.checkpoints import Checkpoint, CheckpointError
+from seigh.core.problems import checkpoints
+from seigh.core.problems.checkpoints import Checkpoint, CheckpointError, Position
+from seigh.core.results.leftovers import is_abandoned
 
 # What a browser may offer for a checkpoint: files of weights, and the index of those in several files.
 TYPES = (*(suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES), "json")
@@ -70,6 +77,10 @@ class Brought:
     @property
     def epoch(self) -> int | None:
         return self.outline.epoch if self.outline else None
+
+    @property
+    def guess(self) -> int | None:
+        return self.outline.guess if self.outline else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -163,23 +174,16 @@ def in_order(files: Sequence[Brought]) -> list[Brought]:
     """The files in the order of their steps, else of their epochs, else of their names."""
 
     def place(file: Brought) -> tuple[bool, int, str]:
-        number = proposed.get(file.id)
+        number = proposed[file.id].step
         return number is None, number or 0, file.name
 
     proposed = proposed_steps(files)
     return sorted(files, key=place)
 
 
-def proposed_steps(files: Sequence[Brought]) -> dict[str, int | None]:
-    """The training step of every file by its id; epochs stand in where no file tells a step."""
-    if only_epochs(files):
-        return {file.id: file.epoch for file in files}
-    return {file.id: file.step for file in files}
-
-
-def only_epochs(files: Sequence[Brought]) -> bool:
-    """Whether files tell epochs, and none of them a step."""
-    return any(file.epoch is not None for file in files) and all(file.step is None for file in files)
+def proposed_steps(files: Sequence[Brought]) -> dict[str, Position]:
+    """The training step that is proposed for every file, by its id, and where it comes from."""
+    return {file.id: each for file, each in zip(files, checkpoints.positions(files), strict=True)}
 
 
 def shared_notes(files: Sequence[Brought]) -> list[tuple[str, str]]:
@@ -192,3 +196,42 @@ def shared_notes(files: Sequence[Brought]) -> list[tuple[str, str]]:
         (names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", note)
         for note, names in about.items()
     ]
+
+
+class UploadFolder:
+    """A folder of this process for what one session brings, and gone with the session.
+
+    It has a lock that ends with the process: whoever makes another one removes those that were left behind.
+    """
+
+    _PREFIX = "seigh-upload-"
+    _LOCK = ".lock"
+    _OLD = 24 * 3600.0  # seconds, of those that versions without a lock have left
+
+    def __init__(self) -> None:
+        self.sweep(Path(tempfile.gettempdir()))
+        self._folder = tempfile.TemporaryDirectory(prefix=self._PREFIX)
+        self.path = Path(self._folder.name)
+        new = self.path / f"{self._LOCK}.new"
+        self._lock = new.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(self.path / self._LOCK)  # it is never there without being held
+
+    @classmethod
+    def sweep(cls, parent: Path) -> list[Path]:
+        """Remove the folders below ``parent`` whose process has ended; those that were removed."""
+        removed = []
+        for folder in parent.glob(f"{cls._PREFIX}*"):
+            with suppress(OSError):  # somebody else's, or somebody was faster
+                if folder.is_symlink() or folder.stat().st_uid != os.getuid() or cls._is_used(folder):
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder)
+        return removed
+
+    @classmethod
+    def _is_used(cls, folder: Path) -> bool:
+        lock = folder / cls._LOCK
+        if not lock.exists():
+            return time.time() - folder.stat().st_mtime < cls._OLD
+        return not is_abandoned(lock)

@@ -15,7 +15,7 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
-from benchmarks.methods import METHODS, PEERS, Found  # noqa: E402
+from benchmarks.methods import LATE, METHODS, PEERS, Found  # noqa: E402
 from benchmarks.problems import Task, measured_residuals  # noqa: E402
 
 _STATUS = Path("/proc/self/status")
@@ -24,7 +24,7 @@ _STATUS = Path("/proc/self/status")
 def main(method: str, task_file: str, threads: str, out: str) -> None:
     task = Task(**json.loads(Path(task_file).read_text()))
     torch.set_num_threads(int(threads))
-    for module in PEERS.get(method, ()):
+    for module in (*LATE, *PEERS.get(method, ())):
         importlib.import_module(module)
     imported = time.perf_counter() - _START
     modules = set(sys.modules)

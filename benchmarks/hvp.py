@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
 from benchmarks.problems import CACHE, PROBLEMS, Loaded, Task, load, make
-from core.curvature import CurvatureOperator
-from core.names import PATHS
-from core.problems.architectures import parameter_count
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.names import PATHS
+from seigh.core.problems.architectures import parameter_count
 
 
 def least_seconds(action: Callable[[], object], device: str, repeats: int) -> tuple[float, float]:

@@ -18,8 +18,8 @@ import numpy as np
 import typer
 
 from benchmarks import problems, report
-from core.analysis import analyse
-from core.settings import Settings
+from seigh.core.analysis import analyse
+from seigh.core.settings import Settings
 
 
 def run(task: problems.Task, gib: float, tolerance: float, scratch: Path | None) -> dict[str, Any]:

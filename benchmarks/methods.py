@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.problems import Task, load
-from core.analysis import analyse
-from core.overlap import largest_first, overlap_curve
-from core.settings import Settings
+from seigh.core.analysis import analyse
+from seigh.core.overlap import largest_first, overlap_curve
+from seigh.core.settings import Settings
 
 # skerch makes this many measurements at once, so that curvlinops multiplies them under ``vmap``.
 SKERCH_BLOCK = 64
@@ -196,6 +196,9 @@ METHODS: MappingProxyType[str, Callable[[Task], Found]] = MappingProxyType(
     }
 )
 OURS = ("ours-krylov", "ours-seigh")
+
+# What is imported only when it is first needed, by ours or within torch; loaded before any time starts.
+LATE = ("scipy.fft", "scipy.linalg.lapack", "scipy.optimize", "torch.fx.experimental.symbolic_shapes")
 
 # What a method needs beyond this project's own dependencies, and loads before its time starts.
 PEERS = MappingProxyType(

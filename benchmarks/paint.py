@@ -17,18 +17,17 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from app import launch
-from core.names import METRICS
-from core.results import store
-from core.results.models import Analysis
-from core.results.session import migrate, sessions
-from core.settings import AnalysisSettings, Settings
+from seigh.app import launch
+from seigh.core.names import METRICS
+from seigh.core.results import store
+from seigh.core.results.models import Analysis
+from seigh.core.results.session import migrate, sessions
+from seigh.core.settings import AnalysisSettings, Settings
 from tests.browser import chromium
 
 PAGES = (
@@ -143,7 +142,7 @@ def moved_slider(browser: Browser, url: str) -> float:
 def dashboard(home: Path) -> Iterator[str]:
     """The app alone, on this home."""
     port = launch.free_port(PORT)
-    command = launch.dashboard_command(port, 100)
+    command = launch.dashboard_command(port)
     process = subprocess.Popen(
         command,
         env=os.environ | {"SEIGH_HOME": str(home.resolve())},
@@ -202,7 +201,7 @@ def fill(settings: Settings, analyses: int, k: int) -> None:
             s.flush()
             analysis, _ = store.queue_analysis(s, checkpoint, chosen, "benchmark", parameters=PARAMETERS)
             s.flush()
-            store.claim(s, Analysis, analysis.id, "made-up", "nobody", timedelta(seconds=30))
+            store.claim(s, Analysis, analysis.id, "made-up", "nobody")
             store.finish(s, analysis.id, "made-up", **results(k, seed=number))
 
 

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 from benchmarks import report
 from benchmarks.chaos import checkpoints
 from benchmarks.stack import Stack, stack
-from core.results import queries
-from core.results.load import load
-from core.results.models import Analysis, State
-from core.results.session import sessions
-from core.settings import AnalysisSettings
-from tasks.submit import submit
+from seigh.core.results import queries
+from seigh.core.results.load import load
+from seigh.core.results.models import Analysis, State
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings
+from seigh.tasks.submit import submit
 
 _CHECKPOINTS = 10
 _LOOK_SECONDS = 2.0

@@ -19,8 +19,8 @@ import typer
 from torch import Tensor
 
 from benchmarks import report
-from core.overlap import largest_first, overlap_curve
-from core.spectra import Eigenpairs, block_krylov, seigh
+from seigh.core.overlap import largest_first, overlap_curve
+from seigh.core.spectra import Eigenpairs, block_krylov, seigh
 
 _RANK = 8
 

@@ -21,7 +21,7 @@ import typer
 from benchmarks import report
 from benchmarks.methods import METHODS, OURS, PEERS
 from benchmarks.problems import CACHE, PROBLEMS, Task, Truth, make, truth
-from core.problems.architectures import parameter_count
+from seigh.core.problems.architectures import parameter_count
 
 ROOT = Path(__file__).parents[1]
 

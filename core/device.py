@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.settings import SettingsError
+from seigh.core import processes
+from seigh.core.settings import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +69,12 @@ class Device:
 def describe(name: str) -> Device:
     """The facts about the device ``name``, as for ``pick_device``."""
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
-        return Device("cpu", _processor(), _machine_memory())
+        return Device("cpu", _processor(), machine_memory())
     import torch
 
     device = pick_device(name)
     if device.type != "cuda":
-        return Device(device.type, _processor(), _machine_memory())
+        return Device(device.type, _processor(), machine_memory())
     properties = torch.cuda.get_device_properties(device)
     return Device("cuda", properties.name, properties.total_memory, str(properties.uuid))
 
@@ -86,11 +87,14 @@ def describe_apart(name: str) -> Device:
     """
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return describe(name)
-    command = [sys.executable, "-m", "core.device", name]
-    # Where this file is, not where the process happens to be.
-    root = Path(__file__).resolve().parents[1]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=root, check=False)
+        run = subprocess.run(
+            processes.ours("seigh.core.device", name),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise SettingsError(f"The device '{name}' does not answer; see to its driver.") from error
     if run.returncode != 0:
@@ -107,7 +111,7 @@ def available_memory(device: torch.device) -> int:
 
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device)
-    return _machine_memory()
+    return machine_memory()
 
 
 def free_memory(device: torch.device) -> int:
@@ -129,7 +133,8 @@ def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(driver.exists() for driver in _DRIVERS)
 
 
-def _machine_memory() -> int:
+def machine_memory() -> int:
+    """Bytes that the machine, or the container, has in all."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # "max", or no such file
         memory = min(memory, int((_CGROUP / "memory.max").read_text()))

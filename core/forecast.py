@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.analysis import cost
-from core.problems import architectures
-from core.settings import AnalysisSettings
+from seigh.core.analysis import cost
+from seigh.core.problems import architectures
+from seigh.core.settings import AnalysisSettings
 
 Kind = Literal["cpu", "cuda"]
 
@@ -74,7 +74,7 @@ def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Time
 
     def distance(each: Timed) -> tuple[float, float, bool, int]:
         return (
-            _ratio(each.samples, settings.samples),
+            _ratio(each.samples, settings.n_samples),
             _ratio(each.k, settings.k),
             each.method != settings.method,
             -each.analysis_id,
@@ -82,7 +82,7 @@ def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Time
 
     source = min(comparable, key=distance)
     usual = source.seconds / source.hvps * cost(settings, parameters).hvps
-    larger = settings.samples / source.samples
+    larger = settings.n_samples / source.samples
     wider = (settings.k / source.k) ** 0.5
     low = usual * min(larger, larger**0.5) * min(1.0, wider)
     high = usual * max(larger, larger**0.5) * max(1.0, wider)
@@ -110,7 +110,7 @@ def from_arithmetic(
         algebra = 10.0 * parameters**3
     else:
         algebra = 4.0 * parameters * (each.memory / (wide * parameters)) ** 2
-    operations = PASSES * forward * settings.samples * each.hvps
+    operations = PASSES * forward * settings.n_samples * each.hvps
     slow, fast = SPEEDS[device]
     slower = SLOWER_IN_FLOAT64[device] if settings.precision == "float64" else 1.0
     quick, tedious = (fixed + each.hvps * overhead for fixed, overhead in zip(FIXED, OVERHEAD, strict=True))

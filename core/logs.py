@@ -6,24 +6,49 @@ prefix such as ``analysis 7:``.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from pythonjsonlogger.json import JsonFormatter
 
-from core.names import LogFormat
+from seigh.core.names import LogFormat
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Celery says of each message what it asks for; ours ask for a kind of work and an id.
 _ARGUMENTS = re.compile(r"[(\[]\s*'(\w+)',\s*(\d+)\s*[)\]]")
 
+# User and password in an address, up to the last "@" before it ends.
+_CREDENTIALS = re.compile(r"(\w://)[^\s'\"<>]*@")
+_PASSWORD = re.compile(r"[\w+]+://[^:/@]*:(.*)@")
+
 _work: ContextVar[tuple[str, int] | None] = ContextVar("work", default=None)
+
+
+def redact(text: str) -> str:
+    """``text`` without the passwords of this installation, and without any in an address."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def _secrets() -> list[str]:
+    """The passwords in the variables of this process, in all forms in which they may be written."""
+    given = [os.environ.get("PGPASSWORD", ""), os.environ.get("REDISCLI_AUTH", "")]
+    for name in ("SEIGH_REDIS_URL", "SEIGH_DATABASE_URL"):
+        if found := _PASSWORD.match(os.environ.get(name, "")):
+            given += [found[1], unquote(found[1])]
+    forms = {form for each in given for form in (each, repr(each)[1:-1], json.dumps(each)[1:-1])}
+    # A word that short would be blotted out everywhere, and protects nothing.
+    return sorted((form for form in forms if len(form) >= 4), key=len, reverse=True)
 
 
 @contextmanager
@@ -67,7 +92,14 @@ def _asked_for(record: logging.LogRecord) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-class _Text(logging.Formatter):
+class Redacted(logging.Formatter):
+    """Lines, tracebacks included, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _Text(Redacted):
     def formatMessage(self, record: logging.LogRecord) -> str:
         if hasattr(record, "kind"):
             prefix = f"{record.kind} {record.id}: "  # type: ignore[attr-defined]
@@ -87,6 +119,9 @@ class _Json(JsonFormatter):
             reserved_attrs=[*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "data"],
             json_ensure_ascii=False,
         )
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
     def add_fields(
         self, log_data: dict[str, object], record: logging.LogRecord, message_dict: dict[str, object]

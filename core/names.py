@@ -19,6 +19,10 @@ REDUCED: tuple[Reduced, ...] = get_args(Reduced)
 TestMatrixName = Literal["ssrft", "gaussian", "rademacher"]
 TEST_MATRICES: tuple[TestMatrixName, ...] = get_args(TestMatrixName)
 
+# Which samples of a data set a Hessian is taken on (``seigh.core.problems.data.subsets``).
+SubsetName = Literal["balanced", "all", "first-per-class", "random", "indices"]
+SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
+
 # Grassmannian metrics of the paper; all but the overlap are distances.
 Metric = Literal[
     "geodesic", "chordal_2", "chordal_f", "projection_2", "projection_f", "fubini_study", "overlap"
@@ -52,7 +56,16 @@ Share = Literal["auto", "always", "never"]
 Place = Literal["any", "cpu", "gpu"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
-# Tables that can be exported (``core.results.tables``).
+# Tables that can be exported (``seigh.core.results.tables``).
 TableName = Literal[
-    "overlap", "analyses", "eigenvalues", "layers", "magnitudes", "metrics", "pairs", "stages", "training"
+    "overlap",
+    "analyses",
+    "curves",
+    "eigenvalues",
+    "layers",
+    "magnitudes",
+    "metrics",
+    "pairs",
+    "stages",
+    "training",
 ]

@@ -5,24 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator, choose, footprint, select_parameters
-from core.device import available_memory, pick_device
-from core.names import REDUCED, PathName
-from core.problems import architectures, checkpoints, losses
-from core.problems import data as datasets
-from core.problems.checkpoints import Checkpoint
-from core.problems.data import Subset
-from core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.core.curvature import CurvatureOperator, choose, footprint, select_parameters
+from seigh.core.curvature.causes import operation, place, reason
+from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64
+from seigh.core.curvature.memory import is_out_of_memory
+from seigh.core.curvature.paths import arithmetic
+from seigh.core.curvature.shares import Mean
+from seigh.core.device import available_memory, pick_device
+from seigh.core.names import PATHS, REDUCED, PathName
+from seigh.core.problems import architectures, checkpoints, losses
+from seigh.core.problems import data as datasets
+from seigh.core.problems.checkpoints import Checkpoint
+from seigh.core.problems.data import Subset
+from seigh.core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.core.spectra.operators import SpectrumError
 
 # Part of the machine's memory for what a product computes on its way.
 _PRODUCT_SHARE = 0.25
+
+# Samples on which the cause of a failure is looked for.
+_FEW_SAMPLES = 16
 
 # Seconds that timing products may take beyond one of them.
 _QUICK = 0.5
@@ -43,6 +53,10 @@ class Theta:
     def flat(self, model: nn.Module) -> Tensor:
         """θ: (D,)."""
         return torch.cat([p.detach().flatten() for p in self._of(model).values()])
+
+    def named(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors of θ by name, in its order."""
+        return {name: parameter.detach() for name, parameter in self._of(model).items()}
 
     def tensors(self, model: nn.Module) -> list[tuple[str, int]]:
         """Name and number of parameters of each tensor."""
@@ -92,7 +106,7 @@ class Network:
     """A model in eval mode with the weights of a checkpoint, and its data, on a device.
 
     Attributes:
-        settings: Those of the analysis.
+        settings: Those of the analysis, with N.
         stored: The checkpoint.
         model: The network f.
         theta: Which of its parameters count.
@@ -132,11 +146,16 @@ def load(checkpoint: Path, settings: AnalysisSettings, name: str, environment: S
         settings.samples,
         settings.seed,
         model,
+        subset=settings.subset,
+        indices=settings.listed,
         env=environment,
     )
+    settings = settings.model_copy(update={"samples": len(subset.index)})
     dtype = precision(settings)
-    model.to(device, dtype)
-    x, y = subset.x.to(device, dtype), subset.y.to(device)
+    model.to(device)
+    x, y = subset.x.to(device), subset.y.to(device)
+    if x.is_floating_point():
+        x = x.to(dtype)
     return Network(settings, stored, model, theta, subset, x, y, device, dtype)
 
 
@@ -148,13 +167,13 @@ def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None
         SettingsError: The settings choose parameters that the model has not.
     """
     _, model = _read(checkpoint, settings, name or checkpoint.name)
-    return _theta(model, settings).flat(model.to(precision(settings)))
+    return _theta(model, settings).flat(model)
 
 
 def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Checkpoint, nn.Module]:
     stored = checkpoints.read(checkpoint, name)
     checkpoints.check_fits(stored, settings.architecture)
-    model = architectures.build(settings.architecture)
+    model = architectures.build(settings.architecture).to(precision(settings))
     checkpoints.load_into(model, stored)
     return stored, model
 
@@ -189,12 +208,14 @@ class Objective:
         targets: (N, …), as the loss takes them.
         value: The loss on the subset.
         accuracy: On the subset.
+        mean: How the loss weighs the samples, and what was measured of it.
     """
 
     loss: nn.Module
     targets: Tensor
     value: float
     accuracy: float
+    mean: Mean
 
 
 def objective(network: Network) -> Objective:
@@ -202,16 +223,225 @@ def objective(network: Network) -> Objective:
 
     Raises:
         SettingsError: It does not work with these outputs and targets.
+        SpectrumError: The network's outputs are not finite.
     """
     settings = network.settings
     loss = losses.build(settings).to(network.device, network.dtype)
-    with torch.no_grad():
-        outputs = network.model(network.x)
+    with torch.no_grad(), arithmetic(network.device, None):
+        outputs = _outputs(network)
+        if not bool(outputs.isfinite().all()):
+            raise SpectrumError(
+                "The network's outputs are not finite (NaN or infinity): they overflow at this checkpoint; "
+                "check the weights, or use float64."
+            )
         targets = losses.targets(settings.loss, network.y, outputs)
-        losses.check(settings.loss, loss, outputs, targets)
+        mean = losses.mean(settings.loss, loss, outputs, targets)
         value = float(loss(outputs, targets))
         accuracy = float((outputs.argmax(1) == network.y).double().mean())
-    return Objective(loss, targets, value, accuracy)
+    return Objective(loss, targets, value, accuracy, mean)
+
+
+def _outputs(network: Network) -> Tensor:
+    """The network's outputs for all samples.
+
+    Raises:
+        SettingsError: It fails, or gives no row of numbers for each sample.
+    """
+    samples, name = len(network.x), type(network.model).__name__
+    try:
+        outputs = network.model(network.x)
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, SettingsError):
+            raise
+        where = place(error)
+        raise SettingsError(
+            f"{name} fails on {samples:,} samples at once ({reason(error)}{f', {where}' if where else ''}); "
+            "correct its forward pass."
+        ) from error
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise SettingsError(
+            f"{name} returns {kind}, not a tensor of floating-point outputs; return the logits."
+        )
+    if outputs.ndim == 0 or len(outputs) != samples:
+        raise SettingsError(
+            f"{name} returns outputs of shape {tuple(outputs.shape)} for {samples:,} samples; let it return "
+            "one row for each sample, (N, classes)."
+        )
+    return outputs
+
+
+def certified(
+    network: Network,
+    objective: Objective,
+    operator: CurvatureOperator,
+    plan: Plan,
+    *,
+    after_batch: Callable[[int], None] | None = None,
+) -> tuple[CurvatureOperator, Plan, list[dict[str, Any]]]:
+    """The operator once it has been measured to be the curvature of the mean loss, or else one that is.
+
+    Args:
+        network: The model and its data.
+        objective: Its loss.
+        operator: As ``plan`` or ``planned`` gives it.
+        plan: How it computes products.
+        after_batch: As for ``CurvatureOperator``.
+
+    Returns:
+        The operator, the plan that says how it computes products, and what was measured, as JSON.
+
+    Raises:
+        SettingsError: No path gives the curvature, or the one that the settings ask for does not.
+        SpectrumError: Products are not finite.
+    """
+    try:
+        return _certified(network, objective, operator, plan, after_batch, batches=2)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    operator.release()
+    return _certified(network, objective, operator, plan, after_batch, batches=1)
+
+
+def _certified(
+    network: Network,
+    objective: Objective,
+    operator: CurvatureOperator,
+    plan: Plan,
+    after_batch: Callable[[int], None] | None,
+    batches: int,
+) -> tuple[CurvatureOperator, Plan, list[dict[str, Any]]]:
+    certifier = _certifier(network, objective, operator.batch_size, batches)
+    checks = [objective.mean.additivity, objective.mean.curvature]
+    try:
+        checks += certifier.network()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"The network cannot be computed in float64 ({reason(error)}), so its curvature cannot be "
+            "checked; let it take its format from its weights and inputs."
+        ) from error
+    if failed := failure(checks):
+        raise SettingsError(failed.sentence)
+    measured = _measured(certifier, operator, network)
+    failed = failure(measured)
+    if failed is not None and failed.name == "truth" and failed.value:
+        for path in PATHS:
+            if path == operator.path:
+                continue
+            operator.release()
+            other_plan = replace(plan, path=path)
+            other = planned(network, objective, other_plan, after_batch=after_batch)
+            try:
+                found = certifier.operator(other)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                continue
+            if failure(found) is not None:
+                continue
+            if network.settings.hvp_path is not None:
+                raise SettingsError(
+                    f"{failed.sentence.removesuffix('.')}; the path '{path}' is right, so choose it, or none."
+                )
+            return other, other_plan, [check.to_json() for check in (*checks, *found)]
+        raise SettingsError(
+            f"{failed.sentence.removesuffix('.')}, and no other path is right; write this operation by "
+            "elementary ones" + ("." if network.settings.curvature == "ggn" else ", or analyse the GGN.")
+        )
+    if failed is not None:
+        raise (SpectrumError if failed.name == "finite" else SettingsError)(failed.sentence)
+    return operator, plan, [check.to_json() for check in (*checks, *measured)]
+
+
+def _certifier(network: Network, objective: Objective, batch_size: int, batches: int) -> Certifier:
+    return Certifier(
+        *(network.model, objective.loss, network.x, objective.targets),
+        kind=network.settings.curvature,
+        parameters=network.theta.names,
+        shares=objective.mean.shares,
+        batch_size=batch_size,
+        batches=batches,
+        amplification=objective.mean.amplification,
+    )
+
+
+def _measured(certifier: Certifier, operator: CurvatureOperator, network: Network) -> list[Check]:
+    try:
+        return certifier.operator(operator)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SettingsError(_not_twice(error, network.settings)) from error
+
+
+def _refusal(error: Exception, network: Network, objective: Objective) -> SettingsError:
+    """Why a network's curvature cannot be computed: a fault of it that explains this, if it has one."""
+    if operation(str(error)) is None:
+        certifier = _certifier(network, objective, min(len(network.x), _FEW_SAMPLES), 1)
+        try:
+            failed = failure(certifier.network())
+        except Exception:  # the one that is to be explained, again
+            failed = None
+        if failed is not None:
+            return SettingsError(failed.sentence)
+    return SettingsError(_not_twice(error, network.settings))
+
+
+def _not_twice(error: BaseException, settings: AnalysisSettings) -> str:
+    """What to say of a network that cannot be differentiated twice."""
+    named = operation(str(error))
+    what = f"The operation {named} of this network" if named else f"This network ({reason(error)})"
+    if settings.hvp_path is not None:
+        return f"{what} has no derivative by the path '{settings.hvp_path}'; choose another path, or none" + (
+            "." if settings.curvature == "ggn" else ", or analyse the GGN."
+        )
+    way = (
+        "choose another architecture" if settings.curvature == "ggn" else "analyse the GGN, which needs none"
+    )
+    return f"{what} has no second derivative in PyTorch; write it by elementary operations, or {way}."
+
+
+def reference(
+    network: Network,
+    objective: Objective,
+    plan: Plan,
+    *,
+    after_batch: Callable[[int], None] | None = None,
+) -> Callable[[], CurvatureOperator]:
+    """The analysis's matrix in float64, made when it is first asked for: ``reference(…)() @ block``.
+
+    It multiplies float64 blocks, one vector at a time, in batches of data half as large as the plan's, of
+    which nothing is kept. The copy of the network takes twice the memory of a float32 one.
+
+    Args:
+        network: The model and its data.
+        objective: Its loss.
+        plan: Of the operator that ``certified`` gives: its path is used, or double backward where it is
+            the traced one, which would have to be traced anew.
+        after_batch: As for ``CurvatureOperator``.
+    """
+
+    @cache
+    def made() -> CurvatureOperator:
+        path: PathName = "double-backward"
+        if plan.path != "linearize" or network.settings.curvature == "ggn":
+            path = plan.path  # operations without a second derivative have a GGN by this path alone
+        return CurvatureOperator(
+            copied(network.model),
+            copied(objective.loss),
+            in_float64(network.x),
+            in_float64(objective.targets),
+            path=path,
+            columns=1,
+            batch_size=-(-plan.batch_size // 2),
+            after_batch=after_batch,
+            **(_matrix(network) | {"reduced": None, "shares": objective.mean.shares}),
+        )
+
+    return made
 
 
 def plan(
@@ -236,10 +466,22 @@ def plan(
     settings = network.settings
     memory = int(_PRODUCT_SHARE * available_memory(network.device))
     data = (network.model, objective.loss, network.x, objective.targets)
+    shares = objective.mean.shares
     if settings.hvp_path is None:
-        operator, measured = choose(
-            *data, block=block, products=products, memory=memory, after_batch=after_batch, **_matrix(network)
-        )
+        try:
+            operator, measured = choose(
+                *data,
+                block=block,
+                products=products,
+                memory=memory,
+                shares=shares,
+                after_batch=after_batch,
+                **_matrix(network),
+            )
+        except Exception as error:  # of the network's own code, there is every kind
+            if is_out_of_memory(error):
+                raise
+            raise _refusal(error, network, objective) from error
         chosen = (operator.path, operator.columns, operator.batch_size)
         seconds = [
             each.seconds_per_product
@@ -248,15 +490,21 @@ def plan(
         ]
         facts = [each.to_json() for each in measured]
         return operator, _plan_of(operator, device, min(seconds, default=None), facts)
-    operator = CurvatureOperator(
-        *data,
-        path=settings.hvp_path,
-        columns=settings.hvp_columns or block,
-        batch_size=settings.batch_size,
-        keep=footprint(*data, **_matrix(network)).per_sample * len(network.x) <= memory,
-        after_batch=after_batch,
-        **_matrix(network),
-    )
+    try:
+        operator = CurvatureOperator(
+            *data,
+            path=settings.hvp_path,
+            columns=settings.hvp_columns or block,
+            batch_size=settings.batch_size,
+            keep=footprint(*data, **_matrix(network)).per_sample * len(network.x) <= memory,
+            shares=shares,
+            after_batch=after_batch,
+            **_matrix(network),
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _refusal(error, network, objective) from error
     return operator, _plan_of(operator, device, None, [])
 
 
@@ -276,6 +524,7 @@ def planned(
         columns=plan.columns,
         batch_size=plan.batch_size,
         keep=plan.keep,
+        shares=objective.mean.shares,
         after_batch=after_batch,
         **(matrix | {"reduced": None} if exact else matrix),
     )

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.names import Kind, LogFormat, PathName, Reduced, Share, TestMatrixName
+from seigh.core import ranges
+from seigh.core.access import Role
+from seigh.core.errors import UserError
+from seigh.core.names import Kind, LogFormat, PathName, Reduced, Share, SubsetName, TestMatrixName
 
 Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
@@ -32,6 +48,17 @@ EXACT_MAX_PARAMETERS = 20_000
 # AF_UNIX paths are limited to 108 bytes on Linux and 104 on macOS, the final NUL included.
 _LONGEST_SOCKET_PATH = 100
 
+# What Celery and redis-py read alike in an address.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
+
+
+# What has a meaning in an address, and may be in the name of a folder.
+_MARKS = re.compile(r"[?#;%]")
+
+
+def _quoted(mark: re.Match[str]) -> str:
+    return quote(mark[0])
+
 
 class Settings(BaseSettings):
     """Where this installation keeps its things: the environment variables ``SEIGH_*``.
@@ -40,6 +67,20 @@ class Settings(BaseSettings):
     ``SEIGH_REDIS_URL`` and ``SEIGH_ARTIFACTS`` (a folder that app and workers share); nothing else changes.
     ``SEIGH_DATA_DIR`` is the folder of the data sets that are not shipped, for the workers and the app.
     ``SEIGH_SHARE`` says when a worker lets others take part in an analysis: ``auto``, where that is worth it.
+
+    ``SEIGH_HOSTS`` lists by which names, besides the loopback ones and the address it listens on, the
+    dashboard may be called; what calls it otherwise is refused. ``max_upload_mb`` is the largest file that
+    may be uploaded, and ``max_uploads_mb`` what all uploads together may take of the server's memory.
+
+    Who signs in: ``session_hours``, how long that lasts; ``oidc_issuer``, ``oidc_client_id`` and
+    ``oidc_client_secret`` of an OpenID Connect provider, whose claim ``oidc_name`` is the account's name;
+    ``proxies``, the addresses of those that ``seigh app --behind-proxy`` stands behind, and
+    ``proxy_user_header``, the header in which they name who has signed in there; ``new_role``, what somebody
+    may do whom the provider or the proxy brings for the first time.
+
+    Files that somebody brings are read in a process of its own, which takes at most ``reading_memory_gb`` GiB
+    (half of the machine's by default) and ``reading_seconds`` of CPU time, and a second more for every 4 MiB
+    of the file.
 
     The limits of an installation, none by default: ``max_k``, the largest k that can be submitted;
     ``max_running_per_user``, how many analyses of one user run at a time; ``artifacts_quota_gb``, how many
@@ -60,6 +101,18 @@ class Settings(BaseSettings):
     share: Share = "auto"
     log: LogFormat = "text"
     max_upload_mb: int = Field(default=2048, gt=0)
+    max_uploads_mb: int = Field(default=4096, gt=0)
+    hosts: str = ""
+    proxies: str = "127.0.0.1,::1"
+    proxy_user_header: str = ""
+    new_role: Role = Role.reader
+    session_hours: float = Field(default=168, gt=0, le=8760)
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr = SecretStr("")
+    oidc_name: str = "preferred_username"
+    reading_memory_gb: float | None = Field(default=None, gt=0)
+    reading_seconds: float = Field(default=4, gt=0)
     max_k: int | None = Field(default=None, gt=0)
     max_running_per_user: int | None = Field(default=None, gt=0)
     artifacts_quota_gb: float | None = Field(default=None, gt=0)
@@ -73,7 +126,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """SQLAlchemy URL of the lab's database."""
-        return self.database_url or f"sqlite:///{self.root / 'seigh.db'}"
+        return self.database_url or f"sqlite:///{_MARKS.sub(_quoted, str(self.root / 'seigh.db'))}"
 
     @property
     def artifact_folder(self) -> Path:
@@ -84,6 +137,11 @@ class Settings(BaseSettings):
     def artifacts_quota(self) -> int | None:
         """Bytes that the artefacts may take; None without a limit."""
         return None if self.artifacts_quota_gb is None else int(self.artifacts_quota_gb * 2**30)
+
+    @property
+    def known_hosts(self) -> list[str]:
+        """The names and origins in ``SEIGH_HOSTS``."""
+        return self.hosts.replace(",", " ").split()
 
     @property
     def data_folder(self) -> Path:
@@ -97,10 +155,11 @@ class Settings(BaseSettings):
 
     @property
     def redis_socket(self) -> Path:
-        """Socket of the embedded Redis: under the home, or, where that path is too long for a socket,
-        in a private folder of the system's temporary one that depends on the home alone."""
+        """Socket of the embedded Redis: under the home, or, where that path is too long for a socket or no
+        plain part of an address, in a private folder of the system's temporary one that depends on the home
+        alone."""
         socket = self.root / "run" / "redis.sock"
-        if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+        if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(socket)):
             return socket
         name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"seigh-{os.getuid()}-{name}" / "redis.sock"
@@ -116,7 +175,7 @@ class Settings(BaseSettings):
         return not self.redis_url
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """Settings that cannot work; the message is one sentence for the person who chose them."""
 
 
@@ -127,14 +186,34 @@ def refusal(error: ValidationError) -> str:
     return f"{where}{first['msg'].removeprefix('Value error, ')}."
 
 
+def _indices(given: Any) -> list[int]:
+    """Indices, listed or written as text, in ascending order.
+
+    Raises:
+        ValueError: If they are none, or one is there twice.
+    """
+    if not given:
+        return []
+    numbers = ranges.parse(given) if isinstance(given, str) else list(given)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("indices are whole numbers, 0 or more")
+    if len(numbers) > ranges.MOST:
+        raise ValueError(f"more than {ranges.MOST:,} indices are listed; list fewer")
+    ascending = sorted(numbers)
+    for one, following in pairwise(ascending):
+        if one == following:
+            raise ValueError(f"the indices name sample {one} twice; name each once")
+    return ascending
+
+
 class AnalysisSettings(BaseModel):
     """Everything that decides the numbers of one analysis, apart from the checkpoint.
 
     Two analyses with the same checkpoint and equal settings are the same analysis (``key``).
 
     Attributes:
-        architecture: The architecture with its options, as ``core.problems.architectures.canonical`` writes
-            it.
+        architecture: The architecture with its options, as
+            ``seigh.core.problems.architectures.canonical`` writes it.
         data: Name of a data set, ``random(CxHxW,classes=n)``, the path of a ``.npz``/``.safetensors`` file,
             or ``sha256:<digest>`` of such a file in the artefact store.
         split: Which split of the data set the Hessian is taken on.
@@ -142,21 +221,29 @@ class AnalysisSettings(BaseModel):
             semi-definite for a convex loss.
         parameters: Patterns of names of the parameters that make up θ (``layer4.*``); all trainable ones when
             empty.
-        loss: Name of the loss (``core.problems.losses``), the mean over the samples.
+        loss: Name of the loss (``seigh.core.problems.losses``), the mean over the samples.
         label_smoothing: ε of cross-entropy: the share of each target that is spread evenly over all classes.
         weight_decay: λ, as of ``torch.optim.SGD``: (λ/2)‖θ‖² is part of the loss and λ·I of the Hessian, and
             of the GGN.
-        samples: Number of samples N in the class-balanced subset.
+        subset: Which samples the Hessian is taken on: ``balanced``, N of them, drawn with as many of one
+            class as of another; ``all``; ``first-per-class``, the paper's, the first N / classes samples of
+            each class; ``random``, any N of them; or ``indices``.
+        samples: Number of samples N. Of ``all`` it is None until the data set has been read, then their
+            number; of ``indices`` it is how many there are.
+        indices: The samples of the subset ``indices``, counted from 0, as text in ascending order:
+            ``0-99,105``. A list of numbers is accepted too.
         k: Number of eigenpairs, and the end of the overlap curve.
         method: ``krylov``, ``seigh``, ``ssvd`` or ``exact``.
-        seed: Seeds the subset, the test matrices and the random masks.
+        seed: Seeds the subset and the test matrices.
         outer: n_O of SEIGH and SSVD, columns of the outer sketch; k when not given.
         inner: n_I of SEIGH and SSVD, size of the inner sketch; 2·n_O when not given (the paper's choice).
         test_matrix: Random test matrices of SEIGH and SSVD; ``ssrft`` is the paper's.
         tolerance: Krylov goes on until every residual is at most ``tolerance`` · |λ₁|; for the usual number
             of products when not given.
         error_tests: Random vectors that estimate ‖H‖_F and ‖H − Ĥ‖_F, one product each.
-        random_masks: Number of random masks drawn for the mean and standard deviation.
+        curves: Names of further curves to compute (``seigh.core.curves``), each once, in alphabetical order.
+        random_masks: Deprecated; decides nothing, as the mean and standard deviation over all random masks
+            are computed exactly. It stays so that old settings are read and have the ``key`` they had.
         precision: Floating-point format of weights, vectors and HVPs; ``tf32`` and ``bfloat16`` are float32
             with coarser matrix products inside the HVPs.
         hvp_path: How products are computed; the fastest of a short measurement when not given.
@@ -174,7 +261,9 @@ class AnalysisSettings(BaseModel):
     loss: str = Field(default="cross-entropy", max_length=100)
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     weight_decay: float = Field(default=0, ge=0, lt=1e6)
-    samples: int = Field(default=500, ge=1)
+    subset: SubsetName = "balanced"
+    samples: int | None = Field(default=500, ge=1)
+    indices: str = ""
     k: int = Field(default=100, ge=1)
     method: Method = "krylov"
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -183,11 +272,51 @@ class AnalysisSettings(BaseModel):
     test_matrix: TestMatrixName = "ssrft"
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     error_tests: int = Field(default=10, ge=2, le=10_000)
+    curves: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=100)
     random_masks: int = Field(default=10, ge=2, le=1000)
     precision: Precision = "float32"
     hvp_path: PathName | None = None
     hvp_columns: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_belong_to_their_subset(cls, values: Any) -> Any:
+        """Fill in what follows: N of listed indices, and that N of all samples is not known yet."""
+        if not isinstance(values, dict):
+            return values
+        given = {name: values[name] for name in values if name not in ("samples", "subset", "indices")}
+        indices = _indices(values.get("indices"))
+        subset = values.get("subset") or ("indices" if indices else "balanced")
+        samples = values.get("samples")
+        if subset == "indices":
+            if not indices:
+                raise ValueError("the subset indices has none; list them, or choose another subset")
+            if samples is not None and samples != len(indices):
+                raise ValueError(f"N = {samples} is not the number of indices, {len(indices):,}; leave N out")
+            return given | {"subset": subset, "samples": len(indices), "indices": ranges.text(indices)}
+        if indices:
+            raise ValueError(f"indices belong to the subset indices; leave them out for {subset}")
+        if samples is None and subset != "all":
+            return given | {"subset": subset}
+        return given | {"subset": subset, "samples": samples}
+
+    @field_validator("curves")
+    @classmethod
+    def _each_once(cls, curves: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(curves)))
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the usual subset and no curves, so that versions which know no others read the rest."""
+        written: dict[str, Any] = serialise(self)
+        if self.subset == "balanced":
+            written.pop("subset", None)
+        if not self.indices:
+            written.pop("indices", None)
+        if not self.curves:
+            written.pop("curves", None)
+        return written
 
     @model_validator(mode="after")
     def _options_belong_to_their_method(self) -> AnalysisSettings:
@@ -205,6 +334,24 @@ class AnalysisSettings(BaseModel):
         return self
 
     @property
+    def n_samples(self) -> int:
+        """N.
+
+        Raises:
+            SettingsError: If it is that of all samples, and they have not been counted yet.
+        """
+        if self.samples is None:
+            raise SettingsError(
+                "N is the number of all samples, which is known when the data have been read."
+            )
+        return self.samples
+
+    @property
+    def listed(self) -> list[int]:
+        """The samples of the subset ``indices``, ascending."""
+        return ranges.parse(self.indices)
+
+    @property
     def n_outer(self) -> int:
         """n_O: the given one, or k."""
         return self.outer or self.k
@@ -216,8 +363,11 @@ class AnalysisSettings(BaseModel):
 
     @property
     def key(self) -> str:
-        """Hex SHA-256 of the settings in canonical JSON, without those at their default: a setting that is
-        added later does not make a new analysis of an old one."""
+        """Hexadecimal SHA-256 of the settings in canonical JSON.
+
+        Settings at their default are left out, so that a setting which is added later does not make a new
+        analysis of an old one.
+        """
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
     def check(self, parameters: int) -> None:

@@ -1,18 +1,18 @@
-"""How Alembic reaches the database: the connection that ``core.results.session.migrate`` hands over, or, from
-the ``alembic`` command line, the one the environment names (``SEIGH_HOME``, ``SEIGH_DATABASE_URL``)."""
+"""How Alembic reaches the database: the connection that ``seigh.core.results.session.migrate`` hands over,
+or, from the ``alembic`` command line, the one of the environment (``SEIGH_HOME``, ``SEIGH_DATABASE_URL``)."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection
 
-from core.results.models import Base, UTCDateTime
-from core.results.session import migration_connection
-from core.settings import Settings
+from seigh.core.results.models import Base, UTCDateTime
+from seigh.core.results.session import migration_connection
+from seigh.core.settings import Settings
 
 
-def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | bool:
+def render_item(kind: str, item: Any, _: AutogenContext) -> str | Literal[False]:
     """Write a migration in SQLAlchemy's own types: it must not change when our classes do."""
     if kind == "type" and isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"

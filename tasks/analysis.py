@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
-import core.analysis
-from core.results import store
-from core.results.artifacts import ArtifactStore
-from core.results.keys import eigenvectors_key
-from core.results.models import Analysis, Checkpoint
-from core.results.store import StoreError
-from core.settings import AnalysisSettings
-from tasks import parts
-from tasks.attempt import Attempt
-from tasks.parts import Conductor
-from tasks.progress import ClaimLost, heed
+from seigh.core import analysis, curves
+from seigh.core.results import store
+from seigh.core.results.artifacts import ArtifactStore, Damaged, Missing
+from seigh.core.results.keys import eigenvectors_key
+from seigh.core.results.models import Analysis, Checkpoint
+from seigh.core.results.store import StoreError
+from seigh.core.settings import AnalysisSettings
+from seigh.tasks import parts
+from seigh.tasks.attempt import Attempt
+from seigh.tasks.parts import Conductor
+from seigh.tasks.progress import ClaimLost, heed
 
 
 def run(attempt: Attempt[Analysis]) -> None:
@@ -32,27 +33,21 @@ def _artifacts(attempt: Attempt[Analysis]) -> ArtifactStore:
     return ArtifactStore(attempt.env.artifact_folder, attempt.env.artifacts_quota)
 
 
-def _result(attempt: Attempt[Analysis], conductor: Conductor) -> core.analysis.Result:
+def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result:
     checkpoint = attempt.read(lambda s: s.get(Checkpoint, attempt.work.checkpoint_id))
     if checkpoint is None:  # deleted, and the analysis with it
         raise ClaimLost
-    path = _artifacts(attempt).path(checkpoint.key)
-    if not path.is_file():
-        raise StoreError(
-            f"The file of checkpoint '{checkpoint.filename}' is no longer in the artefact store; "
-            "submit it again."
-        )
-
+    path = checkpoint_file(_artifacts(attempt), checkpoint)
     resumed = 0
 
-    def progress(at: core.analysis.Progress) -> None:
+    def progress(at: analysis.Progress) -> None:
         nonlocal resumed
         if at.resumed > resumed:
             resumed = at.resumed
             attempt.log.info("goes on after %d products", resumed)
         attempt.lifeline(at.stage + conductor.about, at.fraction, hvps=at.hvps)
 
-    result = core.analysis.analyse(
+    result = analysis.analyse(
         path,
         AnalysisSettings.model_validate(attempt.work.settings),
         name=checkpoint.filename,
@@ -62,15 +57,27 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> core.analysis.R
         before=conductor.before,
         hire=conductor.hire,
     )
-    if result.checkpoint_sha256 != checkpoint.sha256:
-        raise StoreError(
-            f"The file of checkpoint '{checkpoint.filename}' is damaged in the artefact store; "
-            f"remove {checkpoint.key} there and submit it again."
-        )
+    if result.checkpoint_sha256 != checkpoint.sha256:  # it changed in between
+        checkpoint_file(_artifacts(attempt), checkpoint)
+        raise ClaimLost
     return result
 
 
-def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
+def checkpoint_file(artifacts: ArtifactStore, checkpoint: Checkpoint) -> Path:
+    """The file of a checkpoint, if it is the one that was submitted.
+
+    Raises:
+        StoreError: If it is not.
+    """
+    try:
+        return artifacts.check(
+            checkpoint.key, checkpoint.sha256, f"The file of checkpoint '{checkpoint.filename}'"
+        )
+    except (Missing, Damaged) as error:
+        raise StoreError(f"{str(error).removesuffix('.')}; submit it again.") from error
+
+
+def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
     """Write the results; all of them or, if the claim is lost, none.
 
     Eigenvectors that have no room any more are given up, and the record says so: numbers are hours of work.
@@ -78,7 +85,7 @@ def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
     number, token = attempt.work.id, attempt.token
     key = eigenvectors_key(number, token)
     heed(attempt.write(lambda s: store.reserve_eigenvectors(s, number, token, key)))
-    lost = _lost(attempt, key, result)
+    sha256, lost = _store_eigenvectors(attempt, key, result)
     kept = attempt.write(
         lambda s: store.finish(
             s,
@@ -90,6 +97,9 @@ def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
             scree_upper=result.scree_upper,
             overlap=result.overlap,
             overlap_error=result.overlap_error,
+            least=result.least,
+            greatest=result.greatest,
+            tied=result.tied,
             resolved_k=result.resolved_k,
             random_mean=result.random_mean,
             random_std=result.random_std,
@@ -97,12 +107,14 @@ def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
             layers=result.layers.rows(),
             magnitudes=result.magnitudes.rows(),
             metrics=[asdict(each) for each in result.metrics],
+            curves={name: asdict(each) | _words(name) for name, each in result.curves.items()},
             stages=[(stage.name, stage.seconds, stage.hvps) for stage in result.stages],
             hvps=result.hvps,
             data_sha256=result.data_sha256,
             environment=result.environment,
             record=result.record | ({"eigenvectors_lost": lost} if lost else {}),
             eigenvectors=None if lost else key,
+            eigenvectors_sha256=sha256,
         ),
     )
     if not kept:
@@ -110,15 +122,23 @@ def _keep(attempt: Attempt[Analysis], result: core.analysis.Result) -> None:
         raise ClaimLost
 
 
-def _lost(attempt: Attempt[Analysis], key: str, result: core.analysis.Result) -> str | None:
-    """Store the eigenvectors; if they have no room, the sentence that says so."""
+def _words(name: str) -> dict[str, str]:
+    """What a curve is called where it is shown."""
+    observable = curves.available()[name]
+    return {"title": observable.title, "note": observable.note}
+
+
+def _store_eigenvectors(
+    attempt: Attempt[Analysis], key: str, result: analysis.Result
+) -> tuple[str | None, str | None]:
+    """Store the eigenvectors: the checksum of their file, or the sentence that says why they have no room."""
     try:
-        _artifacts(attempt).put_arrays(
+        sha256 = _artifacts(attempt).put_arrays(
             key,
             {"eigenvectors": result.eigenvectors, "eigenvalues": result.eigenvalues},
             {"checkpoint_sha256": result.checkpoint_sha256, "settings": result.settings.model_dump_json()},
         )
     except StoreError as error:
         attempt.log.warning("the eigenvectors are not kept: %s", error)
-        return str(error)
-    return None
+        return None, str(error)
+    return sha256, None

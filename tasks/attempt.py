@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Generic, TypeVar
 from kombu.utils.functional import retry_over_time
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results.models import Work
-from core.settings import Settings
-from tasks.progress import DATABASE_AWAY, Lifeline, WorkLog
+from seigh.core.results.models import Work
+from seigh.core.results.session import DatabaseFull, is_full
+from seigh.core.settings import Settings
+from seigh.tasks.progress import DATABASE_AWAY, Lifeline, WorkLog
 
 T = TypeVar("T")
 W = TypeVar("W", bound=Work)
 
 _DATABASE_PATIENCE = 600.0  # seconds
+# A full disk is not full for a moment: somebody has to make room.
+_FULL_PATIENCE = 30.0
 _LONGEST_PAUSE = 5.0
 
 
@@ -64,7 +68,11 @@ def read(maker: sessionmaker[Session], question: Callable[[Session], T]) -> T:
 
 
 def write(maker: sessionmaker[Session], change: Callable[[Session], T]) -> T:
-    """Make a change in a transaction of its own; again and again for a while if the database is away."""
+    """Make a change in a transaction of its own; again and again for a while if the database is away.
+
+    Raises:
+        DatabaseFull: If its disk is full, and stays so.
+    """
 
     def attempt() -> T:
         with maker.begin() as s:
@@ -74,7 +82,25 @@ def write(maker: sessionmaker[Session], change: Callable[[Session], T]) -> T:
 
 
 def _patiently(attempt: Callable[[], T]) -> T:
+    full_since: float | None = None
+
+    def unless_full() -> T:
+        nonlocal full_since
+        try:
+            return attempt()
+        except DATABASE_AWAY as error:
+            if not is_full(error):
+                full_since = None
+                raise
+            full_since = full_since or time.monotonic()
+            if time.monotonic() - full_since < _FULL_PATIENCE:
+                raise
+            raise DatabaseFull(
+                "The disk of the database is full, so nothing can be written down; make room on it, and the "
+                "work goes on by itself."
+            ) from error
+
     done: T = retry_over_time(
-        attempt, DATABASE_AWAY, interval_start=1, interval_max=_LONGEST_PAUSE, timeout=_DATABASE_PATIENCE
+        unless_full, DATABASE_AWAY, interval_start=1, interval_max=_LONGEST_PAUSE, timeout=_DATABASE_PATIENCE
     )
     return done

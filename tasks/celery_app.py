@@ -1,8 +1,8 @@
 """The Celery application: configuration only.
 
 The database is the truth about all work, and a message merely says "look at analysis 7". So it does no
-harm if a message is lost, delivered twice or delivered late: see ``core.results.store.claim`` and
-``tasks.recovery``.
+harm if a message is lost, delivered twice or delivered late: see ``seigh.core.results.store.claim`` and
+``seigh.tasks.recovery``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from typing import Any
 
 from celery import Celery, signals
 
-from core import logs
-from core.settings import Settings
-from tasks.queues import QUEUES
+from seigh.core import logs, private
+from seigh.core.settings import Settings
+from seigh.tasks import broker
+from seigh.tasks.queues import QUEUES
 
-app = Celery("seigh", broker=Settings().redis, include=["tasks.work", "tasks.parts", "tasks.recovery"])
+broker.install()
+app = Celery(
+    "seigh",
+    broker=Settings().redis,
+    include=["seigh.tasks.work", "seigh.tasks.parts", "seigh.tasks.recovery"],
+)
 
 # The task, called with the name of a kind of work and the number of one of it.
 TASK = "seigh.run"
@@ -52,4 +58,6 @@ app.conf.update(
 
 @signals.setup_logging.connect  # instead of Celery's own
 def _configure_logs(loglevel: int, **_: Any) -> None:
-    logs.configure(Settings().log, loglevel)
+    env = Settings()
+    private.begin(env)
+    logs.configure(env.log, loglevel)

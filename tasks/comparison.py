@@ -10,23 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from safetensors.torch import load_file, save_file
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core.device import pick_device
-from core.names import IOU, METRICS, Metric
-from core.network import parameters_of
-from core.overlap import largest_first
-from core.overlap.metrics import factor, metrics
-from core.overlap.pairs import StoredVectors, eigenspaces, mask_iou, stored_vectors
-from core.results import queries, store
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, Comparison, State
-from core.results.store import StoreError
-from core.settings import AnalysisSettings
-from tasks.attempt import Attempt
-from tasks.progress import ClaimLost
+from seigh.core.device import pick_device
+from seigh.core.names import IOU, METRICS, Metric
+from seigh.core.network import parameters_of
+from seigh.core.overlap import largest_first
+from seigh.core.overlap.metrics import factor, metrics
+from seigh.core.overlap.pairs import StoredVectors, eigenspaces, mask_iou, stored_vectors
+from seigh.core.results import store
+from seigh.core.results.artifacts import ArtifactStore, Damaged, Missing
+from seigh.core.results.models import Analysis, Comparison, State
+from seigh.core.results.store import StoreError
+from seigh.core.settings import AnalysisSettings
+from seigh.core.spectra.blocks import BlockError, Blocks, digest
+from seigh.tasks.attempt import Attempt
+from seigh.tasks.progress import ClaimLost
+from seigh.tasks.submit import send
 
 # Part of the progress bar that finding the masks takes.
 _MASKS = 0.05
@@ -45,7 +46,9 @@ class _Side:
         parameters: D.
         settings: Its own.
         vectors: Key of its eigenvectors.
+        sha256: Checksum of their file, where it is known.
         checkpoint: Key of its checkpoint.
+        checkpoint_sha256: Checksum of that file.
         filename: What the checkpoint was called.
     """
 
@@ -54,7 +57,9 @@ class _Side:
     parameters: int
     settings: AnalysisSettings
     vectors: str
+    sha256: str | None
     checkpoint: str
+    checkpoint_sha256: str
     filename: str
 
     @property
@@ -65,6 +70,8 @@ class _Side:
 
 def run(attempt: Attempt[Comparison]) -> None:
     """Compare the pairs and end the comparison as finished."""
+    from seigh.core.results import queries  # brings pandas, which no other work needs
+
     sides = attempt.read(lambda s: _sides(s, attempt.work.analyses))
     known = attempt.read(lambda s: queries.known_pairs(s, attempt.work.analyses))
     missing = {
@@ -95,7 +102,9 @@ def _sides(s: Session, ids: Sequence[int]) -> dict[int, _Side]:
             analysis.parameters,
             AnalysisSettings.model_validate(analysis.settings),
             analysis.eigenvectors,
+            analysis.eigenvectors_sha256,
             analysis.checkpoint.key,
+            analysis.checkpoint.sha256,
             analysis.checkpoint.filename,
         )
     return found
@@ -124,13 +133,18 @@ class _Comparer:
         self._artifacts = ArtifactStore(attempt.env.artifact_folder)
         self._device = str(pick_device(attempt.env.device))
         self._orders: dict[Mask, Tensor] = {}
+        self._whole: set[str] = set()  # files whose checksum is right
 
     def find_masks(self, sides: Sequence[_Side]) -> None:
         """The masks' coordinates, largest |θ| first, once for all analyses of a checkpoint."""
         once = {side.mask: side for side in sides}
         for done, (mask, side) in enumerate(once.items()):
             self._attempt.lifeline("masks", _MASKS * done / len(once))
-            path = self._existing(side.checkpoint, f"The file of checkpoint '{side.filename}'")
+            what = f"The file of checkpoint '{side.filename}'"
+            try:
+                path = self._existing(side.checkpoint, side.checkpoint_sha256, what)
+            except Damaged as error:
+                raise StoreError(f"{str(error).removesuffix('.')}; submit it again.") from error
             theta = parameters_of(path, side.settings, side.filename)
             self._orders[mask] = largest_first(theta, max(self._attempt.work.ks)).clone()
 
@@ -167,27 +181,41 @@ class _Comparer:
     def _vectors(self, side: _Side) -> Iterator[StoredVectors]:
         what = f"The file of the eigenvectors of analysis {side.id}"
         try:
-            with stored_vectors(self._existing(side.vectors, what)) as vectors:
+            with stored_vectors(self._existing(side.vectors, side.sha256, what)) as vectors:
                 yield vectors
-        except safetensors.SafetensorError as error:
-            raise StoreError(
-                f"{what} is damaged in the artefact store; delete the analysis and run it again."
-            ) from error
+        except (Damaged, safetensors.SafetensorError) as error:
+            raise StoreError(f"{what} is damaged in the artefact store; {self._anew(side)}") from error
+
+    def _anew(self, side: _Side) -> str:
+        """Have the eigenvectors of an analysis computed anew, where that can be; the end of a sentence."""
+        try:
+            self._artifacts.check(side.checkpoint, side.checkpoint_sha256, "The checkpoint")
+        except StoreError:
+            return "delete the analysis, submit its checkpoint again, and compare the others meanwhile."
+        if self._attempt.write(lambda s: store.recompute(s, side.id)):
+            send(Analysis, [side.id], self._attempt.env)
+        return f"they are computed anew, so retry this comparison when analysis {side.id} has finished."
 
     def _factor(self, side: _Side, vectors: StoredVectors) -> Tensor:
-        """That of an analysis's vectors, which all of its pairs need; kept in a file."""
-        file = self._attempt.folder / f"factor-{side.id}.safetensors"
-        if not file.exists():
+        """Triangular factor of an analysis's vectors, which all of its pairs need; kept in a file."""
+        blocks, name = Blocks(self._attempt.folder), f"factor-{side.id}"
+        try:
+            tensors, facts = blocks.read(name)
+            if digest(tensors, name) == facts["checksum"]:
+                return tensors["factor"].to(self._device)
+        except BlockError:
             self._attempt.folder.mkdir(parents=True, exist_ok=True)
-            reached = max(k for k in self._attempt.work.ks if k <= side.k)
-            found = factor(vectors, reached, device=self._device).cpu().contiguous()
-            temporary = file.with_suffix(".tmp")
-            save_file({"factor": found}, temporary)
-            temporary.replace(file)
-        return load_file(file)["factor"].to(self._device)
+        reached = max(k for k in self._attempt.work.ks if k <= side.k)
+        found = factor(vectors, reached, device=self._device)
+        tensors = {"factor": found.cpu().contiguous()}
+        blocks.write(name, tensors, {"checksum": digest(tensors, name)})
+        return found
 
-    def _existing(self, key: str, what: str) -> Path:
-        path = self._artifacts.path(key)
-        if not path.is_file():
-            raise StoreError(f"{what} is no longer in the artefact store; compare the others without it.")
+    def _existing(self, key: str, sha256: str | None, what: str) -> Path:
+        """The file of a key, whose content is compared with its checksum once."""
+        try:
+            path = self._artifacts.check(key, None if key in self._whole else sha256, what)
+        except Missing as error:
+            raise StoreError(f"{str(error).removesuffix('.')}; compare the others without it.") from error
+        self._whole.add(key)
         return path

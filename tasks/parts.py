@@ -30,33 +30,34 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor
 
-from core import logs
-from core.allocator import give_back_memory, keep_freed_memory
-from core.analysis import describe_environment
-from core.curvature import CurvatureOperator
-from core.device import pick_device
-from core.network import Plan, load, objective, planned, reproducible
-from core.results import parts as rows
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, State
-from core.results.parts import Claimed
-from core.results.session import sessions
-from core.results.space import mark, said_if_full
-from core.results.store import Standing, StoreError
-from core.settings import AnalysisSettings, Settings
-from core.spectra.blocks import Block, BlockError, Blocks
-from core.spectra.crew import EXCHANGED, KEPT, Part, perform
-from tasks import ending
-from tasks.attempt import Attempt, read, write
-from tasks.celery_app import PART, app
-from tasks.ending import HandedBack
-from tasks.progress import Cancelled, ClaimLost, Line, WorkLog, heed
-from tasks.queues import QUEUES
-from tasks.readiness import reason_to_wait
-from tasks.scratch import scratch, shared_root
-from tasks.worker import WORKER
+from seigh.core import logs
+from seigh.core.allocator import give_back_memory, keep_freed_memory
+from seigh.core.analysis import describe_environment
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.device import pick_device
+from seigh.core.network import Plan, load, objective, planned, reproducible
+from seigh.core.results import parts as rows
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Analysis, State
+from seigh.core.results.parts import Claimed
+from seigh.core.results.session import DatabaseFull, sessions
+from seigh.core.results.space import mark, said_if_full
+from seigh.core.results.store import Standing, StoreError
+from seigh.core.results.watch import Watch
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.core.spectra.blocks import Block, BlockError, Blocks
+from seigh.core.spectra.crew import EXCHANGED, KEPT, Part, perform
+from seigh.tasks import ending
+from seigh.tasks.attempt import Attempt, read, write
+from seigh.tasks.celery_app import PART, app
+from seigh.tasks.ending import HandedBack
+from seigh.tasks.progress import Cancelled, ClaimLost, Line, WorkLog, heed
+from seigh.tasks.queues import QUEUES
+from seigh.tasks.readiness import reason_to_wait
+from seigh.tasks.scratch import scratch, shared_root
+from seigh.tasks.worker import WORKER
 
-# Whoever performs a part and shows no sign of life for this long is given up, and another one performs it.
+# A helper without a new heartbeat for this long is taken for dead; its part is performed by another one.
 _LEASE = timedelta(seconds=10)
 _BEAT_SECONDS = 2.0
 
@@ -113,12 +114,13 @@ class Conductor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, HandedBack) or (error is not None and not isinstance(error, Exception)):
+        goes_on = isinstance(error, HandedBack | DatabaseFull)
+        if goes_on or (error is not None and not isinstance(error, Exception)):
             self._stack.__exit__(kind, error, trace)
             return
         try:
             if self._blocks is not None and not isinstance(error, ClaimLost):
-                self._attempt.write(lambda s: rows.clear(s, self._number))
+                self._attempt.write(lambda s: rows.clear(s, self._number, self._token))
         finally:
             self._stack.close()
 
@@ -137,7 +139,7 @@ class Conductor:
     def hire(
         self, plan: Plan, *, seconds: float, block_seconds: float, size: int, helped: Callable[[int], None]
     ) -> Conductor | None:
-        """Itself, if the analysis is to be shared; see ``core.analysis.Hire``."""
+        """Itself, if the analysis is to be shared; see ``seigh.core.analysis.Hire``."""
         shared = self._is_to_be_shared(plan, seconds, block_seconds, size)
         plan = replace(plan, shared=shared)
         heed(self._attempt.write(lambda s: rows.keep_plan(s, self._number, self._token, plan.to_json())))
@@ -173,7 +175,7 @@ class Conductor:
             return False
         return True
 
-    # What ``core.spectra.crew.Crew`` asks for.
+    # What ``seigh.core.spectra.crew.Crew`` asks for.
 
     @property
     def blocks(self) -> Blocks:
@@ -218,7 +220,12 @@ class Conductor:
         """Perform what nobody else does until all parts are done; the numbers of those performed here."""
         mine = set()
         look = _SHORTEST_LOOK
+        watch: Watch[int] = Watch(_LEASE, timedelta(seconds=_BEAT_SECONDS))
+        watched = -math.inf
         while done < len(parts):
+            if time.monotonic() - watched >= _BEAT_SECONDS:
+                self._release_silent(name, watch)
+                watched = time.monotonic()
             self._ring(name, len(parts) - done)
             token = uuid.uuid4().hex
             claimed = self._attempt.write(partial(_claim, self._number, name, token))
@@ -235,6 +242,12 @@ class Conductor:
             self._attempt.lifeline.check()
             done = len(self._done(name))
         return mine
+
+    def _release_silent(self, name: str, watch: Watch[int]) -> None:
+        """Take the parts of dead helpers from them."""
+        signs = self._attempt.read(lambda s: rows.signs_of_life(s, self._number, name))
+        if silent := {part: signs[part] for part in watch.silent(signs)}:
+            self._attempt.write(lambda s: rows.release_silent(s, self._number, name, silent))
 
     def _collect(
         self, name: str, number: int, part: Part, checksum: str, perform_here: Callable[[Part], Tensor]
@@ -366,7 +379,7 @@ def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper 
     found = read(maker, partial(_shared_analysis, number))
     if found is None:
         return None
-    analysis, filename, key = found
+    analysis, filename, key, sha256 = found
     assert analysis.plan is not None
     if _kept is not None and (_kept.number, _kept.plan) == (number, analysis.plan):
         return _kept
@@ -376,7 +389,7 @@ def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper 
         return None
     keep_freed_memory()  # from one round to the next
     with reproducible():
-        path = ArtifactStore(env.artifact_folder).path(key)
+        path = ArtifactStore(env.artifact_folder).check(key, sha256, f"The file of checkpoint '{filename}'")
         network = load(path, AnalysisSettings.model_validate(analysis.settings), filename, env)
         helper = Helper(number, analysis.plan, None, shared_root(env))
         helper.operator = planned(network, objective(network), plan, after_batch=helper.after_batch)
@@ -386,11 +399,12 @@ def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper 
     return helper
 
 
-def _shared_analysis(number: int, s: Session) -> tuple[Analysis, str, str] | None:
+def _shared_analysis(number: int, s: Session) -> tuple[Analysis, str, str, str] | None:
     analysis = s.get(Analysis, number)
     if analysis is None or analysis.state is not State.running or not (analysis.plan or {}).get("shared"):
         return None
-    found = analysis, analysis.checkpoint.filename, analysis.checkpoint.key
+    checkpoint = analysis.checkpoint
+    found = analysis, checkpoint.filename, checkpoint.key, checkpoint.sha256
     s.expunge(analysis)
     return found
 
@@ -408,7 +422,7 @@ def _line(
 
 
 def _claim(number: int, name: str, token: str, s: Session) -> Claimed | None:
-    return rows.claim(s, number, name, token, WORKER, _LEASE)
+    return rows.claim(s, number, name, token, WORKER)
 
 
 def _finish(number: int, name: str, claimed: Claimed, result: Block, s: Session) -> bool:

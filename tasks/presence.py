@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from sqlalchemy.orm import Session
 
-from core.device import Device, describe_apart
-from core.results import workers
-from core.results.space import mark
-from core.settings import Settings, SettingsError
+from seigh.core.device import Device, describe_apart
+from seigh.core.results import workers
+from seigh.core.results.space import mark
+from seigh.core.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 

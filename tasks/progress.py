@@ -6,21 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import store
-from core.results.models import Work
-from core.results.store import Standing
-from tasks import ending
-from tasks.ending import HandedBack
-
-# An attempt that shows no sign of life for this long is given up, and another worker takes over.
-STALE_AFTER = timedelta(seconds=30)
+from seigh.core.results import store
+from seigh.core.results.models import Work
+from seigh.core.results.store import Standing
+from seigh.tasks import ending
+from seigh.tasks.ending import HandedBack
 
 # What SQLAlchemy raises when the database, or the connection to it, is away.
 DATABASE_AWAY = (OperationalError, InterfaceError)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from core.names import Place
+from seigh.core.names import Place
 
 # Names in the broker, by where work may run.
 QUEUES: MappingProxyType[Place, str] = MappingProxyType(

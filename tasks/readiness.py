@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core.device import free_memory, pick_device
-from core.settings import SettingsError
+from seigh.core.device import free_memory, pick_device
+from seigh.core.settings import SettingsError
 
 # Free bytes of the device without which nothing is begun: less would end the first small analysis, and then
 # every other one that waits.

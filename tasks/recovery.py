@@ -7,11 +7,10 @@ children compute. Workers may get in each other's way here: a second message fin
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -23,26 +22,26 @@ import sqlalchemy.exc
 from celery import bootsteps
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.names import PLACES, Place
-from core.results import parts, store, workers
-from core.results.artifacts import ArtifactStore
-from core.results.models import WORK, Work
-from core.results.session import close, sessions
-from core.settings import Settings
-from tasks import scratch
-from tasks.celery_app import app
-from tasks.presence import Presence
-from tasks.progress import STALE_AFTER
-from tasks.queues import QUEUES
-from tasks.submit import send
-from tasks.worker import WORKER
+from seigh.core.names import PLACES, Place
+from seigh.core.results import incidents, leftovers, parts, store, workers
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import WORK, Work
+from seigh.core.results.session import close, sessions
+from seigh.core.results.watch import Watch
+from seigh.core.settings import Settings
+from seigh.tasks import broker, scratch
+from seigh.tasks.celery_app import app
+from seigh.tasks.presence import Presence
+from seigh.tasks.queues import QUEUES
+from seigh.tasks.submit import send
+from seigh.tasks.worker import WORKER
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0
 
-# After a database was away, work that is being done looks dead until its worker has reached it again.
-_DATABASE_WAS_AWAY = STALE_AFTER
+# Work without a new heartbeat for this long is given up, and another worker takes over.
+SILENT_AFTER = timedelta(seconds=30)
 
 # How often work may take its worker down.
 _MOST_ATTEMPTS = 5
@@ -71,11 +70,11 @@ class Recovery(bootsteps.StartStopStep):
             target=self._sweep_repeatedly, args=[parent], name="recovery", daemon=True
         )
 
-    def start(self, parent: Any) -> None:
+    def start(self, _: Any) -> None:
         """Begin to sweep."""
         self._thread.start()
 
-    def stop(self, parent: Any) -> None:
+    def stop(self, _: Any) -> None:
         """End a worker that lets its work finish first."""
         self._over.set()
         if self._thread.is_alive():
@@ -99,18 +98,17 @@ class Recovery(bootsteps.StartStopStep):
     def _sweep_repeatedly(self, parent: Any) -> None:
         queues = sorted(parent.app.amqp.queues.consume_from)
         presence = Presence(WORKER, parent.concurrency, queues)
-        away = -math.inf
+        sweeper = Sweeper()
         while True:
             env = Settings()
             try:
                 presence.look(env)
                 with _database(env) as maker, maker.begin() as s:
                     presence.report(s, env)
-                sweep(patient=time.monotonic() - away < _DATABASE_WAS_AWAY.total_seconds())
+                sweeper.sweep()
             except kombu.exceptions.OperationalError as error:
                 logger.warning("the broker does not answer: %s", error)
             except sqlalchemy.exc.DBAPIError as error:
-                away = time.monotonic()
                 logger.warning("the database does not answer, or is not migrated: %s", error.orig)
             except Exception:  # whatever it is, the next sweep may succeed
                 logger.exception("recovery failed; trying again in %.0f s", _SWEEP_SECONDS)
@@ -121,29 +119,61 @@ class Recovery(bootsteps.StartStopStep):
 app.steps["worker"].add(Recovery)
 
 
-def sweep(*, patient: bool = False) -> None:
-    """Queue again what dead workers left behind, send the messages that are missing, clear what is to go.
+class Sweeper:
+    """Queues again what dead workers left behind, sends the messages that are missing, clears what is to go.
 
-    If ``patient``, nobody is taken for dead this time.
+    A worker is dead when this process has watched its work for ``SILENT_AFTER`` without a new heartbeat. So
+    neither a clock that is set, nor a pause of this process or of the whole machine, makes a worker dead.
     """
-    env = Settings()
-    with _database(env) as maker:
-        for name, kind in WORK.items():
-            if not patient:
-                _requeue(name, kind, maker)
-            with maker() as s:
-                for root in (env.scratch_folder, scratch.shared_root(env)):
-                    scratch.sweep(root, name, partial(store.under_way, s, kind))
-        _expire(env, maker)
-        for place in PLACES:
-            _send_forgotten(place, env, maker)
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        # A little more than lies between two sweeps.
+        step = timedelta(seconds=1.2 * _SWEEP_SECONDS)
+        self._watches = {name: Watch[int](SILENT_AFTER, step, clock) for name in WORK}
+
+    def sweep(self) -> None:
+        """Do so once; to be called every few seconds."""
+        env = Settings()
+        with _database(env) as maker:
+            for name, kind in WORK.items():
+                self._requeue(name, kind, maker)
+                with maker() as s:
+                    for root in (env.scratch_folder, scratch.shared_root(env)):
+                        scratch.sweep(root, name, partial(store.under_way, s, kind))
+            _expire(env, maker)
+            for place in PLACES:
+                _send_forgotten(place, env, maker)
+            _tell_what_was_set_aside(maker)
+        for file in leftovers.sweep(env.artifact_folder):
+            logger.info("removed what a killed process left: %s", file)
+
+    def _requeue(self, name: str, kind: type[Work], maker: sessionmaker[Session]) -> None:
+        with maker() as s:
+            signs = store.signs_of_life(s, kind)
+        silent = {number: signs[number] for number in self._watches[name].silent(signs)}
+        if not silent:
+            return
+        with maker.begin() as s:
+            requeued = store.requeue_silent(s, kind, silent, _MOST_ATTEMPTS)
+        if requeued:
+            logger.warning("their workers died; queued again: %s %s", name, requeued)
 
 
-def _requeue(name: str, kind: type[Work], maker: sessionmaker[Session]) -> None:
+def _tell_what_was_set_aside(maker: sessionmaker[Session]) -> None:
+    """Let the pages say that there were messages in a queue that are none (``seigh.tasks.broker``)."""
+    times = len(broker.found)
+    if not times:
+        return
     with maker.begin() as s:
-        requeued = store.requeue_stale(s, kind, STALE_AFTER, _MOST_ATTEMPTS)
-    if requeued:
-        logger.warning("their workers died; queued again: %s %s", name, requeued)
+        incidents.tell(
+            s,
+            "messages",
+            "A queue held what is no message of ours; it was set aside, and the worker's log shows it. "
+            "Nothing is lost by that; see who else writes into this Redis.",
+            times,
+        )
+    for _ in range(times):
+        broker.found.popleft()
 
 
 def _expire(env: Settings, maker: sessionmaker[Session]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.results.models import Work
-from core.settings import Settings
+from seigh.core.results.models import Work
+from seigh.core.results.space import WORK
+from seigh.core.settings import Settings, SettingsError
 
 _LOCK = "lock"
 
@@ -21,7 +22,7 @@ def root(env: Settings, kind: type[Work]) -> Path:
 
 def shared_root(env: Settings) -> Path:
     """Where the folders of shared work are, of whatever kind."""
-    return env.artifact_folder / "work"
+    return env.artifact_folder / WORK
 
 
 @contextmanager
@@ -67,9 +68,20 @@ def sweep(root: Path, kind: str, wanted: Callable[[list[int]], set[int]]) -> lis
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Make the folder and hold its lock, at most as long as the process lives; False if another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    """Make the folder and hold its lock, at most as long as the process lives; False if another has it.
+
+    Raises:
+        SettingsError: If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise SettingsError(
+            f"{folder} cannot be written ({error.strerror}); make it writable for the workers, or set "
+            "SEIGH_SCRATCH and SEIGH_ARTIFACTS to folders that are."
+        ) from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

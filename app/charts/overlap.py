@@ -7,7 +7,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from app.charts.base import (
+from seigh.app.charts.base import (
     CHANCE_LABEL,
     ERROR_LABEL,
     HEIGHT,
@@ -21,6 +21,7 @@ from app.charts.base import (
     layered,
     legend,
     model_colors,
+    numerical,
     over_steps,
     present,
     reading,
@@ -28,6 +29,8 @@ from app.charts.base import (
     step_axis,
     step_colors,
     thin,
+    tie_range,
+    tied,
     with_errors,
     with_legend,
 )
@@ -37,8 +40,14 @@ CURVE_LABELS = (*MASK_LABELS.values(), CHANCE_LABEL)
 CURVE_DASHES = ([1, 0], [8, 3, 2, 3], [1, 0], [2, 3])
 CURVE_WIDTHS = (3, 2, 1.5, 2)  # px
 
+# What is known of how far an overlap may be off, and how the columns about ties are called.
+ERROR_COLUMNS = ("error", "least", "greatest", "tied")
+TIE_LABELS = {"least": "least over ties", "greatest": "greatest over ties", "tied": "weights that tie"}
+
 # What makes a line over training.
-LINE_COLUMNS = ["model", "split", "curvature", "subset", "loss", "method", "samples", "seed", "data"]
+LINE_COLUMNS = [
+    *("model", "split", "curvature", "subset", "loss", "method", "samples", "sampling", "seed", "data")
+]
 
 MOST_CHARACTERS = 24  # of each thing that tells a line from others
 RANDOM_DATA = "random("  # with this start the names of random data, which are for trials only
@@ -57,13 +66,13 @@ def overlap_curve(
     """Overlap against k for the magnitude mask, beside the best mask, random masks and chance.
 
     Args:
-        frame: ``queries.overlap_curves`` of one analysis, all masks: mask, k, overlap, std, error, chance.
-        color: The model's colour, for the magnitude mask and the band of its stated error.
+        frame: ``queries.overlap_curves`` of one analysis, all masks.
+        color: The model's colour, for the magnitude mask and the bands of its error and of ties.
         resolved_k: Beyond it not every overlap is known to 1 %, and the chart is shaded; None: not known.
         log_k: Log axis for k.
         log_overlap: Log axis for the overlap.
     """
-    frame = thin(frame, log_k)[["mask", "k", "overlap", "std", "error", "chance", "ratio"]]
+    frame = thin(frame, log_k)[["mask", "k", "overlap", "std", *ERROR_COLUMNS, "chance", "ratio"]]
     chance = frame.drop_duplicates("k").assign(series=CHANCE_LABEL, overlap=lambda rows: rows["chance"])
     lines = pd.concat([frame.assign(series=frame["mask"].map(MASK_LABELS)), chance])
     names = present(CURVE_LABELS, lines["series"])
@@ -84,11 +93,15 @@ def overlap_curve(
     random, magnitude = frame[frame["mask"] == "random"], frame[frame["mask"] == "magnitude"]
     floor = _log_floor(frame) if log_overlap else 0.0
     spread = band(bounds(random, "std", floor), x)
-    known = bounds(magnitude.dropna(subset="error"), "error", floor)
+    known = bounds(numerical(magnitude), "error", floor)
     error = [] if known.empty else [band(known, x, color=color, opacity=0.35)]
+    ties = tie_range(magnitude, x, floor=floor, color=color)
     values = frame.pivot(index="k", columns="mask", values="overlap")[present(MASK_LABELS, frame["mask"])]
     values = values.rename(columns=MASK_LABELS | {"random": "random masks, mean"})
     values.insert(1, ERROR_LABEL, magnitude.set_index("k")["error"])
+    if ties:
+        for place, (column, label) in enumerate(TIE_LABELS.items(), start=2):
+            values.insert(place, label, magnitude.set_index("k")[column])
     values = values.dropna(axis="columns", how="all").assign(
         **{
             "random masks, std": random.set_index("k")["std"],
@@ -96,7 +109,8 @@ def overlap_curve(
             "largest |θ| ÷ chance": magnitude.set_index("k")["ratio"],
         }
     )
-    return layered(*_unresolved(frame["k"], resolved_k, x), spread, *error, curves, reading(values, x))
+    shade = _unresolved(frame["k"], resolved_k, x)
+    return layered(*shade, spread, *ties, *error, curves, reading(values, x))
 
 
 def overlap_by_step(
@@ -126,8 +140,10 @@ def overlap_by_step(
     random = random.groupby(["model", "chance", "step"], as_index=False).agg(
         low=("low", "min"), high=("high", "max")
     )
-    errors = bounds(found.dropna(subset="error"), "error")
+    errors = bounds(numerical(found), "error")
     errors[["low", "high"]] = errors[["low", "high"]].div(errors["chance"] if ratio else 1.0, axis="index")
+    ties = tied(found).assign(low=lambda rows: rows["least"], high=lambda rows: rows["greatest"])
+    ties[["low", "high"]] = ties[["low", "high"]].div(ties["chance"] if ratio else 1.0, axis="index")
     chance = found.drop_duplicates("chance").assign(level=lambda rows: 1.0 if ratio else rows["chance"])
     chance = chance.drop_duplicates("level")
 
@@ -139,6 +155,11 @@ def overlap_by_step(
         alt.Tooltip("k:Q", format=",d"),
         alt.Tooltip("overlap:Q", format=".3g"),
         alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
+        *(
+            alt.Tooltip(f"{column}:Q", title=label, format=".3g")
+            for column, label in TIE_LABELS.items()
+            if len(ties)
+        ),
         alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
         alt.Tooltip("ratio:Q", title="overlap ÷ chance", format=".3g"),
         alt.Tooltip("overlap_random:Q", title="random masks, mean", format=".3g"),
@@ -148,6 +169,8 @@ def overlap_by_step(
     ]
     lines, points = over_steps(found, title, colors, tooltip)
     bars = error_bars(errors, x, title, color)
+    pale = alt.Chart(ties).mark_rule(opacity=0.3, strokeWidth=8)
+    choices = [pale.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color)] * (len(ties) > 0)
     level = (
         alt.Chart(chance)
         .mark_rule(strokeDash=[2, 3], strokeWidth=2)
@@ -165,19 +188,19 @@ def overlap_by_step(
         .encode(x=alt.value("width"), y="level:Q")
     )
     grey = band(random, x, detail=["model:N", "chance:N"])
-    return layered(grey, level, bars, lines, points, text, height=with_legend(HEIGHT, found["model"]))
+    height = with_legend(HEIGHT, found["model"])
+    return layered(grey, level, *choices, bars, lines, points, text, height=height)
 
 
 def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:
     """Overlap against k at several training steps of one model, coloured by step, above chance.
 
     Args:
-        frame: ``queries.overlap_curves`` with the mask ``magnitude``, one analysis a step: step, k,
-            overlap, chance.
+        frame: ``queries.overlap_curves`` with the mask ``magnitude``, one analysis a step.
         log_k: Log axis for k.
         top: Upper end of the overlap axis, to give neighbouring panels the same one.
     """
-    frame = thin(frame, log_k)[["step", "k", "overlap", "error", "chance"]]  # a browser needs no more
+    frame = thin(frame, log_k)[["step", "k", "overlap", *ERROR_COLUMNS, "chance"]]  # a browser needs no more
     x, color = k_axis(frame, log_k), step_colors(frame)
     curves = (
         alt.Chart(frame)
@@ -192,7 +215,8 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
             color=color,
         )
     )
-    errors = band(bounds(frame.dropna(subset="error"), "error"), x, opacity=0.3).encode(color=color)
+    errors = band(bounds(numerical(frame), "error"), x, opacity=0.3).encode(color=color)
+    ties = tie_range(frame, x, by=color)
     chance = frame.drop_duplicates("k")
     level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
     text = alt.Chart(chance.nlargest(1, "k")).mark_text(
@@ -201,9 +225,8 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     values = frame.assign(value=with_errors(frame)).pivot(index="k", columns="step", values="value")
     values.columns = [f"step {step:,}" for step in values.columns]
     values[CHANCE_LABEL] = chance.set_index("k")["chance"]
-    return layered(
-        level.encode(x=x, y="chance:Q"), errors, curves, text.encode(x=x, y="chance:Q"), reading(values, x)
-    )
+    words = text.encode(x=x, y="chance:Q")
+    return layered(level.encode(x=x, y="chance:Q"), *ties, errors, curves, words, reading(values, x))
 
 
 def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
@@ -219,13 +242,13 @@ def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
 def name_series(analyses: pd.DataFrame, *, split: bool = True) -> pd.Series[str]:
     """Name each row's line by what tells it from the others.
 
-    That is model and, unless left out, split, and those of curvature, parameters, loss, method, N, seed
-    and data that differ somewhere in ``analyses``; random data are always named.
+    That is model and, unless left out, split, and those of curvature, parameters, loss, method, N, which
+    samples these are, seed and data that differ somewhere in ``analyses``; random data are always named.
     """
     names = analyses["model"].astype(str)
     if split:
         names = names + " · " + analyses["split"].astype(str)
-    prefixes = dict.fromkeys(("curvature", "subset", "loss", "method", "samples", "seed", "data"), "")
+    prefixes = dict.fromkeys((*LINE_COLUMNS[2:],), "")
     for column, prefix in (prefixes | {"samples": "N = ", "seed": "seed "}).items():
         values = analyses[column].astype(str)
         if values.nunique() > 1 or (column == "data" and values.str.startswith(RANDOM_DATA).any()):

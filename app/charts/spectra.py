@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts.base import (
+from seigh.app.charts.base import (
     MODEL_COLORS,
     NEUTRAL,
     few,

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import (
+from seigh.app.charts.base import (
     MODEL_COLORS,
     NEUTRAL,
     Chart,

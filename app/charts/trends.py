@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app.charts.base import (
+from seigh.app.charts.base import (
     CHANCE_LABEL,
     ERROR_LABEL,
     NEUTRAL,
@@ -27,6 +27,8 @@ from app.charts.base import (
 )
 
 TREND_HEIGHT = 340
+
+Recording = Literal["accuracy", "loss"]
 
 SPLIT_SHAPES = {"test": "circle", "train": "triangle-up"}
 
@@ -53,9 +55,7 @@ def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChar
     return layered(bars, lines, points, height=with_legend(TREND_HEIGHT, found["model"]))
 
 
-def recorded_by_step(
-    frame: pd.DataFrame, colors: dict[str, str], metric: Literal["accuracy", "loss"]
-) -> alt.LayerChart:
+def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Recording) -> alt.LayerChart:
     """Accuracy or loss against training step, as the checkpoints recorded it.
 
     Args:

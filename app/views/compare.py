@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts
-from app.common import (
+from seigh.app import charts
+from seigh.app.checks import TIES_ALONG_K, ties_among
+from seigh.app.common import (
     asked_in_url,
     counted,
     database,
@@ -22,10 +23,11 @@ from app.common import (
     warn_of_random_data,
     whole_number,
 )
-from app.figure import figure
-from app.report import report
-from core.results import queries
-from core.results.models import Mask
+from seigh.app.figure import figure
+from seigh.app.panels import top_of
+from seigh.app.report import report
+from seigh.core.results import queries
+from seigh.core.results.models import Mask
 
 LABELS = {
     "model": "Models",
@@ -40,6 +42,7 @@ ALL_PARAMETERS = "all"  # the name of the subset without patterns
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
     "spectrum": ":material/blur_linear: Spectrum",
+    "curves": ":material/timeline: Further curves",
     "size": ":material/bubble_chart: Size",
 }
 
@@ -57,7 +60,8 @@ SYMBOLS = (
 )
 LAMBDA_SYMBOLS = (
     "λ: an eigenvalue of the matrix chosen above; λ₁: the one of largest |λ|. ‖Hv − λv‖₂: the residual of a "
-    "computed eigenpair; an eigenvalue of H lies no farther than that from λ."
+    "computed eigenpair; an eigenvalue of H lies no farther than that from λ, up to "
+    "rounding errors, which are measured in float64 on some pairs and added."
 )
 
 
@@ -102,7 +106,10 @@ def page() -> None:
         selection |= size.in_url | {"step": steps}
     elif view == "spectrum":
         recorded(chosen, colors)
-        selection["step"] = spectra(chosen, asked, colors)
+        selection["step"] = spectra(chosen, asked)
+    elif view == "curves":
+        size = choose_size(chosen, asked)
+        selection |= size.in_url | further(chosen, size, asked, colors)
     else:
         size = choose_size(chosen, asked, only_rho=True)
         by_size(chosen, size, colors)
@@ -116,8 +123,9 @@ def offer_report(chosen: pd.DataFrame, size: Size | None) -> None:
 
     def make() -> str:
         title = ", ".join(sorted(chosen["model"].unique()))
+        wanted = size or Size()
         with database()() as s:
-            return report(s, title, ids(chosen), **({} if size is None else {"k": size.k, "rho": size.rho}))
+            return report(s, title, ids(chosen), wanted.k, wanted.rho)
 
     st.download_button(
         "Report of this selection",
@@ -193,7 +201,7 @@ def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]], *, only_rho: 
     elif "k" in asked:
         st.session_state["compare_by"] = "k"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        by = "ρ"
+        by: str | None = "ρ"
         if not only_rho:
             st.session_state.setdefault("compare_by", "k")
             by = st.segmented_control(
@@ -251,7 +259,8 @@ def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> N
             title=f"Overlap over training, {size}",
             symbols=SYMBOLS,
             how="above the dotted chance level, the largest weights and the top eigenvectors share more "
-            "coordinates than drawn at random. Grey: mean ± std of random masks; bars: the stated error.",
+            "coordinates than drawn at random. Grey: mean ± std of random masks; thin bars: the "
+            f"{'numerical' if ties_among(points) else 'stated'} error.",
             alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
             name=f"overlap-over-training-{size}",
         )
@@ -267,6 +276,8 @@ def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> N
             alt=f"The same overlap divided by the chance level k/D, {size}, against training step.",
             name=f"ratio-over-training-{size}",
         )
+    if ties := ties_among(points):
+        st.caption(ties)
     short = len(chosen) - points["analysis_id"].nunique()
     if short:
         st.caption(
@@ -281,8 +292,8 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
     st.subheader("Overlap against k, over training", help=SYMBOLS, anchor=False)
     st.caption(
-        "How to read this: a panel per model and split, a curve per training step with a band of its stated "
-        "error, the early ones dark; the dotted line is chance. Point at a panel for the values at one k; "
+        "How to read this: a panel per model and split, a curve per training step with a band of its error, "
+        "the early ones dark; the dotted line is chance. Point at a panel for the values at one k; "
         "shift + wheel zooms."
     )
     left, right = st.columns([4, 1], vertical_alignment="bottom")
@@ -296,7 +307,9 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     with database()() as s:
         curves = queries.overlap_curves(s, ids(chosen), masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = curves.merge(chosen[["analysis_id", "series"]], on="analysis_id")
-    top = float(curves["overlap"].max()) * 1.05
+    top = top_of(curves)
+    if bool((curves["tied"] > 0).any()):
+        st.caption(f"{TIES_ALONG_K} The narrower band is the numerical error; the stated error has both.")
     for number, series, panel in in_two_columns(curves):
         figure(
             charts.overlap_by_k(panel, log_k=log_k, top=top),
@@ -328,7 +341,8 @@ def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
     if metrics.empty:
         st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
         return
-    for place, metric in zip(st.columns(2), ("accuracy", "loss"), strict=True):
+    recordings: tuple[charts.Recording, ...] = ("accuracy", "loss")
+    for place, metric in zip(st.columns(2), recordings, strict=True):
         if metric in set(metrics["metric"]):
             with place:
                 figure(
@@ -341,7 +355,7 @@ def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
                 )
 
 
-def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], colors: dict[str, str]) -> list[str]:
+def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     """The leading eigenvalues, a panel for each line; the steps shown."""
     st.subheader("Spectrum over training", help=LAMBDA_SYMBOLS, anchor=False)
     st.caption(
@@ -367,6 +381,54 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], colors: dict[str,
             panel=True,
         )
     return steps
+
+
+def further(
+    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], colors: dict[str, str]
+) -> dict[str, list[str]]:
+    """One of the further curves over training; which, as it stands in the address."""
+    with database()() as s:
+        titles = queries.curve_names(s, ids(chosen))
+    if not titles:
+        st.info(
+            "None of these analyses has further curves; New analysis offers them under Advanced, as "
+            "`seigh curves` lists them."
+        )
+        return {}
+    if (wanted := asked.get("curve", [""])[0]) in titles:
+        st.session_state["compare_curve"] = wanted
+    if st.session_state.get("compare_curve") not in titles:
+        st.session_state["compare_curve"] = next(iter(titles))
+    shown = {each: plain(title) for each, title in titles.items()}
+    name = st.selectbox(
+        "Curve", list(titles), format_func=shown.__getitem__, key="compare_curve",
+        persist_state="session",
+    )  # fmt: skip
+    rho, frames = size.rho, []
+    for parameters, of in chosen.groupby("parameters"):
+        k = size.k if rho is None else queries.at_sparsity(rho, int(str(parameters)))
+        with database()() as s:
+            frames.append(queries.curves_at(s, ids(of), name, max(1, k or 1)))
+    points = pd.concat(frames).merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    if points.empty:
+        st.info(f"No chosen analysis has this curve up to {size}; choose a smaller one.")
+    else:
+        title = plain(titles[name])
+        figure(
+            charts.curve_by_step(points, colors),
+            points,
+            key="compare_curve_by_step",
+            title=f"{title[:1].upper()}{title[1:]}, {size}",
+            how=f"{plain(str(points['note'].iloc[0]))} Bars: the stated error; dotted: chance.",
+            alt=f"{title} against training step, {size}.",
+            name=f"{name}-over-training-{size}",
+        )
+        missing = len(chosen) - points["analysis_id"].nunique()
+        if missing:
+            st.caption(
+                f"{missing} of {len(chosen)} chosen analyses have no such curve, or one that ends before."
+            )
+    return {"curve": [name]}
 
 
 def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts
-from app.common import (
+from seigh.app import charts
+from seigh.app.common import (
     asked_in_url,
     database,
     keep_in_url,
@@ -18,10 +20,14 @@ from app.common import (
     warn_of_random_data,
     whole_number,
 )
-from app.comparing import ask_for_pairs
-from app.figure import figure
-from core.names import METRICS
-from core.results import queries
+from seigh.app.comparing import ask_for_pairs
+from seigh.app.figure import figure
+from seigh.app.rows import Analysis, rows_of
+from seigh.core.names import METRICS
+from seigh.core.results import queries
+
+if TYPE_CHECKING:
+    from seigh.core.overlap.metrics import Kind
 
 VIEWS = {
     "training": "Over training",
@@ -34,6 +40,8 @@ SYMBOLS = (
     "UᵀV for orthonormal bases U and V. All but the overlap are distances. As likeness: 1 − distance ÷ the "
     "largest possible one, so that 1 means equal and 0 orthogonal, for all of them."
 )
+
+KINDS: tuple[Kind, ...] = ("subspaces", "masks")
 
 # Of the study of random subspaces: how many values of k are drawn up to which, and the largest to choose.
 STUDY_POINTS = 25
@@ -151,7 +159,7 @@ def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[st
     names = {
         row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · k = {row.k:,}, seed {row.seed} "
         f"· #{row.analysis_id}"
-        for row in finished.itertuples()
+        for row in rows_of(finished, Analysis)
     }
     first = choose_analysis("First", sorted(names, reverse=True), names, "first", asked)
     of = finished.set_index("analysis_id")
@@ -228,14 +236,14 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
         )
         kind = st.segmented_control(
             "Drawn are",
-            ["subspaces", "masks"],
+            KINDS,
             key="metrics_random_kind",
             default="subspaces",
             required=True,
             help="Subspaces: uniformly, as an eigenspace that knows nothing of the other. Masks: two sets of "
             "k coordinates.",
         )
-    study = random_study(dimension, k, str(kind))
+    study = random_study(dimension, k, kind)
     figure(
         charts.random_study(study, charts.METRIC_NAMES, k),
         study,
@@ -265,9 +273,9 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 @st.cache_data(show_spinner="Drawing random subspaces …", max_entries=50)
-def random_study(dimension: int, k: int, kind: str) -> pd.DataFrame:
+def random_study(dimension: int, k: int, kind: Kind) -> pd.DataFrame:
     """The study at the chosen k, and at others evenly spaced on a log axis."""
-    from core.overlap.metrics import random_study  # brings torch, which the other views do not need
+    from seigh.core.overlap.metrics import random_study  # brings torch, which the other views do not need
 
     spaced = np.rint(np.geomspace(1, min(dimension, STUDIED_K), STUDY_POINTS))
     sizes = sorted({int(size) for size in spaced} | {k})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,23 +13,24 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app import analysis_form as form
-from app import uploads
-from app.common import counted, database, plain, settings, size
-from app.costs import costs
-from app.uploads import Brought, Part
-from core.names import Place
-from core.problems import architectures, data
-from core.problems.checkpoints import CheckpointError
-from core.problems.data import DataError
-from core.problems.spec import Spec, Value, parse
-from core.results import workers
-from core.results.store import StoreError
-from core.settings import AnalysisSettings, SettingsError
-from tasks.submit import Upload, submit
+from seigh.app import analysis_form as form
+from seigh.app import identity, uploads
+from seigh.app.common import counted, database, plain, settings, size
+from seigh.app.costs import costs
+from seigh.app.uploads import Brought, Part, UploadFolder
+from seigh.core.errors import UserError
+from seigh.core.names import Place
+from seigh.core.problems import architectures, data
+from seigh.core.problems.checkpoints import Position
+from seigh.core.problems.data import DataError
+from seigh.core.problems.spec import Spec, Value, parse
+from seigh.core.results import workers
+from seigh.core.settings import AnalysisSettings, SettingsError
+from seigh.tasks.submit import Upload, submit
 
 OWN_FILE = "a file of my own …"
 RANDOM = "random data …"
+FITS = " – fits "  # between an architecture and how many files fit it
 
 # Files of weights, and the sentences about others, that stay while the page is left.
 FILES = "new_brought"
@@ -37,12 +38,14 @@ FILES = "new_brought"
 
 def page() -> None:
     st.title("New analysis")
+    identity.current().check_work()
     report_last_submission()
     with st.container(border=True):
         st.subheader("Checkpoints")
         files = brought()
         readable = uploads.in_order([file for file in files if file.refusal is None])
         table = edited_table(readable)
+        below_table = st.container()
         left, right = st.columns(2)
         with left:
             model = form.model_name("new")
@@ -52,6 +55,8 @@ def page() -> None:
             file for file in readable if file.id in table and architecture and not file.misfit(architecture)
         ]
         say_what_is_left_out(files, table, architecture)
+        with below_table:
+            guesses = unconfirmed(readable, used, table)
     with st.container(border=True):
         st.subheader("Data")
         dataset, missing_data = choose_data(architecture)
@@ -68,8 +73,8 @@ def page() -> None:
     with st.container(border=True):
         st.subheader("Cost")
         problems += costs(chosen, len(used), "new")
-    problems = missing_files(used, table) + form.missing_names(model, user) + problems
-    start(used, table, chosen, problems, model=model, user=user, place=place)
+    problems = missing_files(used, table) + guesses + form.missing_names(model, user) + problems
+    start(used, table, chosen, problems, model=model, place=place)
 
 
 def report_last_submission() -> None:
@@ -139,17 +144,21 @@ def forget_files() -> None:
 def folder() -> Path:
     """Where files lie that somebody has brought; it goes when the session ends."""
     if "new_folder" not in st.session_state:
-        st.session_state["new_folder"] = tempfile.TemporaryDirectory(prefix="seigh-upload-")
-    return Path(st.session_state["new_folder"].name)
+        st.session_state["new_folder"] = UploadFolder()
+    found: UploadFolder = st.session_state["new_folder"]
+    return found.path
 
 
 def kept(upload: Any) -> Part:
-    """The upload as a file of its own name."""
-    name = PurePath(upload.name).name
-    path = folder() / upload.file_id / "upload" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The upload as a file of its own name, in a folder whose name the browser has no part in."""
+    number = uuid.uuid4().hex
+    name = PurePath(upload.name.replace("\0", "")).name
+    if name in ("", ".", ".."):
+        name = "file"
+    path = folder() / number / "upload" / name
+    path.parent.mkdir(parents=True)
     path.write_bytes(upload.getbuffer())
-    return Part(upload.file_id, name, path)
+    return Part(number, name, path)
 
 
 def emptied(uploader: str) -> int:
@@ -168,7 +177,7 @@ def empty(uploader: str, uploaded: Sequence[Any]) -> None:
 
 
 def edited_table(files: Sequence[Brought]) -> dict[str, int | None]:
-    """The training step by id of every file that is in use: found in it or its name, until edited here."""
+    """The training step by id of every file that is in use: proposed, until it is edited here."""
     if not files:
         return {}
     remembered: dict[str, tuple[bool, int | None]] = st.session_state.setdefault("new_table", {})
@@ -176,13 +185,16 @@ def edited_table(files: Sequence[Brought]) -> dict[str, int | None]:
     key = "new_table_" + hashlib.sha256("".join(file.id for file in files).encode()).hexdigest()[:16]
     # The editor keeps edits apart from its data, which must not change under them while the page is shown.
     if key not in st.session_state:
-        st.session_state[f"{key}_data"] = [remembered.get(f.id, (True, proposed[f.id])) for f in files]
+        st.session_state[f"{key}_data"] = [
+            (remembered.get(f.id, (True, None))[0], edited_step(f, proposed[f.id])) for f in files
+        ]
     before = st.session_state[f"{key}_data"]
     table = pd.DataFrame(
         {
             "use": [use for use, _ in before],
             "file": [file.name for file in files],
             "step": pd.array([step for _, step in before], dtype="Int64"),
+            "proposed": [source_of(file, proposed[file.id]) for file in files],
             "D": [f"{architectures.parameter_count(f.fitting[0]):,}" if f.fitting else "?" for f in files],
             "fits": [", ".join(file.fitting) or "none" for file in files],
         }
@@ -191,27 +203,100 @@ def edited_table(files: Sequence[Brought]) -> dict[str, int | None]:
         table,
         key=key,
         hide_index=True,
-        disabled=["file", "D", "fits"],
+        disabled=["file", "proposed", "D", "fits"],
         column_config={
             "use": st.column_config.CheckboxColumn(width="small", help="Clear to leave the file out."),
             "step": st.column_config.NumberColumn(
                 "training step", min_value=0, max_value=2**31 - 1, step=1, help="Click to edit."
             ),
+            "proposed": st.column_config.TextColumn(
+                "step known from", help="Where the proposed step comes from; a guess has to be confirmed."
+            ),
             "D": st.column_config.TextColumn(help="Number of parameters."),
             "fits": st.column_config.TextColumn(help="Architectures with these tensors."),
         },
     )
-    for file, use, step in zip(files, edited["use"], edited["step"], strict=True):
-        remembered[file.id] = bool(use), None if pd.isna(step) else int(step)
-    if uploads.only_epochs(files):
+    edits: dict[str, int | None] = st.session_state.setdefault("new_steps", {})
+    for file, use, cell in zip(files, edited["use"], edited["step"], strict=True):
+        step = None if pd.isna(cell) else int(cell)
+        remembered[file.id] = bool(use), step
+        if step == proposed[file.id].step:
+            edits.pop(file.id, None)
+        else:
+            edits[file.id] = step
+    say_steps(proposed)
+    for about, note in uploads.shared_notes(files):
+        st.caption(f":material/info: **{plain(about)}**: {plain(note)}")
+    return {file.id: remembered[file.id][1] for file in files if remembered[file.id][0]}
+
+
+def edited_step(file: Brought, proposed: Position) -> int | None:
+    """The step that somebody put in for a file, else the proposed one, which other files may change."""
+    edits: dict[str, int | None] = st.session_state.get("new_steps", {})
+    return edits.get(file.id, proposed.step)
+
+
+def source_of(file: Brought, proposed: Position) -> str:
+    """Where a proposed step comes from, in a few words."""
+    match proposed.source:
+        case "told":
+            return "the file or its name"
+        case "epoch":
+            return "the epoch"
+        case "converted":
+            return f"epoch {file.epoch:,}"
+        case "guess":
+            return "a guess from the name"
+    return "not known" if file.epoch is None else f"not known; epoch {file.epoch:,}"
+
+
+def say_steps(proposed: Mapping[str, Position]) -> None:
+    """Say where epochs stand in for steps or were converted to them."""
+    sources = {each.source for each in proposed.values()}
+    if "epoch" in sources:
         st.info(
             "The files tell their epochs and no training steps, so the epochs stand in the column of steps; "
             "put in the steps if you know them.",
             icon=":material/info:",
         )
-    for about, note in uploads.shared_notes(files):
-        st.caption(f":material/info: **{plain(about)}**: {plain(note)}")
-    return {file.id: remembered[file.id][1] for file in files if remembered[file.id][0]}
+    if "converted" in sources:
+        st.info(
+            "Some files tell their epoch only. Their steps follow from it at the rate of the files that tell "
+            "both.",
+            icon=":material/info:",
+        )
+
+
+def unconfirmed(
+    files: Sequence[Brought], used: Sequence[Brought], steps: Mapping[str, int | None]
+) -> list[str]:
+    """Ask about guessed steps of the files in use; that this has not been confirmed, if so."""
+    proposed = uploads.proposed_steps(files)
+    guessed = [
+        file for file in used
+        if proposed[file.id].source == "guess" and steps[file.id] == proposed[file.id].step
+    ]  # fmt: skip
+    if not guessed:
+        return []
+    numbers = [f"{steps[file.id]:,}" for file in guessed]
+    if len(guessed) == 1:
+        what = f"The training step {numbers[0]} of {plain(guessed[0].name)} is a guess from the number at the"
+        rest = "end of its name, which does not say what it counts. Change it in the table, or confirm it."
+        answer = "This is the training step"
+    else:
+        shown = f"{', '.join(numbers[:5])}, …" if len(numbers) > 6 else ", ".join(numbers)
+        what = (
+            f"The training steps {shown} are guesses from the numbers at the end of the files' names, which"
+        )
+        rest = "do not say what they count. Change them in the table, or confirm them."
+        answer = "These are the training steps"
+    asked = "new_guess_" + hashlib.sha256("".join(file.id for file in guessed).encode()).hexdigest()[:16]
+    with st.container(border=True):
+        st.markdown(f":material/help: {what} {rest}")
+        if st.checkbox(answer, key=asked, persist_state="session"):
+            return []
+    names = guessed[0].name if len(guessed) == 1 else f"{guessed[0].name} and {len(guessed) - 1} more"
+    return [f"Confirm or change the guessed training {'step' if len(guessed) == 1 else 'steps'} of {names}."]
 
 
 def choose_architecture(files: Sequence[Brought]) -> tuple[str | None, list[str]]:
@@ -220,18 +305,21 @@ def choose_architecture(files: Sequence[Brought]) -> tuple[str | None, list[str]
     proposals = sorted(dict.fromkeys(votes), key=votes.count, reverse=True)
     if files and proposals and st.session_state.get("new_proposed") != proposals[0]:
         st.session_state["new_proposed"] = st.session_state["new_architecture"] = proposals[0]
+    if "new_architecture" in st.session_state:
+        # The browser sends the label, which more files have changed meanwhile.
+        st.session_state["new_architecture"] = st.session_state["new_architecture"].partition(FITS)[0]
     kept = [st.session_state["new_architecture"]] if "new_architecture" in st.session_state else []
     name = st.selectbox(
         "Architecture",
         list(dict.fromkeys([*proposals, *kept, *architectures.names()])),
         key="new_architecture",
         format_func=lambda spec: (
-            f"{spec} – fits {votes.count(spec)} of {len(files)}" if spec in votes else spec
+            f"{spec}{FITS}{votes.count(spec)} of {len(files)}" if spec in votes else spec
         ),
         help="Type to search. Those that your files fit come first, then the paper's, plug-ins' and "
         "torchvision's by their names there.",
         persist_state="session",
-    )
+    ).partition(FITS)[0]
     try:
         spec = with_options(name)
     except SettingsError as error:
@@ -388,8 +476,12 @@ def missing_files(used: Sequence[Brought], steps: Mapping[str, int | None]) -> l
     problems = []
     if not used:
         problems.append("Add at least one checkpoint that fits the architecture.")
-    if nameless := [file.name for file in used if steps[file.id] is None]:
-        problems.append(f"Give {nameless[0]} its training step in the table.")
+    if nameless := [file for file in used if steps[file.id] is None]:
+        first, told = nameless[0], [file.name for file in used if file.step is not None]
+        why = ""
+        if first.epoch is not None and told:
+            why = f": it tells its epoch only, {first.epoch:,}, while {told[0]} tells its step"
+        problems.append(f"Give {first.name} its training step in the table{why}.")
     taken: dict[int, str] = {}
     for file in used:
         step = steps[file.id]
@@ -407,7 +499,6 @@ def start(
     problems: Sequence[str],
     *,
     model: str,
-    user: str,
     place: Place,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
@@ -425,11 +516,11 @@ def start(
                 [Upload(file.path, file.name, steps[file.id]) for file in used],
                 model_name=model,
                 settings=chosen,
-                user=user,
+                user=identity.current(),
                 place=place,
                 env=settings(),
             )
-    except (CheckpointError, DataError, SettingsError, StoreError) as error:
+    except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
     forget_files()

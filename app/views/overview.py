@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 
-from app.common import (
+from seigh.app.common import (
     ago,
     counted,
     database,
     duration,
     guarded,
-    matrix,
     nothing_yet,
     plain,
+    samples_of,
+    show_incidents,
     synthetic_badge,
     title_of,
+    whole_matrix,
 )
-from core.results import queries
-from core.results.load import Load, load
-from core.results.models import WORK, Mask, State
+from seigh.app.rows import LatestResult, rows_of, runs_of
+from seigh.core.results import queries
+from seigh.core.results.load import Load, load
+from seigh.core.results.models import WORK, Mask, State
 
 LATEST = 6  # results
 AT_WORK = 5  # runs
@@ -31,6 +32,7 @@ SPARKLINE_POINTS = 30  # evenly spaced, and on a log axis
 def page() -> None:
     st.title("Overview")
     with database()() as s:
+        show_incidents(s)
         models = queries.models(s)
         work = load(s)
         latest = queries.latest_results(s, LATEST)
@@ -73,8 +75,8 @@ def at_work() -> None:
     st.subheader("Running now", anchor=False)
     if running.empty:
         st.caption("Nothing runs at the moment.")
-    for run in running.head(AT_WORK).itertuples():
-        remaining = "" if pd.isna(run.eta_seconds) else f" · about {duration(run.eta_seconds)} left"
+    for run in runs_of(running.head(AT_WORK)):
+        remaining = "" if run.eta_seconds is None else f" · about {duration(run.eta_seconds)} left"
         st.progress(
             run.progress, text=f"**{plain(run.model)}** · {title_of(run)} · {run.progress:.0%}{remaining}"
         )
@@ -93,17 +95,18 @@ def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
         "How to read this: the overlap of the k largest weights with the top-k eigenspace, with its stated "
         "error; the small curve is its ratio to chance against k."
     )
-    for start in range(0, len(latest), 3):
-        for place, result in zip(st.columns(3), latest.iloc[start : start + 3].itertuples(), strict=False):
+    cards = rows_of(latest, LatestResult)
+    for start in range(0, len(cards), 3):
+        for place, result in zip(st.columns(3), cards[start : start + 3], strict=False):
             with place:
                 card(result, curves[curves["analysis_id"] == result.analysis_id])
 
 
-def card(result: Any, curve: pd.DataFrame) -> None:
-    error = "" if pd.isna(result.error) else f" ± {result.error:.1g}"
+def card(result: LatestResult, curve: pd.DataFrame) -> None:
+    error = "" if result.error is None else f" ± {result.error:.1g}"
     with st.container(border=True, gap="xsmall", key=f"latest_{result.analysis_id}"):
         st.markdown(
-            f"**{plain(result.model)}** · step {result.step:,} · {plain(matrix(result, in_short=True))}"
+            f"**{plain(result.model)}** · step {result.step:,} · {plain(whole_matrix(result))}"
             + synthetic_badge(result)
         )
         st.metric(
@@ -115,7 +118,7 @@ def card(result: Any, curve: pd.DataFrame) -> None:
             chart_data=curve["ratio"].tolist(),
             chart_type="line",
         )
-        st.caption(f"D = {result.parameters:,} · N = {result.samples:,} · {ago(result.finished_at)}")
+        st.caption(f"D = {result.parameters:,} · {samples_of(result)} · {ago(result.finished_at)}")
         st.page_link(
             "views/result.py",
             label="Open",

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts
-from app.common import (
+from seigh.app import charts, identity
+from seigh.app.checks import TIES_ALONG_K, checks, ties_at
+from seigh.app.common import (
     ago,
     asked_in_url,
     database,
@@ -21,27 +22,32 @@ from app.common import (
     model_colors,
     nothing_yet,
     plain,
+    samples_of,
     settings,
     size,
+    whole_matrix,
     whole_number,
 )
-from app.figure import figure
-from app.options import command_line
-from app.panels import nearest
-from core.results import queries, store
-from core.results.models import Mask, State
-from core.results.queries import AnalysisDetail
-from core.results.store import StoreError
-from core.settings import AnalysisSettings
+from seigh.app.figure import figure
+from seigh.app.options import command_line
+from seigh.app.panels import nearest
+from seigh.app.rows import Analysis, OverlapPoint, rows_of
+from seigh.core.errors import UserError
+from seigh.core.results import actions, queries
+from seigh.core.results.models import Mask, State
+from seigh.core.results.queries import AnalysisDetail
+from seigh.core.settings import AnalysisSettings
 
 OVERLAP_SYMBOLS = (
     "M: a mask of k of the D weights. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
     "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Best mask: the k coordinates that hold most of Vₖ. "
-    "Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell."
+    "Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell, with "
+    "any of the masks if weights of equal magnitude admit several."
 )
 SPECTRUM_SYMBOLS = (
     "λ: an eigenvalue of the loss Hessian H. v: its unit eigenvector as computed. ‖Hv − λv‖₂: the residual; "
-    "an eigenvalue of H lies no farther than that from λ."
+    "an eigenvalue of H lies no farther than that from λ, up to rounding errors, which are measured in "
+    "float64 on some pairs and added."
 )
 SCREE_SYMBOLS = (
     "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
@@ -61,6 +67,8 @@ RANDOM_DATA = (
     "This analysis is of random data, for trials: its numbers say nothing about a network that has learned "
     "something."
 )
+
+MOST_LISTED = 500  # characters of given indices that are shown
 
 
 def page() -> None:
@@ -99,20 +107,21 @@ def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
         number = options[0]
     names = {
         row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · {row.method}, k = {row.k:,}, "
-        f"N = {row.samples:,}, seed {row.seed}{', synthetic data' if is_synthetic(row) else ''} "
+        f"{samples_of(row)}, seed {row.seed}{', synthetic data' if is_synthetic(row) else ''} "
         f"· #{row.analysis_id}"
-        for row in finished.itertuples()
+        for row in rows_of(finished, Analysis)
     }
     if number not in names:
         options.insert(0, number)
     st.session_state["result_analysis"] = number
-    return st.selectbox(
+    chosen: int = st.selectbox(
         "Analysis",
         options,
         key="result_analysis",
         format_func=lambda option: names.get(option, f"analysis {option}"),
         persist_state="session",
     )
+    return chosen
 
 
 @st.fragment(run_every=2)
@@ -146,13 +155,18 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
     overlap(detail, curves, color)
     eigenvalues(detail, spectrum)
     structure(detail, color, k)
+    further(detail, color)
     provenance(detail)
     return k
 
 
 def overlap(detail: AnalysisDetail, curves: pd.DataFrame, color: str) -> None:
     """Overlap against k, beside chance, random and best masks."""
-    errors_known = bool(curves["error"].notna().any())
+    band = ""
+    if bool((curves["tied"] > 0).any()):
+        band = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
+    elif bool(curves["error"].notna().any()):
+        band = " The band round that line is its stated error."
     with st.container(horizontal=True):
         log_k = st.toggle("Log k axis", key="result_log_k", persist_state="session")
         log_overlap = st.toggle("Log overlap axis", key="result_log_overlap", persist_state="session")
@@ -165,8 +179,8 @@ def overlap(detail: AnalysisDetail, curves: pd.DataFrame, color: str) -> None:
         title="Overlap against k",
         symbols=OVERLAP_SYMBOLS,
         how="the farther the coloured line is above chance, the more of the top eigenspace lies on the "
-        "largest weights. Point at the chart for the values at one k; shift + wheel zooms."
-        + (" The band round that line is its stated error." if errors_known else ""),
+        "largest weights. The grey band is the mean ± standard deviation over random masks. Point at the "
+        "chart for the values at one k; shift + wheel zooms." + band,
         alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
         name=f"{name_of(detail)}-overlap",
     )
@@ -194,8 +208,8 @@ def eigenvalues(detail: AnalysisDetail, spectrum: pd.DataFrame) -> None:
             key="result_scree",
             title="What the leading eigenvalues miss",
             symbols=SCREE_SYMBOLS,
-            how="of all squared eigenvalues together, the share that those after the r-th have lies in the "
-            "band.",
+            how="the curve is the share that the eigenvalues after the r-th have of all squared ones "
+            "together; with 95 % probability it lies in the band as a whole.",
             alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
             name=f"{name_of(detail)}-scree",
         )
@@ -245,6 +259,32 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
         )
 
 
+def further(detail: AnalysisDetail, color: str) -> None:
+    """The further curves that were asked for, and why one of them is not there."""
+    with database()() as s:
+        found = queries.curves(s, [detail.id])
+    failed: dict[str, str] = detail.record.get("curves_failed", {})
+    if found.empty and not failed:
+        return
+    st.subheader("Further curves", anchor=False)
+    for sentence in failed.values():
+        st.warning(plain(sentence), icon=":material/error:")
+    log_k = bool(st.session_state.get("result_log_k"))
+    for name, rows in found.groupby("curve"):
+        title, note = plain(str(rows["title"].iloc[0])), plain(str(rows["note"].iloc[0]))
+        errors = " The band round the line is its stated error." if rows["error"].notna().any() else ""
+        figure(
+            charts.curve(rows, color, log_k=log_k),
+            rows,
+            key=f"result_curve_{name}",
+            title=title[:1].upper() + title[1:],
+            how=note + errors,
+            alt=f"{title} against k.",
+            name=f"{name_of(detail)}-{name}",
+            panel=True,
+        )
+
+
 def header(
     detail: AnalysisDetail, curves: pd.DataFrame, spectrum: pd.DataFrame, asked: dict[str, list[str]]
 ) -> int:
@@ -253,25 +293,29 @@ def header(
     if detail.k > 1:
         st.session_state["result_k"] = k
         k = st.slider("k, size of eigenspace and mask", 1, detail.k, key="result_k", persist_state="session")
-    at_k = curves[curves["k"] == k].set_index("mask")
-    found, random = at_k.loc[Mask.magnitude], at_k.loc[Mask.random]
+    at_k = curves[curves["k"] == k]
+    (found,) = rows_of(at_k[at_k["mask"] == Mask.magnitude], OverlapPoint)
+    (random,) = rows_of(at_k[at_k["mask"] == Mask.random], OverlapPoint)
     with st.container(horizontal=True):
         number(
             "Eigenvalue λ₁",
             f"{spectrum['value'].iloc[0]:.4g}",
             "The eigenvalue of largest |λ|.",
-            matrix(detail, in_short=True),
+            whole_matrix(detail),
         )
-        error = "" if pd.isna(found["error"]) else f"± {found['error']:.1g}, "
-        number("Overlap", short(found["overlap"]), OVERLAP_SYMBOLS, f"{error}k = {k:,}")
+        error = "" if found.error is None else f"± {found.error:.1g}, "
+        number("Overlap", short(found.overlap), OVERLAP_SYMBOLS, f"{error}k = {k:,}")
         number(
             "Ratio to chance",
-            f"{found['ratio']:.3g} ×",
+            f"{found.ratio:.3g} ×",
             f"Overlap divided by chance k/D, k = {k:,} and D = {detail.parameters:,}.",
-            f"chance {found['chance']:.3g}",
+            f"chance {found.chance:.3g}",
         )
         number(
-            "Random masks", short(random["overlap"]), "Mean ± std over the draws.", f"± {random['std']:.2g}"
+            "Random masks",
+            short(random.overlap),
+            "Mean ± standard deviation over masks of k weights drawn at random.",
+            f"± {random.std:.2g}",
         )
         if "test_accuracy" in detail.metrics:
             number(
@@ -280,19 +324,22 @@ def header(
                 "As the checkpoint records it.",
                 f"step {detail.step:,}",
             )
+    words = [ties_at(k, found)]
     if detail.resolved_k is not None and k > detail.resolved_k:
-        relative = found["error"] / found["overlap"]
-        st.info(unresolved(k, detail.resolved_k, relative), icon=":material/blur_on:")
+        relative = None if found.error is None or not found.overlap else found.error / found.overlap
+        words.append(unresolved(k, detail.resolved_k, relative))
+    if said := " ".join(each for each in words if each):
+        st.info(said, icon=":material/blur_on:")
     return k
 
 
-def unresolved(k: int, resolved_k: int, relative: float) -> str:
+def unresolved(k: int, resolved_k: int, relative: float | None) -> str:
     """That not all overlaps up to this k are known to 1 %, and how well the last one is."""
     if resolved_k:
         until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, not every one beyond"
     else:
         until = "Not even the first overlap is resolved to 1 %"
-    error = "unknown" if pd.isna(relative) else f"{relative:.1%} of the overlap"
+    error = "unknown" if relative is None else f"{relative:.1%} of the overlap"
     return f"{until}; at k = {k:,} the stated error is {error}."
 
 
@@ -325,7 +372,11 @@ def provenance(detail: AnalysisDetail) -> None:
         "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
     }
     metrics = {name: f"{value:.4g}" for name, value in detail.metrics.items()}
-    chosen = detail.settings | {"parameters": detail.subset or "all"}
+    chosen = detail.settings | {"parameters": detail.subset or "all", "samples": samples_of(detail)}
+    listed = str(chosen.pop("indices", ""))
+    long = len(listed) > MOST_LISTED
+    if listed:
+        chosen["indices"] = f"{listed[:MOST_LISTED]} …" if long else listed
     with st.container(horizontal=True):
         st.download_button(
             "Everything (JSON)",
@@ -350,17 +401,45 @@ def provenance(detail: AnalysisDetail) -> None:
     )
     chosen_tab, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
     with chosen_tab:
-        st.caption("The same analysis on the command line, without a server:")
-        line = command_line(AnalysisSettings.model_validate(detail.settings), detail.filename)
+        st.caption(
+            "The same analysis on the command line, without a server"
+            + (", with the file that Everything (JSON) gives, for its indices:" if long else ":")
+        )
+        line = command_line(
+            AnalysisSettings.model_validate(detail.settings),
+            detail.filename,
+            f"{name_of(detail)}.json" if long else None,
+        )
         st.code(line, language="sh", wrap_lines=True)
         st.table(two_columns(inputs | metrics | chosen), border="horizontal", hide_index=True)
     with numerics:
+        how_it_was_checked(detail)
         st.table(two_columns(numerical_facts(detail.record)), border="horizontal", hide_index=True)
         if measured := detail.record.get("hvp", {}).get("measured"):
             st.caption("How long one product took by each path, from which the fastest was chosen:")
             st.table(measurements(measured), border="horizontal", hide_index=True)
     with environment:
         st.table(two_columns(detail.environment), border="horizontal", hide_index=True)
+
+
+def how_it_was_checked(detail: AnalysisDetail) -> None:
+    """The checks of the matrix and of the eigenpairs that the record tells of."""
+    found = checks(detail.record)
+    if found.empty:
+        st.caption("The version that made this analysis did not check the matrix and its products.")
+        return
+    st.caption("How this was checked:")
+    limits = found["limit"].map(lambda limit: "" if limit == "–" else f", limit {limit}")
+    shown = pd.DataFrame(
+        {
+            "check": "**" + found["check"].map(plain) + "**  \n" + found["what it means"].map(plain),
+            # Numbers are not to break at the sign of their exponent.
+            "found": (found["found"] + limits).str.replace("e-", "e\N{NON-BREAKING HYPHEN}").map(plain),
+            "passed": found["passed"],
+        }
+    )
+    st.table(shown, border="horizontal", hide_index=True)
+    st.caption("All other facts about the numbers:")
 
 
 def eigenvectors(detail: AnalysisDetail) -> None:
@@ -383,8 +462,8 @@ def eigenvectors(detail: AnalysisDetail) -> None:
 def pin(number: int, key: str) -> None:
     try:
         with database().begin() as s:
-            store.pin(s, number, st.session_state[key])
-    except StoreError as error:  # somebody has deleted it
+            actions.pin(s, identity.current(), number, st.session_state[key])
+    except UserError as error:  # somebody has deleted it
         st.toast(plain(str(error)), icon=":material/info:")
 
 
@@ -415,8 +494,11 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     facts = {
         name: f"{value:.4g}" if isinstance(value, float) else value
         for name, value in record.items()
-        if not isinstance(value, (dict, list)) and name not in ("probability", "eigenvectors_lost")
+        if not isinstance(value, (dict, list)) and name not in ("probability", "eigenvectors_lost", "rank")
     }
+    if isinstance(subset := record.get("subset"), dict):
+        told = (f"{name.replace('_', ' ')} {value}" for name, value in subset.items() if _is_brief(value))
+        facts["subset"] = ", ".join(told)
     if loss := record.get("loss"):
         facts["loss"] = loss_fact(loss)
     if theta := record.get("theta"):
@@ -433,6 +515,10 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
         if norm := record.get(name):
             facts[label] = norm_fact(norm, record["probability"])
     return facts
+
+
+def _is_brief(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict | list)
 
 
 def loss_fact(loss: dict[str, Any]) -> str:

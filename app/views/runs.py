@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
 
-from app.common import (
+from seigh.app import identity
+from seigh.app.common import (
     ago,
     counted,
     database,
@@ -16,14 +17,19 @@ from app.common import (
     guarded,
     nothing_yet,
     plain,
+    samples_of,
     settings,
+    show_incidents,
     size,
     title_of,
 )
-from core.results import queries, store
-from core.results.load import Load, load
-from core.results.models import WORK, State
-from core.results.store import StoreError
+from seigh.app.rows import AnalysisRun, Deed, Run, TrainingRun, rows_of, runs_of
+from seigh.core.access import Actor, Role
+from seigh.core.errors import UserError
+from seigh.core.results import actions as actions_on_work
+from seigh.core.results import audit, queries
+from seigh.core.results.load import Load, load
+from seigh.core.results.models import WORK, State
 
 PER_PAGE = 20
 LOG_LINES = 40
@@ -49,21 +55,26 @@ def page() -> None:
 def live() -> None:
     """Queue, workers and the list, read anew every two seconds without the rest of the page."""
     with database()() as s:
+        show_incidents(s)
         runs = queries.runs(s)
         work = load(s)
     if runs.empty:
         nothing_yet("**No runs yet.** Every analysis that somebody starts appears here, with its progress.")
         return
     at_work(work)
+    actor = identity.current()
     shown = narrowed(runs)
     shown = shown.sort_values("state", key=lambda state: state != State.running, kind="stable")
     if shown.empty:
         st.info("No run matches; choose fewer filters.")
     pages = max(1, -(-len(shown) // PER_PAGE))
     number = st.pagination(pages, key="runs_page") if pages > 1 else 1
-    for run in shown.iloc[(number - 1) * PER_PAGE : number * PER_PAGE].itertuples():
-        show(run)
-    log_tail()
+    shown = shown.iloc[(number - 1) * PER_PAGE : number * PER_PAGE]
+    with database()() as s:
+        done = audit.of(s, list(zip(shown["kind"], shown["id"].tolist(), strict=True)))
+    for run in runs_of(shown):
+        show(run, actor, done)
+    log_tail(actor)
 
 
 def at_work(work: Load) -> None:
@@ -143,15 +154,16 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["state"].isin(states)] if states else runs
 
 
-def show(run: Any) -> None:
-    """One run: a row of ``queries.runs``."""
+def show(run: Run, actor: Actor, done: pd.DataFrame) -> None:
+    """One run, with what the actor can do about it."""
     color, icon = STATES[State(run.state)]
     with st.container(border=True, key=f"run_{run.kind}_{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             badge = f":{color}-badge[{icon} {run.state}]"
             st.markdown(f"{badge} **{plain(run.model)}** · {title_of(run)}", width="content")
             with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
-                actions(run)
+                history(run, done)
+                actions(run, actor)
         if run.state == State.running:
             st.progress(run.progress, text=working(run))
         if run.state == State.failed:
@@ -159,42 +171,46 @@ def show(run: Any) -> None:
         st.caption(facts(run))
 
 
-def working(run: Any) -> str:
+def working(run: Run) -> str:
     """What running work is at, how fast it is and how long it will take."""
     if run.cancel_requested:
         return "stopping …"
     parts = [run.stage or "starting", f"{run.progress:.0%}"]
-    if not pd.isna(run.eta_seconds):
+    if run.eta_seconds is not None:
         parts.append(f"about {duration(run.eta_seconds)} left")
-    if not pd.isna(run.hvps) and run.hvps and not pd.isna(run.started_at):
-        seconds = (run.heartbeat_at - run.started_at).total_seconds()
+    if isinstance(run, AnalysisRun) and run.hvps and run.started_at is not None:
+        seconds = 0.0 if run.heartbeat_at is None else (run.heartbeat_at - run.started_at).total_seconds()
         rate = f", {run.hvps / seconds:,.3g} per second" if seconds > 0 else ""
         parts.append(f"{run.hvps:,.0f} products{rate}")
     return " · ".join(parts)
 
 
-def facts(run: Any) -> str:
+def facts(run: Run) -> str:
     """Settings, who and when."""
     parts = [f"{run.kind} {run.id}"]
-    if run.kind == "analysis":
-        parts += [run.method, f"k = {run.k:,}", f"N = {run.samples:,}", f"seed {run.seed}"]
+    if isinstance(run, AnalysisRun):
+        parts += [run.method, f"k = {run.k:,}", samples_of(run), f"seed {run.seed}"]
         parts.append(plain(run.data[:20] if run.data.startswith("sha256:") else run.data))
-    elif run.kind == "training":
+    elif isinstance(run, TrainingRun):
         parts.append(f"seed {run.seed}")
-    elif run.kind == "comparison":
+    else:
         parts.append(counted(run.pairs, "pair", "pairs"))
     parts.append(f"by {plain(run.submitted_by)}, {ago(run.submitted_at)}")
     if run.state == State.running and run.worker:
         parts.append(f"on {plain(run.worker)}")
-    if run.state == State.finished and not pd.isna(run.started_at):
+    if run.state == State.finished and run.started_at is not None and run.finished_at is not None:
         parts.append(f"took {duration((run.finished_at - run.started_at).total_seconds())}")
     if run.attempts > 1:
         parts.append(f"attempt {run.attempts}")
     return " · ".join(parts)
 
 
-def actions(run: Any) -> None:
+def actions(run: Run, actor: Actor) -> None:
     """What can be done about a run in its state."""
+    if not actor.may_change(run.submitted_by):
+        if run.state == State.finished:
+            opened(run)
+        return
     name = f"{run.kind}_{run.id}"
     if run.state in (State.queued, State.running):
         if not run.cancel_requested:
@@ -230,6 +246,17 @@ def actions(run: Any) -> None:
     )
 
 
+def history(run: Run, done: pd.DataFrame) -> None:
+    """Who did what to a run, of what ``audit.of`` found."""
+    with st.popover("History", icon=":material/history:", key=f"who_{run.kind}_{run.id}", type="tertiary"):
+        of_this = done[(done["kind"] == run.kind) & (done["number"] == run.id)]
+        if of_this.empty:
+            st.caption("Nothing is written down: it is of an earlier version, or a worker's own.")
+        for each in rows_of(of_this, Deed):
+            where = f" from {plain(each.address)}" if each.address else ""
+            st.caption(f"{each.what} by {plain(each.who)}{where}, {ago(each.at)}")
+
+
 LOST = {
     "analysis": "with its numbers and eigenvectors",
     "training": "and forget how its checkpoints came about, which stay",
@@ -237,28 +264,37 @@ LOST = {
 }
 
 
-def opened(run: Any) -> None:
+def opened(run: Run) -> None:
     """The way to what a finished run has found."""
-    if run.kind == "analysis":
+    query: dict[str, str] = {}
+    if isinstance(run, AnalysisRun):
         page, query = "views/result.py", {"analysis": str(run.id)}
-    elif run.kind == "training":
+    elif isinstance(run, TrainingRun):
         page, query = "views/compare.py", {"model": run.model}
     else:
-        page, query = "views/stabilisation.py", {}
+        page = "views/stabilisation.py"
     st.page_link(page, label="Open", icon=":material/open_in_full:", query_params=query)
 
 
-def confirmed(label: str, icon: str, key: str, question: str, answer: str, action: Any, run: Any) -> None:
+def confirmed(
+    label: str,
+    icon: str,
+    key: str,
+    question: str,
+    answer: str,
+    action: Callable[[str, int], None],
+    run: Run,
+) -> None:
     """A button that asks before it acts."""
     with st.popover(label, icon=icon, key=key, type="tertiary"):
         st.markdown(question)
         st.button(answer, key=f"really_{key}", type="primary", on_click=action, args=(run.kind, run.id))
 
 
-def log_tail() -> None:
-    """The last lines of the worker's log, where it is on this machine."""
+def log_tail(actor: Actor) -> None:
+    """The last lines of the worker's log, where it is on this machine, for those who keep the lab."""
     log = settings().root / "logs" / "worker.log"
-    if not (settings().embedded_redis and log.is_file()):
+    if actor.role is not Role.admin or not (settings().embedded_redis and log.is_file()):
         return
     if st.toggle("Show the worker's log", key="runs_log", persist_state="session"):
         with log.open("rb") as file:
@@ -270,28 +306,28 @@ def log_tail() -> None:
 def cancel(kind: str, number: int) -> None:
     try:
         with database().begin() as s:
-            store.request_cancel(s, WORK[kind], number)
-    except StoreError as error:  # it has ended in the meantime
+            actions_on_work.cancel(s, identity.current(), WORK[kind], number)
+    except UserError as error:  # it has ended in the meantime
         st.toast(plain(str(error)), icon=":material/info:")
 
 
 def retry(kind: str, number: int) -> None:
-    from tasks import submit  # brings torch, which the list does not need
+    from seigh.tasks import submit  # brings torch, which the list does not need
 
     try:
-        warning = submit.retry(WORK[kind], number, settings())
-    except StoreError as error:  # somebody was faster
+        warning = submit.retry(WORK[kind], number, settings(), user=identity.current())
+    except UserError as error:  # somebody was faster
         warning = str(error)
     if warning:
         st.toast(plain(warning), icon=":material/info:")
 
 
 def delete(kind: str, number: int) -> None:
-    from tasks import submit
+    from seigh.tasks import submit
 
     try:
-        submit.delete(WORK[kind], number, settings())
-    except StoreError as error:  # somebody was faster, or it has started again
+        submit.delete(WORK[kind], number, settings(), user=identity.current())
+    except UserError as error:  # somebody was faster, or it has started again
         st.toast(plain(str(error)), icon=":material/info:")
 
 

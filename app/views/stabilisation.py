@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import charts
-from app.common import (
+from seigh.app import charts
+from seigh.app.common import (
     asked_in_url,
     counted,
     database,
@@ -16,11 +16,11 @@ from app.common import (
     warn_of_random_data,
     whole_number,
 )
-from app.comparing import ask_for_pairs
-from app.figure import figure
-from app.panels import heatmaps_found, names_of_sets, within
-from core.names import IOU, SPARSITIES
-from core.results import queries
+from seigh.app.comparing import ask_for_pairs
+from seigh.app.figure import figure
+from seigh.app.panels import heatmaps_found, names_of_sets, within
+from seigh.core.names import IOU, SPARSITIES
+from seigh.core.results import queries
 
 OTHER = "another k"
 MOST_SETS = 2  # before anybody asks for more

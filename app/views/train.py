@@ -7,19 +7,21 @@ from typing import Any
 
 import streamlit as st
 
-from app import analysis_form as form
-from app.common import counted, plain, settings
-from app.costs import costs
-from core.problems import architectures, data, training
-from core.problems.data import DataError
-from core.problems.training import Problem
-from core.results.store import StoreError
-from core.settings import AnalysisSettings, SettingsError
-from tasks import submit
+from seigh.app import analysis_form as form
+from seigh.app import identity
+from seigh.app.common import counted, plain, settings
+from seigh.app.costs import costs
+from seigh.core.errors import UserError
+from seigh.core.problems import architectures, data, training
+from seigh.core.problems.data import DataError
+from seigh.core.problems.training import Problem
+from seigh.core.settings import AnalysisSettings
+from seigh.tasks import submit
 
 
 def page() -> None:
     st.title("Train")
+    identity.current().check_work()
     report_last_training()
     with st.container(border=True):
         st.subheader("Problem")
@@ -44,7 +46,7 @@ def page() -> None:
             problems += wrong + costs(chosen, len(plan.get("record", ())), "train")
         else:
             st.caption("None: the checkpoints join the model, and can be analysed at any time.")
-    start(name, plan, chosen, form.missing_names(model, user) + problems, model=model, user=user)
+    start(name, plan, chosen, form.missing_names(model, user) + problems, model=model)
 
 
 def report_last_training() -> None:
@@ -132,7 +134,6 @@ def start(
     problems: Sequence[str],
     *,
     model: str,
-    user: str,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
     checkpoints = len(plan.get("record", ()))
@@ -151,9 +152,9 @@ def start(
     try:
         with st.spinner("Checking everything once more and queueing …"):
             st.session_state["train_submission"] = submit.train(
-                name, model, analyses=chosen, user=user, env=settings(), **plan
+                name, model, analyses=chosen, user=identity.current(), env=settings(), **plan
             )
-    except (DataError, SettingsError, StoreError) as error:
+    except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
     st.rerun()

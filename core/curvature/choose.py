@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.curvature.memory import Layout, is_out_of_memory
-from core.curvature.operator import CurvatureOperator
-from core.names import Kind, PathName, Reduced
+from seigh.core.curvature.memory import Layout, is_out_of_memory
+from seigh.core.curvature.operator import CurvatureOperator
+from seigh.core.names import Kind, PathName, Reduced
 
 # Share of the estimated time of all products that may go into trying other candidates.
 _SHARE_FOR_TRYING = 0.05
@@ -23,8 +23,8 @@ _SHARE_FOR_TRYING = 0.05
 _CLEARLY = 1.05
 
 # Bytes of the largest intermediate value of one call, beyond which larger calls stop paying. On the CPU, the
-# C library takes blocks of 32 MiB and more fresh from the system each time (``core.allocator``), page by
-# page, which takes as long as a convolution; on a GPU, calls of this size saturate it.
+# C library takes blocks of 32 MiB and more fresh from the system each time (``seigh.core.allocator``), page
+# by page, which takes as long as a convolution; on a GPU, calls of this size saturate it.
 _CALL = {"cpu": 30 * 2**20, "cuda": 256 * 2**20}
 
 # Seconds to trace a product: to load the tracer, and per tensor that the gradient's graph keeps.
@@ -86,6 +86,7 @@ def choose(
     products: int,
     memory: int,
     reduced: Reduced | None = None,
+    shares: Tensor | None = None,
     after_batch: Callable[[int], None] | None = None,
 ) -> tuple[CurvatureOperator, list[Measurement]]:
     """The operator that multiplies fastest, by a short measurement on one batch of the data.
@@ -97,11 +98,19 @@ def choose(
     A·n·(1 + columns) bytes, or A·N + A·n·columns if all batches' graphs are kept.
 
     Args:
-        model: As for ``CurvatureOperator``, like all that is not listed here.
+        model: The network f, in eval mode, on the device and in the precision to compute in.
+        loss: Mean loss over the samples it is given.
+        x: Inputs (N, …), on the model's device.
+        y: Targets (N, …).
+        kind: Which matrix.
+        parameters: Full names of the parameters in θ; all trainable ones by default.
         block: Vectors in a typical product, b.
         products: Products with one vector that will be asked for in all.
         memory: Bytes for activations and intermediate values. A single sample that needs more is tried all
             the same.
+        reduced: Format of reduced precision, as for ``CurvatureOperator``.
+        shares: (N,) weight of each sample's loss in the mean; None if all samples weigh the same.
+        after_batch: Called with the products so far after each batch; what it raises ends the product.
 
     Returns:
         The operator, prepared, and what was measured or why not, the first candidate first.
@@ -125,6 +134,7 @@ def choose(
             batch_size=candidate.batch_size,
             keep=candidate.keep,
             reduced=reduced,
+            shares=shares,
             after_batch=after_batch,
         )
 
@@ -172,7 +182,17 @@ def footprint(
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            operator.prepare(0)
+            try:
+                operator.prepare(0)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                # An operation has no second derivative. The products of a GGN need none, and keep about what
+                # the graph of the loss does.
+                storages.clear()
+                count = 0
+                kept = operator.loss_at(0)
+                del kept
         return sum(storages.values()), max(storages.values(), default=0), count
 
     one, largest, tensors = saved(1)

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from core.curvature.memory import Layout, is_out_of_memory
-from core.curvature.paths import Function, Products, arithmetic, path_for
-from core.names import KINDS, PATHS, Kind, PathName, Reduced
+from seigh.core.curvature.memory import Layout, is_out_of_memory
+from seigh.core.curvature.paths import Function, Products, arithmetic, path_for
+from seigh.core.names import KINDS, PATHS, Kind, PathName, Reduced
 
 # More columns at once are hardly faster per product and cost activations' worth of memory each.
 DEFAULT_COLUMNS = 32
@@ -85,23 +85,28 @@ class CurvatureOperator:
         batch_size: int | None = None,
         keep: bool = False,
         reduced: Reduced | None = None,
+        shares: Tensor | None = None,
         after_batch: Callable[[int], None] | None = None,
     ) -> None:
-        """Args:
-        model: The network f, in eval mode, on the device and in the precision to compute in.
-        loss: Mean loss over the samples it is given, ``loss(f(x), y) -> scalar``.
-        x: Inputs (N, …), on the model's device.
-        y: Targets (N, …).
-        kind: Which matrix.
-        parameters: Full names of the parameters in θ; all trainable ones by default.
-        path: How products are computed.
-        columns: How many vectors are multiplied at once.
-        batch_size: Samples per batch of data; N by default.
-        keep: Whether to keep every batch's graph where there are several.
-        reduced: ``tf32`` rounds the factors of matrix products and convolutions to 10 bits, on CUDA devices
-            alone; ``bfloat16`` computes all passes through the network in that format. Parameters, loss and
-            vectors stay float32.
-        after_batch: Called with ``hvps`` after each batch of products; what it raises ends the product.
+        """Check the arguments; what products need is prepared when the first one is asked for.
+
+        Args:
+            model: The network f, in eval mode, on the device and in the precision to compute in.
+            loss: Mean loss over the samples it is given, ``loss(f(x), y) -> scalar``.
+            x: Inputs (N, …), on the model's device.
+            y: Targets (N, …).
+            kind: Which matrix.
+            parameters: Full names of the parameters in θ; all trainable ones by default.
+            path: How products are computed.
+            columns: How many vectors are multiplied at once.
+            batch_size: Samples per batch of data; N by default.
+            keep: Whether to keep every batch's graph where there are several.
+            reduced: ``tf32`` rounds the factors of matrix products and convolutions to 10 bits, on CUDA
+                devices alone; ``bfloat16`` computes all passes through the network in that format.
+                Parameters, loss and vectors stay float32.
+            shares: (N,) weight of each sample's loss in the mean over all of them, with sum 1: how a loss
+                that is a weighted mean is put together from its batches; None if all samples weigh the same.
+            after_batch: Called with ``hvps`` after each batch of products; what it raises ends the product.
 
         Raises:
             ValueError: The model is in training mode or has no such or no trainable parameter, or a setting
@@ -119,8 +124,8 @@ class CurvatureOperator:
                 "Needs at least one sample per batch, one column, and as many targets as inputs; got "
                 f"batch_size = {batch_size}, columns = {columns}, {len(x)} inputs and {len(y)} targets."
             )
-        _check_loss(loss, several=self.batch_size < len(x))
-        chosen = _parameters(model, parameters)
+        _check_loss(loss, several=self.batch_size < len(x) and shares is None)
+        chosen = chosen_parameters(model, parameters)
         leaf = next(iter(chosen.values()))
         if reduced is not None and leaf.dtype != torch.float32:
             raise ValueError(
@@ -144,8 +149,10 @@ class CurvatureOperator:
         self._data = (x, y)
         self._batches = self._split()
         self._samples = len(x)
-        self._divisible = getattr(loss, "weight", None) is None
-        self._path = path_for(path, Function(model, loss, chosen, reduced), kind)
+        self._shares = None if shares is None else shares.double().cpu()
+        self._divisible = shares is not None or getattr(loss, "weight", None) is None
+        self._function = Function(model, loss, chosen, reduced, x)
+        self._path = path_for(path, self._function, kind)
         self._kept: dict[int, Products] = {}
 
     def __matmul__(self, block: Tensor) -> Tensor:
@@ -186,11 +193,9 @@ class CurvatureOperator:
         for batches in [everything] if self.keep else [[i] for i in everything]:
             for start, tile in self._tiles(rows):
                 for i in batches:
-                    samples = len(self._batches[i][0])
-                    out[start : start + len(tile)].add_(
-                        self.multiply_batch(i, tile), alpha=samples / self._samples
-                    )
-                    done += samples * len(tile)
+                    if share := self.share(i):
+                        out[start : start + len(tile)].add_(self.multiply_batch(i, tile), alpha=share)
+                    done += len(self._batches[i][0]) * len(tile)
                 self.hvps = before + done // self._samples
                 if self._after_batch is not None:
                     self._after_batch(self.hvps)
@@ -216,6 +221,22 @@ class CurvatureOperator:
         with arithmetic(self.device, self.reduced):
             self.prepare(index)
             return self._kept[index](rows)
+
+    def share(self, index: int) -> float:
+        """Weight of data batch ``index`` in the mean over all samples; where it is 0, its loss may be NaN."""
+        samples = len(self._batches[index][0])
+        if self._shares is None:
+            return samples / self._samples
+        first = index * self.batch_size
+        return float(self._shares[first : first + samples].sum())
+
+    def loss_at(self, index: int) -> Tensor:
+        """The loss of data batch ``index`` alone, with its graph."""
+        function, (x, y) = self._function, self._batches[index]
+        leaves = [p.detach().requires_grad_() for p in function.leaves]
+        with torch.enable_grad(), arithmetic(self.device, self.reduced):
+            value: Tensor = function.loss(function.outputs(leaves, x), y)
+        return value
 
     def prepare(self, index: int) -> None:
         """Do now what products with data batch ``index`` need and keep."""
@@ -260,7 +281,12 @@ def select_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _parameters(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Parameter]:
+def chosen_parameters(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Parameter]:
+    """The parameters in θ by name, in the model's order.
+
+    Raises:
+        ValueError: There is no such or no trainable parameter, or none was chosen.
+    """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("The model has no trainable parameter.")

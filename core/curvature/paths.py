@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import curvlinops
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -18,8 +17,10 @@ from torch.func import functional_call, functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import embedding, embedding_bag
+from torch.overrides import TorchFunctionMode
 
-from core.names import Kind, PathName, Reduced
+from seigh.core.names import Kind, PathName, Reduced
 
 # (c, D) → (c, D): the curvature of one data batch times c vectors, as rows.
 Products = Callable[[Tensor], Tensor]
@@ -48,8 +49,18 @@ class Function:
         loss: nn.Module,
         parameters: dict[str, nn.Parameter],
         reduced: Reduced | None = None,
+        x: Tensor | None = None,
     ) -> None:
-        self.model = _InBfloat16(model) if reduced == "bfloat16" else model
+        """Args:
+        model: In eval mode.
+        loss: On top of it.
+        parameters: Those in θ, by name.
+        reduced: Reduced precision of the passes.
+        x: Inputs, which bfloat16 must not change where they are numbers of rows of an embedding.
+        """
+        self.model = model
+        if reduced == "bfloat16":
+            self.model = _InBfloat16(model, rounds_inputs=x is None or not _are_ids(model, x))
         self.loss = loss
         self.parameters = list(parameters.values())
         self.leaves = [p.detach() for p in parameters.values()]
@@ -62,7 +73,8 @@ class Function:
     def outputs(self, leaves: Sequence[Tensor], x: Tensor) -> Tensor:
         """f(x) with ``leaves`` in θ's place; (n, …)."""
         named = self._others | dict(zip(self._names, leaves, strict=True))
-        result: Tensor = functional_call(self.model, named, (x,))
+        with _SpelledOut():
+            result: Tensor = functional_call(self.model, named, (x,))
         return result
 
     def split(self, rows: Tensor) -> list[Tensor]:
@@ -79,20 +91,72 @@ class Function:
         return out
 
 
+class _SpelledOut(TorchFunctionMode):
+    """Replaces operations whose derivatives in PyTorch are wrong by their definition.
+
+    The double backward pass of ``torch._weight_norm`` gives a matrix that is not symmetric (PyTorch 2.14.1),
+    and there is no forward mode of it. The weight is g·v/‖v‖, with the norm over all axes but ``dim``.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
+class _BagsAsSums(TorchFunctionMode):
+    """Replaces ``embedding_bag``, which has no forward mode, by sums of ``embedding`` where bags are rows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is embedding_bag:
+            names = ("input", "weight", "offsets", "max_norm", "norm_type", "scale_grad_by_freq", "mode")
+            given = dict(zip((*names, "sparse", "per_sample_weights"), args, strict=False)) | kwargs
+            plain = all(given.get(each) is None for each in ("offsets", "max_norm", "padding_idx"))
+            if plain and given["input"].ndim == 2:
+                rows = embedding(given["input"], given["weight"])
+                weights = given.get("per_sample_weights")
+                if weights is not None:
+                    rows = rows * weights[..., None]
+                mode = given.get("mode", "mean")
+                return rows.amax(1) if mode == "max" else rows.sum(1) if mode == "sum" else rows.mean(1)
+        return func(*args, **kwargs)
+
+
 class _InBfloat16(nn.Module):
     """The model computed in bfloat16 from its own float32 parameters, with float32 outputs, and so loss.
 
     Autocast would mix formats inside the model, which forward-mode differentiation does not support.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rounds_inputs: bool = True) -> None:
         super().__init__()
         self.model = model
+        self._rounds_inputs = rounds_inputs
 
     def forward(self, x: Tensor) -> Tensor:
         state = (*self.model.named_parameters(), *self.model.named_buffers())
-        outputs: Tensor = functional_call(self.model, {n: _bfloat16(t) for n, t in state}, (_bfloat16(x),))
+        x = _bfloat16(x) if self._rounds_inputs else x
+        outputs: Tensor = functional_call(self.model, {n: _bfloat16(t) for n, t in state}, (x,))
         return outputs.float()
+
+
+def _are_ids(model: nn.Module, x: Tensor) -> bool:
+    """Whether inputs are whole numbers in a floating-point format that a model looks up: in bfloat16 it takes
+    them as they are, and bfloat16 would change them."""
+    if not x.is_floating_point() or not bool((x == x.round()).all()) or bool((x.bfloat16() == x).all()):
+        return False
+    try:
+        with torch.no_grad():
+            _InBfloat16(model, rounds_inputs=False)(x[:1])
+    except Exception:  # of a layer that asks for bfloat16, as multiplications do
+        return False
+    return True
 
 
 def _bfloat16(tensor: Tensor) -> Tensor:
@@ -117,13 +181,13 @@ class DoubleBackward:
             outputs = function.outputs(leaves, x)
             if self._kind == "hessian":
                 gradient = _gradients([function.loss(outputs, y)], leaves, None, create_graph=True)
-                _check_differentiable(gradient)
+                _check_differentiable(gradient, outputs)
                 return self._by_rows(
                     lambda vectors, many: _gradients(gradient, leaves, vectors, batched=many)
                 )
             cotangent = torch.zeros_like(outputs, requires_grad=True)
             pulled_back = _gradients([outputs], leaves, [cotangent], create_graph=True)
-            _check_differentiable(pulled_back)
+            _check_differentiable(pulled_back, outputs)
             at = outputs.detach().requires_grad_()
             slope = _gradients([function.loss(at, y)], [at], None, create_graph=True)
 
@@ -189,23 +253,29 @@ def _gradients(
     return [next(several) if here else None for here in present]
 
 
-def _check_differentiable(gradient: Sequence[Tensor | None]) -> None:
+def _check_differentiable(gradient: Sequence[Tensor | None], outputs: Tensor) -> None:
     """Refuse what autograd silently takes for a constant: the backward of a once-differentiable function.
 
     Raises:
         RuntimeError: There is one in the gradient's graph.
     """
-    pending = [g.grad_fn for g in gradient if g is not None]
+    if any(node.name().endswith("Error") for node in nodes(gradient)):
+        # Only functions written in Python are marked like this, and their nodes bear their names.
+        python: type[Any] = torch.autograd.function.BackwardCFunction
+        own = {node.name() for node in nodes([outputs]) if isinstance(node, python)}
+        named = ", ".join(sorted(name.removesuffix("Backward") for name in own))
+        raise RuntimeError(f"The model has an operation ({named}) that cannot be differentiated twice.")
+
+
+def nodes(values: Sequence[Tensor | None]) -> set[Any]:
+    """The nodes of the graph that autograd has of these values."""
+    pending = [value.grad_fn for value in values if value is not None and value.grad_fn is not None]
     seen = set(pending)
     while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        if node.name().endswith("Error"):
-            raise RuntimeError("The model has an operation that cannot be differentiated twice.")
-        new = {following for following, _ in node.next_functions} - seen
+        new = {following for following, _ in pending.pop().next_functions if following is not None} - seen
         seen |= new
         pending.extend(new)
+    return seen
 
 
 class Linearise:
@@ -242,11 +312,16 @@ class Linearise:
         return products
 
     def _trace(self, x: Tensor, y: Tensor, leaves: list[Tensor]) -> tuple[GraphModule, GraphModule]:
-        product = self._hessian if self._kind == "hessian" else self._ggn
         vectors = [torch.zeros_like(p) for p in leaves]
         arguments = (x, y, *leaves, *vectors)
+        try:
+            traced = _graph_of(self._hessian if self._kind == "hessian" else self._ggn, arguments)
+        except NotImplementedError:  # by an operation whose backward pass has no forward mode
+            if self._kind == "hessian":
+                raise
+            traced = _graph_of(self._ggn_in_two_passes, arguments)
         # Without operations in place, so that running a part again cannot change what it starts from.
-        graph = _graph_of(functionalize(_graph_of(product, arguments)), arguments)
+        graph = _graph_of(functionalize(traced), arguments)
         return _split(graph, len(vectors))
 
     def _hessian(self, x: Tensor, y: Tensor, *leaves_and_vectors: Tensor) -> list[Tensor]:
@@ -267,6 +342,19 @@ class Linearise:
             slope = _tangent(torch.func.grad(lambda at: function.loss(at, y))(outputs))
             (result,) = pullback(slope)
             return [forward_ad.unpack_dual(r).primal for r in result]  # type: ignore[no-untyped-call]
+
+    def _ggn_in_two_passes(self, x: Tensor, y: Tensor, *leaves_and_vectors: Tensor) -> list[Tensor]:
+        """J v by one forward pass and Jᵀ by another, whose backward pass no tangent reaches."""
+        function, size = self._function, len(self._function.leaves)
+        leaves = list(leaves_and_vectors[:size])
+        with _BagsAsSums():
+            with forward_ad.dual_level():
+                duals = map(forward_ad.make_dual, leaves, leaves_and_vectors[size:])
+                outputs = function.outputs(list(duals), x)
+                slope = _tangent(torch.func.grad(lambda at: function.loss(at, y))(outputs))
+            _, pullback = torch.func.vjp(lambda given: function.outputs(given, x), leaves)  # type: ignore[misc]
+            (result,) = pullback(slope)
+        return list(result)
 
 
 def _tangent(dual: Tensor) -> Tensor:
@@ -339,6 +427,8 @@ def _split(traced: GraphModule, vectors: int) -> tuple[GraphModule, GraphModule]
     for node in graph.nodes:
         if node in varying and node not in copies:
             copies[node] = linear.node_copy(node, copies.__getitem__)
+            if node.target is torch.ops.aten.view.default:  # which vmap may find in another order in memory
+                copies[node].target = torch.ops.aten.reshape.default
     linear.output([copies[node] for node in output.args[0]])
     return GraphModule(traced, constant), GraphModule(traced, linear)
 
@@ -350,6 +440,8 @@ class Curvlinops:
     """
 
     def __init__(self, function: Function, kind: Kind) -> None:
+        import curvlinops  # it takes seconds, and no other path needs it
+
         operators = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
         self._function = function
         self._operator = operators[kind]
@@ -359,13 +451,27 @@ class Curvlinops:
         # The data are held as tensors and the model is in eval mode: nothing can vary between products.
         operator = self._operator(
             function.model,
-            function.loss,
+            function.loss if hasattr(function.loss, "reduction") else _Mean(function.loss),
             function.parameters,
             [(x, y)],
             check_deterministic=False,
             num_data=len(x),
         )
         return lambda rows: (operator @ rows.T).T
+
+
+class _Mean(nn.Module):
+    """A loss that says, as ``curvlinops`` asks, that it is a mean."""
+
+    reduction = "mean"
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+        value: Tensor = self.loss(outputs, y)
+        return value
 
 
 def path_for(name: PathName, function: Function, kind: Kind) -> Path:

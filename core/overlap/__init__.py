@@ -1,28 +1,32 @@
 """Masks, how much of an eigenspace lies on them, and where."""
 
-from core.overlap.curves import best_curve, chance_curve, overlap_curve, random_curve
-from core.overlap.error import FURTHER, overlap_error, resolved
-from core.overlap.layers import LayerShares, layer_shares, row_masses
-from core.overlap.magnitudes import MagnitudeBins, magnitude_bins
-from core.overlap.masks import largest_first, random_order
-from core.overlap.metrics import MaskMetric, mask_metrics, sizes
+from seigh.core.overlap.curves import MaskCurves, chance_curve, mask_curves, overlap_curve
+from seigh.core.overlap.error import FURTHER, RESOLVED, StatedOverlap, resolved, stated_overlap
+from seigh.core.overlap.layers import LayerShares, layer_shares
+from seigh.core.overlap.magnitudes import MagnitudeBins, magnitude_bins
+from seigh.core.overlap.masks import largest_first
+from seigh.core.overlap.metrics import MaskMetric, mask_metrics, sizes
+from seigh.core.overlap.ties import TieBreaks, Ties, find_ties
 
 __all__ = [
     "FURTHER",
+    "RESOLVED",
     "LayerShares",
     "MagnitudeBins",
+    "MaskCurves",
     "MaskMetric",
-    "best_curve",
+    "StatedOverlap",
+    "TieBreaks",
+    "Ties",
     "chance_curve",
+    "find_ties",
     "largest_first",
     "layer_shares",
     "magnitude_bins",
+    "mask_curves",
     "mask_metrics",
     "overlap_curve",
-    "overlap_error",
-    "random_curve",
-    "random_order",
     "resolved",
-    "row_masses",
     "sizes",
+    "stated_overlap",
 ]

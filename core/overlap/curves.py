@@ -7,13 +7,14 @@ average, the chance level (Fernandez et al., TMLR 2025, §3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from core.overlap.masks import random_order
-
-# The best mask is looked for among all coordinates once in so many sizes.
-_STEPS = 64
+from seigh.core.overlap.masses import Extremes, Spread, cumulative_masses
+from seigh.core.overlap.ties import Breaking, TieBreaks, Ties
 
 
 def overlap_curve(masked_rows: Tensor) -> Tensor:
@@ -29,47 +30,55 @@ def overlap_curve(masked_rows: Tensor) -> Tensor:
     if masked_rows.ndim != 2 or masked_rows.shape[0] != masked_rows.shape[1]:
         raise ValueError(f"Needs as many masked rows as eigenvectors; got {tuple(masked_rows.shape)}.")
     mass = masked_rows.double().square().cumsum(0).cumsum(1).diagonal()
-    return mass / _sizes(mass)
+    return mass / torch.arange(1, len(mass) + 1, dtype=torch.float64, device=mass.device)
 
 
 def chance_curve(dimension: int, n: int) -> Tensor:
-    """k/D for k = 1 … n: (n,) fp64."""
+    """k/D for k = 1 … n, exactly the mean overlap over uniformly drawn masks: (n,) fp64."""
     return torch.arange(1, n + 1, dtype=torch.float64) / dimension
 
 
-def random_curve(vectors: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (n−1 in the denominator) of the overlap over random masks: 2 × (n,) fp64.
+@dataclass(frozen=True)
+class MaskCurves:
+    """What masks have of the eigenspaces V_1 … V_n.
+
+    Attributes:
+        ties: The overlap of the magnitude mask, over all ways to break ties.
+        random_std: (n,) fp64, standard deviation of the overlap over uniformly drawn masks, whose mean is
+            ``chance_curve``.
+        best: (n,) fp64, the overlap of the best mask: the k rows of V_k with the largest norms.
+        masses: (G, D), ‖row i of V_k‖² of every coordinate i at the G sizes that were asked for, in the
+            precision of V.
+    """
+
+    ties: TieBreaks
+    random_std: Tensor
+    best: Tensor
+    masses: Tensor
+
+
+def mask_curves(vectors: Tensor, ties: Ties, overlap: Tensor, sizes: Sequence[int]) -> MaskCurves:
+    """Overlaps of the magnitude mask, random masks and the best mask, in one pass over V.
 
     Args:
-        vectors: Vᵀ, (n, D): an eigenvector in each row.
-        draws: Number of random masks, at least 2.
-        seed: Seeds the masks.
+        vectors: Vᵀ, (n, D): an eigenvector in each row; read once, in blocks of coordinates.
+        ties: Of the magnitude mask.
+        overlap: (n,) fp64, of the magnitude mask that breaks ties by index.
+        sizes: G sizes k, ascending, up to n.
     """
-    generator = torch.Generator().manual_seed(seed)
     n, dimension = vectors.shape
-    curves = torch.stack(
-        [
-            overlap_curve(vectors[:, random_order(dimension, n, generator).to(vectors.device)].T)
-            for _ in range(draws)
-        ]
+    at = torch.tensor(sizes) - 1
+    masses = torch.empty(len(sizes), dimension, dtype=vectors.dtype, device=vectors.device)
+    best, spread = Extremes(torch.arange(1, n + 1)), Spread(n, dimension)
+    breaking = Breaking(ties, vectors[:, ties.order.to(vectors.device)].T, overlap.cpu())
+    for part, found in cumulative_masses(vectors):
+        masses[:, part] = found[at.to(found.device)]
+        best.add(found)
+        spread.add(found)
+        breaking.add(part, found)
+    return MaskCurves(
+        breaking.found(),
+        spread.deviations(),
+        best.sums() / torch.arange(1, n + 1, dtype=torch.float64),
+        masses,
     )
-    return curves.mean(0), curves.std(0)
-
-
-def best_curve(vectors: Tensor) -> Tensor:
-    """Overlap with the best mask, the k rows of V_k with the largest norms, for k = 1 … n, from Vᵀ (n, D):
-    (n,) fp64."""
-    n, dimension = vectors.shape
-    norms = torch.zeros(dimension, dtype=vectors.dtype, device=vectors.device)
-    mass = torch.empty(n, dtype=torch.float64, device=vectors.device)
-    for k, vector in enumerate(vectors, start=1):
-        norms.addcmul_(vector, vector)
-        if k % _STEPS == 1:
-            # Norms only grow, so enough of them for the next steps will be at least this.
-            least = norms.topk(min(k + _STEPS, dimension), sorted=False).values.min()
-        mass[k - 1] = norms[norms >= least].topk(k, sorted=False).values.double().sum()
-    return mass / _sizes(mass)
-
-
-def _sizes(mass: Tensor) -> Tensor:
-    return torch.arange(1, len(mass) + 1, dtype=torch.float64, device=mass.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.spectra.eigenpairs import chunks
+from seigh.core.overlap.ties import Ties
 
 Floats = NDArray[np.float64]
 
@@ -26,8 +25,8 @@ class LayerShares:
         parameters: (T,), how many each has.
         sizes: The G sizes k.
         eigenspace: (G, T), of the squared entries of V_k.
-        mask: (G, T), of the k coordinates of the mask.
-        overlap: (G, T), of ‖MᵀV_k‖²; NaN where that is 0.
+        mask: (G, T), of the k coordinates of the mask; the mean over all ways to break ties.
+        overlap: (G, T), of ‖MᵀV_k‖², likewise averaged; NaN where that is 0.
     """
 
     names: tuple[str, ...]
@@ -54,30 +53,15 @@ class LayerShares:
         ]
 
 
-def row_masses(vectors: Tensor, sizes: Sequence[int]) -> Tensor:
-    """‖row i of V_k‖² of every coordinate i, for each size k: (G, D), in the vectors' precision.
-
-    Args:
-        vectors: Vᵀ, (n, D): an eigenvector in each row; read once, in blocks of columns.
-        sizes: Ascending, up to n.
-    """
-    masses = torch.empty(len(sizes), vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-    for part in chunks(vectors.shape[1], sizes[-1], vectors.itemsize):
-        squares = vectors[: sizes[-1], part].square()
-        for row, (start, end) in enumerate(pairwise((0, *sizes))):
-            torch.sum(squares[start:end], dim=0, out=masses[row, part])
-    return masses.cumsum_(0)
-
-
 def layer_shares(
-    tensors: Sequence[tuple[str, int]], masses: Tensor, order: Tensor, sizes: Sequence[int]
+    tensors: Sequence[tuple[str, int]], masses: Tensor, ties: Ties, sizes: Sequence[int]
 ) -> LayerShares:
     """How eigenspaces, masks and their overlap are shared by the parameter tensors.
 
     Args:
         tensors: Name and number of parameters of each tensor, in the order of the coordinates.
-        masses: (G, D), ``row_masses`` for ``sizes``.
-        order: (n,), the mask's coordinates, largest |θ| first.
+        masses: (G, D), ‖row i of V_k‖² of every coordinate i at ``sizes``.
+        ties: The mask's coordinates, and which of them are equal.
         sizes: The G sizes k, ascending, up to n.
 
     Raises:
@@ -89,24 +73,19 @@ def layer_shares(
     eigenspace = torch.stack(
         [part.sum(1, dtype=torch.float64) for part in torch.split(masses, list(parameters), 1)], 1
     )
-    order = order.to(masses.device)
-    ends = torch.tensor(parameters, device=masses.device).cumsum(0)
-    owner = torch.searchsorted(ends, order, right=True)
-    rank = torch.arange(len(order), device=masses.device)
-    within = (rank < torch.tensor(sizes, device=masses.device)[:, None]).double()
-    mask = _by_owner(within, owner, len(parameters))
-    overlap = _by_owner(masses[:, order].double() * within, owner, len(parameters))
+    ends = torch.tensor(parameters).cumsum(0)
+    mask, overlap = (torch.zeros(len(sizes), len(parameters), dtype=torch.float64) for _ in range(2))
+    for row, k in enumerate(sizes):
+        index, chosen = ties.chosen(k)
+        owner = torch.searchsorted(ends, index, right=True)
+        mask[row].index_add_(0, owner, chosen)
+        overlap[row].index_add_(0, owner, masses[row, index.to(masses.device)].double().cpu() * chosen)
     return LayerShares(
         tuple(name for name, _ in tensors),
         parameters,
         tuple(sizes),
         *(_shares(each) for each in (eigenspace, mask, overlap)),
     )
-
-
-def _by_owner(values: Tensor, owner: Tensor, owners: int) -> Tensor:
-    """Sums of (G, n) values over the coordinates of each tensor: (G, T)."""
-    return values.new_zeros(len(values), owners).index_add_(1, owner, values)
 
 
 def _shares(values: Tensor) -> Floats:

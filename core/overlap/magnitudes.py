@@ -64,7 +64,7 @@ def magnitude_bins(theta: Tensor, masses: Tensor, sizes: Sequence[int], bins: in
 
     Args:
         theta: (D,).
-        masses: (G, D), ``core.overlap.layers.row_masses`` for ``sizes``.
+        masses: (G, D), ‖row i of V_k‖² of every coordinate i at ``sizes``.
         sizes: The G sizes k.
         bins: How many at most; fewer where those of the first ranks would be empty.
     """

@@ -23,11 +23,10 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
-from core.names import LARGEST, SPARSITIES, Metric
-from core.spectra.eigenpairs import chunks
+from seigh.core.names import LARGEST, SPARSITIES, Metric
+from seigh.core.spectra.eigenpairs import chunks
 
 Floats = NDArray[np.float64]
 Kind = Literal["subspaces", "masks"]
@@ -195,7 +194,8 @@ def mask_metrics(
 
     Args:
         vectors: Vᵀ, (n, D): an eigenvector in each row.
-        order: (n,), the mask's coordinates, largest |θ| first.
+        order: (n,), the mask's coordinates, largest |θ| first; the metrics are of this mask, whatever others
+            equal magnitudes admit.
         sizes: Ascending, up to n.
         overlap: (n,), of every k = 1 … n.
         error: (n,), how far each may be from the true one.
@@ -334,10 +334,22 @@ def random_angles(dimension: int, k: int, draws: int, generator: np.random.Gener
     beside = np.sqrt((1 - squares[:, :-1]) * others)
     # B Bᵀ of the upper bidiagonal B.
     centre, off = diagonal**2 + np.pad(beside**2, ((0, 0), (0, 1))), diagonal[:, 1:] * beside
-    cosines = np.stack([eigvalsh_tridiagonal(*each)[::-1] for each in zip(centre, off, strict=True)])
-    cosines = cosines.clip(0, 1)
+    cosines = np.stack([_tridiagonal(*each)[::-1] for each in zip(centre, off, strict=True)]).clip(0, 1)
     angles[:, equal:] = np.arctan2(np.sqrt(1 - cosines), np.sqrt(cosines))
     return angles
+
+
+def _tridiagonal(diagonal: Floats, beside: Floats) -> Floats:
+    """Eigenvalues of a symmetric tridiagonal matrix, ascending, by LAPACK itself: SciPy's checks of its input
+    take longer than a small matrix."""
+    values: Floats = diagonal
+    if len(diagonal) > 1:
+        from scipy.linalg.lapack import dsterf  # SciPy takes long to import
+
+        values, failed = dsterf(diagonal, beside)
+        if failed:
+            raise RuntimeError("LAPACK's dsterf did not converge.")
+    return values
 
 
 def random_mask_angles(dimension: int, k: int, draws: int, generator: np.random.Generator) -> Floats:

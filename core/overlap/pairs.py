@@ -14,8 +14,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from core.names import Metric
-from core.overlap.metrics import Rows, align, metrics
+from seigh.core.names import Metric
+from seigh.core.overlap.metrics import Rows, align, metrics
 
 
 class StoredVectors:
@@ -62,9 +62,9 @@ def eigenspaces(
         first: An eigenvector in each of (m, D) rows.
         second: The same, (n, D).
         ks: Sizes; those above min(m, n) are left out of the answer.
-        factors: ``core.overlap.metrics.factor`` of both, where they are known.
+        factors: ``seigh.core.overlap.metrics.factor`` of both, where they are known.
         device: Where blocks are multiplied; the CPU when not given.
-        progress: As for ``core.overlap.metrics.align``.
+        progress: As for ``seigh.core.overlap.metrics.align``.
 
     Raises:
         ValueError: The vectors have different lengths, or are dependent.
@@ -79,6 +79,9 @@ def eigenspaces(
 
 def mask_iou(first: Tensor, second: Tensor, ks: Sequence[int]) -> dict[int, float]:
     """Intersection over union of the masks of the first k coordinates of two orders, for each k they reach.
+
+    Orders break ties by index, alike in both checkpoints: coordinates that are equal in either of them, as
+    before training, make the masks look more alike than if ties were broken at random.
 
     Args:
         first: (m,) int64, coordinates, largest |θ| first.

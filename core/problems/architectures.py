@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from core.curvature import select_parameters
-from core.problems import paper, plugins, zoo
-from core.problems.spec import Spec, Value, parse
-from core.settings import SettingsError
+from seigh.core.curvature import select_parameters
+from seigh.core.problems import paper, plugins, zoo
+from seigh.core.problems.outputs import with_tensor_outputs
+from seigh.core.problems.spec import Spec, Value, parse
+from seigh.core.settings import SettingsError
 
 Shape = tuple[int, ...]
 
@@ -208,6 +208,8 @@ def forward_operations(text: str, sample: Shape) -> int:
     Raises:
         SettingsError: As ``canonical``; or the architecture does not take samples of this shape.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # and what it brings along takes long to import
+
     skeleton = _skeleton(str(_checked(parse(text))))
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -259,8 +261,11 @@ def _of_kind(default: Value, name: str, value: Value) -> Value:
 
 @cache
 def _exists(name: str) -> bool:
-    # Loading timm takes longer than a small analysis, so it is asked for its own names only.
-    return name in (zoo.timm_names() if name.startswith(zoo.TIMM) else names(timm=False))
+    # Importing torchvision or timm takes longer than a small analysis, so each is asked last, and timm for
+    # its own names only.
+    if name in paper.NETWORKS or name in plugins.registry().architectures:
+        return True
+    return name in (zoo.timm_names() if name.startswith(zoo.TIMM) else zoo.torchvision_names())
 
 
 def _origin(name: str) -> tuple[str, str]:
@@ -302,7 +307,7 @@ def _square(inputs: int) -> Shape:
 def _built(spec: Spec) -> nn.Module:
     options = dict(spec.options)
     try:
-        return zoo.twice_differentiable(_construct(spec.name, options)).eval()
+        return with_tensor_outputs(zoo.twice_differentiable(_construct(spec.name, options)).eval())
     except SettingsError:
         raise
     except Exception as error:  # a constructor refuses sizes in every way there is
@@ -457,10 +462,13 @@ def fitting(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     """The architectures that tensors of these names and shapes fit exactly, with the options that they tell.
 
     Where some fit without an option that others need, only the former are given: a ``wide_resnet50_2`` is a
-    ``resnet50(width_per_group=128)`` too. timm's are looked at only if nothing else fits.
+    ``resnet50(width_per_group=128)`` too. torchvision's, whose names differ from those of the paper's own
+    networks, are looked at only if none of these fits, and timm's only if nothing else does.
     """
-    found = _fitting((*_PAPER, *plugins.registry().architectures, *_torchvision_candidates(shapes)), shapes)
-    return found or _fitting(_timm_candidates(shapes), shapes)
+    found = _fitting((*paper.NETWORKS, *plugins.registry().architectures), shapes)
+    if not any(parse(each).name in paper.NETWORKS for each in found):
+        found += _fitting(_torchvision_candidates(shapes), shapes)
+    return _simplest(found or _fitting(_timm_candidates(shapes), shapes))
 
 
 def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -493,6 +501,11 @@ def _fitting(candidates: Iterable[str], shapes: Mapping[str, Sequence[int]]) -> 
     for name in dict.fromkeys(candidates):
         with suppress(SettingsError):  # a plug-in that cannot be built fits nothing
             found += [spec for spec in [infer(name, shapes)] if spec is not None]
+    return found
+
+
+def _simplest(found: Sequence[str]) -> list[str]:
+    """Those with the fewest options."""
     options = {spec: len(parse(spec).options) for spec in found}
     return [spec for spec in found if options[spec] == min(options.values())]
 

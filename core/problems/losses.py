@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.problems import plugins
-from core.settings import LOSSES, AnalysisSettings, SettingsError
-
-# Share of a loss that sums in another order may differ by.
-_ROUNDING = 1e-3
+from seigh.core.curvature.causes import operation, reason
+from seigh.core.curvature.memory import is_out_of_memory
+from seigh.core.curvature.shares import LossError, Mean, mean_of
+from seigh.core.problems import plugins
+from seigh.core.settings import LOSSES, AnalysisSettings, SettingsError
 
 
 def names() -> tuple[str, ...]:
@@ -40,34 +40,43 @@ def build(settings: AnalysisSettings) -> nn.Module:
     return plugins.registry().losses[settings.loss]()
 
 
-def check(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse a plug-in's loss that is no mean over the samples, which a Hessian of batches of data needs.
+def mean(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> Mean:
+    """What a loss is the mean of: the weights of the samples, by its derivatives in the outputs.
 
     Args:
         name: Of the loss.
         loss: As ``build`` gives it.
-        outputs: The network's, (N, C), N ≥ 1.
+        outputs: The network's, (N, …), N ≥ 1.
         targets: What it is compared with, (N, …).
 
     Raises:
-        SettingsError: It gives no single number, or the mean of its parts is another.
+        SettingsError: It gives no single number, is no weighted mean over the samples, does not take these
+            outputs and targets, or is flat to rounding.
     """
-    if name in LOSSES:
-        return
-    first = (len(outputs) + 1) // 3
-    parts = [part for part in (slice(0, first), slice(first, len(outputs))) if len(outputs[part])]
-    values = [loss(outputs[part], targets[part]) for part in (slice(None), *parts)]
-    if any(not isinstance(value, Tensor) or value.numel() != 1 for value in values):
+    try:
+        found = mean_of(loss, outputs, targets)
+    except LossError as error:
+        raise SettingsError(f"The loss '{name}' {error}") from error
+    except Exception as error:  # a loss refuses shapes and formats by every kind of exception
+        if is_out_of_memory(error):
+            raise
+        if (name_of := operation(str(error))) is not None:
+            raise SettingsError(
+                f"The operation {name_of} of the loss '{name}' has no second derivative in PyTorch; write it "
+                "by elementary operations, or choose another loss."
+            ) from error
         raise SettingsError(
-            f"The loss '{name}' gives no single number; it must be the mean over its samples."
-        )
-    whole, *partial = (float(value) for value in values)
-    mean = sum(len(outputs[part]) * value for part, value in zip(parts, partial, strict=True)) / len(outputs)
-    if abs(mean - whole) > _ROUNDING * max(abs(whole), *map(abs, partial)):
-        raise SettingsError(
-            f"The loss '{name}' is no mean over its samples: it is {whole:.6g} on all of them and {mean:.6g} "
-            "as the mean of two parts; divide by their number, and weigh them alike."
-        )
+            f"The loss '{name}' does not take outputs of shape {_shape(outputs)} with targets of shape "
+            f"{_shape(targets)} ({reason(error)}); choose a loss for such outputs, or a network and labels "
+            "that pair: outputs (N, classes) and labels (N,)."
+        ) from error
+    if not found.curvature.passed:
+        raise SettingsError(found.curvature.sentence)
+    return found
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"
 
 
 def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:
@@ -81,7 +90,7 @@ def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:
     Returns:
         (N,) int64, or (N, C) in the outputs' format.
     """
-    if loss != "mse":
+    if loss != "mse" or y.is_floating_point():
         return y
     return nn.functional.one_hot(y, outputs.shape[-1]).to(outputs.dtype)
 

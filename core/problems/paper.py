@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from core.settings import SettingsError
+from seigh.core.settings import SettingsError
 
 # More layers than anyone means; each takes time to construct.
 _DEEPEST = 200

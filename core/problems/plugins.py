@@ -1,4 +1,5 @@
-"""What Python packages beside this one add: a lab's own architectures, data sets, losses and problems.
+"""What Python packages beside this one add: a lab's own architectures, data sets, losses, problems, curves
+and masks.
 
 A package declares an entry point in the group ``seigh.problems``, a function that takes a ``Registry``::
 
@@ -27,9 +28,10 @@ from typing import Any
 
 from torch import nn
 
-from core.problems import paper, zoo
-from core.problems.spec import Value
-from core.settings import LOSSES
+from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
+from seigh.core.problems import paper, zoo
+from seigh.core.problems.spec import Value
+from seigh.core.settings import LOSSES
 
 GROUP = "seigh.problems"
 
@@ -67,7 +69,8 @@ class Registry:
         architectures: Networks.
         datasets: ``load(split)`` of each data set.
         losses: ``build() -> nn.Module`` of each loss, the mean over the samples of a batch.
-        problems: Recipes of training, ``core.problems.training.Problem``.
+        problems: Recipes of training, ``seigh.core.problems.training.Problem``.
+        curves: Curves of an eigenspace, those of masks among them.
     """
 
     package: str = ""
@@ -75,6 +78,7 @@ class Registry:
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
     losses: dict[str, Callable[[], nn.Module]] = field(default_factory=dict)
     problems: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Observable] = field(default_factory=dict)
 
     def architecture(
         self,
@@ -97,7 +101,7 @@ class Registry:
         _add(self.architectures, name, plugged)
 
     def data(self, name: str, load: Callable[..., Any]) -> None:
-        """Register a data set; ``load(split)`` gives what ``core.problems.data`` says of plug-ins."""
+        """Register a data set; ``load(split)`` gives what ``seigh.core.problems.data`` says of plug-ins."""
         _add(self.datasets, name, load)
 
     def loss(self, name: str, build: Callable[[], nn.Module]) -> None:
@@ -107,6 +111,14 @@ class Registry:
     def problem(self, name: str, problem: Any) -> None:
         """Register a recipe of training."""
         _add(self.problems, name, problem)
+
+    def curve(self, observable: Observable) -> None:
+        """Register a curve of an eigenspace, a number for each k."""
+        _add(self.curves, observable.name, observable)
+
+    def mask(self, mask: ScoredMask) -> None:
+        """Register a mask, whose overlap with the eigenspaces is the curve ``overlap-<name>``."""
+        self.curve(mask.observable())
 
 
 def _add(registered: dict[str, Any], name: str, value: Any) -> None:
@@ -146,8 +158,10 @@ def _filled(entry: EntryPoint) -> Registry:
 
 
 def _merge(whole: Registry, own: Registry) -> None:
-    here = {"architectures": {*paper.NETWORKS, *zoo.torchvision_names()}, "losses": {*LOSSES}}
-    kinds = ("architectures", "datasets", "losses", "problems")
+    here = {"losses": {*LOSSES}, "curves": {*OBSERVABLES}}
+    if own.architectures:
+        here["architectures"] = {*paper.NETWORKS, *zoo.torchvision_names()}
+    kinds = ("architectures", "datasets", "losses", "problems", "curves")
     for kind in kinds:
         for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):
             raise ValueError(f"'{name}' is here already; choose another name.")

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from core.problems.checkpoints import METRICS
+from seigh.core.problems.checkpoints import METRICS
 
 
 class Recorder:

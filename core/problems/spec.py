@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from core.settings import SettingsError
+from seigh.core.settings import SettingsError
 
 # A value of an option: true and false, numbers, or a word.
 Value = bool | int | float | str

@@ -26,13 +26,13 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from core.allocator import freed_memory_kept
-from core.device import pick_device
-from core.problems import architectures, augment, data, plugins
-from core.problems.checkpoints import METRICS
-from core.problems.data import Dataset
-from core.problems.recorder import Recorder, checkpoint_name, plain_state, write_tensors
-from core.settings import Settings, SettingsError
+from seigh.core.allocator import freed_memory_kept
+from seigh.core.device import pick_device
+from seigh.core.problems import architectures, augment, data, plugins
+from seigh.core.problems.checkpoints import METRICS
+from seigh.core.problems.data import Dataset
+from seigh.core.problems.recorder import Recorder, checkpoint_name, plain_state, write_tensors
+from seigh.core.settings import Settings, SettingsError
 
 STATE = ".state.safetensors"
 

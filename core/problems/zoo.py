@@ -1,6 +1,7 @@
 """The image classifiers of torchvision, and of timm where it is installed, with the options they can take.
 
-Weights are never downloaded: a checkpoint brings them.
+Weights are never downloaded: a checkpoint brings them. Both libraries are imported when they are asked for
+the first time, as that takes seconds that a network of another source need not wait for.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision import models
 
-from core.problems.spec import Value
+from seigh.core.problems.spec import Value
 
 TIMM = "timm/"
 
@@ -45,14 +45,20 @@ _TIMM_OPTIONS: Mapping[str, tuple[str, int]] = {
 }
 
 
+@cache
+def _models() -> ModuleType:
+    return importlib.import_module("torchvision.models")
+
+
+@cache
 def torchvision_names() -> tuple[str, ...]:
     """All of torchvision's classifiers."""
-    return tuple(models.list_models(module=models))
+    return tuple(_models().list_models(module=_models()))
 
 
 def torchvision_family(name: str) -> str:
     """Which of torchvision's modules defines it: members of a family name their tensors alike."""
-    return str(models.get_model_builder(name).__module__)
+    return str(_models().get_model_builder(name).__module__)
 
 
 def torchvision_model(name: str, options: Mapping[str, Value]) -> nn.Module:
@@ -62,7 +68,7 @@ def torchvision_model(name: str, options: Mapping[str, Value]) -> nn.Module:
         arguments["init_weights"] = True
     if name == "maxvit_t" and "image_size" in arguments:
         arguments["input_size"] = (arguments.pop("image_size"),) * 2
-    model: nn.Module = models.get_model(name, weights=None, **arguments)
+    model: nn.Module = _models().get_model(name, weights=None, **arguments)
     for auxiliary in _AUXILIARY:
         head = getattr(model, auxiliary, None)
         if isinstance(head, nn.Module):
@@ -110,7 +116,7 @@ def is_certain(name: str, option: str) -> bool:
 
 def torchvision_size(name: str) -> int:
     """Height and width of the images that its published weights are meant for."""
-    crop = models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+    crop = _models().get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
     return int(crop[0] if isinstance(crop, (list, tuple)) else crop)
 
 

@@ -19,9 +19,19 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.results.keys import Kind, content_key
-from core.results.space import check_room, said_if_full
-from core.results.store import StoreError
+from seigh.core.checksum import sha256_of
+from seigh.core.results.keys import Kind, content_key
+from seigh.core.results.leftovers import in_use
+from seigh.core.results.space import TEMPORARY, check_room, said_if_full
+from seigh.core.results.store import StoreError
+
+
+class Missing(StoreError):
+    """A file is gone from the artefact store."""
+
+
+class Damaged(StoreError):
+    """A file in the artefact store is not what was stored."""
 
 
 class ArtifactStore:
@@ -47,12 +57,14 @@ class ArtifactStore:
     def put_file(self, kind: Kind, source: Path, sha256: str, suffix: str) -> str:
         """Store a copy of ``source``, once however often it comes, and return its key.
 
+        A copy that is there already but damaged is replaced.
+
         Raises:
             StoreError: If the file's content has no longer the hash that it was checked with, or it has no
                 room.
         """
         key = content_key(kind, sha256, suffix)
-        if self.path(key).exists():
+        if self.path(key).exists() and sha256_of(self.path(key)) == sha256:
             return key
         self.check_room(source.stat().st_size)
         digest = hashlib.sha256()
@@ -68,8 +80,11 @@ class ArtifactStore:
 
     def put_arrays(
         self, key: str, arrays: Mapping[str, NDArray[np.generic] | Tensor], metadata: dict[str, str]
-    ) -> None:
+    ) -> str:
         """Store arrays as the safetensors file of ``key``; contiguous ones are written without a copy.
+
+        Returns:
+            The SHA-256 of the file.
 
         Raises:
             StoreError: If they have no room.
@@ -77,6 +92,30 @@ class ArtifactStore:
         self.check_room(sum(array.nbytes for array in arrays.values()))
         with self._appearing(key) as temporary:
             save_file({name: _tensor(array) for name, array in arrays.items()}, temporary, metadata)
+            return sha256_of(temporary)
+
+    def check(self, key: str, sha256: str | None, what: str) -> Path:
+        """Where the file of ``key`` lies, if it is the one that was stored.
+
+        Args:
+            key: Of the file.
+            sha256: The checksum that it was stored with; None, of older versions, stands for any.
+            what: The beginning of the sentence that says what is wrong: "The file of …".
+
+        Raises:
+            Missing: If there is no such file.
+            Damaged: If its content is another one.
+        """
+        path = self.path(key)
+        if not path.is_file():
+            raise Missing(f"{what} is no longer in the artefact store.")
+        try:
+            damaged = sha256 is not None and sha256_of(path) != sha256
+        except OSError as error:
+            raise Damaged(f"{what} cannot be read in the artefact store: {error.strerror}.") from error
+        if damaged:
+            raise Damaged(f"{what} is damaged in the artefact store.")
+        return path
 
     def path(self, key: str) -> Path:
         """Where the file of ``key`` lies, whether or not it exists.
@@ -101,9 +140,9 @@ class ArtifactStore:
         target = self.path(key)
         with said_if_full():
             target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
         try:
-            with said_if_full():
+            with said_if_full(), in_use(temporary):
                 yield temporary
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())  # else a power cut could leave the name without the content

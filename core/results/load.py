@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.results.clock import present
-from core.results.models import WORK, Analysis, State, Work, Worker
-from core.results.workers import SILENT_AFTER
+from seigh.core.results.clock import present
+from seigh.core.results.models import WORK, Analysis, State, Work, Worker
+from seigh.core.results.workers import SILENT_AFTER
 
 _ENDED = (State.finished, State.failed, State.cancelled)
 

@@ -27,8 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from core.names import Place
-from core.results.keys import content_key
+from seigh.core.access import Role
+from seigh.core.names import Place
+from seigh.core.results.keys import content_key
 
 
 def now() -> datetime:
@@ -42,10 +43,10 @@ class UTCDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _: Dialect) -> datetime | None:
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -150,14 +151,14 @@ class Work(Base):
     """What waits in the queue, is run by a worker and ends: the columns of that life.
 
     A kind of work is a subclass; the name of its table is its name in messages and to the user.
-    ``core.results.store`` has what changes these columns, the same for all kinds.
+    ``seigh.core.results.store`` has what changes these columns, the same for all kinds.
     """
 
     __abstract__ = True
 
     # Columns that count what an attempt has done so far; unknown before its first report.
     counts: ClassVar[tuple[str, ...]] = ()
-    # Whether another machine may go on from what a killed attempt has left (``tasks.scratch``).
+    # Whether another machine may go on from what a killed attempt has left (``seigh.tasks.scratch``).
     shared: ClassVar[bool] = False
     # What the user can do when there is too little memory for it, as the end of a sentence.
     relief: ClassVar[str]
@@ -215,6 +216,7 @@ class Analysis(Work):
     data_sha256: Mapped[str | None] = mapped_column(String(64))  # content of the subset used
     record: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # facts beside the tables below
     eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
+    eigenvectors_sha256: Mapped[str | None] = mapped_column(String(64))  # of that file; None of older ones
     pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # they are kept for good
     plan: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how products are computed, once measured
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
@@ -315,7 +317,8 @@ class PairValue(Base):
 class Eigenvalue(Base):
     """Eigenvalue number ``position`` (1 … k, descending |λ|) with its residual ‖Hv − λv‖₂.
 
-    The share of ‖H‖²_F that a matrix of this rank misses lies between ``scree_lower`` and ``scree_upper``.
+    ``scree_lower`` and ``scree_upper`` bound the share of ‖H‖²_F that a matrix of this rank misses; the
+    bounds of all positions hold together with 95 % probability.
     """
 
     __tablename__ = "eigenvalue"
@@ -334,8 +337,11 @@ class Eigenvalue(Base):
 class OverlapPoint(Base):
     """overlap(M, V_k) for one mask and one k.
 
-    ``std`` over the draws is for random masks; ``error``, how far the overlap may be from that of the true
-    eigenspace, for the magnitude mask. The chance level is k/D, with D in the analysis's row.
+    ``std``, over all masks of k coordinates, is for random masks. For the magnitude mask there are ``error``,
+    how far the overlap may be from that of the true eigenspace, and what equal magnitudes leave open:
+    ``tied`` of them compete for places in the mask (0: none do), and over all choices the overlap is
+    ``overlap`` on average, and between ``least`` and ``greatest``. The chance level is k/D, with D in the
+    analysis's row.
     """
 
     __tablename__ = "overlap_point"
@@ -351,6 +357,26 @@ class OverlapPoint(Base):
     overlap: Mapped[float]
     std: Mapped[float | None]
     error: Mapped[float | None]
+    least: Mapped[float | None]
+    greatest: Mapped[float | None]
+    tied: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class FurtherCurve(Base):
+    """A further curve that was asked for (``seigh.core.curves``), with what it is called where it is shown.
+
+    ``points`` has value, error and chance for k = 1 … K (``seigh.core.results.packed``).
+    """
+
+    __tablename__ = "curve"
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    title: Mapped[str] = mapped_column(String(200))
+    note: Mapped[str] = mapped_column(Text)
+    points: Mapped[bytes]
 
 
 class LayerShare(Base):
@@ -451,3 +477,74 @@ class Worker(Base):
     artifacts: Mapped[str | None] = mapped_column(String(64))  # mark of the folder that it sees
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
+
+
+class Account(Base):
+    """Somebody who can sign in.
+
+    ``password`` is Argon2's hash of it, None for those whom somebody else signs in; of them ``subject`` is
+    the SHA-256 of who says so and of what they call the person.
+    """
+
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    role: Mapped[Role] = mapped_column(Enum(Role, native_enum=False, length=16, create_constraint=True))
+    password: Mapped[str | None] = mapped_column(String(255))
+    subject: Mapped[str | None] = mapped_column(String(64), unique=True)
+    disabled: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class SignIn(Base):
+    """A browser in which somebody has signed in, until it expires or is revoked.
+
+    ``token`` is the SHA-256 of what the browser has in its cookie; ``address`` is where it was.
+    """
+
+    __tablename__ = "sign_in"
+    __table_args__ = _EVERY_ID_ONCE
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), index=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    address: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked: Mapped[bool] = mapped_column(default=False)
+
+    account: Mapped[Account] = relationship()
+
+
+class Audit(Base):
+    """Something that somebody did: to the ``kind`` of work or account with this ``number``, called ``about``
+    then. It outlasts what it tells of."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_kind_number", "kind", "number"),
+        Index("ix_audit_what_at", "what", "at"),
+        _EVERY_ID_ONCE,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    who: Mapped[str] = mapped_column(String(100))
+    what: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str | None] = mapped_column(String(16))
+    number: Mapped[int | None]
+    about: Mapped[str] = mapped_column(String(255), default="")
+    address: Mapped[str] = mapped_column(String(64), default="")
+
+
+class Incident(Base):
+    """Something about the installation that people should know (``seigh.core.results.incidents``)."""
+
+    __tablename__ = "incident"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)  # what it is about
+    message: Mapped[str] = mapped_column(Text)  # one sentence
+    times: Mapped[int]
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]

@@ -1,24 +1,23 @@
 """Parts of analyses that several workers share: who performs which, and what is done.
 
-A part is performed by whoever claims it. A claim whose owner has not been heard of for a while can be taken
-over, so a part may be performed twice; the first result counts. As in ``core.results.store``, every function
-works in the transaction of the session that it is given.
+A part is performed by whoever claims it. A part whose owner has fallen silent is released, and performed by
+another one, so it may be performed twice; the first result counts. As in ``seigh.core.results.store``, every
+function works in the transaction of the session that it is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from core.results.clock import present
-from core.results.models import WORK, Analysis, Part, State, Worker
-from core.results.store import Standing
-from core.results.workers import is_alive
+from seigh.core.results.clock import present
+from seigh.core.results.models import WORK, Analysis, Part, State, Worker
+from seigh.core.results.store import Sign, Standing
+from seigh.core.results.workers import is_alive
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,11 @@ def begin(
     return _standing(analysis.cancel_requested)
 
 
-def claim(
-    s: Session, analysis_id: int, name: str, token: str, worker: str, stale_after: timedelta
-) -> Claimed | None:
-    """Make ``token`` the owner of the first part of a round that is neither done nor being performed.
-
-    One whose owner was not heard of for ``stale_after`` is not being performed.
-    """
-    time = present(s)
-    stale = Part.heartbeat_at < time - stale_after
+def claim(s: Session, analysis_id: int, name: str, token: str, worker: str) -> Claimed | None:
+    """Make ``token`` the owner of the first part of a round that is neither done nor being performed."""
     part = s.scalars(
         select(Part)
-        .where(*_of(analysis_id, name), Part.checksum.is_(None), or_(Part.claim.is_(None), stale))
+        .where(*_of(analysis_id, name), Part.checksum.is_(None), Part.claim.is_(None))
         .order_by(Part.number)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -121,9 +113,36 @@ def claim(
     ).one_or_none()
     if part is None:
         return None
-    part.claim, part.worker, part.heartbeat_at = token, worker[:255], time
+    part.claim, part.worker, part.heartbeat_at = token, worker[:255], present(s)
     part.attempts += 1
     return Claimed(part.number, part.spec, part.folder, part.attempts)
+
+
+def signs_of_life(s: Session, analysis_id: int, name: str) -> dict[int, Sign]:
+    """The last sign of life of whoever performs each part of a round, by the parts' numbers."""
+    rows = s.execute(
+        select(Part.number, Part.claim, Part.heartbeat_at).where(
+            *_of(analysis_id, name), Part.claim.is_not(None), Part.checksum.is_(None)
+        )
+    )
+    return {number: (claim, beat) for number, claim, beat in rows}
+
+
+def release_silent(s: Session, analysis_id: int, name: str, silent: Mapping[int, Sign]) -> None:
+    """Leave to others the parts of a round whose last signs of life, ``silent``, are too old."""
+    for number, (token, beat) in silent.items():
+        s.execute(
+            update(Part)
+            .where(
+                *_of(analysis_id, name),
+                Part.number == number,
+                Part.claim == token,
+                Part.heartbeat_at == beat,
+                Part.checksum.is_(None),
+            )
+            .values(claim=None)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def beat(s: Session, analysis_id: int, name: str, number: int, token: str) -> Standing:
@@ -195,9 +214,10 @@ def done(s: Session, analysis_id: int, name: str) -> dict[int, Done]:
     return {number: Done(checksum or "", worker or "") for number, checksum, worker in rows}
 
 
-def clear(s: Session, analysis_id: int) -> None:
-    """End all rounds of an analysis."""
-    s.execute(delete(Part).where(Part.analysis_id == analysis_id))
+def clear(s: Session, analysis_id: int, token: str) -> None:
+    """End all rounds of an analysis, unless it belongs to another attempt than ``token`` by now."""
+    owned = select(Analysis.id).where(Analysis.id == analysis_id, Analysis.claim == token)
+    s.execute(delete(Part).where(Part.analysis_id.in_(owned)).execution_options(synchronize_session=False))
 
 
 @dataclass(frozen=True)

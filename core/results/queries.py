@@ -17,14 +17,16 @@ import pandas as pd
 from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from core.names import IOU, LARGEST
-from core.results.models import (
+from seigh.core import version
+from seigh.core.names import IOU, LARGEST
+from seigh.core.results.models import (
     WORK,
     Analysis,
     Checkpoint,
     Comparison,
     Eigenvalue,
     Environment,
+    FurtherCurve,
     LayerShare,
     MagnitudeBin,
     Mask,
@@ -37,8 +39,9 @@ from core.results.models import (
     Training,
     Worker,
 )
-from core.results.store import StoreError
-from core.results.workers import is_alive
+from seigh.core.results.packed import PARTS, at, unpack
+from seigh.core.results.store import StoreError
+from seigh.core.results.workers import is_alive
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -46,6 +49,9 @@ _TIME = "datetime64[us, UTC]"
 
 # The patterns in an analysis's settings; a frame has them as one text, in the column ``subset``.
 _patterns = Analysis.settings["parameters"]
+
+# Which samples an analysis is of (``AnalysisSettings.subset``); a frame has it in the column ``sampling``.
+_sampling = Analysis.settings["subset"]
 
 
 def models(s: Session) -> pd.DataFrame:
@@ -99,6 +105,7 @@ _ANALYSIS: dict[str, Any] = {
     "method": object,
     "k": int,
     "samples": int,
+    "sampling": object,
     "seed": int,
     "data": object,
     "hvps": float,
@@ -128,6 +135,7 @@ _RUN: dict[str, Any] = {
     "method": object,
     "k": "Int64",
     "samples": "Int64",
+    "sampling": object,
     "seed": "Int64",
     "data": object,
     "hvps": float,
@@ -148,9 +156,10 @@ def runs(s: Session) -> pd.DataFrame:
     submitted_at, started_at, heartbeat_at, finished_at, attempts, worker, cancel_requested.
 
     Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
-    for all), parameters (D), method, k, samples, seed, data, hvps (NaN before the first). Of a training:
-    architecture, problem, steps, steps_done (<NA> before the first), seed, analyses (how many are wanted of
-    each checkpoint). Of a comparison: analyses and pairs (counts); its model is all that its analyses are of.
+    for all), parameters (D), method, k, samples (N), sampling (which samples these are, as the setting
+    ``subset`` says), seed, data, hvps (NaN before the first). Of a training: architecture, problem, steps,
+    steps_done (<NA> before the first), seed, analyses (how many are wanted of each checkpoint). Of a
+    comparison: analyses and pairs (counts); its model is all that its analyses are of.
     """
     frames = {
         "analysis": _frame(s, _analyses(), _ANALYSIS),
@@ -185,6 +194,7 @@ def _analyses() -> Select[*tuple[Any, ...]]:
         "architecture": Model.architecture,
         "step": Checkpoint.step,
         "subset": _patterns,
+        "sampling": _sampling,
     }
     return select(*_columns(Analysis, _ANALYSIS, elsewhere)).join(Analysis.checkpoint).join(Checkpoint.model)
 
@@ -320,6 +330,7 @@ class AnalysisDetail:
     method: str
     k: int
     samples: int
+    sampling: str
     seed: int
     data: str
     state: str
@@ -358,7 +369,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     if row is None or frame.empty:
         return None
     eta = float(_eta(frame).iloc[0])
-    elsewhere = ("model", "architecture", "step", "subset")
+    elsewhere = ("model", "architecture", "step", "subset", "sampling")
     run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
     checkpoint = row.checkpoint
     recorded = {
@@ -372,6 +383,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         architecture=checkpoint.model.architecture,
         step=checkpoint.step,
         subset=frame["subset"].iloc[0],
+        sampling=frame["sampling"].iloc[0],
         eta_seconds=None if np.isnan(eta) else eta,
         checkpoint_sha256=checkpoint.sha256,
         filename=checkpoint.filename,
@@ -450,13 +462,24 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
     return found[pd.Series(alone, found.index, bool)].dropna(subset="seconds")
 
 
+def versions(s: Session) -> dict[int, str]:
+    """Which code computed each finished analysis, in words, by id; "" where it did not say so."""
+    rows = s.execute(
+        select(Analysis.id, Environment.details)
+        .join(Analysis.environment)
+        .where(Analysis.state == State.finished)
+    )
+    return {number: version.in_words(details) for number, details in rows}
+
+
 # --- Results ----------------------------------------------------------------------------------------------
 
 
 def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
     """Eigenvalues by descending |λ|: position (from 1), value, magnitude (|λ|), sign ("positive" or
     "negative"), residual (‖Hv − λv‖₂), and scree_lower and scree_upper, between which the share of ‖H‖²_F
-    lies that a matrix of this rank misses. The last three are NaN where unknown."""
+    lies that a matrix of this rank misses, with 95 % probability at all ranks together. The last three are
+    NaN where unknown."""
     columns = ("position", "value", "residual", "scree_lower", "scree_upper")
     statement = (
         select(*(getattr(Eigenvalue, name) for name in columns))
@@ -484,6 +507,9 @@ _POINT: dict[str, Any] = {
     "overlap": float,
     "std": float,
     "error": float,
+    "least": float,
+    "greatest": float,
+    "tied": float,
     "chance": float,
     "ratio": float,
 }
@@ -507,6 +533,9 @@ def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
             OverlapPoint.overlap,
             OverlapPoint.std,
             OverlapPoint.error,
+            OverlapPoint.least,
+            OverlapPoint.greatest,
+            OverlapPoint.tied,
             chance,
             OverlapPoint.overlap / chance,
             *more,
@@ -526,9 +555,11 @@ def overlap_curves(
     """Overlap as a function of k for these analyses, one row per analysis, mask and k.
 
     Columns: analysis_id, model, step, split, curvature, method, seed, samples, mask ("magnitude", "random",
-    "best"), k, overlap, std (of the random masks' overlap over the draws, else NaN), error (how far that of
-    the magnitude mask may be from the true one; NaN for the others and where unknown), chance (k/D), ratio
-    (overlap / chance).
+    "best"), k, overlap, std (of the overlap over random masks, else NaN), error (how far that of the
+    magnitude mask may be from the true one), least and greatest (its overlap over all choices among equal
+    magnitudes, of which ``overlap`` is the mean), tied (how many equal magnitudes compete for places in the
+    mask, 0 if none do), chance (k/D), ratio (overlap / chance). The four from error to tied are NaN for the
+    other masks and where unknown.
 
     With ``most``, only so many values of k evenly spaced, as many spaced as on a log axis, and the largest of
     every analysis: what a screen resolves of hundreds of long curves.
@@ -651,8 +682,8 @@ def recorded_metrics(s: Session, names: Sequence[str]) -> pd.DataFrame:
 
 def latest_results(s: Session, number: int) -> pd.DataFrame:
     """The analyses that finished last, newest first: analysis_id, model_id, model, step, split, curvature,
-    parameters (D), k, samples, data, finished_at, resolved_k (NaN: unknown), lambda_max, and of the magnitude
-    mask at k: overlap, error (NaN: unknown), ratio (to chance)."""
+    parameters (D), k, samples, sampling (as in ``runs``), data, finished_at, resolved_k (NaN: unknown),
+    lambda_max, and of the magnitude mask at k: overlap, error (NaN: unknown), ratio (to chance)."""
     largest = aliased(Eigenvalue)
     chance = cast(Analysis.k, Double) / Analysis.parameters
     columns: dict[str, Any] = {
@@ -665,6 +696,7 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
         "parameters": int,
         "k": int,
         "samples": int,
+        "sampling": object,
         "data": object,
         "finished_at": _TIME,
         "resolved_k": float,
@@ -684,6 +716,7 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
             Analysis.parameters,
             Analysis.k,
             Analysis.samples,
+            _sampling,
             Analysis.data,
             Analysis.finished_at,
             Analysis.resolved_k,
@@ -711,7 +744,8 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
 def comparable(s: Session) -> pd.DataFrame:
     """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
     subset (as in ``runs``), loss (with its label smoothing and weight decay, if any), parameters (D), method,
-    k, samples, seed, data, resolved_k (NaN: unknown)."""
+    k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
+    seed, data, resolved_k (NaN: unknown)."""
     columns: dict[str, Any] = {
         "analysis_id": int,
         "model_id": int,
@@ -727,6 +761,8 @@ def comparable(s: Session) -> pd.DataFrame:
         "method": object,
         "k": int,
         "samples": int,
+        "sampling": object,
+        "data_sha256": object,
         "seed": int,
         "data": object,
         "resolved_k": float,
@@ -745,6 +781,8 @@ def comparable(s: Session) -> pd.DataFrame:
             Analysis.method,
             Analysis.k,
             Analysis.samples,
+            _sampling,
+            Analysis.data_sha256,
             Analysis.seed,
             Analysis.data,
             Analysis.resolved_k,
@@ -756,7 +794,11 @@ def comparable(s: Session) -> pd.DataFrame:
     )
     frame = _frame(s, statement, columns)
     parts = zip(frame["loss"], frame.pop("label_smoothing"), frame.pop("weight_decay"), strict=True)
-    return frame.assign(loss=pd.Series([_loss(*each) for each in parts], frame.index, object))
+    hashes = frame.pop("data_sha256").fillna("").str.slice(0, 8)
+    return frame.assign(
+        loss=pd.Series([_loss(*each) for each in parts], frame.index, object),
+        sampling=frame["sampling"].where(frame["sampling"] != "indices", "indices " + hashes),
+    )
 
 
 def _loss(name: str | None, smoothing: float | None, decay: float | None) -> str:
@@ -823,25 +865,23 @@ _METRIC: dict[str, Any] = {
 }
 
 
-def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
-    """Every Grassmannian metric between mask and eigenspace of these finished analyses, at some k.
+# Which analysis a row is of, as ``_told`` has it.
+_WHICH: dict[str, Any] = {
+    "analysis_id": int,
+    "model": object,
+    "step": int,
+    "split": object,
+    "curvature": object,
+    "method": object,
+    "seed": int,
+    "parameters": int,
+}
+_CURVE: dict[str, Any] = _WHICH | {"curve": object, "title": object, "note": object}
 
-    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), k, metric, value, error
-    (how far it may be from that of the true eigenspace; NaN where unknown), random_mean and random_std (over
-    random subspaces), and of the likeness in [0, 1] (1 for equal subspaces, 0 for orthogonal ones, as the
-    paper plots it): normalised, normalised_error, normalised_random_mean, normalised_random_std.
-    """
-    columns: dict[str, Any] = {
-        "analysis_id": int,
-        "model": object,
-        "step": int,
-        "split": object,
-        "curvature": object,
-        "method": object,
-        "seed": int,
-        "parameters": int,
-    } | _METRIC
-    statement = (
+
+def _told(table: type[FurtherCurve | SubspaceMetric], ids: Sequence[int], *columns: Any) -> Select[Any]:
+    """Columns of what was found of these finished analyses, behind those of ``_WHICH``."""
+    return (
         select(
             Analysis.id,
             Model.name,
@@ -851,17 +891,65 @@ def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
             Analysis.method,
             Analysis.seed,
             Analysis.parameters,
-            *(getattr(SubspaceMetric, name) for name in _METRIC),
+            *columns,
         )
-        .select_from(SubspaceMetric)
-        .join(Analysis, Analysis.id == SubspaceMetric.analysis_id)
+        .select_from(table)
+        .join(Analysis, Analysis.id == table.analysis_id)
         .join(Analysis.checkpoint)
         .join(Checkpoint.model)
         .where(Analysis.id.in_(ids), Analysis.state == State.finished)
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
-        .order_by(SubspaceMetric.k, SubspaceMetric.metric)
     )
-    frame = _frame(s, statement, columns)
+
+
+def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """The further curves of these finished analyses, or those of these names; one row per analysis, curve, k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), curve (its name), title
+    (of its axis), note (how to read it), k, value, error (how far it may be from that of the true eigenspace)
+    and chance (of an eigenspace unrelated to the parameters); NaN where unknown.
+    """
+    frames = []
+    for *about, packed in s.execute(_curve_statement(ids, names, FurtherCurve.points)):
+        numbers = unpack(packed)
+        ks = np.arange(1, len(numbers["value"]) + 1)
+        frames.append(pd.DataFrame(dict(zip(_CURVE, about, strict=True)) | {"k": ks} | numbers))
+    if not frames:
+        return pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
+    return pd.concat(frames, ignore_index=True)
+
+
+def curves_at(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
+    """One further curve of these finished analyses at one k, of those that have it; columns as ``curves``."""
+    statement = _curve_statement(ids, [name], at(FurtherCurve.points, k))
+    rows = [row for row in s.execute(statement) if row[-1]]  # the others end before k
+    frame = pd.DataFrame([row[:-1] for row in rows], columns=list(_CURVE))
+    return frame.assign(k=k, **unpack(b"".join(row[-1] for row in rows)))
+
+
+def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
+    """Title by name of the further curves that some of these analyses have, in the order of their names."""
+    statement = select(FurtherCurve.name, FurtherCurve.title).where(FurtherCurve.analysis_id.in_(ids))
+    return {row.name: row.title for row in s.execute(statement.distinct().order_by(FurtherCurve.name))}
+
+
+def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: Any) -> Select[Any]:
+    about = (FurtherCurve.name, FurtherCurve.title, FurtherCurve.note)
+    statement = _told(FurtherCurve, ids, *about, points).order_by(FurtherCurve.name)
+    return statement if names is None else statement.where(FurtherCurve.name.in_(names))
+
+
+def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
+    """Every Grassmannian metric between mask and eigenspace of these finished analyses, at some k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), k, metric, value, error
+    (how far it may be from that of the true eigenspace; NaN where unknown), random_mean and random_std (over
+    random subspaces), and of the likeness in [0, 1] (1 for equal subspaces, 0 for orthogonal ones, as the
+    paper plots it): normalised, normalised_error, normalised_random_mean, normalised_random_std.
+    """
+    found = (getattr(SubspaceMetric, name) for name in _METRIC)
+    statement = _told(SubspaceMetric, ids, *found).order_by(SubspaceMetric.k, SubspaceMetric.metric)
+    frame = _frame(s, statement, _WHICH | _METRIC)
     largest = _largest(frame["metric"], frame["k"])
     return frame.assign(
         normalised=_likeness(frame["metric"], frame["value"], largest),
@@ -972,6 +1060,14 @@ def _likeness(
     return values.where(~metrics.isin(list(LARGEST)), 1 - values / largest)
 
 
+def records(s: Session, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The record of each of these finished analyses by its id, empty where there is none."""
+    statement = select(Analysis.id, Analysis.record).where(
+        Analysis.state == State.finished, Analysis.id.in_(ids)
+    )
+    return {row[0]: row[1] or {} for row in s.execute(statement.order_by(Analysis.id))}
+
+
 # --- Exports ----------------------------------------------------------------------------------------------
 
 
@@ -994,10 +1090,13 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         "k": magnitude["k"].tolist(),
         "overlap": magnitude["overlap"].tolist(),
         "error": _known(magnitude["error"]),
+        "least": _known(magnitude["least"]),
+        "greatest": _known(magnitude["greatest"]),
         "chance": magnitude["chance"].tolist(),
         "random_mean": random["overlap"].tolist(),
         "random_std": random["std"].tolist(),
         "best": best["overlap"].tolist(),
+        "tied": [None if tied is None else int(tied) for tied in _known(magnitude["tied"])],
     }
     return {
         "model": detail.model,
@@ -1012,6 +1111,7 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         "layers": _rows(layer_shares(s, analysis_id)),
         "magnitudes": _rows(magnitude_bins(s, analysis_id)),
         "metrics": _rows(subspace_metrics(s, [analysis_id])[list(_METRIC)]),
+        "curves": _curves_as_json(s, analysis_id),
         "overlap": [dict(zip(curves, point, strict=True)) for point in zip(*curves.values(), strict=True)],
         "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
         | {"total": detail.seconds},
@@ -1023,11 +1123,20 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
     }
 
 
+def _curves_as_json(s: Session, analysis_id: int) -> dict[str, dict[str, list[float | None] | None]]:
+    statement = select(FurtherCurve).where(FurtherCurve.analysis_id == analysis_id)
+    found = {}
+    for each in s.scalars(statement.order_by(FurtherCurve.name)):
+        parts = {part: _known(pd.Series(numbers)) for part, numbers in unpack(each.points).items()}
+        found[each.name] = {part: None if set(known) == {None} else known for part, known in parts.items()}
+    return found
+
+
 def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Every overlap point of the finished analyses of these models, or of all; one row per point.
 
     The columns of ``overlap_curves``, and architecture, subset (as in ``runs``), parameters (D), data,
-    resolved_k (NaN where unknown) and test_accuracy.
+    sampling (as in ``runs``), resolved_k (NaN where unknown) and test_accuracy.
 
     Raises:
         StoreError: If there is no model of one of the names.
@@ -1037,6 +1146,7 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
         _patterns,
         Analysis.parameters,
         Analysis.data,
+        _sampling,
         Analysis.resolved_k,
         Checkpoint.test_accuracy,
     )
@@ -1047,6 +1157,7 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
         "subset": object,
         "parameters": int,
         "data": object,
+        "sampling": object,
         "resolved_k": float,
         "test_accuracy": float,
     }
@@ -1100,4 +1211,6 @@ def _frame(s: Session, statement: Executable, columns: Mapping[str, Any]) -> pd.
 def _plain(value: Any, name: str) -> Any:
     if name == "subset":  # what was analysed before there were patterns has none
         return ", ".join(value or ())
+    if name == "sampling":  # what was analysed before there was a choice is balanced
+        return value or "balanced"
     return value.value if isinstance(value, State | Mask) else value

@@ -12,19 +12,27 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, sessionmaker
+
+from seigh.core.errors import UserError
+from seigh.core.logs import redact
+from seigh.core.settings import SettingsError
 
 # How long a writer waits for the one before it. SQLite has one writer at a time; ours take milliseconds.
 _BUSY_SECONDS = 60
 
 # Any constant of our own: it names the lock that two migrating processes compete for in PostgreSQL.
 _MIGRATION_LOCK = 0x5E16_4001
+
+_DISK_FULL = "53100"  # PostgreSQL's code
 
 _MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -57,8 +65,9 @@ def close(url: str) -> None:
     bind.dispose()
 
 
+# The process id is only a part of the cache's key: a forked child gets a pool of its own.
 @functools.cache
-def _sessions(url: str, pid: int) -> sessionmaker[Session]:
+def _sessions(url: str, _pid: int) -> sessionmaker[Session]:
     maker = sessionmaker(engine(url))
     event.listen(maker, "after_begin", _begin)
     return maker
@@ -66,7 +75,7 @@ def _sessions(url: str, pid: int) -> sessionmaker[Session]:
 
 def _sqlite(address: URL) -> Engine:
     if address.database:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(address.database).parent.mkdir(0o700, parents=True, exist_ok=True)
     result = create_engine(address, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(result, "connect")
@@ -80,10 +89,44 @@ def _sqlite(address: URL) -> Engine:
     return result
 
 
-def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+def _begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if connection.dialect.name == "sqlite" and not transaction.nested:  # nested: a savepoint
         writes = transaction.origin is SessionTransactionOrigin.BEGIN
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+# What SQLAlchemy raises where the database cannot be used at all.
+FAULTS = (ArgumentError, DatabaseError, InterfaceError)
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong with the database, from what SQLAlchemy has raised: one sentence for the user."""
+    cause = getattr(error, "orig", None) or error
+    reason = redact(str(cause).strip().partition("\n")[0])
+    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return (
+            f"The database is damaged ({reason}); restore a copy of its file, or move it away to begin with "
+            "an empty one."
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return f"The database cannot be written ({reason}); make its file and folder writable for this user."
+    if is_full(error):
+        return f"The disk of the database is full ({reason}); make room on it."
+    return f"The database cannot be used ({reason}); check SEIGH_HOME and SEIGH_DATABASE_URL."
+
+
+class DatabaseFull(UserError):
+    """The database has no room to write; the message is one sentence for the user."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a database error says that the database's disk, or a quota of it, is full."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlstate", None) == _DISK_FULL or (
+        isinstance(cause, sqlite3.Error)
+        and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
+    )
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -99,17 +142,36 @@ def migrate(url: str, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with migration_connection(url) as connection:
+        _check_not_newer(connection)
         config.attributes["connection"] = connection
         move = command.downgrade if revision in ("base", "-1") else command.upgrade
         move(config, revision)
 
 
+def _check_not_newer(connection: Connection) -> None:
+    """Refuse a database that a newer version of this program has migrated.
+
+    Raises:
+        SettingsError: If it is one.
+    """
+    present, newest = _revision(connection), newest_revision()
+    if present is not None and present > newest:
+        raise SettingsError(
+            f"The database is of a newer version ({present}) than this program, which knows {newest}; "
+            "install the newer version, or set SEIGH_HOME or SEIGH_DATABASE_URL to another database."
+        )
+
+
 def revision(url: str) -> str | None:
     """The revision that the database at ``url`` is at; None if it has never been migrated."""
     with sessions(url)() as s:
-        if not inspect(s.connection()).has_table("alembic_version"):
-            return None
-        return s.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return _revision(s.connection())
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def newest_revision() -> str:

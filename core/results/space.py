@@ -10,15 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from core.results.store import StoreError
+from seigh.core.results.store import StoreError
+
+# The ending of files that are being written, or were when their process was killed.
+TEMPORARY = ".tmp"
+
+# Where work that runs keeps what it goes on from when its process dies; cleared when the work ends.
+WORK = "work"
 
 _MARK = ".seigh-artifacts"
+
+# What is said of a folder that cannot be written.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 _GIB = 2**30
 
 
 def used(folder: Path) -> int:
-    """Bytes of all files below ``folder``."""
+    """Bytes of all artefacts below ``folder``, without temporary files and what running work keeps there."""
     return sum(_sizes(folder))
 
 
@@ -51,17 +60,25 @@ def check_room(folder: Path, size: int, quota: int | None) -> None:
 def said_if_full() -> Iterator[None]:
     """Turn a disk, or a quota of the system's, that is full in the middle of a write into a sentence.
 
+    So for a folder that cannot be written at all.
+
     Raises:
         StoreError: If it is.
     """
     try:
         yield
     except Exception as error:
-        if not _is_full(error):
-            raise
-        raise StoreError(
-            "The disk of the artefacts is full; make room on it, or delete results that are no longer needed."
-        ) from error
+        if _is_full(error):
+            raise StoreError(
+                "The disk of the artefacts is full; make room on it, or delete results that are no longer "
+                "needed."
+            ) from error
+        if isinstance(error, OSError) and error.errno in _CLOSED:
+            raise StoreError(
+                f"{error.filename or 'The folder of the artefacts'} cannot be written ({error.strerror}); "
+                "make it writable for the user of the app and the workers, or set SEIGH_ARTIFACTS to another."
+            ) from error
+        raise
 
 
 def _is_full(error: Exception) -> bool:
@@ -95,8 +112,12 @@ def mark(folder: Path) -> str:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    for path, _, names in os.walk(folder):
+    for path, folders, names in os.walk(folder):
+        if path == str(folder) and WORK in folders:
+            folders.remove(WORK)
         for name in names:
+            if name.endswith(TEMPORARY):
+                continue
             with suppress(FileNotFoundError):  # it was a temporary one
                 yield os.lstat(os.path.join(path, name)).st_size
 

@@ -7,7 +7,7 @@ Every function works in the transaction of the session it is given; the caller c
 
 An attempt at a piece of work (an analysis, a training, a comparison) owns it through a claim, a random token.
 Whatever a worker writes is conditional on its claim, so an attempt that was given up for dead, or a message
-delivered twice, can change nothing.
+delivered twice, can change nothing. Who is dead is not read off a clock: see ``seigh.core.results.watch``.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from core.names import Place
-from core.results.clock import present
-from core.results.models import (
+from seigh.core.errors import UserError
+from seigh.core.names import Place
+from seigh.core.results.clock import present
+from seigh.core.results.models import (
     Analysis,
     Base,
     Checkpoint,
     Comparison,
     Eigenvalue,
     Environment,
+    FurtherCurve,
     LayerShare,
     MagnitudeBin,
     Mask,
@@ -48,11 +52,16 @@ from core.results.models import (
     Training,
     Work,
 )
-from core.settings import AnalysisSettings, TrainingSettings
+from seigh.core.results.packed import pack
+from seigh.core.settings import AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
 W = TypeVar("W", bound=Work)
 Floats = NDArray[np.floating[Any]]
+Sign = tuple[str | None, datetime | None]  # a claim, and when its owner was last heard of
+
+# The tables of what an analysis has found.
+RESULTS = (Eigenvalue, OverlapPoint, FurtherCurve, LayerShare, MagnitudeBin, SubspaceMetric, StageTiming)
 
 _UNDER_WAY = (State.queued, State.running)
 
@@ -62,7 +71,7 @@ _CLAIM_LOCK = 0x5E16_4002
 _LARGEST_STEP = 2**31 - 1  # the column is a 32-bit integer
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """Something that cannot be stored, changed or read; the message is one sentence for the user."""
 
 
@@ -212,7 +221,7 @@ def queue_analysis(
             split=settings.split,
             curvature=settings.curvature,
             method=settings.method,
-            samples=settings.samples,
+            samples=settings.n_samples,
             k=settings.k,
             seed=settings.seed,
             parameters=parameters,
@@ -406,6 +415,20 @@ def retry(s: Session, kind: type[Work], number: int) -> None:
     work.submitted_at = present(s)
 
 
+def recompute(s: Session, analysis_id: int) -> bool:
+    """Queue a finished analysis again whose eigenvectors are damaged; whether this call has done so.
+
+    Its numbers stay in the database until the new ones replace them.
+    """
+    analysis = _locked(s, Analysis, analysis_id)
+    if analysis.state is not State.finished:
+        return False
+    _requeue(analysis)
+    analysis.attempts = 0
+    analysis.submitted_at = present(s)
+    return True
+
+
 def _revive(s: Session, kind: type[Work], number: int, user: str) -> bool:
     """Queue work again for a user if it failed or was cancelled; whether that was so."""
     work = _locked(s, kind, number)
@@ -502,14 +525,13 @@ def claim(
     number: int,
     token: str,
     worker: str,
-    stale_after: timedelta,
     most_per_user: int | None = None,
 ) -> W | None:
     """Make the attempt ``token`` the owner of a piece of work and count the attempt.
 
-    Returns None, and changes nothing, unless the work is queued, or running without a sign of life for
-    ``stale_after``; nor if it is an analysis of a user of whom ``most_per_user`` run. If an analysis that is
-    returned has ``eigenvectors``, an earlier attempt has died over them, and their file is to be deleted.
+    Returns None, and changes nothing, unless the work is queued (what a dead worker ran is queued again by
+    ``requeue_silent``); nor if it is an analysis of a user of whom ``most_per_user`` run. If an analysis that
+    is returned has ``eigenvectors``, an earlier attempt has died over them, and their file is to be deleted.
     """
     if most_per_user is not None and s.get_bind().dialect.name == "postgresql":
         # One after the other, else two could find the same room. SQLite has one writer at a time anyway.
@@ -521,7 +543,6 @@ def claim(
             kind.id == number,
             or_(
                 kind.state == State.queued,
-                and_(kind.state == State.running, kind.heartbeat_at < time - stale_after),
                 # A repeated call whose outcome was not heard.
                 and_(kind.state == State.running, kind.claim == token),
             ),
@@ -660,6 +681,9 @@ def finish(
     scree_upper: Floats | None,
     overlap: Floats,
     overlap_error: Floats | None,
+    least: Floats | None = None,
+    greatest: Floats | None = None,
+    tied: NDArray[np.int64] | None = None,
     resolved_k: int | None,
     random_mean: Floats,
     random_std: Floats,
@@ -667,12 +691,14 @@ def finish(
     layers: Sequence[Mapping[str, Any]] = (),
     magnitudes: Sequence[Mapping[str, Any]] = (),
     metrics: Sequence[Mapping[str, Any]] = (),
+    curves: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     stages: Sequence[tuple[str, float, int]],
     hvps: int,
     data_sha256: str,
     environment: Mapping[str, Any],
     record: Mapping[str, Any],
     eigenvectors: str | None,
+    eigenvectors_sha256: str | None = None,
 ) -> bool:
     """Write the results of an attempt and end its analysis, unless its claim is gone.
 
@@ -686,6 +712,9 @@ def finish(
         scree_upper: (k,), upper bounds of it.
         overlap: (k,), of the magnitude mask with the eigenspaces of dimension 1 … k.
         overlap_error: (k,), how far each of them may be from the true one.
+        least: (k,), the least overlap of all masks that equal magnitudes admit.
+        greatest: (k,), the greatest of them.
+        tied: (k,), how many equal magnitudes compete for places in the mask; 0 where none do.
         resolved_k: Up to there every overlap is known to 1 %.
         random_mean: (k,), mean over the random masks.
         random_std: (k,), their standard deviation.
@@ -693,12 +722,14 @@ def finish(
         layers: Rows of ``LayerShare``, as its columns.
         magnitudes: Rows of ``MagnitudeBin``.
         metrics: Rows of ``SubspaceMetric``.
+        curves: By name, title and note of each further curve, and (k,) its value, error and chance.
         stages: Name, seconds and HVPs of each stage, in order.
         hvps: Hessian-vector products in all.
         data_sha256: Hash of the data subset.
         environment: Software and hardware; JSON.
         record: Facts beside the above; JSON.
         eigenvectors: Key of their file in the artefact store.
+        eigenvectors_sha256: Checksum of that file.
 
     What may be None is not known; so are single residuals, bounds and errors, or facts, that are not finite.
 
@@ -711,8 +742,8 @@ def finish(
     analysis = _attempted(s, Analysis, analysis_id, token)
     if analysis is None or analysis.state is not State.running:
         return analysis is not None and analysis.state is State.finished
-    curves = {Mask.magnitude: overlap, Mask.random: random_mean, Mask.best: best}
-    if not all(np.isfinite(numbers).all() for numbers in (eigenvalues, random_std, *curves.values())):
+    overlaps = {Mask.magnitude: overlap, Mask.random: random_mean, Mask.best: best}
+    if not all(np.isfinite(numbers).all() for numbers in (eigenvalues, random_std, *overlaps.values())):
         raise StoreError(
             "The eigenvalues or overlaps came out as NaN or infinite; "
             "the weights or the data are too large for this precision, so try float64."
@@ -722,26 +753,33 @@ def finish(
     analysis.resolved_k = resolved_k
     analysis.data_sha256 = data_sha256
     analysis.record = _json(record)
-    analysis.eigenvectors = eigenvectors
+    analysis.eigenvectors, analysis.eigenvectors_sha256 = eigenvectors, eigenvectors_sha256
     analysis.environment_id = _environment(s, environment).id
     _finish(s, analysis)
 
+    for table in RESULTS:  # of the one before, if it is computed anew
+        s.execute(sql_delete(table).where(table.analysis_id == analysis_id))
     columns = {"residual": residuals, "scree_lower": scree_lower, "scree_upper": scree_upper}
     _insert(
         s,
         Eigenvalue,
         _rows({"value": eigenvalues} | columns, "position", analysis_id=analysis_id),
     )
-    for mask, curve in curves.items():
-        std = random_std if mask is Mask.random else None
-        error = overlap_error if mask is Mask.magnitude else None
-        _insert(
-            s,
-            OverlapPoint,
-            _rows({"overlap": curve, "std": std, "error": error}, "k", analysis_id=analysis_id, mask=mask),
-        )
-    for table, rows in ((LayerShare, layers), (MagnitudeBin, magnitudes), (SubspaceMetric, metrics)):
-        _insert(s, table, [{"analysis_id": analysis_id, **_json(row)} for row in rows])
+    unknown: dict[str, NDArray[Any] | None] = dict.fromkeys(("std", "error", "least", "greatest", "tied"))
+    known: dict[Mask, dict[str, NDArray[Any] | None]] = {
+        Mask.magnitude: {"error": overlap_error, "least": least, "greatest": greatest, "tied": tied},
+        Mask.random: {"std": random_std},
+        Mask.best: {},
+    }
+    for mask, curve in overlaps.items():
+        rows = _rows({"overlap": curve} | unknown | known[mask], "k", analysis_id=analysis_id, mask=mask)
+        _insert(s, OverlapPoint, rows)
+    for name, further in curves.items():
+        words = {"title": further["title"][:200], "note": further["note"]}
+        row = {"analysis_id": analysis_id, "name": name, **words, "points": pack(further)}
+        _insert(s, FurtherCurve, [row])
+    for table, told in ((LayerShare, layers), (MagnitudeBin, magnitudes), (SubspaceMetric, metrics)):
+        _insert(s, table, [{"analysis_id": analysis_id, **_json(row)} for row in told])
     _insert(
         s,
         StageTiming,
@@ -834,23 +872,49 @@ def _end_attempt(
     return True
 
 
+def set_aside(s: Session, kind: type[Work], number: int, message: str) -> None:
+    """End work whose row cannot even be read as failed, with one sentence for the user."""
+    s.execute(
+        update(kind)
+        .where(kind.id == number, kind.state.in_(_UNDER_WAY))
+        .values(state=State.failed, message=message, claim=None, stage=None, finished_at=present(s))
+        .execution_options(synchronize_session=False)
+    )
+
+
 # --- When workers die -------------------------------------------------------------------------------------
 
 
-def requeue_stale(s: Session, kind: type[Work], stale_after: timedelta, max_attempts: int = 3) -> list[int]:
-    """Take back the running work of a kind that gave no sign of life for ``stale_after``.
+def signs_of_life(s: Session, kind: type[Work]) -> dict[int, Sign]:
+    """The last sign of life of each running piece of work of a kind, by id.
 
-    It is queued again (and returned, by id); but cancelled if that was wanted, and failed if it happened
-    ``max_attempts`` times: work that takes its worker down must not do so for ever.
+    Signs say nothing but whether they are equal: a new one means that the attempt is alive.
     """
-    stale = s.scalars(
+    rows = s.execute(select(kind.id, kind.claim, kind.heartbeat_at).where(kind.state == State.running))
+    return {number: (claim, beat) for number, claim, beat in rows}
+
+
+def requeue_silent(
+    s: Session, kind: type[Work], silent: Mapping[int, Sign], max_attempts: int = 3
+) -> list[int]:
+    """Take back running work of a kind whose last signs of life, ``silent``, are too old.
+
+    What has shown another sign since then is left alone. The rest is queued again (and returned, by id); but
+    cancelled if that was wanted, and failed if it happened ``max_attempts`` times: work that takes its worker
+    down must not do so for ever.
+    """
+    if not silent:
+        return []
+    found = s.scalars(
         select(kind)
-        .where(kind.state == State.running, kind.heartbeat_at < present(s) - stale_after)
+        .where(kind.id.in_(silent), kind.state == State.running)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     ).all()
     requeued = []
-    for work in stale:
+    for work in found:
+        if (work.claim, work.heartbeat_at) != silent[work.id]:
+            continue
         if work.cancel_requested:
             _end(s, work, State.cancelled)
         elif work.attempts >= max_attempts:
@@ -903,13 +967,17 @@ def waiting(
     most_per_user: int | None = None,
 ) -> list[int]:
     """Ids of the work of a kind, for a place, that was submitted longer ago than this and is still queued,
-    oldest first; without analyses of users of whom ``most_per_user`` run."""
+    oldest first; without analyses of users of whom ``most_per_user`` run.
+
+    What seems to come from the future was submitted before somebody set the clock back: it counts, too.
+    """
+    time = present(s)
     return list(
         s.scalars(
             select(kind.id)
             .where(
                 kind.state == State.queued,
-                kind.submitted_at < present(s) - longer_than,
+                or_(kind.submitted_at <= time - longer_than, kind.submitted_at > time + longer_than),
                 kind.place == place,
                 *_has_room(kind, most_per_user),
             )
@@ -1010,7 +1078,7 @@ def _insert(s: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
         s.execute(insert(table), rows)
 
 
-def _rows(columns: Mapping[str, Floats | None], number: str, **same: object) -> list[dict[str, Any]]:
+def _rows(columns: Mapping[str, NDArray[Any] | None], number: str, **same: object) -> list[dict[str, Any]]:
     """A row for each entry of the columns, numbered from 1; None for what is unknown."""
     length = max(len(column) for column in columns.values() if column is not None)
     lists = [[None] * length if column is None else column.tolist() for column in columns.values()]

@@ -8,8 +8,8 @@ from types import MappingProxyType
 import pandas as pd
 from sqlalchemy.orm import Session
 
-from core.names import TableName
-from core.results import queries
+from seigh.core.names import TableName
+from seigh.core.results import queries
 
 # Of a session, the ids of the analyses and the names of their models, a table.
 _Query = Callable[[Session, list[int], list[str]], pd.DataFrame]
@@ -30,7 +30,9 @@ def _each(query: Callable[[Session, int], pd.DataFrame]) -> _Query:
 
 def _analyses(s: Session, ids: list[int], _: list[str]) -> pd.DataFrame:
     frame = queries.comparable(s)
-    return frame[frame["analysis_id"].isin(ids)].reset_index(drop=True)
+    frame = frame[frame["analysis_id"].isin(ids)].reset_index(drop=True)
+    frame["version"] = frame["analysis_id"].map(queries.versions(s)).astype(object)
+    return frame
 
 
 # By name: analyses, one row each, to join the others on ``analysis_id``; and what was found of them.
@@ -38,6 +40,7 @@ TABLES: Mapping[TableName, _Query] = MappingProxyType(
     {
         "overlap": lambda s, _, names: queries.export_table(s, names),
         "analyses": _analyses,
+        "curves": lambda s, ids, _: queries.curves(s, ids),
         "eigenvalues": lambda s, ids, _: queries.eigenvalues(s, ids),
         "layers": _each(queries.layer_shares),
         "magnitudes": _each(queries.magnitude_bins),

@@ -9,8 +9,8 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from core.results.clock import present
-from core.results.models import Worker
+from seigh.core.results.clock import present
+from seigh.core.results.models import Worker
 
 # A worker that has not been heard of for this long is taken for dead.
 SILENT_AFTER = timedelta(seconds=30)

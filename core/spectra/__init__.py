@@ -1,16 +1,19 @@
 """Eigenpairs of large symmetric operators, matrix-free."""
 
-from core.spectra.aposteriori import APosteriori, a_posteriori
-from core.spectra.basis import Storage
-from core.spectra.eigenpairs import Eigenpairs, SingularTriplets
-from core.spectra.exact import exact
-from core.spectra.krylov import block_krylov
-from core.spectra.operators import Operator, Shifted, SpectrumError
-from core.spectra.residuals import residuals
-from core.spectra.sketched import eigenpairs_of, seigh, ssvd
+from seigh.core.spectra.aposteriori import APosteriori, a_posteriori
+from seigh.core.spectra.basis import Storage
+from seigh.core.spectra.completeness import Completeness
+from seigh.core.spectra.eigenpairs import Eigenpairs, SingularTriplets
+from seigh.core.spectra.exact import exact
+from seigh.core.spectra.krylov import block_krylov
+from seigh.core.spectra.operators import Deferred, Operator, Shifted, SpectrumError
+from seigh.core.spectra.residuals import numerical_rank, rayleigh, residuals
+from seigh.core.spectra.sketched import eigenpairs_of, seigh, ssvd
 
 __all__ = [
     "APosteriori",
+    "Completeness",
+    "Deferred",
     "Eigenpairs",
     "Operator",
     "Shifted",
@@ -21,6 +24,8 @@ __all__ = [
     "block_krylov",
     "eigenpairs_of",
     "exact",
+    "numerical_rank",
+    "rayleigh",
     "residuals",
     "seigh",
     "ssvd",

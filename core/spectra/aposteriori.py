@@ -10,21 +10,20 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
-from core.spectra.eigenpairs import Eigenpairs, chunks
-from core.spectra.measurements import Gaussian
-from core.spectra.operators import Operator, check_square, multiply
+from seigh.core.spectra.eigenpairs import Eigenpairs, chunks
+from seigh.core.spectra.measurements import Gaussian
+from seigh.core.spectra.operators import Operator, check_square, multiply, typed
 
 # Number of the test vectors among the matrices that one seed stands for; sketches have the first ones.
 _STREAM = 10
 
-# Coordinates that are summed in fp64 at once.
-_SUMMED = 2**16
-
 # Test vectors that are multiplied at once.
 _BLOCK = 32
+
+# Values of ‖H − Ĥ‖_F within its interval at which a band is evaluated.
+_ENDS = 33
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Those of ‖H‖_F and of ‖H − Ĥ‖_F, each with the probability asked for (not both at once)."""
+    """Those of ‖H‖_F and of ‖H − Ĥ‖_F, which hold together with the probability asked for."""
 
     norm: Interval
     error: Interval
@@ -45,14 +44,14 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Scree:
-    """Share of the energy ‖H‖²_F that the best approximation of each rank misses, r = 1 … k.
+    """A band for the share of the energy ‖H‖²_F that the best approximation of each rank misses, r = 1 … k.
 
     scree(r) = (τ_{r+1}(H) / ‖H‖_F)² with τ²_{r+1} the sum of the squared eigenvalues but the r of largest
-    |λ|.
+    |λ|. The whole curve lies in the band with the probability that was asked for.
 
     Attributes:
-        lower: (k,) TYUC's lower estimate, eq. 6.9.
-        upper: (k,) TYUC's upper estimate, eq. 6.10.
+        lower: (k,).
+        upper: (k,).
     """
 
     lower: Tensor
@@ -63,25 +62,29 @@ class Scree:
 class APosteriori:
     """Estimates of ‖H‖_F and ‖H − Ĥ‖_F, Ĥ = V diag(λ) Vᵀ, from Gaussian test vectors.
 
-    Their squares are unbiased.
+    V has orthonormal columns and λ_j = v_jᵀ H v_j, so that H − Ĥ is orthogonal to Ĥ and
+    ‖H‖²_F = Σ_j λ_j² + ‖H − Ĥ‖²_F: only the second part is unknown.
 
     Attributes:
-        norm: Of ‖H‖_F.
-        error: Of ‖H − Ĥ‖_F. In fp32 the rounding errors of the products and of Ĥω are in it, some
-            1e-7 · ‖H‖_F to 1e-6 · ‖H‖_F: an error below that is not seen.
+        known: Σ_j λ_j².
+        error: Of ‖H − Ĥ‖_F; its square is unbiased. In fp32 the rounding errors of the products and of Ĥω are
+            in it, some 1e-7 · ‖H‖_F to 1e-6 · ‖H‖_F: an error below that is not seen.
         tests: Number of test vectors, and so of products spent.
     """
 
-    norm: float
+    known: float
     error: float
     tests: int
 
     @property
+    def norm(self) -> float:
+        """Of ‖H‖_F."""
+        return math.sqrt(self.known + self.error**2)
+
+    @property
     def relative_error(self) -> float:
-        """‖H − Ĥ‖_F / ‖H‖_F as estimated, 0 for H = Ĥ = 0; ∞ where only H is 0."""
-        if self.norm > 0:
-            return self.error / self.norm
-        return 0.0 if self.error == 0 else math.inf
+        """‖H − Ĥ‖_F / ‖H‖_F as estimated, 0 for H = Ĥ = 0."""
+        return self.error / self.norm if self.norm > 0 else 0.0
 
     def interval(self, probability: float = 0.95) -> Intervals:
         """Where the two norms lie, whatever H is.
@@ -92,11 +95,11 @@ class APosteriori:
 
         the second one for any ε > 0 (both are Chernoff's bound for X/s, a convex combination of χ²₁/n
         sums, at its worst where A has rank 1). With ε₋ and ε₊ such that each is (1 − p)/2, s lies in
-        [X/(1 + ε₊), X/(1 − ε₋)] with probability p at least, over the draw of the test vectors.
+        [X/(1 + ε₊), X/(1 − ε₋)] with probability p at least, over the draw of the test vectors. That is
+        applied to H − Ĥ, and ‖H‖_F follows from it, so that both hold together.
 
         Args:
-            probability: p, that each of the two intervals contains its norm; for both at once it is at
-                least 2p − 1.
+            probability: p.
 
         Raises:
             ValueError: p is not in (0, 1).
@@ -104,38 +107,50 @@ class APosteriori:
         if not 0 < probability < 1:
             raise ValueError(f"The probability must be between 0 and 1; got {probability}.")
         lowest, highest = _extremes(self.tests, (1 - probability) / 2)
+        missed = Interval(self.error / math.sqrt(highest), self.error / math.sqrt(lowest))
+        norm = Interval(*(math.sqrt(self.known + end**2) for end in (missed.lower, missed.upper)))
+        return Intervals(norm, missed)
 
-        def around(estimate: float) -> Interval:
-            return Interval(estimate / math.sqrt(highest), estimate / math.sqrt(lowest))
+    def scree(self, values: Tensor, uncertainty: Tensor | None = None, probability: float = 0.95) -> Scree:
+        """A band that holds the whole scree curve with a probability, in the place of TYUC's §6.5.
 
-        return Intervals(around(self.norm), around(self.error))
-
-    def scree(self, values: Tensor) -> Scree:
-        """Bounds on the share of energy that rank r misses, for each r (TYUC §6.5).
-
-        [(τ_{r+1}(Ĥ)/‖H‖_F)², ((τ_{r+1}(Ĥ) + ‖H − Ĥ‖_F)/‖H‖_F)²], with the estimated norms. Were these
-        exact, the upper bound would hold always, by |τ_{r+1}(H) − τ_{r+1}(Ĥ)| ≤ ‖H − Ĥ‖_F, and the lower one
-        wherever the |λ| are no larger than those of H, as Ritz values are (Cauchy interlacing), so for
-        ``block_krylov`` and ``exact``; those of a sketched core may be, if by little.
+        With S_r = Σ_{j≤r} λ_j², e the true ‖H − Ĥ‖_F and T_r the energy of the r largest |eigenvalues| of H,
+        scree(r) = 1 − T_r / (S_k + e²). Rayleigh–Ritz values interlace, and any orthonormal V holds no more
+        energy than the best one, so that T_r ≥ S_r. From above, T_r ≤ Σ_{j≤r} (|λ_j| + u_j)² where each |λ_j|
+        is off by no more than u_j, and T_r ≤ (√S_r + e)² always, as the root of T_r is a norm of H. The only
+        random number is e, and every bound is taken over the interval that holds it.
 
         Args:
             values: (k,), λ of Ĥ.
+            uncertainty: (k,), u; None where nothing is known of them.
+            probability: Of the interval for e, and so of the band.
         """
-        squared = values.double().abs().sort(descending=True).values.square()
-        tail = squared.flip(0).cumsum(0).flip(0) - squared
-        tail = tail.clamp_min(0).sqrt()
-        scale = self.norm if self.norm > 0 else 1.0
-        return Scree((tail / scale).square(), ((tail + self.error) / scale).square())
+        order = values.double().abs().argsort(descending=True)
+        sizes = values.double().abs()[order]
+        taken = sizes.square().cumsum(0)
+        ends = self.interval(probability).error
+        missed = torch.linspace(ends.lower, ends.upper, _ENDS, dtype=torch.float64, device=sizes.device)[
+            :, None
+        ]
+        total = self.known + missed.square()
+        if float(total.max()) == 0:  # there is no energy to miss
+            return Scree(torch.zeros_like(taken), torch.zeros_like(taken))
+        total = total.clamp_min(torch.finfo(torch.float64).tiny)
+        most = (taken.sqrt() + missed).square()
+        if uncertainty is not None:
+            most = torch.minimum(most, (sizes + uncertainty.double()[order]).square().cumsum(0))
+        lower = (1 - most / total).clamp(0, 1).amin(0)
+        return Scree(lower, (1 - taken / total).clamp(0, 1).amax(0))
 
 
 def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed: int = 0) -> APosteriori:
-    """Estimate ‖H‖_F and ‖H − V diag(λ) Vᵀ‖_F by ‖Hω‖ and ‖Hω − Ĥω‖ of Gaussian ω (TYUC §6).
+    """Estimate ‖H − V diag(λ) Vᵀ‖_F by ‖Hω − Ĥω‖ of Gaussian ω (TYUC §6), and ‖H‖_F by what V holds of it.
 
     Args:
         operator: H, D × D. Symmetry and signs do not matter.
-        pairs: Ĥ.
+        pairs: Ĥ, with orthonormal vectors and λ_j = v_jᵀ H v_j.
         tests: Number of test vectors and of products, at least 1; n of them leave a relative standard
-            deviation of at most √(2/n) in the squared norms.
+            deviation of at most √(2/n) in the squared norm of H − Ĥ.
         seed: Seeds the test vectors. They are independent of everything that a method draws from the same
             seed, as they must be of Ĥ.
 
@@ -143,20 +158,20 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
         ValueError: tests < 1.
         SpectrumError: A product is not finite.
     """
+    operator = typed(operator)
     dimension = check_square(operator, 1, operator.shape[0])
     if tests < 1:
         raise ValueError(f"An error estimate needs at least 1 test vector; got {tests}.")
-    norm = error = 0.0
+    error = 0.0
     # More tests than coordinates are sound, but no matrix has more rows than columns.
     for number, first in enumerate(range(0, tests, dimension)):
         n = min(dimension, tests - first)
         draw = Gaussian(n, dimension, (seed, _STREAM, number), operator.dtype, operator.device)
         for start in range(0, n, _BLOCK):
             omega = draw.columns(start, min(start + _BLOCK, n)) * dimension**0.5
-            products = multiply(operator, omega)
-            norm += sum(float(p.double().square().sum()) for p in torch.split(products, _SUMMED))
-            error += _squared_distance(products, omega, pairs)
-    return APosteriori(math.sqrt(norm / tests), math.sqrt(error / tests), tests)
+            error += _squared_distance(multiply(operator, omega), omega, pairs)
+    known = float(pairs.values.double().square().sum())
+    return APosteriori(known, math.sqrt(error / tests), tests)
 
 
 def _squared_distance(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> float:
@@ -180,6 +195,8 @@ def _extremes(tests: int, tail: float) -> tuple[float, float]:
 
     In logarithms: ε + log(1 − ε) and log(1 + ε) − ε are both (2/n) log(tail).
     """
+    from scipy.optimize import brentq  # SciPy takes long to import
+
     target = 2 / tests * math.log(tail)
     # 1 − ε₋ = e^l, with few tests closer to 0 than 1 − ε₋ could tell.
     lowest = brentq(lambda l: 1 - math.exp(l) + l - target, target - 1, 0)

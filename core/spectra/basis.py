@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from core.spectra.eigenpairs import form
-from core.spectra.operators import SpectrumError
-from core.spectra.orthogonal import gram, inner, subtract
+from seigh.core.spectra.eigenpairs import form
+from seigh.core.spectra.operators import SpectrumError
+from seigh.core.spectra.orthogonal import gram, inner, subtract
 
 # Bytes of a basis in a file that are worked on at once: large enough for the speed of a matrix product, small
 # enough to keep what is resident, or on its way to a GPU, small.
@@ -152,10 +152,16 @@ class Basis:
             rows.copy_(vectors)
 
     def remove(self, vectors: Tensor, size: int) -> Tensor:
-        """Vectors (b, D) less their parts along the first ``size`` rows, in place: one pass over them."""
-        for _, piece in self.pieces(size):
-            subtract(vectors, inner(vectors, piece), piece)
-        return vectors
+        """Take their parts along the first ``size`` rows out of vectors (b, D), in place: one pass over them.
+
+        Returns:
+            What was taken out, (b, size) fp64.
+        """
+        parts = torch.zeros(len(vectors), size, dtype=torch.float64, device=vectors.device)
+        for part, piece in self.pieces(size):
+            parts[:, part] = inner(vectors, piece)
+            subtract(vectors, parts[:, part], piece)
+        return parts
 
     def rotate(self, rotation: Tensor) -> None:
         """Replace the first p rows by ``rotationᵀ @ rows[:m]``, for rotation (m, p) with p ≤ m."""
@@ -175,7 +181,7 @@ class Basis:
     def save(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was written so far findable by ``load``; in memory there is nothing to do."""
 
-    def load(self, facts: dict[str, Any]) -> dict[str, Tensor] | None:
+    def load(self, facts: dict[str, Any]) -> dict[str, Tensor] | None:  # noqa: ARG002  # FileBasis compares them
         """The state saved last by a computation of the same ``facts`` (JSON), if its rows are intact."""
         return None
 

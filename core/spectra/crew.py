@@ -2,7 +2,7 @@
 
 A part is described by JSON and the names of blocks, and whoever performs it gets the same result: how a
 computation is cut depends on its sizes alone, never on who is there to help, and sums are formed in a fixed
-order. Who performs which part when is a crew's affair (``tasks.parts``).
+order. Who performs which part when is a crew's affair (``seigh.tasks.parts``).
 
 Shared are products with the operator, by the columns; and passes over a basis that do much with each number
 that they read, by slices of the coordinates: Gram matrices of whole sketches, and vectors formed from a basis
@@ -21,11 +21,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from core.spectra.basis import Basis, Storage
-from core.spectra.blocks import SLICE, Block, BlockError, Blocks, digest
-from core.spectra.eigenpairs import form
-from core.spectra.operators import Operator
-from core.spectra.orthogonal import gram
+from seigh.core.spectra.basis import Basis, Storage
+from seigh.core.spectra.blocks import SLICE, Block, BlockError, Blocks, digest
+from seigh.core.spectra.eigenpairs import form
+from seigh.core.spectra.operators import Operator
+from seigh.core.spectra.orthogonal import gram
 
 # Where in the shared folder things are: what a computation goes on from, and what parts are told and answer.
 KEPT, EXCHANGED = "kept/", "exchanged/"

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seigh.core.spectra.completeness import Completeness
+
 # Part of a basis that is held in fp64 at once, in bytes: bounds the memory of streamed products, and blocks
 # of this size the allocator hands out again, where it maps larger ones anew.
 CHUNK_BYTES = 16 * 2**20
@@ -109,6 +111,14 @@ class Eigenpairs(Vectors):
         values: (n,) fp64, by descending |λ|.
         residuals: (n,) fp64, ‖Hv − λv‖₂ per pair, or None where the method does not give them.
         hvps: Hessian-vector products spent.
+        rounding: (n,) fp64, what rounding makes wrong in Hv; it is in the residuals. None where it is
+            unknown.
+        outside: The largest |eigenvalue| that vectors which look for missed pairs found outside the basis;
+            None where none looked. It is no bound.
+        completeness: What they say in all; None likewise.
+        ritz: Whether they are the Ritz pairs of a subspace; a sketch's are not, and may be off by all of a
+            residual.
+        precision: Unit of rounding error of the products, where it is not that of the basis.
         coarser: What the same run would have returned from a smaller subspace, or None: the distance between
             the two says how far the computation has converged.
         record: How they were computed; JSON.
@@ -119,6 +129,11 @@ class Eigenpairs(Vectors):
     hvps: int
     coarser: Eigenpairs | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+    rounding: Tensor | None = None
+    outside: float | None = None
+    completeness: Completeness | None = None
+    precision: float | None = None
+    ritz: bool = True
 
     def formed(self, out: Tensor) -> Eigenpairs:
         """The same pairs with Vᵀ itself as their basis, written to ``out`` (at least n × D).
@@ -130,16 +145,22 @@ class Eigenpairs(Vectors):
         return replace(self, basis=vectors, coefficients=unit, coarser=None)
 
     def shifted(self, shift: float) -> Eigenpairs:
-        """The same pairs as those of H + ``shift``·I, in their order; ``coarser`` is dropped."""
+        """The same pairs as those of H + ``shift``·I, in their order; ``coarser`` is dropped.
+
+        Where H is zero, H + ``shift``·I has eigenvalues of size |``shift``|: of those that lie outside, any
+        may take the place of a pair that is no larger.
+        """
         values = self.values + shift
         order = values.abs().argsort(descending=True, stable=True)
         residuals = None if self.residuals is None else self.residuals[order]
         return replace(
             self,
+            rounding=None if self.rounding is None else self.rounding[order],
             values=values[order],
             coefficients=self.coefficients[:, order],
             residuals=residuals,
             coarser=None,
+            outside=(self.outside or 0.0) + abs(shift) if shift else self.outside,
         )
 
     def top(self, k: int) -> Eigenpairs:
@@ -149,6 +170,7 @@ class Eigenpairs(Vectors):
             values=self.values[:k],
             coefficients=self.coefficients[:, :k],
             residuals=None if self.residuals is None else self.residuals[:k],
+            rounding=None if self.rounding is None else self.rounding[:k],
             coarser=None if self.coarser is None else self.coarser.top(k),
         )
 
@@ -158,7 +180,7 @@ class SingularTriplets(Vectors):
     """A ≈ U diag(values) Vᵀ; ``rows``, ``vectors`` and ``columns`` are those of U.
 
     Attributes:
-        right: V.
+        right: The right singular vectors V.
         values: (n,) fp64, descending.
         hvps: Products spent.
         record: How they were computed; JSON.

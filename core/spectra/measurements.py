@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor
 
-from core.names import TEST_MATRICES, TestMatrixName
-from core.spectra.eigenpairs import chunks
+from seigh.core.names import TEST_MATRICES, TestMatrixName
+from seigh.core.spectra.eigenpairs import chunks
 
 # A matrix is known by a seed and, where one seed serves several matrices, the number of each.
 Seed = int | tuple[int, ...]
@@ -189,6 +188,8 @@ def padded_length(n: int, dimension: int) -> int:
     """Length N ≥ D of the transforms of an n × D SSRFT."""
     if dimension < _SHORTEST_PADDED or 2 * n > dimension:
         return dimension
+    import scipy.fft  # SciPy takes long to import
+
     return int(scipy.fft.next_fast_len(dimension, real=True))
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from seigh.core.errors import UserError
+
 
 class Operator(Protocol):
-    """A real symmetric matrix known by its products; a dense tensor is one too."""
+    """A real symmetric matrix known by its products; a dense tensor is one too.
+
+    The methods also take an operator without ``dtype`` and ``device``, which are then torch's defaults.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -43,7 +49,49 @@ class Shifted:
         return torch.add(self._operator @ block, block, alpha=self._shift)
 
 
-class SpectrumError(ValueError):
+class Deferred:
+    """An operator that is made when it is first multiplied with, and costs nothing before.
+
+    >>> Deferred((2, 2), torch.float64, torch.device("cpu"), lambda: 2 * torch.eye(2).double()) @ torch.ones(
+    ...     2, 1
+    ... ).double()
+    tensor([[2.],
+            [2.]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, make: Callable[[], Operator]
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.device = device
+        self._make = make
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """(D, b) → (D, b)."""
+        return self._make() @ block
+
+
+class _Typed:
+    """An operator that does not say its type and device: those of torch's usual tensors."""
+
+    def __init__(self, operator: Any) -> None:
+        self.shape = operator.shape
+        self.dtype = getattr(operator, "dtype", torch.get_default_dtype())
+        self.device = getattr(operator, "device", torch.empty(0).device)
+        self._operator = operator
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        product: Tensor = self._operator @ block
+        return product
+
+
+def typed(operator: Operator) -> Operator:
+    """The operator with ``dtype`` and ``device``; where it has none, they are torch's defaults."""
+    return operator if hasattr(operator, "dtype") and hasattr(operator, "device") else _Typed(operator)
+
+
+class SpectrumError(UserError):
     """The operator has no usable spectrum; the message is one sentence for the user."""
 
 

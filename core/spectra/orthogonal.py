@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.spectra.eigenpairs import chunks, strips
+from seigh.core.spectra.eigenpairs import chunks, strips
 
 # Columns that are multiplied at once: sums in fp32 that are no longer lose no digits. A GPU wants more work
 # at a time.

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.names import TestMatrixName
-from core.spectra.basis import Storage
-from core.spectra.eigenpairs import (
+from seigh.core.names import TestMatrixName
+from seigh.core.spectra.basis import Storage
+from seigh.core.spectra.eigenpairs import (
     CHUNK_BYTES,
     Eigenpairs,
     SingularTriplets,
@@ -24,9 +24,9 @@ from core.spectra.eigenpairs import (
     by_magnitude,
     chunks,
 )
-from core.spectra.measurements import TestMatrix, draw_test_matrix
-from core.spectra.operators import Operator, SpectrumError, check_square, multiply
-from core.spectra.orthogonal import orthonormaliser
+from seigh.core.spectra.measurements import TestMatrix, draw_test_matrix
+from seigh.core.spectra.operators import Operator, SpectrumError, check_square, multiply, typed
+from seigh.core.spectra.orthogonal import orthonormaliser
 
 # Measurements that are made at once, at least.
 BLOCK = 32
@@ -71,6 +71,7 @@ def seigh(
         SpectrumError: A product is not finite, or the storage is too small.
     """
     k = outer if k is None else k
+    operator = typed(operator)
     _check_sketch(operator, k, outer, inner)
     right, left = (_draw(operator, test_matrix, inner, seed, stream) for stream in (0, 1))
     sketch = _Sketch(operator, left, [(right, outer)], storage, (outer, inner, seed, test_matrix))
@@ -78,7 +79,9 @@ def seigh(
     (basis,) = sketch.orthonormal()
     core = _solve_core(left, basis, measured, right, basis)
     values, rotation = by_magnitude(*torch.linalg.eigh((core + core.T) / 2))
-    return Eigenpairs(basis, rotation, values, residuals=None, hvps=inner, record=sketch.record()).top(k)
+    return Eigenpairs(
+        basis, rotation, values, residuals=None, hvps=inner, record=sketch.record(), ritz=False
+    ).top(k)
 
 
 def ssvd(
@@ -113,6 +116,7 @@ def ssvd(
         SpectrumError: A product is not finite, or the storage is too small.
     """
     k = outer if k is None else k
+    operator = typed(operator)
     _check_sketch(operator, k, outer, inner)
     right, left = (_draw(operator, test_matrix, inner, seed, stream) for stream in (0, 1))
     outers = [_draw(operator, test_matrix, outer, seed, stream) for stream in (2, 3)]
@@ -143,7 +147,13 @@ def eigenpairs_of(triplets: SingularTriplets) -> Eigenpairs:
     aligned = (triplets.coefficients * (products @ triplets.right.coefficients)).sum(0)
     values = torch.where(aligned < 0, -triplets.values, triplets.values)
     return Eigenpairs(
-        left, triplets.coefficients, values, residuals=None, hvps=triplets.hvps, record=triplets.record
+        left,
+        triplets.coefficients,
+        values,
+        residuals=None,
+        hvps=triplets.hvps,
+        record=triplets.record,
+        ritz=False,
     )
 
 

@@ -34,7 +34,7 @@ OLD = {
     "precision": "float32",
 }
 # Those added since, with theirs.
-NEW = {
+NEW: Settings = {
     "curvature": "hessian",
     "parameters": [],
     "test_matrix": "ssrft",
@@ -57,7 +57,7 @@ def upgrade() -> None:
     # SQLite rebuilds the table for this, and would lose the check, which cannot be read back from it.
     states = "state IN ('queued', 'running', 'finished', 'failed', 'cancelled')"
     check = sa.CheckConstraint(states, name=op.f("ck_analysis_state"))
-    with op.batch_alter_table("analysis", table_args=[check]) as table:
+    with op.batch_alter_table("analysis", table_args=(check,)) as table:
         table.alter_column("parameters", existing_type=sa.Integer(), nullable=False)
         table.alter_column("curvature", existing_type=sa.String(length=16), nullable=False)
     op.add_column("eigenvalue", sa.Column("scree_lower", sa.Double(), nullable=True))

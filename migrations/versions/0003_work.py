@@ -4,6 +4,8 @@ Revision ID: 0003
 Revises: 0002
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -99,12 +101,12 @@ def _give_every_id_once(table: str) -> None:
     # The table is rebuilt, and would lose the check, which cannot be read back from it.
     check = sa.CheckConstraint(f"state IN {STATES}", name=op.f(f"ck_{table}_state"))
     with op.batch_alter_table(
-        table, recreate="always", table_args=[check], table_kwargs={"sqlite_autoincrement": True}
+        table, recreate="always", table_args=(check,), table_kwargs={"sqlite_autoincrement": True}
     ):
         pass
 
 
-def _life() -> list[sa.Column]:
+def _life() -> list[sa.Column[Any]]:
     """The columns that all kinds of work have, as ``analysis`` has had them since 0001."""
     return [
         sa.Column("id", sa.Integer(), nullable=False),

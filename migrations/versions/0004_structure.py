@@ -4,6 +4,8 @@ Revision ID: 0004
 Revises: 0003
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -48,7 +50,7 @@ def downgrade() -> None:
     op.drop_table("layer_share")
 
 
-def _of_analysis(table: str, first: sa.Column, *columns: sa.Column) -> None:
+def _of_analysis(table: str, first: sa.Column[Any], *columns: sa.Column[Any]) -> None:
     """A table of rows of an analysis, at each k one for every value of the first column."""
     op.create_table(
         table,

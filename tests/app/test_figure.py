@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
-from app import figure
+from seigh.app import figure
 from tests.app.charts.frames import curves
 
 

@@ -11,17 +11,19 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from app import launch
-from core.settings import Settings
+from seigh.app import launch
+from seigh.core.results import incidents
+from seigh.core.results.session import sessions
+from seigh.core.settings import Settings
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.stack
@@ -30,13 +32,21 @@ pytestmark = pytest.mark.stack
 class Up:
     """A running ``seigh up``, and what it has said so far."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(
+        self,
+        *options: str,
+        command: Sequence[str] = (sys.executable, "-m", "seigh.app.cli"),
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "up", *options],
+            [*command, "up", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            cwd=cwd,
+            env=env,
         )
         self.said = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -64,8 +74,8 @@ def start_up(home: Settings) -> Iterator[Callable[..., Up]]:
     """Starts ``seigh up`` for the home."""
     started: list[Up] = []
 
-    def start(*options: str) -> Up:
-        started.append(Up(*options))
+    def start(*options: str, **where: Any) -> Up:
+        started.append(Up(*options, **where))
         return started[-1]
 
     yield start
@@ -172,33 +182,109 @@ def test_a_killed_stack_leaves_no_process_and_can_be_started_again(
     up.end(signal.SIGKILL)
     wait_until(lambda: left_of(pids) == set(), 60, "no process is left")
     again = start_up("--port", "8700")
-    again.wait_for("SEIGH Lab (runs) at")
+    again.wait_for("(Ctrl-C ends it)")
     assert again.end(signal.SIGINT) == 0
 
 
-def test_what_ends_is_started_again_unless_that_does_not_help(
-    home: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "_SHORTEST_LIFE", 1.0)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_loses_is_heeded_all_the_same() -> None:
+    class Collected:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with launch._signals_as_exceptions():
+        launch.heed_signals()  # nothing was heard yet
+        Collected()  # exceptions are lost there
+        with pytest.raises(SystemExit) as left:
+            launch.heed_signals()
+    assert left.value.code == 128 + signal.SIGTERM
+    with launch._signals_as_exceptions():
+        launch.heed_signals()
+
+
+def said(home: Settings) -> list[str]:
+    """What the pages say of the installation."""
+    with sessions(home.database)() as s:
+        return [each.message for each in incidents.recent(s)]
+
+
+def test_what_ends_or_hangs_is_started_again(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_HEALTH_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "_MISSING_ANSWERS", 2)
     with launch.stack(home, port=8710) as stack:
-        worker = next(process for process in stack.processes if process.name == "worker")
-        first = worker.popen.pid
-        time.sleep(1.1)
+        processes = {process.name: process for process in stack.processes}
+        pids = {name: process.popen.pid for name, process in processes.items()}
         stack.tend()
-        assert worker.popen.pid == first
+        assert {name: process.popen.pid for name, process in processes.items()} == pids
 
-        os.kill(first, signal.SIGKILL)
-        worker.popen.wait()
-        stack.tend()
-        assert worker.popen.pid != first
-        assert worker.popen.poll() is None
+        os.kill(pids["worker"], signal.SIGKILL)
+        processes["worker"].popen.wait()
+        os.killpg(pids["dashboard"], signal.SIGSTOP)  # it listens, and answers no more; SIGTERM would wait
 
-        worker.popen.kill()
-        worker.popen.wait()
-        with pytest.raises(launch.LaunchError, match="worker process ended right after its start"):
+        def all_is_well() -> bool:
             stack.tend()
+            return launch._dashboard_answers(stack.port)
+
+        wait_until(all_is_well, 120, "the page answers again")
+        assert {name for name, each in processes.items() if each.popen.pid != pids[name]} == {
+            "worker",
+            "dashboard",
+        }
     assert left_of(process.popen.pid for process in stack.processes) == set()
     assert not launch.redis_answers(home)
+
+
+def test_what_keeps_ending_is_held_back_and_said_and_the_rest_goes_on(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_LONGEST_PAUSE", 0.2)
+    log = home.root / "logs" / "test.log"
+    starts = home.root / "starts"
+    dying = launch.Process("worker", ["sh", "-c", f"echo >> '{starts}'; exit 1"], {}, log)
+    living = launch.Process("dashboard", ["sleep", "60"], {}, log)
+    stack = launch.Stack(os.getpid(), 1, (dying, living), home.database)
+    for process in stack.processes:
+        process.start()
+
+    def started(times: int) -> bool:
+        stack.tend()
+        return starts.exists() and len(starts.read_text()) >= times
+
+    try:
+        wait_until(lambda: started(4), 30, "it is started again and again")
+        (sentence,) = said(home)
+        assert re.match(r"The worker process ended unexpectedly, \d times in short succession", sentence)
+        assert sentence.endswith(f"the end of {log} says why.")
+        assert living.popen.poll() is None
+
+        monkeypatch.setattr(launch, "_SHORTEST_LIFE", 0.0)
+        dying.command = ["sleep", "60"]
+
+        def all_is_well() -> bool:
+            stack.tend()
+            return said(home) == []
+
+        wait_until(all_is_well, 30, "it stays, and nothing is said any more")
+    finally:
+        for process in stack.processes:
+            process.kill()
+
+
+def test_a_pause_of_the_supervisor_ends_nobody(home: Settings) -> None:
+    """What has not answered, as the whole machine slept, is asked again before it is ended."""
+    answers = iter([True, False, False, True, True])
+    process = launch.Process(
+        "dashboard", ["sleep", "60"], {}, home.root / "test.log", healthy=lambda _: next(answers)
+    )
+    process.start()
+    first = process.popen.pid
+    try:
+        for _ in range(5):
+            process._asked -= 3600  # an hour has passed
+            process.tend()
+        assert process.popen.pid == first
+    finally:
+        process.kill()
 
 
 def test_a_process_that_does_not_start_is_said_with_its_log(

@@ -7,17 +7,18 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from core.problems import architectures
-from core.results import queries, workers
-from core.results.models import Analysis, Checkpoint
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
+from seigh.core.problems import architectures
+from seigh.core.results import queries, workers
+from seigh.core.results.models import Analysis, Checkpoint
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
 from tests.core.problems.originals import write_mnist
 
 Open = Callable[..., AppTest]
@@ -130,12 +131,60 @@ def uploaded(app: AppTest, files: dict[str, bytes]) -> AppTest:
     [
         (["weights.safetensors"], "Give weights.safetensors its training step"),
         (["step_5.safetensors", "again_5.safetensors"], "both have step 5"),
+        (["vit_b_16.safetensors"], "Give vit_b_16.safetensors its training step"),
+        (
+            ["epoch_3.safetensors", "step_5.safetensors"],
+            "Give epoch_3.safetensors its training step in the table: it tells its epoch only, 3, while "
+            "step_5.safetensors tells its step.",
+        ),
     ],
 )
 def test_wants_a_step_of_its_own_for_every_file(open_page: Open, names: list[str], sentence: str) -> None:
     app = uploaded(open_page("new_analysis"), {name: weights() for name in names})
     assert sentence in warnings(app).replace("\\", "")
     assert app.button(key="new_start").disabled
+
+
+def test_epochs_that_became_steps_give_way_when_a_file_with_a_step_joins_them(open_page: Open) -> None:
+    app = uploaded(
+        open_page("new_analysis"), {f"epoch={n}-val_loss=0.7{n}.pt": weights(note=str(n)) for n in (1, 2)}
+    )
+    assert table(app)["step"] == [1, 2]
+    assert table(app)["proposed"] == ["the epoch", "the epoch"]
+    app.file_uploader(key="new_files_1").set_value([("step_5.pt", weights(), "application/octet-stream")])
+    app.run()
+    assert table(app)["file"][0] == "step_5.pt"
+    assert table(app)["step"][0] == 5
+    assert all(pd.isna(step) for step in table(app)["step"][1:])
+    assert table(app)["proposed"][1:] == ["not known; epoch 1", "not known; epoch 2"]
+
+
+def test_a_guessed_step_is_proposed_and_has_to_be_confirmed(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)
+    files = {f"model_{step}.safetensors": weights(note=str(step)) for step in (8, 10)}
+    app = uploaded(open_page("new_analysis"), files)
+    assert table(app)["step"] == [8, 10]
+    assert set(table(app)["proposed"]) == {"a guess from the name"}
+    assert "Confirm or change the guessed training steps of model_8.safetensors and 1 more" in warnings(app)
+    app.selectbox(key="new_model").select("mine")
+    app.text_input(key="new_user").set_value("ada").run()
+    assert app.button(key="new_start").disabled
+    (confirm,) = [box for box in app.checkbox if box.label == "These are the training steps"]
+    confirm.check().run()
+    app.button(key="new_start").click().run()
+    with sessions(home.database)() as s:
+        assert set(queries.runs(s).query("k == 100")["step"]) == {8, 10}
+
+
+def test_a_guess_that_was_edited_needs_no_confirmation(open_page: Open) -> None:
+    app = uploaded(open_page("new_analysis"), {"model_8.safetensors": weights()})
+    assert "Confirm or change" in warnings(app)
+    edits = {0: {"step": 800}}
+    app.session_state[app.data_editor[0].key] = {"edited_rows": edits, "added_rows": [], "deleted_rows": []}
+    app.run()
+    assert "Confirm or change" not in warnings(app)
 
 
 def test_leaves_out_what_it_cannot_read_and_queues_the_rest(
@@ -194,6 +243,68 @@ def test_says_at_start_what_the_database_does_not_allow(open_page: Open, add: Ad
     assert not app.success
 
 
+def rare(counts: tuple[int, ...]) -> bytes:
+    """A data file for the MLP with so many samples of each class."""
+    file = io.BytesIO()
+    y = np.repeat(np.arange(len(counts)), counts)
+    np.savez(file, x=np.random.default_rng(0).random((len(y), 256), dtype=np.float32), y=y)
+    return file.getvalue()
+
+
+def test_a_data_file_is_taken_whole_whatever_its_classes(open_page: Open, add: Add, home: Settings) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_9.safetensors": weights()})
+    app.selectbox(key="new_data").select("a file of my own …").run()
+    content = rare((90, 9, 1))
+    app.file_uploader(key="new_data_file_0").set_value([("mine.npz", content, "application/octet-stream")])
+    app.run()
+    assert "too small for a class-balanced subset of 500" in warnings(app)
+    assert "the subset all or random" in warnings(app)
+    app.selectbox(key="new_subset").select("all").run()
+    assert "new_samples" not in {field.key for field in app.number_input}
+    assert "N: all 100." in texts(app, "caption")
+    app.selectbox(key="new_model").select("mine")
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    assert "1 analysis is queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        runs = queries.runs(s)
+    assert runs.query("step == 9")[["samples", "sampling"]].values.tolist() == [[100, "all"]]
+
+
+@pytest.mark.parametrize(
+    ("subset", "indices", "said"),
+    [
+        ("all", None, "N: all 540 of the test split."),
+        ("indices", "0-9, 539", "N = 11."),
+    ],
+)
+def test_the_number_of_samples_is_said_where_it_is_not_chosen(
+    open_page: Open, subset: str, indices: str | None, said: str
+) -> None:
+    app = open_page("new_analysis")
+    app.selectbox(key="new_subset").select(subset).run()
+    if indices is not None:
+        assert "the subset indices has none" in warnings(app)
+        app.text_area(key="new_indices").set_value(indices).run()
+    assert said in texts(app, "caption")
+    assert "subset" not in warnings(app)
+    assert {metric.label for metric in app.metric} >= {"HVPs per analysis"}
+
+
+@pytest.mark.parametrize(
+    ("indices", "sentence"),
+    [("0-540", "so there is no sample 540"), ("1, 1", "name sample 1 twice"), ("a", "'a' is no index")],
+)
+def test_indices_that_cannot_work_get_a_sentence(open_page: Open, indices: str, sentence: str) -> None:
+    app = open_page("new_analysis")
+    app.selectbox(key="new_subset").select("indices").run()
+    app.text_area(key="new_indices").set_value(indices).run()
+    assert sentence in warnings(app).replace("\\", "")
+    assert app.button(key="new_start").disabled
+    assert not app.exception
+
+
 # --- Files ------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +358,18 @@ def test_many_files_of_a_run_become_one_model_in_the_order_of_their_epochs(open_
     assert table(app)["file"] == ["b.ckpt", "a.ckpt"]
     assert table(app)["step"] == [1, 10]
     assert "epochs stand in the column of steps" in texts(app, "info")
-    assert "b.ckpt and 1 more**: Weights in float16 are computed in float32." in texts(app, "caption")
+    assert "b.ckpt and 1 more**: Weights in float16 are computed in the precision of the analysis." in texts(
+        app, "caption"
+    )
+
+
+def test_an_architecture_stays_chosen_when_more_files_change_its_label(open_page: Open) -> None:
+    app = uploaded(open_page("new_analysis"), {"step_1.pt": weights(note="1")})
+    app.session_state["new_architecture"] = "tanh-mlp – fits 1 of 1"  # as the browser sends it then
+    app.file_uploader(key="new_files_1").set_value([("step_2.pt", weights(), "application/octet-stream")])
+    app.run()
+    assert "is not understood" not in warnings(app)
+    assert "D = 7,030: all parameters." in texts(app, "caption")
 
 
 def test_steps_are_edited_and_files_left_out_in_the_table(open_page: Open, add: Add, home: Settings) -> None:

@@ -15,15 +15,15 @@ import redis
 import torch
 from typer.testing import CliRunner
 
-from app import cli, launch, operations
-from app.launch import LaunchError
-from app.monitoring import Lab
-from core import device
-from core.device import Device
-from core.problems import architectures
-from core.results.models import Analysis
-from core.results.session import close, revision, sessions
-from core.settings import Settings, SettingsError
+from seigh.app import cli, launch, operations
+from seigh.app.launch import LaunchError
+from seigh.app.monitoring import Lab
+from seigh.core import device
+from seigh.core.device import Device
+from seigh.core.problems import architectures
+from seigh.core.results.models import Analysis
+from seigh.core.results.session import close, revision, sessions
+from seigh.core.settings import Settings, SettingsError
 from tests.conftest import wait_until
 from tests.core.results import lab
 
@@ -32,7 +32,7 @@ GPU = Device("cuda", "A Card", 2**36, uuid="c0ffee")
 # Takes the lock of a GPU as a worker does, becomes another program as a worker does, and holds it on.
 _HOLDER = """
 import os, sys
-from app.operations import _hold
+from seigh.app.operations import _hold
 _hold("c0ffee", "cuda:1")
 os.execv(sys.executable, [sys.executable, "-c", "import time; print('held', flush=True); time.sleep(600)"])
 """
@@ -144,7 +144,7 @@ def start(home: Settings) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "app.cli", *arguments]
+        command = [sys.executable, "-m", "seigh.app.cli", *arguments]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         return started[-1]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer
 
-from app import options
-from app.options import Files, command_line, with_settings
-from core.settings import AnalysisSettings
+from seigh.app import options
+from seigh.app.options import Files, command_line, with_settings
+from seigh.core.settings import AnalysisSettings
 
 
 def parsed(words: list[str]) -> tuple[list[Path], AnalysisSettings]:
@@ -45,6 +45,9 @@ def test_every_setting_has_an_option() -> None:
             "tolerance": 1e-5,
         },
         {"label_smoothing": 0.1, "weight_decay": 5e-4},
+        {"subset": "all"},
+        {"subset": "random", "samples": 40},
+        {"subset": "first-per-class"},
         {"architecture": "resnet18(num_classes=10)", "loss": "mse"},
         {"hvp_path": "linearize", "hvp_columns": 4, "batch_size": 10, "data": "my data/it's.npz"},
     ],

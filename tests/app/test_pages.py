@@ -8,11 +8,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from core.names import IOU, METRICS
-from core.results import queries, store
-from core.results.models import Analysis, PairValue
-from core.results.session import sessions
-from core.settings import Settings
+from seigh.core.names import IOU, METRICS
+from seigh.core.results import incidents, queries, store
+from seigh.core.results.models import Analysis, PairValue
+from seigh.core.results.session import close, sessions
+from seigh.core.settings import Settings
 from tests.app.conftest import MAIN
 
 Open = Callable[..., AppTest]
@@ -58,6 +58,14 @@ def test_a_failing_page_shows_a_sentence_and_logs_the_rest(
     ]
     assert not app.exception
     assert "inner secret" in caplog.text
+
+
+def test_a_damaged_database_is_said(open_page: Open, home: Settings) -> None:
+    close(home.database)
+    for file in home.root.glob("seigh.db*"):
+        file.write_bytes(b"no database at all" * 100)
+    (error,) = open_page("overview").error
+    assert str(error.value).startswith("The database is damaged")
 
 
 # --- Overview ---------------------------------------------------------------------------------------------
@@ -111,6 +119,21 @@ def test_runs_shows_every_state(open_page: Open, add: Add) -> None:
     assert [error.value for error in app.error] == ["There was too little of something."]
     assert app.get("progress")[0].text.startswith("eigenpairs · 25%")
     assert [link.label for link in app.get("page_link")] == ["Open"]
+
+
+@pytest.mark.parametrize("page", ["overview", "runs"])
+def test_what_is_wrong_with_the_installation_is_said_until_it_is_over(
+    open_page: Open, home: Settings, page: str
+) -> None:
+    with sessions(home.database).begin() as s:
+        for _ in range(3):
+            incidents.tell(s, "worker on a", "The worker process ended *unexpectedly*.")
+    assert r"The worker process ended \*unexpectedly\*. (3 times, the last one just now)" in texts(
+        open_page(page), "warning"
+    )
+    with sessions(home.database).begin() as s:
+        incidents.over(s, "worker on a")
+    assert "unexpectedly" not in texts(open_page(page), "warning")
 
 
 def test_runs_can_be_narrowed_to_a_state(open_page: Open, add: Add) -> None:
@@ -433,7 +456,7 @@ def test_compare_at_a_sparsity(open_page: Open, add: Add) -> None:
 
 
 @pytest.mark.usefixtures("study")
-def test_compare_has_other_views_that_the_address_restores(open_page: Open, add: Add) -> None:
+def test_compare_has_other_views_that_the_address_restores(open_page: Open) -> None:
     app = open_page("compare", view="spectrum")
     assert len(app.get("vega_lite_chart")) == 2 + 3  # λ₁, accuracy, and a panel for each line
     app.segmented_control(key="compare_view").set_value("size").run()
@@ -624,3 +647,52 @@ def test_metrics_cope_with_any_address(
     app = open_page("metrics", **address)
     assert not app.exception
     assert not app.error
+
+
+# --- Samples ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"samples": 50}, "N = 50"),
+        ({"subset": "all", "samples": 540}, "all 540 test samples"),
+        ({"subset": "all", "samples": 100, "data": f"sha256:{'a' * 64}"}, "all 100 samples"),
+        ({"subset": "first-per-class", "samples": 50}, "N = 50, the first of each class"),
+        ({"subset": "random", "samples": 50}, "N = 50 at random, not balanced"),
+        ({"indices": "0-9,20", "samples": None}, "N = 11 chosen by index"),
+    ],
+)
+def test_pages_say_of_how_many_and_which_samples_a_result_is(
+    open_page: Open, add: Add, settings: dict[str, object], words: str
+) -> None:
+    number = add("finished", settings=settings)
+    overview, result, runs = (open_page(name) for name in ("overview", "result", "runs"))
+    captions = "\n".join(each.value for page in (overview, runs) for each in page.caption)
+    assert captions.replace("\\", "").count(f"{words} ·") == 2
+    (choice,) = [box for box in result.selectbox if box.key == "result_analysis"]
+    assert f"{words}, seed 0" in choice.options[0]
+    table = [str(value).replace("\\", "") for each in result.table for value in each.value.to_numpy().flat]
+    assert words in table
+    assert f"#{number}" in choice.options[0]
+
+
+def test_a_long_list_of_indices_is_a_file_on_the_command_line(open_page: Open, add: Add) -> None:
+    number = add("finished", settings={"indices": list(range(0, 1000, 2)), "samples": None})
+    result = open_page("result")
+    (line,) = [each.value for each in result.code]
+    assert f"--subset indices --indices mlp-step0-test-analysis{number}.json" in line
+    assert not result.exception
+
+
+def test_analyses_of_other_samples_are_lines_of_their_own(open_page: Open, add: Add) -> None:
+    for settings in (
+        {"samples": 50},
+        {"subset": "random", "samples": 50},
+        {"indices": "0-49", "samples": None},
+    ):
+        add("finished", settings=settings)
+    app = open_page("compare")
+    headings = "\n".join(str(each.value) for kind in ("markdown", "caption") for each in app.get(kind))
+    assert "differ from those shown only in" not in headings
+    assert not app.exception

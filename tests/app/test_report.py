@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from app.charts import METRIC_NAMES
-from app.report import report
-from core.results import queries
-from core.results.session import sessions
-from core.results.store import StoreError
-from core.settings import Settings
+from seigh.app.charts import METRIC_NAMES
+from seigh.app.report import report
+from seigh.core.results import queries
+from seigh.core.results.session import sessions
+from seigh.core.results.store import StoreError
+from seigh.core.settings import Settings
 
 Add = Callable[..., int]
 

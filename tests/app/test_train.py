@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.problems import training
-from core.results import queries
-from core.results.models import Training
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings, TrainingSettings
+from seigh.core.problems import training
+from seigh.core.results import queries
+from seigh.core.results.models import Training
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings, TrainingSettings
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from app.uploads import Brought, Part, in_order, only_epochs, proposed_steps, read, shared_notes
-from core.problems import architectures, checkpoints
+from seigh.app.uploads import Brought, Part, UploadFolder, in_order, proposed_steps, read, shared_notes
+from seigh.core.problems import architectures, checkpoints
+from seigh.core.problems.checkpoints import Position
 
 Keep = Callable[..., Part]
 State = dict[str, Tensor]
@@ -56,7 +61,7 @@ def test_a_checkpoint_is_read_and_its_architecture_proposed(keep: Keep, state: S
     (brought,) = read([part], tmp_path)
     assert (brought.name, brought.step, brought.epoch, brought.refusal) == ("last.ckpt", 40, 2, None)
     assert brought.fitting == ("tanh-mlp(num_classes=7)",)
-    assert brought.notes == ("Weights in float16 are computed in float32.",)
+    assert brought.notes == ("Weights in float16 are computed in the precision of the analysis.",)
     assert brought.misfit("tanh-mlp(num_classes=7)") is None
     sentence = brought.misfit("tanh-mlp")
     assert sentence is not None
@@ -143,8 +148,7 @@ def test_files_are_in_the_order_of_their_steps(keep: Keep, state: State, tmp_pat
         brought("step_200.pt", keep, tmp_path, state),
     ]
     assert [file.name for file in in_order(files)] == ["z.pt", "step_200.pt", "step_1000.pt", "unknown.pt"]
-    assert not only_epochs(files)
-    assert proposed_steps(files)[files[2].id] is None  # an epoch is no step among steps
+    assert proposed_steps(files)[files[2].id] == Position()  # an epoch is no step among steps
 
 
 def test_epochs_stand_in_for_steps_where_no_file_tells_any(keep: Keep, state: State, tmp_path: Path) -> None:
@@ -153,15 +157,58 @@ def test_epochs_stand_in_for_steps_where_no_file_tells_any(keep: Keep, state: St
         brought("epoch_3.pt", keep, tmp_path, state),
         brought("a.pt", keep, tmp_path, state),
     ]
-    assert only_epochs(files)
     assert [(file.name, proposed_steps(files)[file.id]) for file in in_order(files)] == [
-        ("epoch_3.pt", 3),
-        ("b.pt", 12),
-        ("a.pt", None),
+        ("epoch_3.pt", Position(3, "epoch")),
+        ("b.pt", Position(12, "epoch")),
+        ("a.pt", Position()),
     ]
+
+
+def test_guesses_are_marked_as_such_and_give_way_to_what_is_told(
+    keep: Keep, state: State, tmp_path: Path
+) -> None:
+    guessed = [brought(f"model_{number}.pt", keep, tmp_path, state) for number in (100, 20)]
+    assert [(file.name, proposed_steps(guessed)[file.id]) for file in in_order(guessed)] == [
+        ("model_20.pt", Position(20, "guess")),
+        ("model_100.pt", Position(100, "guess")),
+    ]
+    known = brought("model_9.pt", keep, tmp_path, state, step=900)
+    assert proposed_steps([known, *guessed])[known.id] == Position(900, "told")
 
 
 def test_a_note_that_many_files_share_is_said_once(keep: Keep, state: State, tmp_path: Path) -> None:
     half = {key: tensor.half() for key, tensor in state.items()}
     files = read([keep("step_1.pt", half), keep("step_2.pt", half), keep("step_3.pt", state)], tmp_path)
-    assert shared_notes(files) == [("step_1.pt and 1 more", "Weights in float16 are computed in float32.")]
+    assert shared_notes(files) == [
+        ("step_1.pt and 1 more", "Weights in float16 are computed in the precision of the analysis.")
+    ]
+
+
+def test_folders_of_sessions_whose_process_was_killed_are_removed_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = """
+import time
+from seigh.app.uploads import UploadFolder
+folder = UploadFolder()
+(folder.path / "file").write_bytes(b"x")
+print(folder.path, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as other:
+        assert other.stdout is not None
+        left = Path(other.stdout.readline().strip())
+        ours = UploadFolder()
+        assert left.parent == ours.path.parent == tmp_path
+        assert left.is_dir()  # its process is alive
+        other.kill()
+    old, new = tmp_path / "seigh-upload-old", tmp_path / "seigh-upload-new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert set(UploadFolder.sweep(tmp_path)) == {left, old}
+    assert sorted(tmp_path.iterdir()) == sorted([ours.path, new])

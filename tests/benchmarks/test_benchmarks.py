@@ -13,8 +13,8 @@ from torch import nn
 from benchmarks import hvp, scaling, spectra
 from benchmarks.methods import Counted
 from benchmarks.problems import Task, Truth, load, measured_residuals
-from core.problems import architectures
-from core.problems.recorder import Recorder
+from seigh.core.problems import architectures
+from seigh.core.problems.recorder import Recorder
 
 
 @pytest.fixture

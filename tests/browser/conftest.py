@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from app import launch
-from core.results.session import close
-from core.settings import Settings
+from seigh.app import launch
+from seigh.core.results.session import close
+from seigh.core.settings import Settings
 from tests.browser import chromium
 
 expect.set_options(timeout=60_000)  # ms

@@ -12,12 +12,12 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from core.problems import architectures, training
-from core.results import queries
-from core.results.models import State
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
-from tasks.submit import Upload, submit
+from seigh.core.problems import architectures, training
+from seigh.core.results import queries
+from seigh.core.results.models import State
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.tasks.submit import Upload, submit
 from tests.browser.conftest import settled
 from tests.conftest import wait_until
 

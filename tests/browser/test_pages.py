@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
-from core.names import METRICS
-from core.problems import training
-from core.results import queries
-from core.results.models import State
-from core.results.session import sessions
-from core.settings import SPLITS, AnalysisSettings, Settings
-from tasks import submit
+from seigh.core.names import METRICS
+from seigh.core.problems import training
+from seigh.core.results import queries
+from seigh.core.results.models import State
+from seigh.core.results.session import sessions
+from seigh.core.settings import SPLITS, AnalysisSettings, Settings
+from seigh.tasks import submit
 from tests.browser.conftest import look_at, settled
 from tests.conftest import wait_until
 
@@ -231,7 +231,12 @@ def test_a_report_is_one_file_that_draws_its_charts_alone(
     expect(heatmaps.locator("g.mark-rect.role-mark path")).to_have_count((1 + len(SPLITS)) * len(STEPS) ** 2)
     layers = sections.filter(has_text="In which layers")
     expect(layers.locator("g.mark-rect.role-mark path")).to_have_count(len(SPLITS) * TENSORS)
-    expect(tab.get_by_role("table").last.get_by_role("row")).to_have_count(1 + POINTS)
+    analyses = tab.get_by_role("heading", name="Analyses").locator("xpath=following-sibling::div[1]")
+    expect(analyses.get_by_role("row")).to_have_count(1 + POINTS)
+    checked = tab.get_by_role("heading", name="How they were checked").locator(
+        "xpath=following-sibling::div[1]"
+    )
+    expect(checked.get_by_role("row").first).to_contain_text("what it means")
     tab.screenshot(path=screenshots / "report.png", full_page=True)
     assert problems == []
     context.close()

@@ -11,10 +11,10 @@ import pytest
 import torch
 from playwright.sync_api import Page, TimeoutError, expect
 
-from core.problems import architectures
-from core.results import queries
-from core.results.session import sessions
-from core.settings import Settings
+from seigh.core.problems import architectures
+from seigh.core.results import queries
+from seigh.core.results.session import sessions
+from seigh.core.settings import Settings
 from tests.browser.conftest import settled
 from tests.browser.test_dashboard import CHECKPOINTS, chart, fill, upload
 

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import ctypes
 import resource
-from core.allocator import freed_memory_kept
+from seigh.core.allocator import freed_memory_kept
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -58,7 +58,7 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 )
 def test_long_vectors_lie_in_huge_pages() -> None:
     script = (
-        "import core, torch; x = torch.ones(2**26); "
+        "import seigh.core, torch; x = torch.ones(2**26); "
         "print(*[line.split()[1] for line in open('/proc/self/smaps_rollup') if 'AnonHuge' in line])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -2,8 +2,8 @@ import psutil
 import pytest
 import torch
 
-from core.device import available_memory, describe, describe_apart, free_memory, pick_device
-from core.settings import SettingsError
+from seigh.core.device import available_memory, describe, describe_apart, free_memory, pick_device
+from seigh.core.settings import SettingsError
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.benchmark import Timer
 
-from core import forecast
-from core.forecast import Timed, from_arithmetic, from_timed
-from core.problems import architectures
-from core.settings import AnalysisSettings, SettingsError
+from seigh.core import forecast
+from seigh.core.forecast import Timed, from_arithmetic, from_timed
+from seigh.core.problems import architectures
+from seigh.core.settings import AnalysisSettings, SettingsError
 
 TIMED = (
     Timed(1, samples=500, k=355, method="krylov", hvps=626, seconds=6.26),

@@ -12,10 +12,10 @@ import pytest
 
 _PROGRAM = """
 import logging, sys, threading, warnings
-from core.logs import about, configure
+from seigh.core.logs import about, configure
 
 configure(sys.argv[1])
-log = logging.getLogger("tasks.test")
+log = logging.getLogger("seigh.tasks.test")
 log.debug("not shown")
 log.info("before %d", 1)
 with about("analysis", 7):
@@ -60,7 +60,7 @@ def test_every_line_is_one_json_object_that_names_its_work() -> None:
     }
     failed = next(each for each in found if each["message"] == "failed")
     assert "ZeroDivisionError" in failed["exc_info"]
-    assert (failed["level"], failed["logger"]) == ("ERROR", "tasks.test")
+    assert (failed["level"], failed["logger"]) == ("ERROR", "seigh.tasks.test")
     assert datetime.fromisoformat(failed["time"]).tzinfo is not None
     assert isinstance(failed["process"], int)
     assert "data" not in next(each for each in found if each["message"] == "from celery")
@@ -69,13 +69,13 @@ def test_every_line_is_one_json_object_that_names_its_work() -> None:
 @pytest.mark.parametrize(
     "ending",
     [
-        "INFO tasks.test: before 1",
-        "WARNING tasks.test: analysis 7: line one",
+        "INFO seigh.tasks.test: before 1",
+        "WARNING seigh.tasks.test: analysis 7: line one",
         "INFO library: analysis 7: told already",
-        "INFO tasks.test: training 3: within",
-        "INFO tasks.test: comparison 12: from celery",
-        "INFO tasks.test: analysis 9: given",
-        "INFO tasks.test: after",
+        "INFO seigh.tasks.test: training 3: within",
+        "INFO seigh.tasks.test: comparison 12: from celery",
+        "INFO seigh.tasks.test: analysis 9: given",
+        "INFO seigh.tasks.test: after",
     ],
 )
 def test_text_has_a_prefix(ending: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -133,10 +134,17 @@ class Service:
         )
         return done.returncode == 0
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run another command in its container."""
+    def run(self, *command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """Run another command in its container, which reads what is ``given``."""
         return subprocess.run(
-            command, cwd="/", env=self.environment, capture_output=True, text=True, check=False, timeout=250
+            command,
+            cwd="/",
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=250,
         )
 
     def wait_until(self, condition: str, seconds: float) -> None:
@@ -211,11 +219,18 @@ class Stack:
             for service in ready:
                 for name, condition in service.facts.get("depends_on", {}).items():
                     self.services[name].wait_until(condition["condition"], 120)
+                if service.name == "app":
+                    self.add_account(service)
                 service.start()
                 del waiting[service.name]
         for service in self.services.values():
             if "healthcheck" in service.facts:
                 service.wait_until("service_healthy", 120)
+
+    def add_account(self, app: Service) -> None:
+        """Make the first account, without which the app does not start."""
+        made = app.run("seigh", "user", "add", "ada", "--role", "admin", given=f"{secrets.token_hex()}\n")
+        assert made.returncode == 0, made.stderr
 
     def processes(self) -> list[str]:
         """The command lines of all processes of the services."""

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from core.problems import architectures
-from core.results.session import engine
+from seigh.core.problems import architectures
+from seigh.core.results.session import engine
 from tests.deploy.compose import Stack, stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -124,7 +124,7 @@ def test_the_doctor_finds_it_in_order(lab: Stack, analysed: list[dict[str, Any]]
 def test_no_password_is_seen_and_none_but_the_right_one_works(lab: Stack) -> None:
     seen = "\n".join(lab.processes())
     assert "redis-server" in seen
-    assert "celery" in seen
+    assert "seigh.tasks.serve" in seen
     assert all(password not in seen for password in PASSWORDS.values())
     assert all(
         password not in service.output for service in lab.services.values() for password in PASSWORDS.values()

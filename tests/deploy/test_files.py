@@ -64,6 +64,8 @@ def test_every_service_is_hardened_and_starts_again(compose: dict[str, Any]) -> 
         assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
         assert ("healthcheck" in service) == (name != "migrate")
         assert "/tmp" in service["tmpfs"]
+        assert re.fullmatch(r"\d+g", service["mem_limit"])
+        assert 0 < service["pids_limit"] <= 512
         if name not in OURS:
             assert service["user"] == name
 
@@ -126,3 +128,31 @@ def test_the_image_runs_the_project_as_somebody_without_rights() -> None:
     assert entrypoint in scripts
     assert "--constraint constraints.txt" in text
     assert image_environment()["SEIGH_HOME"] == "/var/lib/seigh"
+
+
+def test_the_image_is_built_with_hashes_of_all_but_pytorch() -> None:
+    pins = set(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:]
+    assert len(entries) > 50
+    locked = set()
+    for entry in entries:
+        name, pin = re.match(r"([\w.-]+)==([^\s;\\]+)", entry).groups()
+        assert (name, pin) in pins
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+        locked.add(name)
+    assert not [name for name in locked if re.match(r"(torch|torchvision|triton)$|nvidia-|cuda-", name)]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", each)[0] for each in wanted}
+    assert names - locked == {"torch", "torchvision"}
+    assert "--require-hashes --no-deps --requirement requirements.lock" in (ROOT / "Dockerfile").read_text()
+
+
+def test_images_can_be_given_by_digest() -> None:
+    digest = "@sha256:" + "0" * 64
+    given = {f"SEIGH_{name}_IMAGE": f"{name.lower()}{digest}" for name in ("PYTHON", "POSTGRES", "REDIS")}
+    services = load(SECRETS | given)["services"]
+    assert services["postgres"]["image"] == f"postgres{digest}"
+    assert services["redis"]["image"] == f"redis{digest}"
+    for name in OURS:
+        assert services[name]["build"]["args"]["PYTHON_IMAGE"] == f"python{digest}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.problems import architectures
-from tasks.submit import Upload
+from seigh.core.problems import architectures
+from seigh.tasks.submit import Upload
 
 
 @pytest.fixture

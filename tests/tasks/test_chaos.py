@@ -1,4 +1,4 @@
-"""A small study while everything is killed; ``benchmarks.chaos`` has a large one."""
+"""A minute of everything that can happen to a small study; ``benchmarks.chaos`` has a large one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.chaos import BATCH, Numbers, Study, checkpoints, run
-from core.analysis import analyse
-from core.settings import Settings
+from seigh.core.analysis import analyse
+from seigh.core.settings import Settings
 
 pytestmark = pytest.mark.stack
 
@@ -34,6 +34,7 @@ def test_nothing_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     said: list[str] = []
     # Not below pytest's folders: PostgreSQL runs as another user, who may not enter those.
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(STUDY, 2, 5, (0.5, 2.5), 6, Path(folder), said.append)
-    assert outcome.kills.total() >= 3, said
+        outcome = run(STUDY, 2, 60, (0.5, 2.5), 6, Path(folder), said.append, stopped=10)
+    assert outcome.disturbances.total() >= 8, said
+    assert {"clock", "malformed messages"} <= outcome.disturbances.keys(), said
     assert outcome.problems(STUDY, undisturbed(tmp_path), BATCH) == []

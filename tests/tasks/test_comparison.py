@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from core.names import METRICS
-from core.results import queries, store
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, Comparison, PairValue, State
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
-from tasks import comparison as module
-from tasks import work
-from tasks.submit import Upload, compare, submit
+from seigh.core.names import METRICS
+from seigh.core.results import queries, store
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Analysis, Comparison, PairValue, State
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.tasks import comparison as module
+from seigh.tasks import work
+from seigh.tasks.submit import Upload, compare, submit
 
 Make = Callable[..., Upload]
 
@@ -121,14 +123,79 @@ def test_a_missing_or_damaged_file_is_a_sentence(home: Settings, checkpoint: Mak
     path = ArtifactStore(home.artifact_folder).path(str(key))
     whole = path.read_bytes()
     path.write_bytes(b"rubbish")
+    change_row(home, ids[0], eigenvectors_sha256=None)  # of an older version
     failed = compared(home, ids, [5])
     assert failed.state is State.failed
     assert "damaged" in str(failed.message)
+    change_row(home, ids[0], state=State.finished)
     path.unlink()
     again = compared(home, ids, [5])
     assert f"The file of the eigenvectors of analysis {ids[0]} is no longer" in str(again.message)
     path.write_bytes(whole)
     assert compared(home, ids, [5]).state is State.finished
+
+
+def change_row(home: Settings, number: int, **values: object) -> None:
+    with sessions(home.database).begin() as s:
+        s.execute(update(Analysis).where(Analysis.id == number).values(**values))
+
+
+def test_damaged_eigenvectors_give_no_number_and_are_computed_anew(home: Settings, checkpoint: Make) -> None:
+    ids = analysed(home, [checkpoint(step=100 * seed, seed=seed) for seed in (1, 2)])
+    with sessions(home.database)() as s:
+        key, sha256 = s.execute(
+            select(Analysis.eigenvectors, Analysis.eigenvectors_sha256).where(Analysis.id == ids[0])
+        ).one()
+        spectrum = queries.spectrum(s, ids[0])
+    path = ArtifactStore(home.artifact_folder).path(key)
+    content = bytearray(path.read_bytes())
+    assert sha256 == hashlib.sha256(content).hexdigest()
+    content[-704 * 4 :] = bytes(704 * 4)  # it is still a file that can be read
+    path.write_bytes(content)
+    failed = compared(home, ids, [5])
+    assert str(failed.message) == (
+        f"The file of the eigenvectors of analysis {ids[0]} is damaged in the artefact store; they are "
+        f"computed anew, so retry this comparison when analysis {ids[0]} has finished."
+    )
+    with sessions(home.database)() as s:
+        assert (
+            s.scalar(
+                select(func.count()).select_from(PairValue).where(PairValue.first_id != PairValue.second_id)
+            )
+            == 0
+        )
+        assert s.get_one(Analysis, ids[0]).state is State.queued
+    work.run("analysis", ids[0])
+    assert compared(home, ids, [5]).state is State.finished
+    with sessions(home.database)() as s:
+        pd.testing.assert_frame_equal(queries.spectrum(s, ids[0]), spectrum)
+        # Another path of products may have been chosen, so the file is the same up to rounding alone.
+        again = s.get_one(Analysis, ids[0])
+        file = ArtifactStore(home.artifact_folder).path(str(again.eigenvectors))
+        assert again.eigenvectors_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len(list((home.artifact_folder / "eigenvectors").iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_gives_no_number_and_is_mended_by_submitting_it(
+    home: Settings, checkpoint: Make
+) -> None:
+    file = checkpoint()
+    (number,) = analysed(home, [file])
+    with sessions(home.database)() as s:
+        path = ArtifactStore(home.artifact_folder).path(s.get_one(Analysis, number).checkpoint.key)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:10_000] + bytes(40) + whole[10_040:])
+    failed = compared(home, [number, *analysed(home, [checkpoint(step=7, seed=7)])], [5])
+    assert str(failed.message).endswith("is damaged in the artefact store; submit it again.")
+    (again,) = submit(
+        [file],
+        model_name="mlp",
+        settings=[AnalysisSettings(architecture="tanh-mlp", data="digits", samples=50, k=10)],
+        user="ada",
+        env=home,
+    ).analysis_ids
+    assert again == number
+    assert path.read_bytes() == whole
 
 
 def test_a_lost_claim_writes_nothing(home: Settings, checkpoint: Make) -> None:

@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import select
 
 from benchmarks.stack import stack, wait_until
-from core.analysis import analyse
-from core.results import queries
-from core.results.models import Analysis, State
-from core.results.session import sessions
-from core.settings import AnalysisSettings
-from tasks.submit import submit
+from seigh.core.analysis import analyse
+from seigh.core.results import queries
+from seigh.core.results.models import Analysis, State
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings
+from seigh.tasks.submit import submit
 from tests.conftest import ROOT
 from tests.tasks.test_parts import Make
 

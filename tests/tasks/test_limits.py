@@ -13,16 +13,16 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from core.results import queries, store, workers
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, Checkpoint, Eigenvalue, State, now
-from core.results.session import sessions
-from core.results.space import mark
-from core.results.store import StoreError
-from core.settings import AnalysisSettings, Settings, SettingsError
-from tasks import readiness, work
-from tasks.recovery import sweep
-from tasks.submit import Upload, submit
+from seigh.core.results import queries, store, workers
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Analysis, Checkpoint, Eigenvalue, State, now
+from seigh.core.results.session import sessions
+from seigh.core.results.space import mark
+from seigh.core.results.store import StoreError
+from seigh.core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.tasks import readiness, work
+from seigh.tasks.recovery import Sweeper
+from seigh.tasks.submit import Upload, submit
 from tests.conftest import Worker, wait_until
 from tests.core.results import lab
 
@@ -168,10 +168,10 @@ def test_the_sweep_deletes_eigenvectors_that_are_old(
             number = lab.finished(s, step=step, changes={"eigenvectors": key})
         store.pin(s, number, True)
         s.execute(update(Analysis).values(finished_at=now() - timedelta(days=3)))
-    sweep()
+    Sweeper().sweep()
     assert len(files(home)) == 2  # without a limit they are kept
     monkeypatch.setenv("SEIGH_RETENTION_DAYS", "2.5")
-    sweep()
+    Sweeper().sweep()
     assert files(home) == ["eigenvectors/2.safetensors"]
 
 
@@ -188,8 +188,8 @@ def test_work_is_sent_to_its_queue_and_found_again_there(
     redis_server.flushall()
     with sessions(home.database).begin() as s:
         s.execute(update(Analysis).values(submitted_at=now() - timedelta(minutes=1)))
-    sweep()
-    sweep()
+    Sweeper().sweep()
+    Sweeper().sweep()
     assert {each: redis_server.llen(each) for each in names} == {each: int(each == name) for each in names}
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from sqlalchemy import func, select
 
-from core.analysis import analyse
-from core.results import queries, store
-from core.results.models import Analysis, Part, State
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
-from tasks.submit import Upload
+from seigh.core.analysis import analyse
+from seigh.core.results import queries, store
+from seigh.core.results.models import Analysis, Part, State
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.tasks.submit import Upload
 from tests.conftest import Worker, wait_until
 from tests.tasks.test_worker import detail, submitted, wait_for, wait_until_under_way
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from sqlalchemy import text
 
-from core.problems.data import DataError
-from core.results import store
-from core.results.models import Analysis, Training
-from core.results.session import sessions
-from core.settings import Settings
-from tasks import progress
-from tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
-from tasks.work import sentence
+from seigh.core.problems.data import DataError
+from seigh.core.results import store
+from seigh.core.results.models import Analysis, Training
+from seigh.core.results.session import sessions
+from seigh.core.settings import Settings
+from seigh.tasks import progress
+from seigh.tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
+from seigh.tasks.work import sentence
 from tests.core.results import lab
 
 LOG = WorkLog(logging.getLogger(__name__), Analysis, 1)

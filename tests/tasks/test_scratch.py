@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from core.results import store
-from core.results.models import Analysis
-from core.results.session import sessions
-from core.settings import Settings
-from tasks import recovery
-from tasks.scratch import scratch, sweep
+from seigh.core.results import store
+from seigh.core.results.models import Analysis, State
+from seigh.core.results.session import sessions
+from seigh.core.settings import Settings
+from seigh.tasks import recovery, work
+from seigh.tasks.scratch import scratch, sweep
 from tests.core.results import lab
 
 
@@ -70,5 +70,22 @@ def test_workers_clear_what_ended_analyses_left(home: Settings, redis_server: re
         store.delete(s, Analysis, gone)
     for number in (ended, waits, works, gone):
         (home.scratch_folder / f"analysis-{number}").mkdir(parents=True)
-    recovery.sweep()
+    recovery.Sweeper().sweep()
     assert names(home.scratch_folder) == [f"analysis-{waits}", f"analysis-{works}"]
+
+
+def test_a_scratch_that_cannot_be_written_fails_the_work_with_a_sentence(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SEIGH_SCRATCH", str(tmp_path / "file" / "below"))
+    with sessions(home.database).begin() as s:
+        number = lab.queue(s).id
+    work.run("analysis", number)
+    with sessions(home.database)() as s:
+        analysis = s.get_one(Analysis, number)
+        assert analysis.state is State.failed
+        assert str(analysis.message).endswith(
+            "cannot be written (Not a directory); make it writable for the workers, or set SEIGH_SCRATCH and "
+            "SEIGH_ARTIFACTS to folders that are."
+        )

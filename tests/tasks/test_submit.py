@@ -17,15 +17,15 @@ import pytest
 import redis
 from sqlalchemy import select
 
-from core.problems.checkpoints import CheckpointError
-from core.problems.data import DataError
-from core.results import queries, store
-from core.results.artifacts import ArtifactStore
-from core.results.models import Analysis, Training
-from core.results.session import sessions
-from core.results.store import StoreError
-from core.settings import AnalysisSettings, Settings, SettingsError
-from tasks.submit import Submission, Upload, compare, delete, delete_model, retry, submit, train
+from seigh.core.problems.checkpoints import CheckpointError
+from seigh.core.problems.data import DataError
+from seigh.core.results import queries, store
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.models import Analysis, Training
+from seigh.core.results.session import sessions
+from seigh.core.results.store import StoreError
+from seigh.core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.tasks.submit import Submission, Upload, compare, delete, delete_model, retry, submit, train
 from tests.core.results import lab
 
 Make = Callable[..., Upload]
@@ -110,6 +110,63 @@ def test_the_step_may_be_given(home: Settings, redis_server: redis.Redis, checkp
 def test_without_a_step_nothing_is_queued(home: Settings, checkpoint: Make) -> None:
     with pytest.raises(CheckpointError, match=r"'weights\.pt' nor its content tells the training step"):
         submitted(home, replace(checkpoint(), name="weights.pt"))
+    nothing_happened(home)
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples"),
+    [
+        ({"subset": "all", "samples": None}, 540),
+        ({"subset": "random", "samples": 531}, 531),
+        ({"subset": "first-per-class", "samples": 30}, 30),
+        ({"subset": "indices", "indices": "0-9,500", "samples": None}, 11),
+        ({"samples": 50}, 50),
+    ],
+)
+def test_the_true_number_of_samples_is_stored(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make, changes: dict[str, Any], samples: int
+) -> None:
+    first = submitted(home, checkpoint(), **changes)
+    frame = runs(home)
+    assert frame[["samples", "sampling"]].values.tolist() == [[samples, changes.get("subset", "balanced")]]
+    with sessions(home.database)() as s:
+        detail = queries.analysis(s, first.analysis_ids[0])
+    assert detail.settings["samples"] == samples
+    assert submitted(home, checkpoint(), **changes).reused_ids == first.analysis_ids
+
+
+def test_an_epoch_counts_where_no_step_is_known(
+    home: Settings, redis_server: redis.Redis, checkpoint: Make
+) -> None:
+    files = [
+        replace(checkpoint(seed=n), name=f"epoch={n}-val_loss=0.{90 - n}.pt") for n in (2, 1)
+    ]  # fmt: skip
+    submission = submitted(home, *files)
+    frame = runs(home).set_index("id").loc[submission.analysis_ids]
+    assert frame["step"].tolist() == [2, 1]
+    assert "the epochs stand in for the steps" in submission.notes[0]
+
+
+def test_the_epoch_may_be_given(home: Settings, redis_server: redis.Redis, checkpoint: Make) -> None:
+    submission = submitted(home, replace(checkpoint(), name="weights.pt", epoch=4))
+    assert runs(home)["step"].tolist() == [4]
+    assert len(submission.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["model_40.pt"], "the number 40 in its name may be the step"),
+        (["step_300.pt", "epoch_4.pt"], "'epoch_4.pt' tells its epoch, 4, and no training step"),
+        (["vit_b_16.pt"], "Neither the name of 'vit_b_16.pt' nor its content"),
+    ],
+)
+def test_what_orders_no_checkpoints_queues_nothing(
+    home: Settings, checkpoint: Make, names: list[str], sentence: str
+) -> None:
+    files = [replace(checkpoint(seed=n), name=name) for n, name in enumerate(names)]
+    with pytest.raises(CheckpointError, match=sentence):
+        submitted(home, *files)
     nothing_happened(home)
 
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import redis
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from core.problems import training
-from core.results import queries, store
-from core.results.models import Analysis, Checkpoint, State, Training, now
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
-from tasks.submit import delete, retry, train
+from seigh.core.problems import training
+from seigh.core.results import queries, store
+from seigh.core.results.models import Analysis, Checkpoint, State, Training
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.tasks.submit import delete, retry, train
 from tests.conftest import Worker, wait_until
 
 pytestmark = pytest.mark.stack
@@ -107,7 +106,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert len(before) < len(record)
     assert left(home) == [f"training-{number}"]
     with sessions(home.database).begin() as s:
-        s.execute(update(Training).values(heartbeat_at=now() - timedelta(minutes=1)))
         (one, *_) = s.scalars(select(Analysis.id).order_by(Analysis.id)).all()
         store.request_cancel(s, Analysis, one)  # which the next attempt has to leave alone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -15,17 +16,17 @@ import pandas as pd
 import pytest
 import redis
 from safetensors.numpy import load_file
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
-from core import analysis
-from core.results import queries, store
-from core.results.artifacts import ArtifactStore
-from core.results.keys import content_key
-from core.results.models import Analysis, Eigenvalue, OverlapPoint, State, now
-from core.results.queries import AnalysisDetail
-from core.results.session import sessions
-from core.settings import AnalysisSettings, Settings
-from tasks.submit import Upload, retry, send, submit
+from seigh.core import analysis
+from seigh.core.results import incidents, queries, store
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.keys import content_key
+from seigh.core.results.models import Analysis, Eigenvalue, OverlapPoint, State, now
+from seigh.core.results.queries import AnalysisDetail
+from seigh.core.results.session import sessions
+from seigh.core.settings import AnalysisSettings, Settings
+from seigh.tasks.submit import Upload, retry, send, submit
 from tests.conftest import Worker, wait_until
 
 pytestmark = pytest.mark.stack
@@ -199,7 +200,7 @@ def test_a_killed_analysis_goes_on_from_its_last_block_to_the_same_numbers(
     first.kill()
     assert detail(home, number).state == State.running
     assert any((home.scratch_folder / f"analysis-{number}").glob("basis-*"))
-    change(home, heartbeat_at=now() - timedelta(minutes=1), submitted_at=now() - timedelta(minutes=1))
+    change(home, submitted_at=now() - timedelta(minutes=1))
 
     start_workers(1)
     resumed = wait_for(home, number, State.finished, seconds=120)
@@ -227,8 +228,114 @@ def test_a_worker_goes_on_when_its_child_is_killed(
     (child,) = worker.children
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: worker.children not in ([], [child]), 20, "there is another child")
-    change(home, heartbeat_at=now() - timedelta(minutes=1), settings=QUICK.model_dump(mode="json"))
+    change(home, settings=QUICK.model_dump(mode="json"))
     assert wait_for(home, number, State.finished).attempts == 2
+
+
+def test_a_worker_that_was_stopped_goes_on_with_its_analysis(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    """A laptop's lid, a paused container: it must not declare itself dead."""
+    (worker,) = start_workers(1)
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    os.killpg(worker.process.pid, signal.SIGSTOP)
+    time.sleep(12)  # longer than it would be waited for
+    change(home, heartbeat_at=now() - timedelta(hours=2))  # and the clock was set meanwhile
+    os.killpg(worker.process.pid, signal.SIGCONT)
+    assert wait_for(home, number, State.finished, seconds=150).attempts == 1
+    assert "workers died" not in worker.output
+
+
+def test_a_stopped_worker_whose_analysis_was_taken_over_writes_nothing(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    (first,) = start_workers(1)
+    number = submitted(home, checkpoint(), SLOW)
+    wait_until_under_way(home, number)
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    (second,) = start_workers(1)
+    wait_until(lambda: "attempt 2" in second.output, 60, "the other one takes over")
+    os.killpg(first.process.pid, signal.SIGCONT)
+    assert wait_for(home, number, State.finished, seconds=150).attempts == 2
+    wait_until(lambda: "belongs to another attempt" in first.output, 20, "the first one has heard of it")
+    assert (count(home, Eigenvalue), count(home, OverlapPoint)) == (SLOW.k, 3 * SLOW.k)
+    assert len(list((home.artifact_folder / "eigenvectors").glob("*"))) == 1
+
+
+def envelope(task: Any = "seigh.run", body: Any = None, **properties: Any) -> str:
+    """A message as Celery writes it, of whatever task and body."""
+    content = [["analysis", 1], {}, {}] if body is None else body
+    return json.dumps(
+        {
+            "body": base64.b64encode(json.dumps(content).encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"lang": "py", "task": task, "id": "x"},
+            "properties": {
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": "seigh"},
+                "body_encoding": "base64",
+                "delivery_tag": "y",
+            }
+            | properties,
+        }
+    )
+
+
+POISON = [
+    "[]",
+    "not JSON",
+    b"\xff\xfe",
+    "{}",
+    '{"headers": {}, "properties": {"delivery_tag": []}}',
+    envelope(delivery_tag=[]),
+    envelope(delivery_info={}),
+    envelope(task=[]),
+    envelope(task="os.system"),
+    envelope(body=[["nonsense"], {}, {}]),
+    envelope(body=[[1, "analysis"], {}, {}]),
+    envelope(body={}),
+    envelope(body=[["no such kind", 1], {}, {}]),
+]
+
+
+def test_malformed_messages_are_set_aside_and_said_and_end_no_worker(
+    home: Settings, start_workers: Start, checkpoint: Make, redis_server: redis.Redis
+) -> None:
+    for message in POISON:
+        redis_server.lpush("seigh", message)
+    (worker,) = start_workers(1)
+    number = submitted(home, checkpoint(), QUICK)
+    wait_for(home, number, State.finished)
+    for message in POISON[:3]:
+        redis_server.lpush("seigh", message)
+
+    def said() -> int:
+        with sessions(home.database)() as s:
+            return sum(each.times for each in incidents.recent(s))
+
+    wait_until(lambda: said() == len(POISON) + 3, 30, "all of them are said")
+    assert worker.process.poll() is None
+    assert worker.output.count("is set aside, as ") == len(POISON) + 3
+    assert "Traceback" not in worker.output
+    assert (redis_server.llen("seigh"), redis_server.hlen("unacked")) == (0, 0)
+
+
+def test_an_analysis_whose_row_cannot_be_read_is_set_aside(
+    home: Settings, start_workers: Start, checkpoint: Make, redis_server: redis.Redis
+) -> None:
+    number = submitted(home, checkpoint(), QUICK)
+    with sessions(home.database).begin() as s:
+        s.execute(text("UPDATE analysis SET settings = '{'"))
+    start_workers(1)
+
+    def ended() -> Any:
+        with sessions(home.database)() as s:
+            return s.execute(select(Analysis.state, Analysis.message).where(Analysis.id == number)).one()
+
+    wait_until(lambda: ended()[0] == State.failed, 30, "it has failed")
+    assert ended()[1].startswith("Unexpected error (JSONDecodeError")
 
 
 def test_analyses_whose_messages_are_lost_are_found(
@@ -268,7 +375,8 @@ def test_a_worker_told_twice_does_not_wait_for_the_batch(
 ) -> None:
     # A batch of a minute.
     (worker,) = start_workers(
-        1, "import core.analysis, time; core.analysis.eigenpairs = lambda *_, **__: time.sleep(60)"
+        1,
+        "import time; from seigh.core import analysis; analysis.eigenpairs = lambda *_, **__: time.sleep(60)",
     )
     number = submitted(home, checkpoint(), QUICK)
     wait_until(lambda: detail(home, number).stage == "eigenpairs", 60, "it is at the batch")
@@ -281,7 +389,7 @@ def test_a_worker_told_twice_does_not_wait_for_the_batch(
     worker.process.wait(40)
     assert time.monotonic() - start < 30
     (second,) = start_workers(1)
-    change(home, heartbeat_at=now() - timedelta(minutes=1), submitted_at=now() - timedelta(minutes=1))
+    change(home, submitted_at=now() - timedelta(minutes=1))
     assert wait_for(home, number, State.finished).attempts <= 2
     assert "finished" in second.output
 

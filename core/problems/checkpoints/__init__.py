@@ -1,15 +1,30 @@
 """Checkpoints as files: read without trusting them, and checked against an architecture.
 
-Nothing in a file is ever executed: PyTorch files go through ``torch.load(weights_only=True)``, and not
-before their pickles have been walked (``pickles``) and their archive looked through (``archives``). What a
-file claims about its sizes is checked before memory is given to it, so that a small file cannot ask for a
-large amount. What people wrap around a state dict is taken off in ``contents``.
+No file is parsed in this process: a child with limits reads it and hands back numbers
+(``seigh.core.reading``). Nothing in a file is ever executed.
 """
 
-from core.problems.checkpoints.checkpoint import METRICS, Checkpoint, CheckpointError
-from core.problems.checkpoints.contents import step_from_name
-from core.problems.checkpoints.files import INDEX_SUFFIX, SUFFIXES, merge, merged_name, named_files, read
-from core.problems.checkpoints.fit import check_fits, fitting_architectures, load_into
+from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
+from seigh.core.problems.checkpoints.files import (
+    INDEX_SUFFIX,
+    SUFFIXES,
+    merge,
+    merged_name,
+    named_files,
+    read,
+)
+from seigh.core.problems.checkpoints.fit import check_fits, fitting_architectures, load_into
+from seigh.core.problems.checkpoints.names import NameFacts, read_name
+from seigh.core.problems.checkpoints.order import (
+    Position,
+    Source,
+    guesses_agree,
+    notes,
+    positions,
+    settled,
+    unknown,
+)
+from seigh.core.reading.words import METRICS
 
 __all__ = [
     "INDEX_SUFFIX",
@@ -17,12 +32,20 @@ __all__ = [
     "SUFFIXES",
     "Checkpoint",
     "CheckpointError",
+    "NameFacts",
+    "Position",
+    "Source",
     "check_fits",
     "fitting_architectures",
+    "guesses_agree",
     "load_into",
     "merge",
     "merged_name",
     "named_files",
+    "notes",
+    "positions",
     "read",
-    "step_from_name",
+    "read_name",
+    "settled",
+    "unknown",
 ]

@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import pickle
-import pickletools
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from core.problems.checkpoints import archives, contents
-from core.problems.checkpoints.checkpoint import (
-    LARGEST_STRUCTURE,
-    Checkpoint,
-    CheckpointError,
-    damaged,
-    shown,
-)
-from core.problems.checkpoints.pickles import Structure, Walk
+from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
+from seigh.core.problems.checkpoints.names import read_name
+from seigh.core.reading import contents, parent
+from seigh.core.reading.parent import Answer, Refused
+from seigh.core.reading.words import MIB, shown
+from seigh.core.settings import Settings
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 INDEX_SUFFIX = ".index.json"
 
-# A PyTorch file before the zip format: this number, three more pickles, the storages' names; then numbers.
-_LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-_LEGACY_PICKLES = 5
-
-# Tensors may share storage (tied weights), so that together they are larger than the file; never by much.
-_LARGEST_SHARING = 2
+# An index of a hundred thousand tensors is shorter.
+_LARGEST_INDEX = 12 * MIB
 
 # Hugging Face names the folder after the step, not the file, and writes what it knows beside it.
 _NAMED_BY_FOLDER = ("pytorch_model.bin", "model.safetensors")
 _TRAINER_STATE = "trainer_state.json"
 
-# torch keeps the names that may be let through in one place for all threads.
-_letting_through = threading.Lock()
 
-
-def read(path: Path, name: str | None = None) -> Checkpoint:
+def read(path: Path, name: str | None = None, *, env: Settings | None = None) -> Checkpoint:
     """Read a PyTorch file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``) of tensors or a ``.safetensors`` file.
 
-    It holds a state dict, alone or in the dictionaries that training code saves (``contents``). Takes memory
-    in proportion to the file's size, whatever the file says.
+    It holds a state dict, alone or in the dictionaries that training code saves
+    (``seigh.core.reading.contents``). A child reads it (``seigh.core.reading``); this process takes memory
+    for the tensors that are looked at, and for nothing else.
 
     Args:
         path: The file.
         name: Its original name where ``path`` is a temporary copy; errors show it.
+        env: With the limits for reading; from ``SEIGH_*`` when not given.
 
     Raises:
-        CheckpointError: If the file is missing, empty, damaged, no checkpoint, holds more than tensors, or
-            holds weights that are NaN or infinite.
+        CheckpointError: If the file is missing, empty, damaged, no checkpoint, holds more than tensors,
+            holds weights that are NaN or infinite, or takes more memory or time than a file of its size may.
     """
     original, name = name is None, name or path.name
     if name.lower().endswith(INDEX_SUFFIX):
@@ -68,31 +53,30 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
             f"'{name}' does not end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; "
             "save the model's state dict in one of these formats."
         )
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"'{name}' cannot be read: {error.strerror}.") from error
-    found = contents.unpack(_read(path, name, size), name)
-    _check_numbers(found.tensors, name, size)
-    notes = (*found.notes, *contents.notes_on_numbers(found.tensors))
-    step, epoch = found.step, found.epoch
+    answer = _asked("checkpoint", path, name, env)
+    facts = answer.facts
+    step, epoch = facts["step"], facts["epoch"]
     if original and name in _NAMED_BY_FOLDER:
         step_beside, epoch_beside = _beside(path)
         step = step_beside if step is None else step
         epoch = epoch_beside if epoch is None else epoch
+    named = read_name(name)
+    # timm and others number checkpoints by epochs, which they record in the file; Hugging Face by steps.
+    of_epoch = named.step_of_checkpoint and epoch is not None and named.step in (epoch, epoch + 1)
+    step = named.step if step is None and not of_epoch else step
+    epoch = named.epoch if epoch is None else epoch
     return Checkpoint(
         path=path,
         name=name,
-        sha256=sha256,
-        size=size,
-        state=_in_float32(found.tensors, name),
-        step=contents.step_from_name(name) if step is None else step,
-        metrics=found.metrics,
-        epoch=contents.epoch_from_name(name) if epoch is None else epoch,
-        notes=notes,
-        prefix=found.prefix,
+        sha256=facts["sha256"],
+        size=facts["size"],
+        state=answer.tensors,
+        step=step,
+        metrics=facts["metrics"],
+        epoch=epoch,
+        guess=named.guess if step is None and epoch is None else None,
+        notes=tuple(facts["notes"]),
+        prefix=facts["prefix"],
     )
 
 
@@ -139,13 +123,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
         )
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
-        path = shards[shard]
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise CheckpointError(f"'{shown(shard)}' cannot be read: {error.strerror}.") from error
-        held = contents.tensors(_read(path, shard, size), shard)
-        _check_numbers(held, shard, size)
+        held = _asked("shard", shards[shard], shard, None).tensors
         expected = {key for key, place in places.items() if place == shard}
         odd = sorted(held.keys() ^ expected)
         if odd:
@@ -160,6 +138,8 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
     try:
         safetensors.torch.save_file(_apart(tensors), partial, {"format": "pt"} | facts)
         os.replace(partial, target)
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"'{name}' names tensors in characters that are no text.") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -168,7 +148,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
 def _index(path: Path) -> dict[str, str]:
     """The file name of every tensor's shard, by the tensor's name."""
     try:
-        if path.stat().st_size > LARGEST_STRUCTURE:
+        if path.stat().st_size > _LARGEST_INDEX:
             raise ValueError("too long")
         places: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
         good = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
@@ -192,10 +172,8 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
-        memory = tensor.untyped_storage()
-        alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
-        seen.add(memory.data_ptr())
-        apart[key] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        apart[key] = tensor.clone() if id(tensor) in seen else tensor
+        seen.add(id(tensor))
     return apart
 
 
@@ -204,142 +182,27 @@ def _beside(path: Path) -> tuple[int | None, int | None]:
     state: object = None
     try:
         file = path.with_name(_TRAINER_STATE)
-        if file.stat().st_size <= LARGEST_STRUCTURE:
+        if file.stat().st_size <= _LARGEST_INDEX:
             state = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         pass
     facts = state if isinstance(state, dict) else {}
     step = contents.step_in(facts)
-    named = contents.step_from_name(path.absolute().parent.name)
+    named = read_name(path.absolute().parent.name).step
     return named if step is None else step, contents.epoch_in(facts)
 
 
-def _read(path: Path, name: str, size: int) -> Mapping[Any, Any]:
-    """What a file holds; of a safetensors file, its tensors within its metadata."""
-    if size == 0:
-        raise CheckpointError(f"'{name}' is an empty file; save or upload the checkpoint again.")
+def _refused(error: OSError, name: str) -> CheckpointError:
+    return CheckpointError(f"'{name}' cannot be read: {error.strerror}.")
+
+
+def _asked(kind: Literal["checkpoint", "shard"], path: Path, name: str, env: Settings | None) -> Answer:
+    """What a child finds in a file."""
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_LEGACY_START))
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"'{name}' is an empty file; save or upload the checkpoint again.")
+        return parent.read(kind, path, name, env)
     except OSError as error:
-        raise CheckpointError(f"'{name}' cannot be read: {error.strerror}.") from error
-    # Decided by content: people rename files. After its 8-byte length a safetensors header begins with "{".
-    if start[8:9] == b"{" or name.lower().endswith(".safetensors"):
-        return _read_safetensors(path, name, int.from_bytes(start[:8], "little"))
-    return _read_torch(path, name, size, start)
-
-
-def _read_safetensors(path: Path, name: str, length: int) -> Mapping[Any, Any]:
-    problem = CheckpointError(
-        f"'{name}' is damaged or incomplete and not a readable safetensors file; save or upload it again."
-    )
-    if length > LARGEST_STRUCTURE:
-        raise problem
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return {**(file.metadata() or {}), "state_dict": tensors}
-    except Exception as error:  # the parser meets arbitrary bytes here, and fails in every way there is
-        raise problem from error
-
-
-def _read_torch(path: Path, name: str, size: int, start: bytes) -> Mapping[Any, Any]:
-    zipped = start.startswith(b"PK\x03\x04")
-    structure = _walk_archive(path, name, size) if zipped else _walk_legacy(path, name, size, start)
-    try:
-        with _letting_through, torch.serialization.safe_globals(structure.stand_ins()):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # as above
-        if isinstance(error, pickle.UnpicklingError) and zipped:
-            raise _more_than_tensors(name) from error
-        raise damaged(name) from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"'{name}' holds a {type(loaded).__name__}, not a state dict; save model.state_dict()."
-        )
-    return loaded
-
-
-def _walk_archive(path: Path, name: str, size: int) -> Structure:
-    records = archives.check(path, name, size)
-    try:
-        # Through torch's own reader: what is walked is what will be loaded.
-        pickled = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
-    except Exception as error:
-        raise damaged(name) from error
-    walk = Walk(name)
-    walk.follow(io.BytesIO(pickled))
-    if any(records.get(key, 0) != length for key, length in walk.structure.storages.items()):
-        raise damaged(name)
-    return walk.structure
-
-
-def _walk_legacy(path: Path, name: str, size: int, start: bytes) -> Structure:
-    if start != _LEGACY_START:
-        raise _more_than_tensors(name) if _imports(path) else damaged(name)
-    with path.open("rb") as file:
-        stream = io.BytesIO(file.read(LARGEST_STRUCTURE))
-    walk = Walk(name)
-    for _ in range(_LEGACY_PICKLES):
-        walk.follow(stream)
-    if sum(walk.structure.storages.values()) > size:
-        raise damaged(name)
-    return walk.structure
-
-
-def _more_than_tensors(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"'{name}' contains more than tensors, so it was not loaded and nothing in it was executed; "
-        "save model.state_dict() instead of the whole object."
-    )
-
-
-def _imports(path: Path) -> bool:
-    """Whether the file starts with a pickle that imports something; walks its opcodes and runs none."""
-    try:
-        with path.open("rb") as file:
-            pickled = io.BytesIO(file.read(LARGEST_STRUCTURE))
-        names = ("GLOBAL", "STACK_GLOBAL", "INST")
-        return any(opcode.name in names for opcode, _argument, _position in pickletools.genops(pickled))
-    except Exception:  # no pickle, or half of one
-        return False
-
-
-def _check_numbers(tensors: Mapping[str, Tensor], name: str, size: int) -> None:
-    """Refuse what is no dense array of real numbers, and more numbers than the file can hold."""
-    total = 0
-    for key, value in tensors.items():
-        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
-            raise CheckpointError(
-                f"The tensor '{shown(key)}' in '{name}' is sparse, quantised or without numbers; "
-                "save dense tensors."
-            )
-        if value.is_complex():
-            raise CheckpointError(
-                f"The tensor '{shown(key)}' in '{name}' is complex; only real weights can be analysed."
-            )
-        if value.numel() == 0:
-            raise CheckpointError(
-                f"The tensor '{shown(key)}' in '{name}' has no entries; save the state dict of a whole model."
-            )
-        total += value.numel() * value.element_size()
-    if total > _LARGEST_SHARING * size:
-        raise CheckpointError(
-            f"The tensors of '{name}' claim more numbers than the file holds; save model.state_dict() again."
-        )
-
-
-def _in_float32(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The state dict with float32 numbers, all of them finite; integers stay as they are."""
-    state = {}
-    for key, value in tensors.items():
-        tensor = value.detach()
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float32)
-            if not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(
-                    f"The tensor '{shown(key)}' in '{name}' holds NaN or infinite values; "
-                    "choose a checkpoint from before the training diverged."
-                )
-        state[key] = tensor.contiguous()
-    return state
+        raise _refused(error, name) from error
+    except Refused as error:
+        raise CheckpointError(str(error)) from error

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+import torch
 from torch import Tensor, nn
 
-from core.problems import architectures
-from core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError, shown
+from seigh.core.problems import architectures
+from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
+from seigh.core.reading.words import shown
 
 # Old files lack this counter, which plays no part in eval mode.
 _COUNTER = "num_batches_tracked"
@@ -91,7 +93,7 @@ def _differences(checkpoint: Checkpoint, architecture: str) -> list[str]:
         differences += [
             f"{name} differs from {held[0]}, which is the same tensor there"
             for name in held[1:]
-            if not found[name].equal(found[held[0]])
+            if not _equal(found[name], found[held[0]])
         ]
     differences += [f"{shown(name)} is unexpected" for name in found if name not in expected]
     return differences
@@ -105,6 +107,13 @@ def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     return [tied for tied in names.values() if len(tied) > 1]
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, in the coarser of their formats."""
+    if one.dtype != other.dtype:
+        one, other = one.float(), other.float()
+    return one.equal(other)
+
+
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a single number"
 
@@ -113,6 +122,9 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights and buffers into a model of an architecture that ``check_fits`` accepted.
 
     Of tied weights one name is enough.
+
+    Raises:
+        CheckpointError: Weights in float64 are too large for the model's float32.
     """
     tensors = model.state_dict(keep_vars=True)
     state = dict(_named_for(tensors, checkpoint))
@@ -120,3 +132,10 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         held = next(state[name] for name in tied if name in state)
         state = dict.fromkeys(tied, held) | state
     model.load_state_dict(state)
+    for name, tensor in model.state_dict().items():
+        coarser = name in state and state[name].dtype == torch.float64 != tensor.dtype
+        if coarser and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"The tensor '{shown(name)}' in '{checkpoint.name}' holds numbers that are too large for "
+                "float32; analyse it in float64."
+            )

@@ -1,17 +1,21 @@
-"""Data sets by name, a user's own files, random data, and class-balanced subsets of all of them."""
+"""Data sets by name, a user's own files, random data, and subsets of all of them."""
 
-from core.problems.data.catalogue import Description, canonical, describe, is_file, load, names
-from core.problems.data.dataset import DataError, Dataset, Samples
-from core.problems.data.files import SUFFIXES as FILE_SUFFIXES
-from core.problems.data.subsets import (
+from seigh.core.problems.data.catalogue import Description, canonical, describe, is_file, load, names
+from seigh.core.problems.data.dataset import DataError, Dataset, Samples
+from seigh.core.problems.data.files import SUFFIXES as FILE_SUFFIXES
+from seigh.core.problems.data.indices import read_indices
+from seigh.core.problems.data.subsets import (
     Subset,
     balanced_index,
     check_matches,
     content_hash,
+    first_index,
     fitting_index,
     fitting_subset,
+    random_index,
+    subset_index,
 )
-from core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
+from seigh.core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
 
 __all__ = [
     "FILE_SUFFIXES",
@@ -26,9 +30,13 @@ __all__ = [
     "check_matches",
     "content_hash",
     "describe",
+    "first_index",
     "fitting_index",
     "fitting_subset",
     "is_file",
     "load",
     "names",
+    "random_index",
+    "read_indices",
+    "subset_index",
 ]

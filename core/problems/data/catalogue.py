@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from core.problems import plugins
-from core.problems.data import digits, files, originals, synthetic
-from core.problems.data.dataset import DataError, Dataset
-from core.settings import Settings
+from seigh.core.problems import plugins
+from seigh.core.problems.data import digits, files, originals, synthetic
+from seigh.core.problems.data.dataset import DataError, Dataset
+from seigh.core.settings import Settings
 
 _HASH = "sha256:"
 
@@ -102,8 +102,10 @@ def _plugged(name: str, split: str) -> Dataset:
     if y.dtype != torch.int64 or y.shape != (dataset.samples.shape[0],) or not len(y) or int(y.min()) < 0:
         raise DataError(f"The labels of {name} are not N int64 ≥ 0, one for each sample; ask who wrote it.")
     first = dataset.take(torch.zeros(1, dtype=torch.int64))
-    if first.dtype != torch.float32 or first.shape != (1, *dataset.shape):
-        raise DataError(f"The samples of {name} are not float32 of the shape they say; ask who wrote it.")
+    if (first.is_floating_point() and first.dtype != torch.float32) or first.is_complex():
+        raise DataError(f"The samples of {name} are not float32 (or integers); ask who wrote it.")
+    if first.shape != (1, *dataset.shape):
+        raise DataError(f"The samples of {name} are not of the shape they say; ask who wrote it.")
     return replace(dataset, name=name)
 
 

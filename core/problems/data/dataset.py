@@ -10,11 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from seigh.core.errors import UserError
+
 # A compressed file may unpack to a thousand times its size; N = 5,000 ImageNet samples in float32 are 3 GiB.
 LARGEST_ARRAY = 4 * 2**30  # bytes
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message is one sentence for the person who chose it."""
 
 
@@ -26,7 +28,7 @@ class Samples(Protocol):
         """(N, …)."""
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
-        """The samples of an (n,) index: (n, …) float32."""
+        """The samples of an (n,) index: (n, …), float32 or integers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Dataset:
         return tuple(self.samples.shape[1:])
 
     def take(self, index: Tensor) -> Tensor:
-        """The samples of an (n,) index: (n, …) float32. No others are decoded.
+        """The samples of an (n,) index: (n, …), float32 or integers. No others are decoded.
 
         Raises:
             DataError: If a sample's file is damaged.

@@ -1,9 +1,10 @@
 """The paper's data sets, and their like, from files in their original formats below the data directory.
 
-torchvision's loaders read them, never downloading. The transforms are those of the paper's code for the
-Hessian (github.com/andres-fr/hessian_overlap, ``obs_extensions/datasets.py``, which takes DeepOBS's without
-augmentation): pixels in [0, 1]; MNIST resized to 16×16 as a PIL image; CIFAR and ImageNet normalised by
-channel; ImageNet resized to 256 and cropped at its centre to 224.
+torchvision's loaders read them, never downloading; they are imported where they are needed, as that takes
+seconds. The transforms are those of the paper's code for the Hessian (github.com/andres-fr/hessian_overlap,
+``obs_extensions/datasets.py``, which takes DeepOBS's without augmentation): pixels in [0, 1]; MNIST resized
+to 16×16 as a PIL image; CIFAR and ImageNet normalised by channel; ImageNet resized to 256 and cropped at
+its centre to 224.
 """
 
 from __future__ import annotations
@@ -19,12 +20,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision import datasets, transforms
-from torchvision.datasets.utils import check_integrity
 
-from core.problems.data.dataset import DataError, Dataset
+from seigh.core.problems.data.dataset import DataError, Dataset
 
 VARIABLE = "SEIGH_DATA_DIR"
 
@@ -111,11 +109,17 @@ class _Decoded:
     def _sample(self, number: int) -> Tensor:
         try:
             sample: Tensor = self._source[number][0]
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL raises
+        except (OSError, ValueError, SyntaxError, _bomb()) as error:  # what PIL raises
             raise DataError(
                 f"The image '{self._source.samples[number][0]}' is damaged or gone; get it again."
             ) from error
         return sample
+
+
+def _bomb() -> type[Exception]:
+    from PIL import Image
+
+    return Image.DecompressionBombError
 
 
 def load(name: str, split: str, folder: Path) -> Dataset:
@@ -155,8 +159,9 @@ def _stamp(paths: list[Path]) -> tuple[int, ...]:
 
 
 # The pages ask again and again, and a listing of ImageNet's files takes a while; two are the splits of one.
+# The stamp is only a part of the cache's key: files that have changed are opened anew.
 @lru_cache(maxsize=2)
-def _opened(name: str, split: str, folder: Path, stamp: tuple[int, ...]) -> Any:
+def _opened(name: str, split: str, folder: Path, _stamped: tuple[int, ...]) -> Any:
     original = ORIGINALS[name]
     try:
         return original.open(folder, split)
@@ -171,10 +176,12 @@ def _opened(name: str, split: str, folder: Path, stamp: tuple[int, ...]) -> Any:
 
 def _mnist(kind: str, size: int | None = None) -> Callable[[Path, str], Any]:
     """The loader of a data set in MNIST's format."""
-    # On PIL images, whose bilinear resizing is antialiased: resized tensors would differ.
-    steps = [transforms.ToTensor()] if size is None else [transforms.Resize(size), transforms.ToTensor()]
 
     def open_split(folder: Path, split: str) -> Any:
+        from torchvision import datasets, transforms
+
+        # On PIL images, whose bilinear resizing is antialiased: resized tensors would differ.
+        steps = [transforms.ToTensor()] if size is None else [transforms.Resize(size), transforms.ToTensor()]
         source = getattr(datasets, kind)(folder, train=split == "train", transform=transforms.Compose(steps))
         if len(source.data) != len(source.targets) or source.data.shape[1:] != (28, 28):
             raise ValueError("images and labels do not belong together")
@@ -189,9 +196,12 @@ def _cifar(kind: str, mean: Sequence[float], deviation: Sequence[float]) -> Call
     Their batches are Python pickles, which can run code. They are read from the server's data directory
     only, never from an upload, and torchvision compares their checksums with the originals' before.
     """
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, deviation)])
 
     def open_split(folder: Path, split: str) -> Any:
+        from torchvision import datasets, transforms
+        from torchvision.datasets.utils import check_integrity
+
+        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, deviation)])
         loader = getattr(datasets, kind)
         sums = dict((*loader.train_list, *loader.test_list))
         sums[loader.meta["filename"]] = loader.meta["md5"]
@@ -214,6 +224,8 @@ def _imagenet(folder: Path, split: str) -> Any:
 
     Labels count the classes in the order of their folders' names, as torchvision's ImageNet counts them.
     """
+    from torchvision import datasets, transforms
+
     root = folder / "imagenet"
     halves = [root / half for half in ("train", "val") if (root / half).is_dir()]
     first, *others = ({entry.name for entry in half.iterdir() if entry.is_dir()} for half in halves)
@@ -254,11 +266,6 @@ def _downloaded(kind: str) -> str:
     )
 
 
-def _cifar_files(kind: Any) -> dict[str, tuple[str, ...]]:
-    names = [name for name, _ in kind.train_list + kind.test_list]
-    return _both((*names, kind.meta["filename"]))
-
-
 # Mean and deviation of CIFAR-100's channels, as DeepOBS has them.
 CIFAR_100 = (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)
 
@@ -294,8 +301,8 @@ _TABLE = {
         about="Colour pictures, 32×32, of 10 classes; 50,000 for training, 10,000 for test.",
         shape=(3, 32, 32),
         classes=10,
-        folder=datasets.CIFAR10.base_folder,
-        files=_cifar_files(datasets.CIFAR10),
+        folder="cifar-10-batches-py",
+        files=_both((*(f"data_batch_{each}" for each in range(1, 6)), "test_batch", "batches.meta")),
         get=_downloaded("CIFAR10"),
         open=_cifar("CIFAR10", (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)),
     ),
@@ -303,8 +310,8 @@ _TABLE = {
         about="Colour pictures, 32×32, of 100 classes; 50,000 for training, 10,000 for test.",
         shape=(3, 32, 32),
         classes=100,
-        folder=datasets.CIFAR100.base_folder,
-        files=_cifar_files(datasets.CIFAR100),
+        folder="cifar-100-python",
+        files=_both(("train", "test", "meta")),
         get=_downloaded("CIFAR100"),
         open=_cifar("CIFAR100", *CIFAR_100),
     ),

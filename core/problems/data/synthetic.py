@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.problems import spec
-from core.problems.data.dataset import DataError, Dataset
-from core.problems.spec import Spec
-from core.settings import SettingsError
+from seigh.core.problems import spec
+from seigh.core.problems.data.dataset import DataError, Dataset
+from seigh.core.problems.spec import Spec
+from seigh.core.settings import SettingsError
 
 NAME = "random"
 EXAMPLE = "random(3x32x32,classes=10)"

@@ -9,15 +9,19 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from app import charts
+from seigh.app import charts
 
 D = 7030
 
 
-def curves(k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan) -> pd.DataFrame:
+def curves(
+    k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan, tied: range = range(0)
+) -> pd.DataFrame:
     """``queries.overlap_curves`` of one analysis: overlap three times, best ten times chance; ``error`` is
-    that of the overlap, in units of chance too."""
+    that of the overlap, in units of chance too. At the sizes ``tied``, 48 weights tie, and the overlap is two
+    to six times chance."""
     size = np.arange(1, k + 1)
+    ties = np.isin(size, tied)
     factors = {"magnitude": 3.0, "random": 1.1, "best": 10.0}
     return pd.concat(
         pd.DataFrame(
@@ -28,7 +32,10 @@ def curves(k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan
                 "k": size,
                 "overlap": factor * size / D,
                 "std": 0.2 * size / D if mask == "random" else np.nan,
-                "error": error * size / D if mask == "magnitude" else np.nan,
+                "error": (error + 3 * ties) * size / D if mask == "magnitude" else np.nan,
+                "least": np.where(ties, 2.0, 3.0) * size / D if mask == "magnitude" else np.nan,
+                "greatest": np.where(ties, 6.0, 3.0) * size / D if mask == "magnitude" else np.nan,
+                "tied": 48.0 * ties if mask == "magnitude" else np.nan,
                 "chance": size / D,
                 "ratio": factor,
             }
@@ -37,8 +44,9 @@ def curves(k: int, *, analysis_id: int = 1, step: int = 0, error: float = np.nan
     )
 
 
-def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
-    """``queries.overlap_by_step`` of lines (model, split, D) over two steps, and their series."""
+def points(*lines: tuple[str, str, int], k: int = 70, ties: bool = False) -> pd.DataFrame:
+    """``queries.overlap_by_step`` of lines (model, split, D) over two steps, and their series; with ties at
+    step 0, the overlap there is two to six times chance."""
     rows = []
     for model, split, parameters in lines:
         for step in (0, 100):
@@ -53,6 +61,7 @@ def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
                 "method": "krylov",
                 "seed": 0,
                 "samples": 500,
+                "sampling": "balanced",
                 "data": "digits",
                 "k": k,
                 "chance": k / parameters,
@@ -61,6 +70,9 @@ def points(*lines: tuple[str, str, int], k: int = 70) -> pd.DataFrame:
             }
             chance = k / parameters
             found = {"overlap": 3 * chance, "std": np.nan, "error": 0.5 * chance, "ratio": 3.0}
+            found |= {"least": 3 * chance, "greatest": 3 * chance, "tied": 0}
+            if ties and step == 0:
+                found |= {"least": 2 * chance, "greatest": 6 * chance, "tied": 48, "error": 3.5 * chance}
             drawn = {"overlap": chance, "std": 0.1 * chance, "error": np.nan, "ratio": 1.0}
             rows.append(common | {"mask": "magnitude"} | found)
             rows.append(common | {"mask": "random"} | drawn)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app import charts
+from seigh.app import charts
 
 
 def luminance(color: str) -> float:

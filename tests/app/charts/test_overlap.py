@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts
+from seigh.app import charts
 from tests.app.charts.frames import D, curves, layer, layers, points
 
 
@@ -19,6 +19,60 @@ def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
     encoding, data = layer(chart, "rule")
     assert encoding["tooltip"][2]["title"] == charts.ERROR_LABEL
     assert data.set_index("k")[charts.ERROR_LABEL][7] == pytest.approx(3.5 / D)
+
+
+def test_ties_are_a_range_apart_from_the_numerical_error() -> None:
+    chart = charts.overlap_curve(curves(40, error=0.5, tied=range(10, 20)), "#123456")
+    areas = [data.set_index("k") for kind, _, data in layers(chart) if kind == "area"]
+    _, ties, error = areas
+    np.testing.assert_allclose(ties["low"][10:19] * D / ties.index[10:19], 2)
+    np.testing.assert_allclose(ties["high"][10:19] * D / ties.index[10:19], 6)
+    assert ties["low"][25] == ties["high"][25]  # the range is the curve where nothing ties
+    np.testing.assert_allclose((error["high"] - error["low"]) * D / error.index, 1)
+    edges = [each for each in chart.to_dict()["layer"] if each["mark"].get("strokeDash") == [3, 3]]
+    assert [each["mark"]["color"] for each in edges] == ["#123456"] * 2
+    encoding, values = layer(chart, "rule")
+    titles = [tooltip["title"] for tooltip in encoding["tooltip"][2:6]]
+    assert titles == [charts.ERROR_LABEL, "least over ties", "greatest over ties", "weights that tie"]
+    row = values.set_index("k").loc[12]
+    assert row[charts.ERROR_LABEL] == pytest.approx(3.5 * 12 / D)  # the stated error is of both
+    assert row["weights that tie"] == 48
+
+
+def test_a_few_ties_are_bars() -> None:
+    chart = charts.overlap_curve(curves(5, error=0.5, tied=range(2, 4)), "#123456")
+    _, bars = layer(chart, "rule")
+    assert bars["k"].tolist() == [2, 3]
+
+
+def test_ties_of_several_steps_have_their_colours() -> None:
+    frame = pd.concat([curves(20, step=0, error=0.5, tied=range(1, 21)), curves(20, step=9, error=0.5)])
+    chart = charts.overlap_by_k(frame[frame["mask"] == "magnitude"])
+    encoding, ties = layer(chart, "area")
+    assert encoding["color"]["field"] == "step"
+    first, last = (ties[ties["step"] == step] for step in (0, 9))
+    np.testing.assert_allclose((first["high"] - first["low"]) * D / first["k"], 4)
+    assert (last["low"] == last["high"]).all()
+
+
+@pytest.mark.parametrize(("measure", "unit"), [("overlap", 70 / D), ("ratio", 1.0)])
+def test_ties_over_training_are_pale_bars(measure: charts.Measure, unit: float) -> None:
+    chart = charts.overlap_by_step(points(("mlp", "test", D), ties=True), {"mlp": "#0072B2"}, measure)
+    bars = [data for kind, _, data in layers(chart) if kind == "rule" and "low" in data]
+    assert [each["step"].tolist() for each in bars] == [[0]]
+    np.testing.assert_allclose(bars[0][["low", "high"]], [[2 * unit, 6 * unit]])
+    _, errors = layer(chart, "errorbar")
+    np.testing.assert_allclose(errors["high"] - errors["low"], unit)
+    encoding, _ = layer(chart, "point")
+    assert "weights that tie" in [tooltip.get("title") for tooltip in encoding["tooltip"]]
+
+
+def test_old_analyses_know_nothing_of_ties() -> None:
+    frame = curves(40, error=0.5).assign(least=np.nan, greatest=np.nan, tied=np.nan)
+    chart = charts.overlap_curve(frame, "#123456")
+    _, error = [data for kind, _, data in layers(chart) if kind == "area"]
+    np.testing.assert_allclose((error["high"] - error["low"]) * D / error["k"], 1)
+    assert "weights that tie" not in layer(chart, "rule")[1]
 
 
 def test_bands_stay_on_a_log_axis() -> None:

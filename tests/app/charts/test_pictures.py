@@ -6,8 +6,8 @@ import altair as alt
 import pandas as pd
 import pytest
 
-from app import charts
-from app.charts import pictures
+from seigh.app import charts
+from seigh.app.charts import pictures
 from tests.app.charts.frames import curves, shares
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts
+from seigh.app import charts
 from tests.app.charts.frames import layer
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts
-from core.names import METRICS
+from seigh.app import charts
+from seigh.core.names import METRICS
 from tests.app.charts.frames import D, layer, layers, shares
 
 COLORS = {"mlp": "#0072B2", "conv": "#D55E00"}

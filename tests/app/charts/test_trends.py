@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts
+from seigh.app import charts
 from tests.app.charts.frames import D, layer, points
 
 COLORS = {"mlp": "#0072B2", "conv": "#D55E00"}

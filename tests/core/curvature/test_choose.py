@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.curvature import CurvatureOperator, Measurement, choose
-from core.curvature.choose import Footprint, _Trials, footprint
-from core.problems import architectures
+from seigh.core.curvature import CurvatureOperator, Measurement, choose
+from seigh.core.curvature.choose import Footprint, _Trials, footprint
+from seigh.core.problems import architectures
 from tests.core.curvature.problems import NAMES, dense, problem
 
 CE = nn.CrossEntropyLoss()

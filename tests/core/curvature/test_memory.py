@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator
-from core.curvature.memory import Layout, is_out_of_memory
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.curvature.memory import Layout, is_out_of_memory
 from tests.core.curvature.problems import dense, problem
 
 CE = nn.CrossEntropyLoss()
@@ -99,7 +99,7 @@ def test_what_torch_really_raises_is_recognised() -> None:
 _LIMITED = """
 import json, resource, torch
 from torch import nn
-from core.curvature import CurvatureOperator
+from seigh.core.curvature import CurvatureOperator
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

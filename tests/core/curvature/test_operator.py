@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.curvature import CurvatureOperator, select_parameters
-from core.curvature.paths import Linearise
-from core.names import KINDS, PATHS
-from core.problems import architectures
+from seigh.core.curvature import CurvatureOperator, select_parameters
+from seigh.core.curvature.paths import Linearise
+from seigh.core.names import KINDS, PATHS
+from seigh.core.problems import architectures
 from tests.core.curvature.problems import NAMES, dense, problem
 
 CE = nn.CrossEntropyLoss()

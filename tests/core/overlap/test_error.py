@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.overlap import largest_first, overlap_curve, overlap_error, resolved
-from core.spectra import Eigenpairs
-from core.spectra.eigenpairs import by_magnitude
+from seigh.core.overlap import largest_first, overlap_curve, resolved, stated_overlap
+from seigh.core.spectra import Eigenpairs
+from seigh.core.spectra.eigenpairs import by_magnitude
 from tests.core.spectra.matrices import hessian_like, symmetric
 
 SPECTRA = ("power", "exponential", "network", "flat", "indefinite", "multiple", "paired", "noisy", "close")
@@ -163,15 +163,10 @@ class Case:
 
 def stated_and_true(case: Case, pairs: Eigenpairs) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap, its stated error, and the true one: the distance to the farthest admissible value."""
-    n = len(case.order)
     assert pairs.residuals is not None
-    overlap = overlap_curve(pairs.rows(case.order)[:, :n])
+    overlap, stated, _ = stated_overlap(pairs, case.order, pairs.residuals)
     least, largest = case.truth()
-    return (
-        overlap,
-        overlap_error(pairs, case.order, pairs.residuals),
-        torch.maximum(overlap - least, largest - overlap),
-    )
+    return overlap, stated, torch.maximum(overlap - least, largest - overlap)
 
 
 def test_stated_errors_are_honest_and_not_vacuous() -> None:
@@ -216,8 +211,7 @@ def test_every_choice_within_a_multiple_eigenvalue_is_covered(sign: float, seed:
     pairs = Eigenpairs(
         vectors.T, torch.eye(8, dtype=torch.float64), values, torch.zeros(8, dtype=torch.float64), 8
     )
-    overlap = overlap_curve(pairs.rows(order)[:, :5])
-    stated = overlap_error(pairs, order, torch.zeros(8, dtype=torch.float64))
+    overlap, stated, _ = stated_overlap(pairs, order, torch.zeros(8, dtype=torch.float64))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(200):
         # Bases of the two eigenspaces of ±3, in any order.
@@ -242,7 +236,7 @@ def test_a_pair_beyond_the_last_shows_that_the_last_is_ambiguous() -> None:
 
     def stated(count: int) -> Tensor:
         pairs = Eigenpairs(vectors.T, torch.eye(4, dtype=torch.float64), values, None, 4).top(count)
-        return overlap_error(pairs, order, torch.zeros(count, dtype=torch.float64))
+        return stated_overlap(pairs, order, torch.zeros(count, dtype=torch.float64)).error
 
     assert float(stated(2)[1]) < 1e-10
     assert float(stated(3)[1]) > 1e-3
@@ -254,7 +248,7 @@ def test_large_clusters_are_bounded_too() -> None:
     order = torch.arange(20)
     zeros = torch.zeros(30, dtype=torch.float64)
     pairs = Eigenpairs(vectors.T, torch.eye(30, dtype=torch.float64), values, zeros, 30)
-    overlap, stated = overlap_curve(pairs.rows(order)[:, :20]), overlap_error(pairs, order, zeros)
+    overlap, stated, _ = stated_overlap(pairs, order, zeros)
     for k in range(2, 21):
         tied = vectors[:k, 1:21]
         masses = torch.linalg.eigvalsh(tied.T @ tied)
@@ -269,8 +263,7 @@ def test_pairs_that_know_nothing_state_that_any_overlap_is_possible() -> None:
     ones = torch.ones(10, dtype=torch.float64)
     pairs = Eigenpairs(vectors.T, torch.eye(10, dtype=torch.float64), ones, residuals, 0)
     order = torch.arange(10)
-    overlap = overlap_curve(pairs.rows(order))
-    stated = overlap_error(pairs, order, residuals)
+    overlap, stated, _ = stated_overlap(pairs, order, residuals)
     assert bool((stated <= torch.maximum(overlap, 1 - overlap) + 1e-12).all())
     assert resolved(overlap, stated) == 0
     assert float((stated / overlap).min()) > 0.5
@@ -287,6 +280,6 @@ def test_resolved_is_the_last_size_before_the_first_error_above_the_tolerance() 
 def test_residuals_that_do_not_fit_the_pairs_are_refused() -> None:
     pairs = Eigenpairs(torch.eye(6).double()[:3], torch.eye(3).double(), torch.ones(3).double(), None, 0)
     with pytest.raises(ValueError, match="2 residuals of 3 pairs"):
-        overlap_error(pairs, torch.arange(3), torch.zeros(2))
+        stated_overlap(pairs, torch.arange(3), torch.zeros(2))
     with pytest.raises(ValueError, match="pair for each of 4 coordinates"):
-        overlap_error(pairs, torch.arange(4), torch.zeros(3))
+        stated_overlap(pairs, torch.arange(4), torch.zeros(3))

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from core.names import METRICS, Metric
-from core.overlap import metrics as module
-from core.overlap.masks import largest_first
-from core.overlap.metrics import (
+from seigh.core.names import METRICS, Metric
+from seigh.core.overlap import metrics as module
+from seigh.core.overlap.masks import largest_first
+from seigh.core.overlap.metrics import (
     align,
     largest,
     mask_angles,

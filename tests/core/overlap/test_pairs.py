@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from scipy.linalg import subspace_angles
 
-from core.overlap.masks import largest_first
-from core.overlap.metrics import factor
-from core.overlap.pairs import eigenspaces, mask_iou, stored_vectors
+from seigh.core.overlap.masks import largest_first
+from seigh.core.overlap.metrics import factor
+from seigh.core.overlap.pairs import eigenspaces, mask_iou, stored_vectors
 from tests.core.overlap.test_metrics import drawn, independent
 
 
@@ -20,7 +20,7 @@ def write(path: Path, k: int, seed: int) -> torch.Tensor:
 
 
 def test_stored_eigenspaces_at_every_k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.spectra.eigenpairs.CHUNK_BYTES", 2**14)  # many blocks
+    monkeypatch.setattr("seigh.core.spectra.eigenpairs.CHUNK_BYTES", 2**14)  # many blocks
     one, other = write(tmp_path / "one", 12, 0), write(tmp_path / "other", 9, 1)
     with stored_vectors(tmp_path / "one") as first, stored_vectors(tmp_path / "other") as second:
         assert first.shape == (12, 500)

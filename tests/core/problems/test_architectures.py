@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from core.problems import architectures, checkpoints, training, zoo
-from core.settings import SettingsError
+from seigh.core.problems import architectures, checkpoints, training, zoo
+from seigh.core.settings import SettingsError
 
 
 def shapes_of(spec: str) -> dict[str, tuple[int, ...]]:
@@ -99,7 +99,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
 
 def test_timm_is_loaded_for_its_own_models_only() -> None:
     script = (
-        "import sys; from core.problems import architectures; "
+        "import sys; from seigh.core.problems import architectures; "
         "architectures.build('tanh-mlp'); print('timm' in sys.modules); "
         "architectures.canonical('timm/resnet18'); print('timm' in sys.modules)"
     )
@@ -320,7 +320,7 @@ def test_looking_at_architectures_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("module", [architectures, checkpoints.contents, training])
+@pytest.mark.parametrize("module", [architectures, checkpoints.names, training])
 def test_examples_in_docstrings(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0

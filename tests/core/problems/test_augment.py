@@ -4,7 +4,7 @@ import torch
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
-from core.problems import augment
+from seigh.core.problems import augment
 
 MEAN, DEVIATION = (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)
 

@@ -13,12 +13,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from core.analysis import analyse
-from core.curvature import CurvatureOperator
-from core.names import KINDS, PATHS, Kind, PathName
-from core.problems import architectures, data, losses
-from core.problems.recorder import Recorder
-from core.settings import AnalysisSettings, SettingsError
+from seigh.core.analysis import analyse
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.names import KINDS, PATHS, Kind, PathName
+from seigh.core.problems import architectures, data, losses
+from seigh.core.problems.recorder import Recorder
+from seigh.core.settings import AnalysisSettings, SettingsError
 from tests.core.curvature.problems import dense, problem
 
 CHOICES: tuple[dict[str, Any], ...] = (
@@ -111,8 +111,14 @@ def test_an_analysis_with_weight_decay_finds_the_penalised_eigenvalues(
     decay, k = 0.3, 6
     sizes = {"outer": 400, "inner": 800} if method == "seigh" else {}
     asked = settings(
-        **{"architecture": "tanh-mlp(depth=1,width=4)", "samples": 30, "k": k, "precision": "float64"},
-        **{"method": method, "curvature": kind, "weight_decay": decay, "seed": 2},
+        architecture="tanh-mlp(depth=1,width=4)",
+        samples=30,
+        k=k,
+        precision="float64",
+        method=method,
+        curvature=kind,
+        weight_decay=decay,
+        seed=2,
         **choice | sizes,
     )
     result = analyse(path, asked)
@@ -134,11 +140,14 @@ def test_an_analysis_with_weight_decay_finds_the_penalised_eigenvalues(
     assert np.all(result.residuals < 1e-2)
     order = theta.abs().argsort(descending=True, stable=True)[:k]
     vectors = torch.from_numpy(result.eigenvectors.double().numpy()).T
-    assert result.overlap[-1] == pytest.approx(float(vectors[order].square().sum()) / k, abs=1e-5)
+    computed = result.overlap[-1] - result.record["extrapolated"][-1]
+    assert computed == pytest.approx(float(vectors[order].square().sum()) / k, abs=1e-5)
     residuals = torch.linalg.vector_norm(
         truth @ vectors - vectors * torch.from_numpy(result.eigenvalues), dim=0
     )
-    np.testing.assert_allclose(result.residuals, residuals.numpy(), atol=1e-5)
+    # What fresh vectors leave of a residual is bounded, not known.
+    assert np.all(result.residuals >= residuals.numpy() - 1e-6)
+    np.testing.assert_allclose(result.residuals, residuals.numpy(), rtol=0.2, atol=1e-5)
     norm = result.record["norm"]
     assert norm["lower"] < float(torch.linalg.matrix_norm(truth)) < norm["upper"]
 
@@ -158,8 +167,12 @@ def test_weight_decay_moves_all_eigenvalues_and_no_eigenvector(tmp_path: Path) -
     common = {"architecture": "tanh-mlp(depth=1,width=4)", "samples": 30, "k": 5, "precision": "float64"}
     common |= {"curvature": "ggn"}  # without negative eigenvalues, so that the order stays
     without, penalised = (analyse(path, settings(**common, weight_decay=decay)) for decay in (0, 0.01))
-    np.testing.assert_allclose(penalised.eigenvalues, without.eigenvalues + 0.01, atol=1e-10)
-    np.testing.assert_allclose(penalised.overlap, without.overlap, atol=1e-8)
+    # One may need more products than the other until its overlap is resolved.
+    off = np.abs(penalised.eigenvalues - without.eigenvalues - 0.01)
+    assert np.all(off <= penalised.residuals + without.residuals)
+    assert np.all(off <= 1e-4 * without.eigenvalues[0])
+    apart = np.abs(penalised.overlap - without.overlap)
+    assert np.all(apart <= penalised.overlap_error + without.overlap_error)
     assert without.record["loss"]["penalty"] == 0
 
 

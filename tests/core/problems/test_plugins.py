@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.analysis import analyse
-from core.problems import architectures, data, losses, plugins
-from core.problems.recorder import Recorder
-from core.settings import AnalysisSettings, SettingsError
+from seigh.core.analysis import analyse
+from seigh.core.problems import architectures, data, losses, plugins
+from seigh.core.problems.recorder import Recorder
+from seigh.core.settings import AnalysisSettings, SettingsError
+from tests.plugging import forget, put_package
 
 Install = Callable[[str, str], None]
 
@@ -70,19 +71,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.syspath_prepend(str(site))
     before = set(sys.modules)
 
-    def forget() -> None:
-        for cached in (plugins.registry, architectures.names, architectures._exists):
-            cached.cache_clear()
-        for cached in (architectures._skeleton, architectures._candidates, architectures._matters):
-            cached.cache_clear()
-
     def package(name: str, source: str) -> None:
-        (site / f"{name}.py").write_text(source)
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[seigh.problems]\n{name} = {name}:register\n")
-        forget()
+        put_package(site, name, source)
 
     yield package
     for module in set(sys.modules) - before:
@@ -133,8 +123,13 @@ def test_a_checkpoint_of_a_package_is_analysed_with_its_loss(install: Install, t
     path = Recorder(model, tmp_path, [0])(0)
     assert path is not None
     settings = AnalysisSettings(
-        **{"architecture": "our-net", "data": "digits", "samples": 40, "k": 5, "precision": "float64"},
-        **{"loss": "our-loss", "method": "exact"},
+        architecture="our-net",
+        data="digits",
+        samples=40,
+        k=5,
+        precision="float64",
+        loss="our-loss",
+        method="exact",
     )
     result = analyse(path, settings)
 

@@ -8,10 +8,10 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from core.problems import checkpoints
-from core.problems.recorder import Recorder, checkpoint_name
+from seigh.core.problems import checkpoints
+from seigh.core.problems.recorder import Recorder, checkpoint_name
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "train.md"
 
 
 def state(path: Path | None) -> dict[str, Tensor]:
@@ -151,8 +151,8 @@ def test_weights_of_any_layout_and_tied_ones_are_recorded(tmp_path: Path) -> Non
     assert torch.equal(found["low"], torch.ones(2))
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (example,) = [block for block in blocks if "Recorder(" in block]
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

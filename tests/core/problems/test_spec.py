@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.problems import spec
-from core.problems.spec import Spec, parse
-from core.settings import SettingsError
+from seigh.core.problems import spec
+from seigh.core.problems.spec import Spec, parse
+from seigh.core.settings import SettingsError
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
 KEYS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)

@@ -14,10 +14,10 @@ import safetensors
 import torch
 from torch import nn
 
-from core.problems import architectures, checkpoints, data, plugins, training
-from core.problems.recorder import checkpoint_name
-from core.problems.training import STATE, train
-from core.settings import Settings, SettingsError
+from seigh.core.problems import architectures, checkpoints, data, plugins, training
+from seigh.core.problems.recorder import checkpoint_name
+from seigh.core.problems.training import STATE, train
+from seigh.core.settings import Settings, SettingsError
 from tests.core.problems.originals import (
     trust_cifar,
     trust_cifar_in_children,
@@ -25,6 +25,7 @@ from tests.core.problems.originals import (
     write_imagenet,
     write_mnist,
 )
+from tests.plugging import forget
 
 
 def sha256(file: Path) -> str:
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path: Path) -> No
     torch.manual_seed(5)
     here = train("digits-mlp", 20, [0, 20], tmp_path / "here", seed=3)
     script = (
-        "import sys; from pathlib import Path; from core.problems.training import train\n"
+        "import sys; from pathlib import Path; from seigh.core.problems.training import train\n"
         "train('digits-mlp', 20, [0, 20], Path(sys.argv[1]), seed=3)"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "there"], check=True)
@@ -152,7 +153,7 @@ def test_recipes_are_those_of_table_1(problem: str, samples: int, table: tuple[f
 
 
 @pytest.fixture
-def originals(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def originals(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A home whose data directory has small files of all the data sets."""
     folder = home.data_folder
     write_mnist(folder, train=60, test=20)
@@ -430,7 +431,7 @@ def test_losses_are_those_of_the_batches(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from core.problems import training
+from seigh.core.problems import training
 problem, out, steps, record, batch, seconds = sys.argv[1:]
 training._STATE_SECONDS = float(seconds)
 training.train(
@@ -442,7 +443,7 @@ training.train(
 # A plug-in as a lab installs it: its network has dropout and batch normalisation.
 PLUGIN = """
 from torch import nn
-from core.problems.training import Problem
+from seigh.core.problems.training import Problem
 
 def net():
     return nn.Sequential(
@@ -473,14 +474,6 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
     yield
     forget()
-
-
-def forget() -> None:
-    """Let plug-ins be looked for again."""
-    for module in (plugins, architectures, training):
-        for function in vars(module).values():
-            if hasattr(function, "cache_clear"):
-                function.cache_clear()
 
 
 @pytest.mark.usefixtures("plugin")

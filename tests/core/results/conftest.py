@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results.models import Base
-from core.results.session import close, migrate, sessions
+from seigh.core.results.models import Base
+from seigh.core.results.session import close, migrate, sessions
 from tests.conftest import new_database
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy.orm import Session
 
-from core.results import store
-from core.results.models import Analysis, Checkpoint, Comparison, State, Training, Work
-from core.settings import AnalysisSettings, TrainingSettings
+from seigh.core.results import store
+from seigh.core.results.models import Analysis, Checkpoint, Comparison, State, Training, Work
+from seigh.core.settings import AnalysisSettings, TrainingSettings
 
 W = TypeVar("W", bound=Work)
 
-STALE_AFTER = timedelta(seconds=30)
 PARAMETERS = 7030
 
 
@@ -73,6 +71,9 @@ def results(**changes: Any) -> dict[str, Any]:
         "scree_upper": np.array([0.5, 0.3, np.inf]),
         "overlap": np.array([0.5, 0.4, 0.3]),
         "overlap_error": np.array([0.001, 0.01, np.nan]),
+        "least": np.array([0.5, 0.35, 0.3]),
+        "greatest": np.array([0.5, 0.45, 0.3]),
+        "tied": np.array([0, 48, 0]),
         "resolved_k": 1,
         "random_mean": np.array([0.01, 0.02, 0.03]),
         "random_std": np.array([0.001, 0.002, 0.003]),
@@ -89,7 +90,12 @@ def results(**changes: Any) -> dict[str, Any]:
 def claim(
     s: Session, number: int, token: str = "mine", worker: str = "host:1", kind: type[W] = Analysis
 ) -> W | None:
-    return store.claim(s, kind, number, token, worker, STALE_AFTER)
+    return store.claim(s, kind, number, token, worker)
+
+
+def requeue_silent(s: Session, kind: type[Work]) -> list[int]:
+    """Give up all work of a kind that runs, as a watch does that has seen no new sign of life of it."""
+    return store.requeue_silent(s, kind, store.signs_of_life(s, kind))
 
 
 def finish(s: Session, kind: type[Work], number: int, token: str = "mine", **changes: Any) -> bool:

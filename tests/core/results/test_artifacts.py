@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from core.results.artifacts import ArtifactStore
-from core.results.keys import content_key, eigenvectors_key
-from core.results.store import StoreError
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.keys import content_key, eigenvectors_key
+from seigh.core.results.store import StoreError
 
 
 @pytest.fixture

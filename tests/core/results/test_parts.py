@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import parts, store, workers
-from core.results.models import Analysis, Part, now
-from core.results.store import Standing
+from seigh.core.results import parts, store, workers
+from seigh.core.results.models import Analysis, Part, now
+from seigh.core.results.store import Standing
 from tests.core.results import lab
 
-LEASE = timedelta(seconds=10)
 SPECS: list[dict[str, Any]] = [{"kind": "product", "rows": [f"rows-{i}", "0"]} for i in range(3)]
 
 
@@ -33,13 +31,13 @@ def begin(s: Session, number: int, name: str = "one", token: str = "mine", folde
 
 
 def claim(s: Session, number: int, token: str, name: str = "one", worker: str = "host:2") -> int | None:
-    claimed = parts.claim(s, number, name, token, worker, LEASE)
+    claimed = parts.claim(s, number, name, token, worker)
     return None if claimed is None else claimed.number
 
 
 def test_every_part_is_claimed_once_in_order(maker: sessionmaker[Session], number: int) -> None:
     with maker.begin() as s:
-        first = parts.claim(s, number, "one", "a", "host:2", LEASE)
+        first = parts.claim(s, number, "one", "a", "host:2")
         assert first == parts.Claimed(0, SPECS[0], "f", 1)
         assert [claim(s, number, token) for token in "bcd"] == [1, 2, None]
         assert claim(s, number, "a", name="another") is None
@@ -57,8 +55,11 @@ def test_a_part_without_a_sign_of_life_is_performed_by_another(
 ) -> None:
     with maker.begin() as s:
         assert [claim(s, number, token) for token in "abc"] == [0, 1, 2]
-        s.execute(update(Part).where(Part.number == 1).values(heartbeat_at=now() - 2 * LEASE))
+        signs = parts.signs_of_life(s, number, "one")
+        s.execute(update(Part).where(Part.number == 0).values(heartbeat_at=now()))  # it is alive after all
+        parts.release_silent(s, number, "one", {part: signs[part] for part in (0, 1)})
         assert claim(s, number, "d") == 1
+        assert claim(s, number, "e") is None
         assert parts.beat(s, number, "one", 1, "b") is Standing.lost
         assert parts.beat(s, number, "one", 1, "d") is Standing.owned
         # The first result counts, whoever has it; there is no second one.
@@ -90,7 +91,7 @@ def test_the_next_attempt_finds_what_was_done_of_its_round(maker: sessionmaker[S
     with maker.begin() as s:
         assert claim(s, number, "a") == 0
         assert parts.finish(s, number, "one", 0, "f" * 64, "host:2")
-        store.requeue_stale(s, Analysis, -LEASE)
+        assert lab.requeue_silent(s, Analysis) == [number]
         assert begin(s, number) is Standing.lost  # the dead attempt's claim
         assert lab.claim(s, number, "next")
         assert begin(s, number, token="next") is Standing.owned
@@ -98,7 +99,7 @@ def test_the_next_attempt_finds_what_was_done_of_its_round(maker: sessionmaker[S
         # In another folder there is nothing.
         assert begin(s, number, token="next", folder="g") is Standing.owned
         assert parts.done(s, number, "one") == {}
-        assert parts.claim(s, number, "one", "b", "host:2", LEASE) == parts.Claimed(0, SPECS[0], "g", 2)
+        assert parts.claim(s, number, "one", "b", "host:2") == parts.Claimed(0, SPECS[0], "g", 2)
 
 
 def test_a_round_ends_the_one_before_and_an_analysis_all(maker: sessionmaker[Session], number: int) -> None:
@@ -106,7 +107,9 @@ def test_a_round_ends_the_one_before_and_an_analysis_all(maker: sessionmaker[Ses
         assert begin(s, number, "two") is Standing.owned
         assert claim(s, number, "a") is None
         assert claim(s, number, "a", name="two") == 0
-        parts.clear(s, number)
+        parts.clear(s, number, "another attempt")
+        assert parts.beat(s, number, "two", 0, "a") is Standing.owned
+        parts.clear(s, number, "mine")
         assert parts.beat(s, number, "two", 0, "a") is Standing.lost
         assert begin(s, number, "three") is Standing.owned
         store.delete(s, Analysis, number)
@@ -127,7 +130,7 @@ def test_a_plan_is_kept_for_later_attempts(maker: sessionmaker[Session], number:
     with maker.begin() as s:
         assert parts.keep_plan(s, number, "another", {}) is Standing.lost
         assert parts.keep_plan(s, number, "mine", plan) is Standing.owned
-        store.requeue_stale(s, Analysis, -LEASE)
+        assert lab.requeue_silent(s, Analysis) == [number]
         claimed = lab.claim(s, number, "next")
         assert claimed is not None
         assert claimed.plan == plan

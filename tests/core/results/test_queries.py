@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import queries, store
-from core.results.models import Analysis, Comparison, Mask, Training, now
-from core.results.store import StoreError
+from seigh.core.results import queries, store
+from seigh.core.results.models import Analysis, Comparison, Mask, Training, now
+from seigh.core.results.store import StoreError
 from tests.core.results import lab
 
 Maker = sessionmaker[Session]
@@ -158,18 +158,20 @@ def test_a_spectrum_tells_signs(maker: Maker) -> None:
 
 
 def test_results_without_errors_are_results(maker: Maker) -> None:
-    unknown = ("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper")
+    ties = ("least", "greatest", "tied")
+    unknown = ("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper", *ties)
     with maker.begin() as s:
         number = lab.finished(s, changes=dict.fromkeys(unknown))
     with maker() as s:
         curves, spectrum = queries.overlap_curves(s, [number]), queries.spectrum(s, number)
         detail, result = queries.analysis(s, number), queries.export_result(s, number)
         assert queries.comparable(s)["resolved_k"].isna().all()
-    assert curves["error"].isna().all()
+    assert curves[["error", *ties]].isna().all(axis=None)
     assert spectrum[["residual", "scree_lower", "scree_upper"]].isna().all(axis=None)
     assert detail is not None
     assert detail.resolved_k is None
-    assert [point["error"] for point in result["overlap"]] == [None] * 3
+    for name in ("error", *ties):
+        assert [point[name] for point in result["overlap"]] == [None] * 3
     assert result["scree_upper"] == [None] * 3
 
 
@@ -191,6 +193,9 @@ def test_overlap_curves_know_their_chance_level(maker: Maker) -> None:
     random = frame[(frame["mask"] == "random") & (frame["analysis_id"] == first)]
     assert random["std"].tolist() == [0.001, 0.002, 0.003]
     assert frame[frame["mask"] != "random"]["std"].isna().all()
+    ties = ["least", "greatest", "tied"]
+    assert frame[frame["mask"] == "magnitude"][ties].values.tolist()[1] == [0.35, 0.45, 48]
+    assert frame[frame["mask"] != "magnitude"][ties].isna().all(axis=None)
     np.testing.assert_array_equal(magnitude["error"], [0.001, 0.01, np.nan])
     assert frame[frame["mask"] != "magnitude"]["error"].isna().all()
 
@@ -288,6 +293,7 @@ def test_long_curves_and_spectra_are_thinned_but_keep_their_ends(maker: Maker) -
     size = np.arange(1, 1001)
     longer = dict.fromkeys(("eigenvalues", "residuals", "scree_lower", "scree_upper"), 1.0 / size)
     longer |= dict.fromkeys(("overlap", "overlap_error", "random_mean", "random_std", "best"), size / 7030)
+    longer |= dict.fromkeys(("least", "greatest", "tied"))
     with maker.begin() as s:
         long = lab.finished(s, k=1000, changes=longer)
         short = lab.finished(s, step=200)
@@ -360,6 +366,7 @@ def test_the_json_of_a_result(maker: Maker) -> None:
         "layers": [],
         "magnitudes": [],
         "metrics": [],
+        "curves": {},
         "model": "mlp",
         "step": 300,
         "parameters": 7030,
@@ -371,12 +378,19 @@ def test_the_json_of_a_result(maker: Maker) -> None:
                 "k": k,
                 "overlap": overlap,
                 "error": error,
+                "least": least,
+                "greatest": greatest,
                 "chance": pytest.approx(k / 7030),
                 "random_mean": k / 100,
                 "random_std": k / 1000,
                 "best": best,
+                "tied": tied,
             }
-            for k, overlap, error, best in ((1, 0.5, 0.001, 0.9), (2, 0.4, 0.01, 0.8), (3, 0.3, None, 0.7))
+            for k, overlap, error, least, greatest, best, tied in (
+                (1, 0.5, 0.001, 0.5, 0.5, 0.9, 0),
+                (2, 0.4, 0.01, 0.35, 0.45, 0.8, 48),
+                (3, 0.3, None, 0.3, 0.3, 0.7, 0),
+            )
         ],
         "seconds": {"load": 0.5, "eigenpairs": 2.0, "total": 2.5},
         "checkpoint_sha256": "a" * 64,
@@ -397,6 +411,8 @@ def test_the_table_of_a_study(maker: Maker) -> None:
         with pytest.raises(StoreError, match="There is no model 'nobody'; there is mlp, other"):
             queries.export_table(s, ["mlp", "nobody"])
     assert len(everything) == 18
+    points = everything[(everything["mask"] == "magnitude") & (everything["k"] == 2)]
+    assert points[["least", "greatest", "tied"]].values.tolist() == [[0.35, 0.45, 48]] * 2
     assert one["model"].unique().tolist() == ["other"]
     assert set(one["architecture"]) == {"tanh-mlp"}
 

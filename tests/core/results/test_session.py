@@ -12,8 +12,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import queries
-from core.results.session import close, engine, migrate, newest_revision, revision, sessions
+from seigh.core.results import queries
+from seigh.core.results.session import close, engine, migrate, newest_revision, revision, sessions
 from tests.core.results import lab
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.results.space import check_room, mark, said_if_full, used
-from core.results.store import StoreError
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.space import check_room, mark, said_if_full, used
+from seigh.core.results.store import StoreError
 
 MIB = 2**20
 
@@ -86,3 +87,13 @@ def test_all_who_see_a_folder_see_the_same_mark(tmp_path: Path) -> None:
     assert marks == {mark(tmp_path / "new")}
     assert mark(tmp_path / "other") not in marks
     assert [path.name for path in (tmp_path / "new").iterdir()] == [".seigh-artifacts"]
+
+
+def test_a_folder_that_cannot_be_written_is_said(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = ArtifactStore(tmp_path / "file" / "below")
+    with pytest.raises(StoreError, match=r"cannot be written \(Not a directory\); make it writable"):
+        below.put_arrays("eigenvectors/1-x", {"x": torch.zeros(3)}, {})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); make it writable"):
+        ArtifactStore(small_disk).put_arrays("eigenvectors/1-x", {"x": torch.zeros(3)}, {})

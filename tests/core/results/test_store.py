@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import queries, store
-from core.results.models import (
+from seigh.core.results import queries, store
+from seigh.core.results.models import (
     WORK,
     Analysis,
     Checkpoint,
@@ -29,9 +29,8 @@ from core.results.models import (
     Work,
     now,
 )
-from core.results.store import Standing, StoreError
+from seigh.core.results.store import Standing, StoreError
 from tests.core.results import lab
-from tests.core.results.lab import STALE_AFTER
 
 Maker = sessionmaker[Session]
 
@@ -65,12 +64,6 @@ def running(maker: Maker, token: str = "mine", kind: type[Work] = Analysis) -> i
     with maker.begin() as s:
         assert lab.claim(s, number, token, kind=kind)
     return number
-
-
-def silence(maker: Maker, number: int, kind: type[Work] = Analysis) -> None:
-    """Let the last sign of life be a minute old."""
-    with maker.begin() as s:
-        s.execute(update(kind).where(kind.id == number).values(heartbeat_at=now() - timedelta(minutes=1)))
 
 
 def all_at_once(action: Callable[[int], Any], times: int = 6) -> list[Any]:
@@ -375,7 +368,7 @@ def test_what_cannot_be_compared_is_refused(maker: Maker) -> None:
 def test_a_claim_starts_an_attempt(maker: Maker, kind: type[Work]) -> None:
     number = queued(maker, kind)
     with maker.begin() as s:
-        claimed = store.claim(s, kind, number, "mine", "host:1", STALE_AFTER)
+        claimed = store.claim(s, kind, number, "mine", "host:1")
         assert claimed is not None
         assert (type(claimed), claimed.id) == (kind, number)
     work = row(maker, number, kind)
@@ -392,12 +385,10 @@ def test_work_of_another_kind_is_left_alone(maker: Maker, kind: type[Work]) -> N
             lab.queue_any(s, each)
         claimed = lab.queue_any(s, kind, 2)
         assert lab.claim(s, claimed, kind=kind)
-        silent = now() - timedelta(minutes=1)
         for each in set(WORK.values()) - {kind}:
-            assert store.requeue_stale(s, each, timedelta(0)) == []
+            assert lab.requeue_silent(s, each) == []
             assert store.hand_back(s, each, "host:1") == []
-        s.execute(update(kind).where(kind.id == claimed).values(heartbeat_at=silent))
-        assert store.requeue_stale(s, kind, STALE_AFTER) == [claimed]
+        assert lab.requeue_silent(s, kind) == [claimed]
 
 
 def test_of_many_simultaneous_claims_one_succeeds(maker: Maker, kind: type[Work]) -> None:
@@ -421,12 +412,23 @@ def test_what_has_ended_cannot_be_claimed(maker: Maker, kind: type[Work], state:
     assert row(maker, number, kind).attempts == 0
 
 
-def test_running_work_can_be_claimed_only_when_it_is_silent(maker: Maker, kind: type[Work]) -> None:
+@pytest.mark.parametrize("wrong", [timedelta(hours=-2), timedelta(hours=2)])
+def test_running_work_is_nobody_elses_whatever_the_clocks_say(
+    maker: Maker, kind: type[Work], wrong: timedelta
+) -> None:
     number = running(maker, kind=kind)
     with maker.begin() as s:
-        assert lab.claim(s, number, "yours", kind=kind) is None
-    silence(maker, number, kind)
+        s.execute(update(kind).where(kind.id == number).values(heartbeat_at=now() + wrong))
     with maker.begin() as s:
+        assert lab.claim(s, number, "yours", kind=kind) is None
+        assert store.requeue_silent(s, kind, {}) == []
+        assert store.heartbeat(s, kind, number, "mine") is Standing.owned
+
+
+def test_an_attempt_that_was_given_up_is_fenced_off(maker: Maker, kind: type[Work]) -> None:
+    number = running(maker, kind=kind)
+    with maker.begin() as s:
+        assert lab.requeue_silent(s, kind) == [number]
         assert lab.claim(s, number, "yours", kind=kind) is not None
         assert store.heartbeat(s, kind, number, "mine") is Standing.lost
         assert store.heartbeat(s, kind, number, "yours") is Standing.owned
@@ -435,22 +437,22 @@ def test_running_work_can_be_claimed_only_when_it_is_silent(maker: Maker, kind: 
 
 def test_a_report_tells_the_progress_and_is_a_sign_of_life(maker: Maker, kind: type[Work]) -> None:
     number = running(maker, kind=kind)
-    silence(maker, number, kind)
     with maker.begin() as s:
+        signs = store.signs_of_life(s, kind)
         assert (
             store.report(
                 s, kind, number, "mine", stage="eigenpairs", progress=0.5, **dict.fromkeys(kind.counts, 35)
             )
             is Standing.owned
         )
-        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+        assert store.requeue_silent(s, kind, signs) == []
     work = row(maker, number, kind)
     assert (work.stage, work.progress) == ("eigenpairs", 0.5)
     assert [getattr(work, name) for name in kind.counts] == [35] * len(kind.counts)
-    silence(maker, number, kind)
     with maker.begin() as s:
+        signs = store.signs_of_life(s, kind)
         assert store.heartbeat(s, kind, number, "mine") is Standing.owned
-        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+        assert store.requeue_silent(s, kind, signs) == []
 
 
 def test_a_report_with_a_lost_claim_changes_nothing(maker: Maker, kind: type[Work]) -> None:
@@ -473,9 +475,8 @@ def test_the_next_attempt_learns_which_file_a_dead_one_left(maker: Maker) -> Non
     number = running(maker, "first")
     with maker.begin() as s:
         assert store.reserve_eigenvectors(s, number, "first", "eigenvectors/first") is Standing.owned
-    silence(maker, number)
     with maker.begin() as s:
-        assert store.requeue_stale(s, Analysis, STALE_AFTER) == [number]
+        assert lab.requeue_silent(s, Analysis) == [number]
     with maker.begin() as s:
         claimed = lab.claim(s, number, "second")
         assert claimed is not None
@@ -523,8 +524,8 @@ def test_an_environment_is_stored_once(maker: Maker) -> None:
 
 def test_a_late_duplicate_cannot_touch_a_finished_analysis(maker: Maker) -> None:
     number = running(maker, "first")
-    silence(maker, number)
     with maker.begin() as s:
+        assert lab.requeue_silent(s, Analysis) == [number]
         assert lab.claim(s, number, "second")
         assert store.finish(s, number, "second", **lab.results())
     late = lab.results(eigenvalues=np.array([9.0, 8.0, 7.0]), eigenvectors="eigenvectors/late")
@@ -533,7 +534,7 @@ def test_a_late_duplicate_cannot_touch_a_finished_analysis(maker: Maker) -> None
         assert not store.fail(s, Analysis, number, "first", "too late")
         assert not store.cancelled(s, Analysis, number, "first")
         assert lab.claim(s, number, "third") is None
-        assert store.requeue_stale(s, Analysis, timedelta(0)) == []
+        assert lab.requeue_silent(s, Analysis) == []
         with pytest.raises(StoreError, match="already finished"):
             store.request_cancel(s, Analysis, number)
     analysis = row(maker, number)
@@ -662,11 +663,10 @@ def test_results_that_come_before_the_cancellation_count(maker: Maker, kind: typ
 
 def test_a_cancellation_survives_the_worker(maker: Maker, kind: type[Work]) -> None:
     number = running(maker, kind=kind)
-    silence(maker, number, kind)
     with maker.begin() as s:
         store.request_cancel(s, kind, number)
         assert lab.claim(s, number, "yours", kind=kind) is None
-        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+        assert lab.requeue_silent(s, kind) == []
     assert row(maker, number, kind).state is State.cancelled
 
 
@@ -757,18 +757,15 @@ def test_what_falls_silent_is_queued_again_until_it_is_too_often(maker: Maker, k
     for attempt in (1, 2):
         with maker.begin() as s:
             assert lab.claim(s, number, f"attempt {attempt}", kind=kind)
-            assert store.requeue_stale(s, kind, STALE_AFTER) == []
-        silence(maker, number, kind)
         with maker.begin() as s:
-            assert store.requeue_stale(s, kind, STALE_AFTER) == [number]
+            assert lab.requeue_silent(s, kind) == [number]
             assert store.heartbeat(s, kind, number, f"attempt {attempt}") is Standing.lost
         work = row(maker, number, kind)
         assert (work.state, work.worker, work.progress) == (State.queued, None, 0.0)
     with maker.begin() as s:
         assert lab.claim(s, number, "attempt 3", kind=kind)
-    silence(maker, number, kind)
     with maker.begin() as s:
-        assert store.requeue_stale(s, kind, STALE_AFTER) == []
+        assert lab.requeue_silent(s, kind) == []
     work = row(maker, number, kind)
     assert work.state is State.failed
     assert work.message is not None
@@ -783,11 +780,12 @@ def test_what_falls_silent_is_queued_again_until_it_is_too_often(maker: Maker, k
 
 def test_simultaneous_sweeps_requeue_once(maker: Maker, kind: type[Work]) -> None:
     number = running(maker, kind=kind)
-    silence(maker, number, kind)
+    with maker() as s:
+        signs = store.signs_of_life(s, kind)
 
     def sweep(_: int) -> list[int]:
         with maker.begin() as s:
-            return store.requeue_stale(s, kind, STALE_AFTER)
+            return store.requeue_silent(s, kind, signs)
 
     assert sorted(all_at_once(sweep)) == [[], [], [], [], [], [number]]
 
@@ -815,8 +813,13 @@ def test_waiting_is_what_has_been_queued_for_a_while(maker: Maker, kind: type[Wo
         s.get_one(kind, working).submitted_at = now() - timedelta(days=1)
         s.flush()
         assert lab.claim(s, working, kind=kind)
-    with maker() as s:
+    with maker.begin() as s:
         assert store.waiting(s, kind, timedelta(seconds=15)) == [numbers[1], numbers[0]]
+        # Submitted before somebody set the clock back by two hours.
+        s.get_one(kind, numbers[2]).submitted_at = now() + timedelta(hours=2)
+        s.flush()
+        assert store.waiting(s, kind, timedelta(seconds=15)) == [numbers[1], numbers[0], numbers[2]]
+    with maker() as s:
         states = queries.runs(s).query("kind == @kind.__tablename__")["state"]
         assert (states == "queued").sum() == 3
         assert (states == "running").sum() == 1

@@ -1,7 +1,6 @@
 """Where an overlap lies, and pairs: what is written comes back, on both databases."""
 
 import math
-from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -9,11 +8,18 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.names import METRICS
-from core.overlap.metrics import normalised
-from core.results import queries, store
-from core.results.models import Analysis, Comparison, LayerShare, MagnitudeBin, PairValue, SubspaceMetric
-from core.results.store import StoreError
+from seigh.core.names import METRICS
+from seigh.core.overlap.metrics import normalised
+from seigh.core.results import queries, store
+from seigh.core.results.models import (
+    Analysis,
+    Comparison,
+    LayerShare,
+    MagnitudeBin,
+    PairValue,
+    SubspaceMetric,
+)
+from seigh.core.results.store import StoreError
 from tests.core.results import lab
 
 Maker = sessionmaker[Session]
@@ -105,7 +111,7 @@ def test_they_go_with_their_analysis(maker: Maker) -> None:
 
 def claimed(s: Session, ids: list[int], ks: list[int]) -> int:
     number = store.queue_comparison(s, ids, ks, "ada")[0].id
-    assert store.claim(s, Comparison, number, "mine", "host:1", timedelta(seconds=30))
+    assert store.claim(s, Comparison, number, "mine", "host:1")
     return number
 
 

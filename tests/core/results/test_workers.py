@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.results import queries, store, workers
-from core.results.clock import present
-from core.results.load import load
-from core.results.models import WORK, Analysis, State, Worker
+from seigh.core.results import queries, store, workers
+from seigh.core.results.clock import present
+from seigh.core.results.load import load
+from seigh.core.results.models import WORK, Analysis, State, Worker
 from tests.core.results import lab
 
 Maker = sessionmaker[Session]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.spectra import block_krylov, blocks, crew, eigenpairs_of, seigh, sketched, ssvd
-from core.spectra.blocks import BlockError, Blocks
-from core.spectra.crew import Part, SharedOperator, SharedStorage, perform, width
+from seigh.core.spectra import block_krylov, blocks, crew, eigenpairs_of, seigh, sketched, ssvd
+from seigh.core.spectra.blocks import BlockError, Blocks
+from seigh.core.spectra.crew import Part, SharedOperator, SharedStorage, perform, width
 from tests.core.spectra.matrices import hessian_like
 from tests.core.spectra.test_krylov import Counted
 
@@ -65,7 +65,7 @@ def restarted(operator: Any, **more: Any) -> Any:
 
 
 METHODS = {
-    "krylov": lambda operator, **more: block_krylov(operator, 12, block=4, **more),
+    "krylov": lambda operator, **more: block_krylov(operator, 12, block=4, products=80, **more),
     "restarted": restarted,
     "seigh": lambda operator, **more: seigh(operator, 20, 80, **more),
     "ssvd": lambda operator, **more: eigenpairs_of(ssvd(operator, 20, 80, **more)),

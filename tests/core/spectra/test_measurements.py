@@ -3,9 +3,9 @@ import pytest
 import scipy.fft
 import torch
 
-import core.spectra.measurements as measurements
-from core.names import TEST_MATRICES
-from core.spectra.measurements import (
+import seigh.core.spectra.measurements as measurements
+from seigh.core.names import TEST_MATRICES
+from seigh.core.spectra.measurements import (
     SSRFT,
     Gaussian,
     Rademacher,

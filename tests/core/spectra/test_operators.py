@@ -7,7 +7,16 @@ import doctest
 import pytest
 import torch
 
-from core.spectra import Shifted, exact, operators
+from seigh.core.spectra import (
+    Shifted,
+    a_posteriori,
+    block_krylov,
+    exact,
+    operators,
+    residuals,
+    seigh,
+    ssvd,
+)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -2.0])
@@ -29,6 +38,22 @@ def test_a_shifted_operator_and_shifted_pairs_are_those_of_the_shifted_matrix(sh
         found = pairs.vectors()
         torch.testing.assert_close(whole @ found, found * pairs.values)
         assert pairs.residuals is None or len(pairs.residuals) == 3
+
+
+def test_shape_and_products_are_all_that_an_operator_needs() -> None:
+    class Bare:
+        shape = (40, 40)
+
+        def __matmul__(self, block: torch.Tensor) -> torch.Tensor:
+            return torch.arange(40, 0, -1.0)[:, None] * block
+
+    wanted = torch.tensor([40.0, 39.0, 38.0], dtype=torch.float64)
+    pairs = block_krylov(Bare(), 3, products=40)
+    for values in (pairs.values[:3], exact(Bare(), 3).values, seigh(Bare(), 40, 40).values[:3]):
+        torch.testing.assert_close(values.double(), wanted, rtol=1e-4, atol=0)
+    torch.testing.assert_close(ssvd(Bare(), 40, 40).values[:3].double(), wanted, rtol=1e-3, atol=0)
+    assert residuals(Bare(), pairs).max() < 1e-3
+    assert a_posteriori(Bare(), pairs, tests=2).norm > 0
 
 
 def test_examples_in_docstrings() -> None:

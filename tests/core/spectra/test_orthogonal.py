@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.spectra.eigenpairs import CHUNK_BYTES, chunks, form, strips
-from core.spectra.orthogonal import gram, inner, orthonormaliser, subtract
+from seigh.core.spectra.eigenpairs import CHUNK_BYTES, chunks, form, strips
+from seigh.core.spectra.orthogonal import gram, inner, orthonormaliser, subtract
 
 # Shorter than any strip, some strips and a rest, many chunks and a rest, whole strips.
 LENGTHS = [1, 700, 5_003, 70_001, 2**17]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import core.spectra.sketched as sketched
-from core.names import TEST_MATRICES
-from core.spectra import Eigenpairs, SpectrumError, Storage, block_krylov, eigenpairs_of, seigh, ssvd
+import seigh.core.spectra.sketched as sketched
+from seigh.core.names import TEST_MATRICES
+from seigh.core.spectra import Eigenpairs, SpectrumError, Storage, block_krylov, eigenpairs_of, seigh, ssvd
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SEEDS = [0, 1, 2]

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.problems import data, plugins
-from core.problems.data import DataError
-from core.settings import Settings
+from seigh.core.problems import data, plugins
+from seigh.core.problems.data import DataError
+from seigh.core.settings import Settings
 from tests.core.problems import originals
+from tests.plugging import forget
 
 PLUG_IN = '''
 import torch
-from core.problems.data import DataError, Dataset
+from seigh.core.problems.data import DataError, Dataset
 
 
 class Counting:
@@ -60,9 +61,9 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-data\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nlab = lab_data:register\n")
     monkeypatch.syspath_prepend(str(site))
-    plugins.registry.cache_clear()
+    forget()
     yield
-    plugins.registry.cache_clear()
+    forget()
 
 
 def test_every_name_is_described_and_loaded_or_says_what_is_missing(tmp_path: Path) -> None:

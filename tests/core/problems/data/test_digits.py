@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from core.problems import architectures, data
+from seigh.core.problems import architectures, data
 
 
 def test_digits_are_scikit_learns_enlarged_and_split_once_and_for_all() -> None:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from core.problems import architectures, data
-from core.problems.data import DataError
-from core.settings import Settings
+from seigh.core.problems import architectures, data
+from seigh.core.problems.data import DataError
+from seigh.core.settings import Settings
 from tests.core.problems import originals
 
 # DeepOBS's, which the paper's code takes (deepobs/pytorch/datasets).

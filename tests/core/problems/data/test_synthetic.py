@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from core.problems import architectures, data
-from core.problems.data import DataError
+from seigh.core.problems import architectures, data
+from seigh.core.problems.data import DataError
 
 
 def test_random_data_are_standard_normal_and_marked() -> None:

@@ -11,14 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from core.problems.checkpoints.checkpoint import METRICS, CheckpointError, shown
-from core.problems.checkpoints.pickles import Inert, Number
+from seigh.core.reading.packing import Array, is_float
+from seigh.core.reading.pickles import Inert, Number
+from seigh.core.reading.words import LARGEST_STEP, METRICS, Refusal, shown
 
 _WEIGHTS = (
     "model_state_dict",
@@ -53,9 +50,6 @@ _DEEPOBS_LAYERS = (
     {f"conv{number}" for number in range(1, 10)},
 )
 
-# The database keeps steps in 32 bits; longer digit strings in file names are dates, not steps.
-_LARGEST_STEP = 2**31 - 1
-
 
 @dataclass(frozen=True)
 class Contents:
@@ -70,7 +64,7 @@ class Contents:
         notes: What was done, a sentence each.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Array]
     prefix: str
     step: int | None
     epoch: int | None
@@ -86,7 +80,7 @@ def unpack(contents: Mapping[Any, Any], name: str) -> Contents:
         name: The file's name, for errors.
 
     Raises:
-        CheckpointError: If there are none, or other things are among them.
+        Refusal: If there are none, or other things are among them.
     """
     notes: list[str] = []
     found, facts = _weights(contents, notes)
@@ -102,11 +96,11 @@ def unpack(contents: Mapping[Any, Any], name: str) -> Contents:
     )
 
 
-def tensors(contents: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
+def tensors(contents: Mapping[Any, Any], name: str) -> dict[str, Array]:
     """The state dict in what a file holds, by the names it has there.
 
     Raises:
-        CheckpointError: As ``unpack``.
+        Refusal: As ``unpack``.
     """
     return _checked(_weights(contents, [])[0], name)
 
@@ -120,7 +114,7 @@ def _weights(contents: Mapping[Any, Any], notes: list[str]) -> tuple[dict[Any, A
     """The innermost dictionary, which should hold the tensors, and the entries of those around it."""
     inner, facts = _entries(contents), dict[Any, Any]()
     for _ in range(_DEEPEST):
-        if all(isinstance(value, Tensor) for value in inner.values()):
+        if all(isinstance(value, Array) for value in inner.values()):
             break
         averages = [key for key in _AVERAGES if isinstance(inner.get(key), dict)]
         key = next((key for key in _WEIGHTS if isinstance(inner.get(key), dict)), None)
@@ -136,21 +130,26 @@ def _weights(contents: Mapping[Any, Any], notes: list[str]) -> tuple[dict[Any, A
     return inner, facts
 
 
-def _checked(tensors: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
+def _checked(tensors: Mapping[Any, Any], name: str) -> dict[str, Array]:
     if not tensors:
-        raise CheckpointError(f"'{name}' holds no tensors; save model.state_dict().")
+        raise Refusal(f"'{name}' holds no tensors; save model.state_dict().")
     for key, value in tensors.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+        if not isinstance(key, (str, int)):
+            raise Refusal(
+                f"'{name}' has entries whose names are no text, so it is no state dict; "
+                "save model.state_dict()."
+            )
+        if not isinstance(key, str) or not isinstance(value, Array):
             kind = "Python object" if isinstance(value, Inert) else type(value).__name__
             kind = kind if isinstance(key, str) else "name"
-            raise CheckpointError(
+            raise Refusal(
                 f"'{name}' is not a state dict of tensors alone: its entry '{shown(key)}' has a {kind} "
                 "where a tensor with a name is expected; save model.state_dict()."
             )
     return dict(tensors)
 
 
-def _unwrapped(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -> tuple[dict[str, Tensor], str]:
+def _unwrapped(tensors: dict[str, Array], prefix: str, notes: list[str]) -> tuple[dict[str, Array], str]:
     for wrapper in _PREFIXES:
         inside = {key for key in tensors if key.startswith(wrapper)}
         aside = [key for key in tensors if key not in inside]
@@ -168,7 +167,7 @@ def _unwrapped(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -> tup
     return tensors, prefix
 
 
-def _with_our_names(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def _with_our_names(tensors: dict[str, Array], notes: list[str]) -> dict[str, Array]:
     renamed = {_DEEPOBS.sub(r"\1.", key, count=1): value for key, value in tensors.items()}
     layers = {key.partition(".")[0] for key in renamed}
     if len(renamed) < len(tensors) or renamed.keys() == tensors.keys() or layers not in _DEEPOBS_LAYERS:
@@ -178,18 +177,17 @@ def _with_our_names(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, T
     return renamed
 
 
-def notes_on_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
+def notes_on_numbers(tensors: Mapping[str, Array]) -> list[str]:
     """What becomes of number types other than float32, and which weights are tied."""
     notes = []
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()):
-        if dtype == torch.float64:
-            notes.append("Weights in float64 are rounded to float32.")
-        elif dtype != torch.float32:
-            notes.append(f"Weights in {str(dtype).removeprefix('torch.')} are computed in float32.")
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values() if is_float(tensor.dtype)):
+        if dtype == "float64":
+            notes.append("Weights in float64 are rounded to float32, unless the analysis is in float64.")
+        elif dtype != "float32":
+            notes.append(f"Weights in {dtype} are computed in the precision of the analysis.")
     groups = defaultdict(list)
     for key, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        groups[place].append(key)
+        groups[tensor.key].append(key)
     notes += [
         f"{' and '.join(map(shown, tied))} are one tensor." for tied in groups.values() if len(tied) > 1
     ]
@@ -217,7 +215,7 @@ def _count(facts: Mapping[Any, Any], keys: Iterable[str]) -> int | None:
     for place in _places(facts):
         for key in keys:
             value = _number(place.get(key))
-            if value is not None and (value.is_integer() or key in _EPOCHS) and 0 <= value <= _LARGEST_STEP:
+            if value is not None and (value.is_integer() or key in _EPOCHS) and 0 <= value <= LARGEST_STEP:
                 return math.floor(value)
     return None
 
@@ -231,13 +229,8 @@ def _number(value: object) -> float | None:
     """A finite number, also where it is written as a string or held by a tensor or scalar of one entry."""
     if isinstance(value, Number):
         value = getattr(value, "value", None)
-    if (
-        isinstance(value, Tensor)
-        and value.numel() == 1
-        and value.device.type == "cpu"
-        and not value.is_complex()
-    ):
-        value = value.item()
+    if isinstance(value, Array):
+        value = _only_number(value)
     if not isinstance(value, (int, float, str)):
         return None
     try:
@@ -247,38 +240,10 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-# "step_000300", "ckpt-300", "epoch=3-step=300"; and a last number that stands alone or after any other word
-# than these: "epoch_3", "seed-1" and "v2" are no steps, nor is the 18 of "resnet18".
-_NAMED_STEP = re.compile(
-    r"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?|ckpt|checkpoint)[ _=.-]*(\d+)(?![a-z\d])"
-)
-_LAST_NUMBER = re.compile(r"(?:^|[ _=.-])(\d+)$")
-_OTHER_COUNT = re.compile(r"(?<![a-z])(?:epochs?|ep|e|seed|run|fold|rank|version|v)[ _=.-]*\d+$")
-
-
-def step_from_name(name: str) -> int | None:
-    """The training step in a file name such as ``step_000300.pt`` or ``ckpt-300.pth``, if there is one.
-
-    >>> step_from_name("epoch=3-step=300.pt"), step_from_name("model_40.pth"), step_from_name("epoch_3.pt")
-    (300, 40, None)
-    """
-    stem = Path(name).stem.lower()
-    match = _NAMED_STEP.search(stem)
-    if match is None and not _OTHER_COUNT.search(stem):
-        match = _LAST_NUMBER.search(stem)
-    step = int(match[1]) if match else None
-    return step if step is not None and step <= _LARGEST_STEP else None
-
-
-_NAMED_EPOCH = re.compile(r"(?<![a-z])(?:epochs?|ep|e)[ _=.-]*(\d+)(?![a-z\d])")
-
-
-def epoch_from_name(name: str) -> int | None:
-    """The epoch in a file name such as ``epoch_003.pt``, if there is one.
-
-    >>> epoch_from_name("epoch=3-step=300.pt"), epoch_from_name("model-ep12.pth"), epoch_from_name("e1e.pt")
-    (3, 12, None)
-    """
-    match = _NAMED_EPOCH.search(Path(name).stem.lower())
-    epoch = int(match[1]) if match else None
-    return epoch if epoch is not None and epoch <= _LARGEST_STEP else None
+def _only_number(array: Array) -> float | None:
+    try:
+        if array.numel == 1 and not array.dtype.startswith("complex"):
+            return float(array.view().reshape(-1)[0])
+    except (ValueError, TypeError):
+        pass
+    return None

@@ -1,0 +1,94 @@
+"""Further curves of an eigenspace: against k, and over training at one k."""
+
+from __future__ import annotations
+
+import textwrap
+
+import altair as alt
+import pandas as pd
+
+from seigh.app.charts.base import (
+    ERROR_LABEL,
+    NEUTRAL,
+    band,
+    error_bars,
+    few,
+    k_axis,
+    layered,
+    model_colors,
+    over_steps,
+    reading,
+    step_axis,
+    thin,
+    with_legend,
+)
+
+CURVE_HEIGHT = 340
+
+
+def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerChart:
+    """One further curve of one analysis against k, in a band of its error, above chance where it has one.
+
+    Args:
+        frame: ``queries.curves`` of one analysis and one name.
+        color: The model's colour.
+        log_k: Log axis for k.
+    """
+    frame = thin(frame, log_k)[["curve", "title", "k", "value", "error", "chance"]]
+    title = str(frame["title"].iloc[0])
+    x, y = k_axis(frame, log_k), alt.Y("value:Q", title=_short(title))
+    line = alt.Chart(frame).mark_line(color=color, strokeWidth=3, point=few(frame["k"])).encode(x=x, y=y)
+    layers = [line]
+    known = _between(frame)
+    if len(known):
+        layers.insert(0, band(known, x, "curve:N", color=color, opacity=0.35))
+    chance = frame.dropna(subset="chance")
+    if len(chance):
+        level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+        words = alt.Chart(chance.nlargest(1, "k")).mark_text(
+            align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance"
+        )
+        layers += [level.encode(x=x, y="chance:Q"), words.encode(x=x, y="chance:Q")]
+    values = frame.set_index("k")[["value", "error", "chance"]].dropna(axis="columns", how="all")
+    values = values.rename(columns={"value": title, "error": ERROR_LABEL})
+    return layered(*layers, reading(values, x), height=CURVE_HEIGHT)
+
+
+def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
+    """One further curve at one k against training step, with bars of its error, and chance where it has one.
+
+    Args:
+        frame: ``queries.curves_at``, with a column ``series`` that names the line each row belongs to.
+        colors: Colour of every model by name.
+    """
+    title = str(frame["title"].iloc[0])
+    found = frame.assign(height=frame["value"])
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("k:Q", format=",d"),
+        alt.Tooltip("value:Q", title=title, format=".4g"),
+        alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
+        alt.Tooltip("chance:Q", format=".3g"),
+    ]
+    lines, points = over_steps(found, _short(title), colors, tooltip)
+    layers: list[alt.Chart] = []
+    chance = found.dropna(subset="chance").drop_duplicates("chance")
+    color = model_colors(colors, found)
+    if len(chance):
+        level = alt.Chart(chance).mark_rule(strokeDash=[2, 3], strokeWidth=2)
+        tint = color if len(chance) > 1 else alt.value(NEUTRAL)
+        layers.append(level.encode(y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", format=".3g")]))
+    bars = error_bars(_between(found), step_axis(found), _short(title), color)
+    return layered(*layers, bars, lines, points, height=with_legend(CURVE_HEIGHT, found["model"]))
+
+
+def _short(title: str) -> str:
+    """The title as far as an axis has room for it; the figure's own title has all of it."""
+    return textwrap.shorten(title, 42, placeholder=" …")
+
+
+def _between(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of known error, with ``low`` and ``high``."""
+    known = frame.dropna(subset="error")
+    return known.assign(low=known["value"] - known["error"], high=known["value"] + known["error"])

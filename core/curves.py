@@ -1,0 +1,70 @@
+"""The curves that an analysis can be asked for besides the overlap of the largest magnitudes, by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+
+from seigh.core.errors import UserError
+from seigh.core.overlap.observables import OBSERVABLES, Curve, Observable, Scene
+from seigh.core.problems import plugins
+from seigh.core.settings import SettingsError
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def available() -> Mapping[str, Observable]:
+    """All of them: what is built in, and what plug-ins have registered."""
+    return MappingProxyType(dict(OBSERVABLES) | plugins.registry().curves)
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse names that no curve has.
+
+    Raises:
+        SettingsError: One of them is unknown.
+    """
+    for name in names:
+        if name not in available():
+            known = ", ".join(available())
+            raise SettingsError(f"There is no curve '{name}'; there are {known}.")
+
+
+def compute(names: Sequence[str], scene: Scene) -> tuple[dict[str, Curve], dict[str, str]]:
+    """The curves of these names; and of those that failed, why.
+
+    One that fails takes nothing from the others, or from the analysis: hours of products lie behind it.
+    """
+    found: dict[str, Curve] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = _sound(available()[name].compute(scene), len(scene.values))
+        except UserError as error:
+            failed[name] = str(error)
+        except Exception as error:  # a plug-in's code may fail in every way there is
+            _log.exception("The curve '%s' is left out, because it fails.", name)
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            failed[name] = f"The curve {name} cannot be computed ({reason}); ask who wrote it."
+    return found, failed
+
+
+def _sound(curve: Curve, length: int) -> Curve:
+    parts = {}
+    for part in ("value", "error", "chance"):
+        given = getattr(curve, part)
+        numbers = None if given is None else np.asarray(given, dtype=np.float64)
+        if numbers is not None and numbers.shape != (length,):
+            raise ValueError(f"its {part} has the shape {numbers.shape} and not ({length},)")
+        parts[part] = numbers
+    value, error = parts["value"], parts["error"]
+    if value is None or not np.isfinite(value).all():
+        raise ValueError("its values are not all finite")
+    if error is not None and not (error >= 0).all():
+        raise ValueError("its errors are not all numbers ≥ 0")
+    return Curve(value, error, parts["chance"])

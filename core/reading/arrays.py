@@ -1,0 +1,176 @@
+"""A user's own data, as a child reads it: ``.npz`` or ``.safetensors`` files with ``x`` and ``y``."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import stat
+import zipfile
+from typing import IO, Any
+
+import numpy as np
+
+from seigh.core.reading.checkpoints import in_safetensors, once
+from seigh.core.reading.packing import described, first_not_finite, write_converted
+from seigh.core.reading.task import Task
+from seigh.core.reading.words import Refusal, shown
+
+_KEYS = ("x", "y")
+
+# Bytes of a file's list of arrays, which is read as a whole and takes ten times the memory.
+_LARGEST_LIST = 2**20
+
+# Bytes of what precedes an array's numbers; numpy reads no longer one either, but would load it first.
+_LONGEST_HEADER = 10_000
+
+# numpy writes no others, and the decompressors of others do not stop at what was asked for.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+_Numbers = np.ndarray[Any, Any]
+
+
+def read(task: Task) -> dict[str, Any]:
+    """Samples in float32 and labels in int64, refused unless they are what they should be."""
+    try:
+        arrays = _read_npz(task) if task.name.lower().endswith(".npz") else _read_safetensors(task)
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # the parsers meet arbitrary bytes here, and fail in every way there is
+        raise Refusal(
+            f"The data file '{task.name}' is damaged or incomplete; save or upload it again."
+        ) from error
+    return _checked(task, **arrays)
+
+
+def _read_npz(task: Task) -> dict[str, _Numbers]:
+    end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
+    _check_list(task, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
+    with zipfile.ZipFile(task.file) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        _check_keys(task, list(entries))
+        return {key: _read_npy(task, archive, entries[key]) for key in _KEYS}
+
+
+def _read_npy(task: Task, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Numbers:
+    name = task.name
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise Refusal(f"{shown(entry.filename)} in '{name}' is a link, not an array; save the array itself.")
+    if entry.compress_type not in _COMPRESSIONS:
+        raise Refusal(f"'{name}' is compressed in an unusual way; save it with np.savez_compressed.")
+    with archive.open(entry) as file:
+        shape, dtype = _npy_header(file)
+    if dtype.hasobject:
+        raise Refusal(
+            f"'{name}' holds Python objects, which are not loaded because they could run code; "
+            "save x and y as plain arrays of numbers."
+        )
+    if dtype.kind not in "biufc":
+        raise Refusal(f"'{name}' holds text, records or dates; save x as float32 and y as int64.")
+    _check_size(task, shape, dtype.itemsize)
+    if math.prod(shape) * dtype.itemsize > entry.file_size:
+        raise ValueError("the array claims more than its entry holds")
+    with archive.open(entry) as file:
+        array: _Numbers = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    major, _ = np.lib.format.read_magic(file)
+    length = file.read(2 if major == 1 else 4)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:
+        raise ValueError("the array's header is too long")
+    start = io.BytesIO(length + file.read(_LONGEST_HEADER))
+    one, two = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+    shape, _, dtype = (one if major == 1 else two)(start)
+    return shape, dtype
+
+
+def _read_safetensors(task: Task) -> dict[str, _Numbers]:
+    length = int.from_bytes(task.whole[:8], "little")
+    _check_list(task, length)
+    header = json.loads(bytes(task.whole[8 : 8 + length]), object_pairs_hook=once)
+    header.pop("__metadata__", None)
+    _check_keys(task, list(header))
+    tensors = in_safetensors(header, 8 + length, task)
+    for key in _KEYS:
+        _check_size(task, tensors[key].shape, 1)
+    return {key: tensors[key].view() for key in _KEYS}
+
+
+def _check_list(task: Task, size: int) -> None:
+    """Refuse a file whose list of arrays, of ``size`` bytes, is too large to be read."""
+    if size > task.size:
+        raise ValueError("the list of arrays is longer than the file")
+    if size > _LARGEST_LIST:
+        raise Refusal(f"'{task.name}' lists far too many arrays; save only x and y.")
+
+
+def _check_keys(task: Task, found: list[str]) -> None:
+    missing = [key for key in _KEYS if key not in found]
+    if missing:
+        held = ", ".join(shown(name)[:40] for name in found[:5]) or "nothing"
+        raise Refusal(
+            f"'{task.name}' has no {' and no '.join(missing)} (it holds {held}); "
+            "save the samples as x and their labels as y."
+        )
+
+
+def _check_size(task: Task, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse an array that is too large, as stored or as the float32 that it becomes."""
+    if math.prod(shape) * max(itemsize, 4) > task.options["largest"]:
+        raise Refusal(
+            f"The arrays in '{task.name}' unpack to more than {task.options['largest'] // 2**30} GiB; "
+            "keep only the samples that the analysis needs."
+        )
+
+
+def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
+    """Write samples and labels, refused unless they are what they should be."""
+    name = task.name
+    if any(array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8) for array in (x, y)):
+        raise Refusal(f"'{name}' holds unusual numbers; save x as float32 and y as int64.")
+    if x.dtype == np.uint8:
+        raise Refusal(
+            f"x in '{name}' holds images of bytes (uint8); scale them as in training, such as by x / 255, "
+            "and save them as float32."
+        )
+    if not _is_float(x):
+        raise Refusal(
+            f"x in '{name}' is {x.dtype.name}; save it as floating-point numbers, scaled as in training."
+        )
+    if _one_hot(x, y):
+        raise Refusal(
+            f"y in '{name}' is one-hot, of shape {y.shape}; save the labels themselves, y.argmax(1)."
+        )
+    if y.dtype.kind not in "iu":
+        raise Refusal(f"y in '{name}' is {y.dtype.name}; save the labels as integers.")
+    if x.ndim < 2 or y.ndim != 1:
+        raise Refusal(f"x in '{name}' has shape {x.shape} and y {y.shape}; expected are (N, …) and (N,).")
+    if len(x) != len(y):
+        raise Refusal(
+            f"'{name}' has {len(x):,} samples in x and {len(y):,} labels in y; save as many of each."
+        )
+    if x.size == 0:
+        raise Refusal(f"'{name}' holds no samples.")
+    labels = np.ascontiguousarray(y.astype("<i8"))
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which is said below
+        write_converted(labels, "int64", task.target)
+        write_converted(x, "float32", task.target)
+    sizes = [("int64", labels.size), ("float32", x.size)]
+    if first_not_finite(task.numbers(), sizes) is not None:
+        raise Refusal(f"x in '{name}' holds NaN or infinite values; remove those samples.")
+    if int(labels.min()) < 0:
+        raise Refusal(f"y in '{name}' holds the label {int(labels.min())}; labels count from 0.")
+    return described([("int64", labels.shape), ("float32", x.shape)], {"y": 0, "x": 1})
+
+
+def _is_float(array: _Numbers) -> bool:
+    return array.dtype.kind == "f" or "float" in array.dtype.name
+
+
+def _one_hot(x: _Numbers, y: _Numbers) -> bool:
+    """Whether each row of y has a single one, and otherwise zeros."""
+    if y.ndim != 2 or y.shape[1] < 2 or len(x) != len(y) or y.dtype.kind == "c":
+        return False
+    return bool(((y == 0) | (y == 1)).all()) and bool((y.astype(np.float32).sum(1) == 1).all())

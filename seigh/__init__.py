@@ -1,0 +1,99 @@
+"""Top Hessian eigenspaces of neural networks, matrix-free, and how they line up with masks of parameters.
+
+What is below is for scripts, notebooks and training loops; the dashboard and the ``seigh`` command are built
+of the same parts. Everything is imported when it is first asked for, so that ``import seigh`` costs nothing.
+
+Analyse a checkpoint, without a server::
+
+    from pathlib import Path
+
+    import seigh
+
+    settings = seigh.AnalysisSettings(architecture="tanh-mlp", data="digits", samples=500, k=20)
+    result = seigh.analyse(Path("step_1000.safetensors"), settings)
+    print(result.eigenvalues)                      # (k,), in descending order of |λ|
+    print(result.overlap, result.overlap_error)    # (k,) each: the overlap for 1 … k, and its stated error
+
+Take eigenpairs of any symmetric operator, which is anything with ``.shape == (D, D)`` and ``@`` on a (D, b)
+tensor::
+
+    pairs = seigh.block_krylov(operator, k=20)
+    pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
+
+Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
+problems: ``Registry``. Add curves and masks: ``Observable`` and ``ScoredMask``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seigh.core.analysis import Result, analyse
+    from seigh.core.curvature import CurvatureOperator
+    from seigh.core.errors import UserError
+    from seigh.core.overlap.observables import Curve, Observable, ScoredMask
+    from seigh.core.problems.data import Dataset
+    from seigh.core.problems.plugins import Registry
+    from seigh.core.problems.recorder import Recorder
+    from seigh.core.problems.training import Problem
+    from seigh.core.settings import AnalysisSettings, Settings
+    from seigh.core.spectra import Eigenpairs, Operator, SingularTriplets, block_krylov, exact, seigh, ssvd
+
+__all__ = [
+    "AnalysisSettings",
+    "CurvatureOperator",
+    "Curve",
+    "Dataset",
+    "Eigenpairs",
+    "Observable",
+    "Operator",
+    "Problem",
+    "Recorder",
+    "Registry",
+    "Result",
+    "ScoredMask",
+    "Settings",
+    "SingularTriplets",
+    "UserError",
+    "analyse",
+    "block_krylov",
+    "exact",
+    "seigh",
+    "ssvd",
+]
+
+_MODULES = {
+    "seigh.core.analysis": ("Result", "analyse"),
+    "seigh.core.curvature": ("CurvatureOperator",),
+    "seigh.core.errors": ("UserError",),
+    "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
+    "seigh.core.problems.data": ("Dataset",),
+    "seigh.core.problems.plugins": ("Registry",),
+    "seigh.core.problems.recorder": ("Recorder",),
+    "seigh.core.problems.training": ("Problem",),
+    "seigh.core.settings": ("AnalysisSettings", "Settings"),
+    "seigh.core.spectra": (
+        "Eigenpairs",
+        "Operator",
+        "SingularTriplets",
+        "block_krylov",
+        "exact",
+        "seigh",
+        "ssvd",
+    ),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,108 @@
+"""Sign-in in a real Chromium, and the names that people give as they stand on the pages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from seigh.app import launch
+from seigh.core.access import OPERATOR, Role
+from seigh.core.problems import training
+from seigh.core.results import accounts, queries
+from seigh.core.results.session import migrate, sessions
+from seigh.core.settings import Settings
+from tests.browser.conftest import settled
+from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
+from tests.conftest import ROOT, wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.stack]
+
+PASSWORD = "a long password"
+NAME = "https://evil.example www.evil.example a@evil.example **bold** [x](y) :red[z]"
+
+
+@pytest.fixture(scope="module")
+def address(lab: Settings) -> Iterator[str]:
+    """Of a dashboard in which people sign in; there is no worker."""
+    migrate(lab.database)
+    with sessions(lab.database).begin() as s:
+        accounts.add(s, OPERATOR, "ada", Role.member, PASSWORD)
+    port = launch.free_port(8650)
+    command = [sys.executable, "-m", "seigh.app.cli", "app", "--host", "0.0.0.0", "--port", str(port)]
+    log = (lab.root / "app.log").open("wb")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        with suppress(OSError):
+            return urlopen(f"{url}/sign-in", timeout=5).status == 200
+        return False
+
+    try:
+        wait_until(answers, 90, "the dashboard answers")
+        yield url
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def test_sign_in_upload_analyse_sign_out_and_back_shows_nothing(
+    page: Page, address: str, lab: Settings, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(f"{address}/new_analysis?from=a-link")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    sign_in(page, "wrong password")
+    expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+    sign_in(page, PASSWORD)
+
+    expect(page.get_by_role("heading", name="New analysis")).to_be_visible(timeout=90_000)
+    upload(page, CHECKPOINTS, *training.train("digits-mlp", 0, [0], tmp_path))
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    fill(page, "Model name", NAME)
+    fill(page, "N, samples", "50")
+    fill(page, "k, eigenpairs", "5")
+    page.get_by_role("button", name="Start 1 analysis").click()
+    expect(page.get_by_text("1 analysis is queued.")).to_be_visible()
+    with sessions(lab.database)() as s:
+        runs = queries.runs(s)
+    assert set(runs["submitted_by"]) == {"ada"}
+    assert set(runs["model"]) == {NAME}
+
+    page.get_by_role("link", name="Watch them in Runs").click()
+    expect(page.get_by_text("by ada").first).to_be_visible()
+    settled(page)
+    main = page.get_by_test_id("stMain")
+    expect(main.locator("a[href*='evil']")).to_have_count(0)  # text is text
+    expect(main.get_by_text("**bold** [x](y) :red[z]").first).to_be_visible()
+    page.get_by_role("button", name="History").first.click()
+    expect(page.get_by_text("submitted by ada from 127.0.0.1").first).to_be_visible()
+    page.keyboard.press("Escape")
+    refusals = [text for text in said if "Content Security Policy" in text or "Refused to" in text]
+    assert refusals == []
+
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.go_back()
+    page.wait_for_timeout(1000)
+    expect(page.get_by_text("by ada")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Runs")).to_have_count(0)
+    page.goto(f"{address}/runs")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def sign_in(page: Page, password: str) -> None:
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()

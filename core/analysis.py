@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seigh.core import curves, version
+from seigh.core import curves, methods, version
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import available_memory
@@ -65,20 +65,14 @@ from seigh.core.spectra import (
     SpectrumError,
     Storage,
     a_posteriori,
-    block_krylov,
-    eigenpairs_of,
-    exact,
-    krylov,
     numerical_rank,
     rayleigh,
+    rayleigh_ritz,
     residuals,
-    seigh,
-    ssvd,
 )
 from seigh.core.spectra.aposteriori import Scree
 from seigh.core.spectra.crew import Crew, SharedOperator, SharedStorage
 from seigh.core.spectra.residuals import CHECKS, with_rounding
-from seigh.core.spectra.sketched import BLOCK
 
 Floats = NDArray[np.float64]
 
@@ -94,10 +88,9 @@ _BASIS_SHARE = 0.5
 # Bins by magnitude are told for the last of the sizes and every third before it, four at most.
 _BINNED, _MOST_BINNED = 3, 4
 
-# Share of the products in the time of an analysis, for the progress bar; the dense eigensolver of the exact
-# method takes longer than its products.
-_SHARE_OF_PRODUCTS = {"exact": 0.4}
-_USUAL_SHARE = 0.9
+# Share of the products in the time of an analysis, for the progress bar; a dense eigensolver takes longer
+# than the products.
+_SHARE_OF_PRODUCTS, _SHARE_BESIDE_DENSE = 0.9, 0.4
 
 
 @dataclass(frozen=True)
@@ -626,7 +619,7 @@ def eigenspace(
             pairs = rayleigh(penalised, pairs, storage=storage, resumed=resumed)
             errors, spent = pairs.residuals, pairs.hvps
         assert errors is not None
-        if exactly is None and settings.method != "krylov":  # which has done so itself
+        if exactly is None and pairs.rounding is None:  # Krylov has done so itself
             pairs = with_rounding(penalised, checked, pairs, errors, k, storage=storage, resumed=resumed)
             errors, spent = pairs.residuals, pairs.hvps
             assert errors is not None
@@ -682,43 +675,53 @@ def eigenpairs(
         storage: Where the basis lives.
         resumed: Told how many products an earlier attempt has made.
     """
-    k, seed = settings.k, settings.seed
+    method = methods.get(settings.method)
+    request = settings.request(
+        operator.shape[0],
+        further=FURTHER,
+        enough=lambda pairs: _excess(pairs, order),
+        reference=reference,
+        storage=storage,
+        resumed=resumed,
+    )
     penalised = _with_weight_decay(operator, settings)
-    sketched: dict[str, Any] = {
-        "seed": seed,
-        "test_matrix": settings.test_matrix,
-        "storage": storage,
-        "resumed": resumed,
-    }
-    match settings.method:
-        case "krylov":
-            return block_krylov(
-                penalised,
-                k,
-                block=_block(settings, operator.shape[0]),
-                tolerance=settings.tolerance,
-                further=FURTHER,
-                enough=lambda pairs: _excess(pairs, order),
-                reference=reference,
-                seed=seed,
-                storage=storage,
-                resumed=resumed,
-            )
-        case "seigh":
-            pairs = seigh(operator, settings.n_outer, settings.n_inner, **sketched)
-        case "ssvd":
-            pairs = eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
-        case "exact":
-            return exact(penalised, k, further=FURTHER)
-    return pairs.shifted(settings.weight_decay).top(k)
+    found = method.run(penalised if method.penalised else operator, request)
+    if method.plugged or not isinstance(found, Eigenpairs):
+        return _of_plugin(penalised, method, found, settings)
+    return found if method.penalised else found.shifted(settings.weight_decay).top(settings.k)
+
+
+def _of_plugin(
+    penalised: Operator, method: methods.Method, found: Any, settings: AnalysisSettings
+) -> Eigenpairs:
+    """The Ritz pairs of the subspace that a plug-in's method has found: nothing rests on its word.
+
+    Raises:
+        SpectrumError: It is no subspace of k vectors.
+    """
+    vectors = found.vectors() if isinstance(found, Eigenpairs) else found
+    dimension, k = penalised.shape[0], settings.k
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != dimension:
+        what = f"shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise SpectrumError(
+            f"The method {method.name} gave {what} where vectors ({dimension:,}, n ≥ {k:,}) are due; ask who "
+            "wrote it."
+        )
+    try:
+        pairs = rayleigh_ritz(penalised, vectors)
+    except SpectrumError as error:
+        raise SpectrumError(f"The vectors of the method {method.name} are of no use: {error}") from error
+    if len(pairs.values) < k:
+        raise SpectrumError(
+            f"The method {method.name} found a subspace of dimension {len(pairs.values):,}, and "
+            f"k = {k:,} pairs are wanted; choose a smaller k, or ask who wrote it."
+        )
+    return pairs
 
 
 def _block(settings: AnalysisSettings, parameters: int) -> int:
     """Vectors that the method multiplies at once."""
-    if settings.method != "krylov":
-        return BLOCK
-    # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
-    return krylov.default_block(settings.k, parameters, cheap=settings.n_samples < settings.k)
+    return methods.get(settings.method).width(settings.request(parameters))
 
 
 def _excess(pairs: Eigenpairs, order: Tensor) -> float:
@@ -735,20 +738,8 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
         SettingsError: The settings cannot work for this model.
     """
     settings.check(parameters)
-    k, itemsize = settings.k, 8 if settings.precision == "float64" else 4
     hvps = _products(settings, parameters, None, precision(settings))
-    match settings.method:
-        case "krylov":
-            # The eigenvectors take the place of the basis.
-            block = _block(settings, parameters)
-            memory = itemsize * parameters * krylov.default_products(k, parameters, block, cautious=False)
-        case "seigh":
-            memory = itemsize * parameters * settings.n_outer
-        case "ssvd":
-            memory = 2 * itemsize * parameters * settings.n_outer
-        case "exact":
-            # The dense matrix, its symmetric part, the eigenvectors and the solver's workspace.
-            memory = 5 * 8 * parameters**2
+    memory = methods.get(settings.method).memory(settings.request(parameters))
     return Cost(parameters, hvps, memory)
 
 
@@ -757,22 +748,10 @@ def _products(
 ) -> int:
     """Hessian-vector products of a whole analysis, if no tolerance or resumption changes it."""
     k = settings.k
-    match settings.method:
-        case "krylov":
-            columns = None if storage is None else storage.columns(parameters, dtype)
-            asks = settings.tolerance is None
-            block = _block(settings, parameters)
-            usual = krylov.most_products(k, parameters, block, columns, None, asks=asks)
-            width, rounds = krylov.fresh_size(k)
-            hvps = usual + width * rounds
-        case "seigh":
-            hvps = settings.n_inner + k
-        case "ssvd":
-            hvps = 2 * settings.n_outer + settings.n_inner + k
-        case "exact":
-            hvps = parameters
-    if settings.precision in REDUCED and settings.method in ("krylov", "exact"):
-        hvps += k
+    method = methods.get(settings.method)
+    hvps = method.products(settings.request(parameters, storage=storage))
+    if not method.ritz or settings.precision in REDUCED:
+        hvps += k  # which measure the residuals
     checks = min(CHECKS, k) * (1 if dtype == torch.float64 else 2)
     return hvps + checks + settings.error_tests
 
@@ -806,7 +785,7 @@ class _Clock:
         self.stages: list[Stage] = []
         self.hvps = 0
         self.expected = 1
-        self._share = _SHARE_OF_PRODUCTS.get(settings.method, _USUAL_SHARE)
+        self._share = _SHARE_BESIDE_DENSE if methods.get(settings.method).dense else _SHARE_OF_PRODUCTS
         self._progress = progress or (lambda _: None)
         self._stage = ""
         self._fraction = 0.0

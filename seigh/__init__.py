@@ -21,7 +21,7 @@ tensor::
     pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
 
 Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
-problems: ``Registry``. Add curves and masks: ``Observable`` and ``ScoredMask``.
+problems: ``Registry``. Add curves, masks and methods: ``Observable``, ``ScoredMask`` and ``Method``.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from seigh.core.analysis import Result, analyse
     from seigh.core.curvature import CurvatureOperator
     from seigh.core.errors import UserError
+    from seigh.core.methods import Method, Request
     from seigh.core.overlap.observables import Curve, Observable, ScoredMask
     from seigh.core.problems.data import Dataset
     from seigh.core.problems.plugins import Registry
     from seigh.core.problems.recorder import Recorder
+    from seigh.core.problems.sources import Source
     from seigh.core.problems.training import Problem
     from seigh.core.settings import AnalysisSettings, Settings
     from seigh.core.spectra import Eigenpairs, Operator, SingularTriplets, block_krylov, exact, seigh, ssvd
@@ -47,15 +49,18 @@ __all__ = [
     "Curve",
     "Dataset",
     "Eigenpairs",
+    "Method",
     "Observable",
     "Operator",
     "Problem",
     "Recorder",
     "Registry",
+    "Request",
     "Result",
     "ScoredMask",
     "Settings",
     "SingularTriplets",
+    "Source",
     "UserError",
     "analyse",
     "block_krylov",
@@ -68,10 +73,12 @@ _MODULES = {
     "seigh.core.analysis": ("Result", "analyse"),
     "seigh.core.curvature": ("CurvatureOperator",),
     "seigh.core.errors": ("UserError",),
+    "seigh.core.methods": ("Method", "Request"),
     "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
     "seigh.core.problems.data": ("Dataset",),
     "seigh.core.problems.plugins": ("Registry",),
     "seigh.core.problems.recorder": ("Recorder",),
+    "seigh.core.problems.sources": ("Source",),
     "seigh.core.problems.training": ("Problem",),
     "seigh.core.settings": ("AnalysisSettings", "Settings"),
     "seigh.core.spectra": (

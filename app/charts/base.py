@@ -9,6 +9,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from seigh.core.methods import markers
+
 # Okabe & Ito (2008), without the yellow and the black that vanish on a light or a dark page.
 MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds
@@ -18,7 +20,6 @@ LEGEND_ROW = 24
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
-METHOD_SHAPES = {"krylov": "circle", "seigh": "square", "ssvd": "triangle-up", "exact": "diamond"}
 
 CHANCE_LABEL = "chance k/D"
 OVERLAP_TITLE = "overlap(M, Vₖ)"
@@ -89,7 +90,8 @@ def over_steps(
             legend=legend(of, column_width=70, orient="bottom", titleOrient="left"),
         ),
     )
-    methods = present(METHOD_SHAPES, frame["method"]) if "method" in frame else []
+    shapes = markers(frame["method"]) if "method" in frame else {}
+    methods = present(shapes, frame["method"]) if shapes else []
     keys = legend(
         "method",
         column_width=80,
@@ -102,7 +104,7 @@ def over_steps(
     if methods:
         points = points.encode(
             shape=alt.Shape(
-                "method:N", scale=scale(methods, METHOD_SHAPES), legend=keys if len(methods) > 1 else None
+                "method:N", scale=scale(methods, shapes), legend=keys if len(methods) > 1 else None
             )
         )
     return lines, points.add_params(highlighted)

@@ -50,18 +50,21 @@ def test_a_plug_in_is_written_as_the_page_says(
 ) -> None:
     found = blocks(DOCS / "plugins.md")
     page = dict(found[::-1])  # the first of each language
-    (curves,) = [text for language, text in found if language == "python"][1:]
+    further = [text for language, text in found if language == "python"][1:]
     project = tomllib.loads(page["toml"])["project"]
     ((group, entries),) = project["entry-points"].items()
     site = folder / "site"  # as an installer leaves a package
     information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
-    (site / "our_curves.py").write_text(curves)
+    modules = ("our_curves", "our_method", "our_zoo")
+    for module, text in zip(modules, further, strict=True):
+        (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     )
-    lines = [f"{name} = {value}" for name, value in entries.items()] + ["curves = our_curves:register"]
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    lines += [f"{module} = {module}:register" for module in modules]
     (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     monkeypatch.syspath_prepend(str(site))
     forget()
@@ -69,10 +72,12 @@ def test_a_plug_in_is_written_as_the_page_says(
         for words in commands(page["sh"]):
             run(words)
         asked = ["--curves", "last-layer", "--curves", "overlap-smallest", "--json", "curves.json"]
+        asked += ["--method", "power"]
         run([*words, *asked])
+        assert architectures.build("zoo/net-8")[1].out_features == 8  # type: ignore[union-attr, index]
     finally:
         monkeypatch.undo()
-        for module in ("our_lab", "our_curves"):
+        for module in ("our_lab", *modules):
             sys.modules.pop(module, None)
         forget()
     printed = capsys.readouterr().out
@@ -80,6 +85,7 @@ def test_a_plug_in_is_written_as_the_page_says(
     assert printed.count("Overlap at k = 10") == 3
     for each in json.loads((folder / "curves.json").read_text()):
         assert each["curves"].keys() == {"last-layer", "overlap-smallest"}
+        assert each["settings"]["method"] == "power"
 
 
 def test_the_readme_analyses_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

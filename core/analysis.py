@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from seigh.core import curves, methods, version
@@ -38,9 +39,6 @@ from seigh.core.network import (
 from seigh.core.overlap import (
     FURTHER,
     RESOLVED,
-    LayerShares,
-    MagnitudeBins,
-    MaskMetric,
     chance_curve,
     find_ties,
     largest_first,
@@ -55,6 +53,7 @@ from seigh.core.overlap import (
 from seigh.core.overlap.observables import Curve, Scene, tilts
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
+from seigh.core.results.result import Outcome, ResultError, Stage
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.core.spectra import (
     APosteriori,
@@ -111,15 +110,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Seconds and Hessian-vector products of one stage."""
-
-    name: str
-    seconds: float
-    hvps: int
-
-
-@dataclass(frozen=True)
 class Cost:
     """What an analysis will take, known beforehand.
 
@@ -136,108 +126,53 @@ class Cost:
     memory: int
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Outcome):
     """Everything an analysis found.
 
     Attributes:
-        parameters: Number of parameters, D.
-        hvps: Hessian-vector products spent.
-        eigenvalues: (k,), by descending |λ|.
-        residuals: (k,), ‖Hv − λv‖₂ of each pair.
-        overlap: (k,), of the mask of largest magnitudes with V_k for k = 1 … K; where equal magnitudes leave
-            the mask open, the mean over all masks that they admit.
-        overlap_error: (k,), stated error of each of them: the numerical one
-            (``seigh.core.overlap.stated_overlap``), and how far the least and the greatest overlap of these
-            masks are from their mean.
-        least: (k,), the least overlap of all masks that equal magnitudes admit.
-        greatest: (k,), the greatest.
-        tied: (k,), how many equal magnitudes the mask has to choose among; 0 where it has no choice.
-        resolved_k: The largest k up to which all stated errors are at most 1 % of the overlap; 0 if none.
-        random_mean: (k,), mean overlap of all masks of k coordinates, which is k/D.
-        random_std: (k,), its standard deviation over them.
-        best: (k,), overlap of the best mask for each V_k.
-        layers: Which tensors the mass of V_k, the mask and their overlap lie in, at some k.
-        magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k.
-        metrics: Every Grassmannian metric between mask and V_k, at some k.
-        curves: Further curves that were asked for, by name.
-        scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
-        scree_upper: (k,), the same from above.
-        eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row.
-        stages: In the order they ran.
+        eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row; (0, D) of a result that was read
+            from JSON, which has none.
         checkpoint_sha256: Hash of the checkpoint file.
-        data_sha256: Hash of the data subset.
         settings: Those asked for.
-        environment: Software and hardware.
-        record: Further scalar facts; JSON.
     """
 
-    parameters: int
-    hvps: int
-    eigenvalues: Floats
     residuals: Floats
-    overlap: Floats
     overlap_error: Floats
     least: Floats
     greatest: Floats
-    tied: NDArray[np.int64]
-    resolved_k: int
-    random_mean: Floats
-    random_std: Floats
-    best: Floats
-    layers: LayerShares
-    magnitudes: MagnitudeBins
-    metrics: list[MaskMetric]
-    curves: dict[str, Curve]
+    tied: NDArray[Any]
     scree_lower: Floats
     scree_upper: Floats
     eigenvectors: Tensor
-    stages: list[Stage]
     checkpoint_sha256: str
-    data_sha256: str
     settings: AnalysisSettings
-    environment: dict[str, str | int]
-    record: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The result without its eigenvectors, as JSON types."""
-        chance = chance_curve(self.parameters, len(self.overlap))
-        curves = {
-            "overlap": self.overlap,
-            "error": self.overlap_error,
-            "least": self.least,
-            "greatest": self.greatest,
-            "chance": chance.numpy(),
-            "random_mean": self.random_mean,
-            "random_std": self.random_std,
-            "best": self.best,
-        }
-        return {
-            "parameters": self.parameters,
-            "hvps": self.hvps,
-            "eigenvalues": self.eigenvalues.tolist(),
-            "residuals": self.residuals.tolist(),
-            "overlap": [
-                {"k": k}
-                | {name: float(curve[k - 1]) for name, curve in curves.items()}
-                | {"tied": int(self.tied[k - 1])}
-                for k in range(1, len(self.overlap) + 1)
-            ],
-            "resolved_k": self.resolved_k,
-            "scree_lower": self.scree_lower.tolist(),
-            "scree_upper": self.scree_upper.tolist(),
-            "layers": self.layers.rows(),
-            "magnitudes": self.magnitudes.rows(),
-            "metrics": [asdict(each) for each in self.metrics],
-            "curves": {name: curve.to_json() for name, curve in self.curves.items()},
-            "seconds": {stage.name: stage.seconds for stage in self.stages}
-            | {"total": sum(stage.seconds for stage in self.stages)},
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "data_sha256": self.data_sha256,
-            "settings": self.settings.model_dump(mode="json"),
-            "environment": self.environment,
-            "record": self.record,
-        }
+        """The result without its eigenvectors, as JSON types: what ``seigh analyze --json`` writes."""
+        return self.document(self.checkpoint_sha256, self.settings.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Result:
+        """The result that ``to_json`` has written, or a page's *Everything (JSON)*, without eigenvectors.
+
+        Raises:
+            ResultError: It is no such object.
+        """
+        parts = cls._parts(document)
+        try:
+            settings = AnalysisSettings.model_validate(document["settings"])
+            checkpoint_sha256 = str(document["checkpoint_sha256"])
+        except (KeyError, ValidationError) as error:
+            raise ResultError(
+                "The result has no settings of an analysis; take what 'seigh analyze --json' writes."
+            ) from error
+        return cls(
+            **parts,
+            eigenvectors=torch.empty(0, parts["parameters"]),
+            checkpoint_sha256=checkpoint_sha256,
+            settings=settings,
+        )
 
 
 class SharedBy(Crew, Protocol):
@@ -417,10 +352,10 @@ def _analyse(
         random_mean=_numpy(chance_curve(theta.dimension, settings.k)),
         random_std=_numpy(masks.random_std),
         best=_numpy(masks.best),
-        layers=layers,
-        magnitudes=magnitudes,
-        metrics=metrics,
-        curves=computed,
+        layers=layers.rows(),
+        magnitudes=magnitudes.rows(),
+        metrics=[asdict(each) for each in metrics],
+        curves={name: vars(curve) for name, curve in computed.items()},
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),

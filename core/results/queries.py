@@ -40,6 +40,8 @@ from seigh.core.results.models import (
     Worker,
 )
 from seigh.core.results.packed import PARTS, at, unpack
+from seigh.core.results.result import Outcome, Stage
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, SPECTRUM, STAGES
 from seigh.core.results.store import StoreError
 from seigh.core.results.workers import is_alive
 
@@ -429,7 +431,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
 
 def stages(s: Session, analysis_id: int) -> pd.DataFrame:
     """What an analysis spent its time on, in order: stage, seconds, hvps."""
-    columns = _of(StageTiming, {"stage": object, "seconds": float, "hvps": int})
+    columns = _of(StageTiming, STAGES.types)
     statement = _select(columns).where(StageTiming.analysis_id == analysis_id).order_by(StageTiming.position)
     return _frame(s, statement, columns)
 
@@ -488,8 +490,7 @@ def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
     "negative"), residual (‖Hv − λv‖₂), and scree_lower and scree_upper, between which the share of ‖H‖²_F
     lies that a matrix of this rank misses, with 95 % probability at all ranks together. The last three are
     NaN where unknown."""
-    numbers = ("value", "residual", "scree_lower", "scree_upper")
-    columns = _of(Eigenvalue, {"position": int} | dict.fromkeys(numbers, float))
+    columns = _of(Eigenvalue, SPECTRUM.types)
     statement = _select(columns).where(Eigenvalue.analysis_id == analysis_id).order_by(Eigenvalue.position)
     frame = _frame(s, statement, columns)
     frame.insert(2, "magnitude", frame["value"].abs())
@@ -702,9 +703,7 @@ def layer_shares(s: Session, analysis_id: int) -> pd.DataFrame:
     overlap (NaN where there is none at all), which sum to 1 at every k. No rows: the analysis is older than
     these numbers, and has to be deleted and run again to have them.
     """
-    shares = dict.fromkeys(("eigenspace", "mask", "overlap"), float)
-    types = {"k": int, "position": int, "name": object, "parameters": int} | shares
-    return _structure(s, LayerShare, analysis_id, types, LayerShare.position)
+    return _structure(s, LayerShare, analysis_id, LAYERS.types, LayerShare.position)
 
 
 def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
@@ -714,10 +713,7 @@ def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
     (|θ|), and mean, low, median and high (10 %, 50 % and 90 % quantiles) of the mass. No rows: as in
     ``layer_shares``.
     """
-    types: dict[str, Any] = {"k": int, "position": int, "count": int} | dict.fromkeys(
-        ("largest", "smallest", "mean", "low", "median", "high"), float
-    )
-    return _structure(s, MagnitudeBin, analysis_id, types, MagnitudeBin.position)
+    return _structure(s, MagnitudeBin, analysis_id, MAGNITUDES.types, MagnitudeBin.position)
 
 
 def _structure(
@@ -728,10 +724,7 @@ def _structure(
     return _frame(s, statement, columns)
 
 
-_METRIC: _Columns = _of(
-    SubspaceMetric,
-    {"k": int, "metric": object} | dict.fromkeys(("value", "error", "random_mean", "random_std"), float),
-)
+_METRIC: _Columns = _of(SubspaceMetric, METRICS.types)
 
 # Which analysis a row of the tables below is of.
 _WHICH: _Columns = _known_columns(
@@ -915,51 +908,36 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
     eigenvalues = spectrum(s, analysis_id)
     points = overlap_curves(s, [analysis_id])
     by_mask = {mask: points[points["mask"] == mask] for mask in MASKS}
-    magnitude, random, best = by_mask[Mask.magnitude], by_mask[Mask.random], by_mask[Mask.best]
-    curves = {
-        "k": magnitude["k"].tolist(),
-        "overlap": magnitude["overlap"].tolist(),
-        "error": _known(magnitude["error"]),
-        "least": _known(magnitude["least"]),
-        "greatest": _known(magnitude["greatest"]),
-        "chance": magnitude["chance"].tolist(),
-        "random_mean": random["overlap"].tolist(),
-        "random_std": random["std"].tolist(),
-        "best": best["overlap"].tolist(),
-        "tied": [None if tied is None else int(tied) for tied in _known(magnitude["tied"])],
-    }
-    return {
-        "model": detail.model,
-        "step": detail.step,
-        "parameters": detail.parameters,
-        "hvps": detail.hvps,
-        "eigenvalues": eigenvalues["value"].tolist(),
-        "residuals": _known(eigenvalues["residual"]),
-        "resolved_k": detail.resolved_k,
-        "scree_lower": _known(eigenvalues["scree_lower"]),
-        "scree_upper": _known(eigenvalues["scree_upper"]),
-        "layers": _rows(layer_shares(s, analysis_id)),
-        "magnitudes": _rows(magnitude_bins(s, analysis_id)),
-        "metrics": _rows(subspace_metrics(s, [analysis_id])[list(_METRIC)]),
-        "curves": _curves_as_json(s, analysis_id),
-        "overlap": [dict(zip(curves, point, strict=True)) for point in zip(*curves.values(), strict=True)],
-        "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
-        | {"total": detail.seconds},
-        "checkpoint_sha256": detail.checkpoint_sha256,
-        "data_sha256": detail.data_sha256,
-        "settings": detail.settings,
-        "environment": detail.environment,
-        "record": detail.record,
-    }
-
-
-def _curves_as_json(s: Session, analysis_id: int) -> dict[str, dict[str, list[float | None] | None]]:
+    magnitude, random, best = (by_mask[mask] for mask in (Mask.magnitude, Mask.random, Mask.best))
+    timings = detail.stages[["stage", "seconds", "hvps"]].itertuples(index=False, name=None)
     statement = select(FurtherCurve).where(FurtherCurve.analysis_id == analysis_id)
-    found = {}
-    for each in s.scalars(statement.order_by(FurtherCurve.name)):
-        parts = {part: _known(pd.Series(numbers)) for part, numbers in unpack(each.points).items()}
-        found[each.name] = {part: None if set(known) == {None} else known for part, known in parts.items()}
-    return found
+    found = Outcome(
+        parameters=detail.parameters,
+        hvps=detail.hvps or 0,
+        eigenvalues=eigenvalues["value"].to_numpy(),
+        residuals=eigenvalues["residual"].to_numpy(),
+        scree_lower=eigenvalues["scree_lower"].to_numpy(),
+        scree_upper=eigenvalues["scree_upper"].to_numpy(),
+        overlap=magnitude["overlap"].to_numpy(),
+        overlap_error=magnitude["error"].to_numpy(),
+        least=magnitude["least"].to_numpy(),
+        greatest=magnitude["greatest"].to_numpy(),
+        tied=magnitude["tied"].to_numpy(),
+        resolved_k=detail.resolved_k,
+        random_mean=random["overlap"].to_numpy(),
+        random_std=random["std"].to_numpy(),
+        best=best["overlap"].to_numpy(),
+        layers=_rows(layer_shares(s, analysis_id)),
+        magnitudes=_rows(magnitude_bins(s, analysis_id)),
+        metrics=_rows(subspace_metrics(s, [analysis_id])),
+        curves={each.name: unpack(each.points) for each in s.scalars(statement.order_by(FurtherCurve.name))},
+        stages=[Stage(*each) for each in timings],
+        data_sha256=detail.data_sha256 or "",
+        environment=detail.environment,
+        record=detail.record,
+    )
+    document = found.document(detail.checkpoint_sha256, detail.settings)
+    return {"model": detail.model, "step": detail.step} | document
 
 
 def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -998,11 +976,6 @@ def model_names(s: Session, names: Sequence[str] | None = None) -> list[str]:
 
 def _masks(masks: Sequence[str]) -> list[Mask]:
     return [Mask(mask) for mask in masks]
-
-
-def _known(values: pd.Series[float]) -> list[float | None]:
-    """The values, with None for NaN: JSON has none."""
-    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

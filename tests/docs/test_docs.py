@@ -20,6 +20,7 @@ from seigh.app.cli import cli
 from seigh.core.methods import BUILT_IN
 from seigh.core.names import SUBSETS, TableName
 from seigh.core.problems import data, training
+from seigh.core.results import schema
 from seigh.core.settings import Settings
 from tests.docs.pages import DOCS, PAGES, README, ROOT, blocks, commands, rows
 
@@ -163,6 +164,16 @@ def test_every_choice_is_told() -> None:
         assert set(names) <= told
     tables = {name for row in rows(DOCS / "commands.md") for name in re.findall(r"`(\w+)`", row[0])}
     assert set(get_args(TableName)) <= tables
+
+
+def test_every_column_of_the_results_is_told() -> None:
+    told = [[cell.replace("\\|", "|") for cell in row] for row in rows(DOCS / "results.md") if len(row) == 4]
+    assert told == [
+        [f"`{table.name}`", f"`{column.name}`", column.unit or "–", meaning]
+        for table in schema.TABLES.values()
+        for column in table.columns
+        for meaning in [column.meaning + ("" if column.known else " (may be unknown)")]
+    ]
 
 
 def test_packages_import_what_the_architecture_says() -> None:

@@ -34,9 +34,11 @@ def test_an_own_run_is_analysed_as_the_page_says(folder: Path, capsys: pytest.Ca
     names = follow(DOCS / "analyse.md")
     assert "vit_b_16" in (printed := capsys.readouterr().out)
     assert "Overlap at k = 50" in printed
-    results = names["results"]
+    results, again = names["results"], names["again"]
     assert isinstance(results, dict)
     assert list(results) == ["step_000000", "step_000100", "step_000300"]
+    assert isinstance(again, list)
+    assert [each.to_json() for each in again] == [each.to_json() for each in results.values()]
     stored = json.loads((folder / "out.json").read_text())
     assert [len(each["overlap"]) for each in stored] == [50, 50, 50]
     keys = {key for each in stored for key in each}

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.app.charts import model_color
 from seigh.app.charts.overlap import RANDOM_DATA
+from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
 from seigh.core.errors import UserError
 from seigh.core.results import incidents
@@ -136,7 +137,7 @@ def nothing_yet(message: str) -> None:
     """An empty state that says what to do next."""
     with st.container(border=True):
         st.markdown(message)
-        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
+        link("new_analysis", "Start an analysis", icon=":material/add_circle:")
         st.caption("Or let `seigh demo` train a small network and fill these pages in about three minutes.")
 
 

@@ -86,6 +86,3 @@ def change(action: Callable[..., object], *what: object) -> None:
             action(s, actor, *what)
     except UserError as error:
         st.toast(plain(str(error)), icon=":material/error:")
-
-
-page()

@@ -484,6 +484,3 @@ def in_two_columns(frame: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame
 
 def ids(chosen: pd.DataFrame) -> list[int]:
     return chosen["analysis_id"].tolist()
-
-
-page()

@@ -280,6 +280,3 @@ def random_study(dimension: int, k: int, kind: Kind) -> pd.DataFrame:
     spaced = np.rint(np.geomspace(1, min(dimension, STUDIED_K), STUDY_POINTS))
     sizes = sorted({int(size) for size in spaced} | {k})
     return pd.DataFrame(random_study([dimension], sizes, kind=kind))
-
-
-page()

@@ -17,6 +17,7 @@ from seigh.app import analysis_form as form
 from seigh.app import identity, uploads
 from seigh.app.common import counted, database, plain, settings, size
 from seigh.app.costs import costs
+from seigh.app.navigation import link
 from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
 from seigh.core.names import Place
@@ -91,7 +92,7 @@ def report_last_submission() -> None:
     )
     if submission.warning:
         st.warning(plain(submission.warning), icon=":material/warning:")
-    st.page_link("views/runs.py", label="Watch them in Runs", icon=":material/list:")
+    link("runs", "Watch them in Runs", icon=":material/list:")
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------
@@ -525,6 +526,3 @@ def start(
         return
     forget_files()
     st.rerun()
-
-
-page()

@@ -19,6 +19,7 @@ from seigh.app.common import (
     title_of,
     whole_matrix,
 )
+from seigh.app.navigation import link
 from seigh.app.rows import LatestResult, rows_of, runs_of
 from seigh.core.results import queries
 from seigh.core.results.load import Load, load
@@ -82,7 +83,7 @@ def at_work() -> None:
         )
     if len(running) > AT_WORK:
         st.caption(f"And {counted(len(running) - AT_WORK, 'other', 'others')}.")
-    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+    link("runs", "See all runs", icon=":material/list:")
 
 
 def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
@@ -119,12 +120,7 @@ def card(result: LatestResult, curve: pd.DataFrame) -> None:
             chart_type="line",
         )
         st.caption(f"D = {result.parameters:,} · {samples_of(result)} · {ago(result.finished_at)}")
-        st.page_link(
-            "views/result.py",
-            label="Open",
-            icon=":material/open_in_full:",
-            query_params={"analysis": str(result.analysis_id)},
-        )
+        link("result", "Open", icon=":material/open_in_full:", query={"analysis": str(result.analysis_id)})
 
 
 def all_models(models: pd.DataFrame) -> None:
@@ -139,8 +135,5 @@ def all_models(models: pd.DataFrame) -> None:
         },
     )
     with st.container(horizontal=True):
-        st.page_link("views/compare.py", label="Compare them", icon=":material/stacked_line_chart:")
-        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
-
-
-page()
+        link("compare", "Compare them", icon=":material/stacked_line_chart:")
+        link("new_analysis", "Start an analysis", icon=":material/add_circle:")

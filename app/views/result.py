@@ -29,6 +29,7 @@ from seigh.app.common import (
     whole_number,
 )
 from seigh.app.figure import figure
+from seigh.app.navigation import link
 from seigh.app.options import command_line
 from seigh.app.panels import nearest
 from seigh.app.rows import Analysis, OverlapPoint, rows_of
@@ -87,7 +88,7 @@ def page() -> None:
         detail = queries.analysis(s, number)
     if detail is None:
         st.info(f"There is no analysis {number}; it may have been deleted.")
-        st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+        link("runs", "See all runs", icon=":material/list:")
         return
     if detail.state != State.finished:
         keep_in_url("result", {"analysis": [str(number)]})
@@ -141,7 +142,7 @@ def unfinished(number: int) -> None:
         remaining = "" if detail.eta_seconds is None else f" · about {duration(detail.eta_seconds)} left"
         st.progress(detail.progress, text=f"{detail.stage or detail.state}{remaining}")
         st.caption("The result appears here as soon as it is there.")
-    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+    link("runs", "See all runs", icon=":material/list:")
 
 
 def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> int:
@@ -582,6 +583,3 @@ def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
 def two_columns(facts: dict[str, Any]) -> pd.DataFrame:
     shown = {name.replace("_", " "): plain(str(value)) for name, value in facts.items() if value is not None}
     return pd.DataFrame({"name": shown.keys(), "value": shown.values()})
-
-
-page()

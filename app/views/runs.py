@@ -23,6 +23,7 @@ from seigh.app.common import (
     size,
     title_of,
 )
+from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, Deed, Run, TrainingRun, rows_of, runs_of
 from seigh.core.access import Actor, Role
 from seigh.core.errors import UserError
@@ -268,12 +269,12 @@ def opened(run: Run) -> None:
     """The way to what a finished run has found."""
     query: dict[str, str] = {}
     if isinstance(run, AnalysisRun):
-        page, query = "views/result.py", {"analysis": str(run.id)}
+        page, query = "result", {"analysis": str(run.id)}
     elif isinstance(run, TrainingRun):
-        page, query = "views/compare.py", {"model": run.model}
+        page, query = "compare", {"model": run.model}
     else:
-        page = "views/stabilisation.py"
-    st.page_link(page, label="Open", icon=":material/open_in_full:", query_params=query)
+        page = "stabilisation"
+    link(page, "Open", icon=":material/open_in_full:", query=query)
 
 
 def confirmed(
@@ -329,6 +330,3 @@ def delete(kind: str, number: int) -> None:
         submit.delete(WORK[kind], number, settings(), user=identity.current())
     except UserError as error:  # somebody was faster, or it has started again
         st.toast(plain(str(error)), icon=":material/info:")
-
-
-page()

@@ -155,6 +155,3 @@ def complete(values: pd.DataFrame, rows: pd.DataFrame, *, eigenspaces: bool) -> 
     known = within(values, rows)["measure"]
     measures = (IOU, "overlap") if eigenspaces else (IOU,)
     return all((known == measure).sum() == len(rows) ** 2 for measure in measures)
-
-
-page()

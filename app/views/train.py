@@ -11,6 +11,7 @@ from seigh.app import analysis_form as form
 from seigh.app import identity
 from seigh.app.common import counted, plain, settings
 from seigh.app.costs import costs
+from seigh.app.navigation import link
 from seigh.core.errors import UserError
 from seigh.core.problems import architectures, data, training
 from seigh.core.problems.data import DataError
@@ -58,7 +59,7 @@ def report_last_training() -> None:
     st.success(f"Training {number} is queued.", icon=":material/check_circle:")
     if warning:
         st.warning(plain(warning), icon=":material/warning:")
-    st.page_link("views/runs.py", label="Watch it in Runs", icon=":material/list:")
+    link("runs", "Watch it in Runs", icon=":material/list:")
 
 
 def choose_problem() -> tuple[str, Problem, list[str]]:
@@ -158,6 +159,3 @@ def start(
         st.error(plain(str(error)), icon=":material/error:")
         return
     st.rerun()
-
-
-page()

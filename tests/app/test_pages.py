@@ -13,7 +13,7 @@ from seigh.core.results import incidents, queries, store
 from seigh.core.results.models import Analysis, PairValue
 from seigh.core.results.session import close, sessions
 from seigh.core.settings import Settings
-from tests.app.conftest import MAIN
+from tests.opening import MAIN
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]

@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-import streamlit as st
 import torch
 from safetensors.torch import save_file
-from streamlit.testing.v1 import AppTest
 
 from seigh.app import identity
 from seigh.app.charts import curve as curve_chart
@@ -27,8 +25,8 @@ from seigh.core.results.session import sessions
 from seigh.core.results.tables import export
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.tasks.submit import Upload, submit
-from tests.app.conftest import MAIN
 from tests.conftest import Worker, wait_until
+from tests.opening import forget_caches, open_page
 from tests.plugging import forget, put_package
 
 K = 6
@@ -152,16 +150,7 @@ def test_a_queued_run_stores_them_and_every_page_has_them(
     assert beyond.empty
     assert curve_chart(mass, "#000000").to_dict(validate=True)
 
-    def open_page(name: str, **query: str) -> AppTest:
-        app = AppTest.from_file(MAIN, default_timeout=60)
-        app.switch_page(f"views/{name}.py")
-        for parameter, value in query.items():
-            app.query_params[parameter] = value
-        with identity.assumed("local"):  # no gate stands before the page
-            return app.run()
-
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    forget_caches()
     result = open_page("result", analysis=str(number))
     assert [each.value for each in result.error] == []
     assert any("the dog ate it" in each.value for each in result.warning)

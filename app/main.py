@@ -1,5 +1,5 @@
-"""The dashboard's entry: ``streamlit run app/main.py``. Pages are functions of ``app/views``, declared in
-``app/navigation.py``: a folder named ``pages`` beside this file would make Streamlit take them over by itself."""
+"""The dashboard's entry: ``streamlit run app/main.py``. Pages are functions in ``app/views``, declared in
+``app/navigation.py``: from a folder named ``pages`` beside this file Streamlit would take them by itself."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def only_if(allowed: bool) -> navigation.Visibility:
     return "visible" if allowed else "hidden"
 
 
-shown: dict[str, navigation.Visibility] = dict.fromkeys(
-    ("new_analysis", "train"), only_if(actor.role.may_work)
-)
+shown = dict.fromkeys(("new_analysis", "train"), only_if(actor.role.may_work))
 shown["accounts"] = only_if(actor.role is Role.admin and not identity.is_local())
 sections: dict[str, list[StreamlitPage]] = {}
 for each in navigation.PAGES.values():

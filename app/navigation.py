@@ -1,7 +1,7 @@
 """The pages, each declared once: its address, title and icon, and the way to it.
 
-A page is the function ``page`` of a module of ``app/views``. Importing such a module runs nothing; it is imported
-when its page is first opened, because some bring torch.
+A page is the function ``page`` of a module of ``app/views``. Importing such a module runs nothing; it is
+imported when its page is first opened, because some bring torch.
 """
 
 from __future__ import annotations

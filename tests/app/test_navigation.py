@@ -22,7 +22,7 @@ def test_every_view_is_a_page_and_importing_it_runs_nothing(
     assert views == PAGES.keys()
     monkeypatch.setenv("SEIGH_HOME", str(tmp_path / "home"))
     for name in views:
-        assert callable(runpy.run_module(f"seigh.app.views.{name}")["page"])
+        assert callable(runpy.run_module(f"seigh.app.views.{name}", alter_sys=True)["page"])
     assert not (tmp_path / "home").exists()  # no page has opened its database
 
 

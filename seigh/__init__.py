@@ -21,7 +21,7 @@ tensor::
     pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
 
 Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
-problems: ``Registry``. Add curves and masks: ``Observable`` and ``ScoredMask``.
+problems: ``Registry``. Add curves and masks: ``Observable`` and ``ScoredMask``. Add figures: ``Figure``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from seigh.core.analysis import Result, analyse
     from seigh.core.curvature import CurvatureOperator
     from seigh.core.errors import UserError
+    from seigh.core.figures import Figure
     from seigh.core.overlap.observables import Curve, Observable, ScoredMask
     from seigh.core.problems.data import Dataset
     from seigh.core.problems.plugins import Registry
@@ -47,6 +48,7 @@ __all__ = [
     "Curve",
     "Dataset",
     "Eigenpairs",
+    "Figure",
     "Observable",
     "Operator",
     "Problem",
@@ -68,6 +70,7 @@ _MODULES = {
     "seigh.core.analysis": ("Result", "analyse"),
     "seigh.core.curvature": ("CurvatureOperator",),
     "seigh.core.errors": ("UserError",),
+    "seigh.core.figures": ("Figure",),
     "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
     "seigh.core.problems.data": ("Dataset",),
     "seigh.core.problems.plugins": ("Registry",),

@@ -25,10 +25,10 @@ def page() -> None:
     identity.current().check_work()
     report_last_training()
     with st.container(border=True):
-        st.subheader("Problem")
+        st.header("Problem")
         name, recipe, problems = choose_problem()
     with st.container(border=True):
-        st.subheader("Training")
+        st.header("Training")
         plan, wrong = choose_plan(name, recipe)
         problems += wrong
         left, right = st.columns(2)
@@ -37,7 +37,7 @@ def page() -> None:
         with right:
             user = form.user_name()
     with st.container(border=True):
-        st.subheader("Analyses")
+        st.header("Analyses")
         chosen: list[AnalysisSettings] = []
         if st.toggle(
             "Analyse every checkpoint as it is recorded", key="train_analyse", persist_state="session"

@@ -1,5 +1,5 @@
-"""What Python packages beside this one add: a lab's own architectures, data sets, losses, problems, curves
-and masks.
+"""What Python packages beside this one add: a lab's own architectures, data sets, losses, problems, curves,
+masks and figures.
 
 A package declares an entry point in the group ``seigh.problems``, a function that takes a ``Registry``::
 
@@ -28,12 +28,14 @@ from typing import Any
 
 from torch import nn
 
+from seigh.core.figures import OfResult
+from seigh.core.names import PLUGINS
 from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
 from seigh.core.problems import paper, zoo
 from seigh.core.problems.spec import Value
 from seigh.core.settings import LOSSES
 
-GROUP = "seigh.problems"
+GROUP = PLUGINS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 
@@ -71,6 +73,7 @@ class Registry:
         losses: ``build() -> nn.Module`` of each loss, the mean over the samples of a batch.
         problems: Recipes of training, ``seigh.core.problems.training.Problem``.
         curves: Curves of an eigenspace, those of masks among them.
+        figures: Figures of one analysis, each a function of its result.
     """
 
     package: str = ""
@@ -79,6 +82,7 @@ class Registry:
     losses: dict[str, Callable[[], nn.Module]] = field(default_factory=dict)
     problems: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Observable] = field(default_factory=dict)
+    figures: dict[str, OfResult] = field(default_factory=dict)
 
     def architecture(
         self,
@@ -119,6 +123,16 @@ class Registry:
     def mask(self, mask: ScoredMask) -> None:
         """Register a mask, whose overlap with the eigenspaces is the curve ``overlap-<name>``."""
         self.curve(mask.observable())
+
+    def figure(self, name: str, of: OfResult) -> None:
+        """Register a figure of one analysis, which the page Result, reports and downloads then have.
+
+        Args:
+            name: Of the figure, and of its files.
+            of: Of a result, the object that ``seigh analyze --json`` writes, its ``Figure``; None where there
+                is nothing to draw.
+        """
+        _add(self.figures, name, of)
 
 
 def _add(registered: dict[str, Any], name: str, value: Any) -> None:
@@ -161,7 +175,7 @@ def _merge(whole: Registry, own: Registry) -> None:
     here = {"losses": {*LOSSES}, "curves": {*OBSERVABLES}}
     if own.architectures:
         here["architectures"] = {*paper.NETWORKS, *zoo.torchvision_names()}
-    kinds = ("architectures", "datasets", "losses", "problems", "curves")
+    kinds = ("architectures", "datasets", "losses", "problems", "curves", "figures")
     for kind in kinds:
         for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):
             raise ValueError(f"'{name}' is here already; choose another name.")

@@ -42,21 +42,21 @@ def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add
         "Ratio to chance over training, k = 4",
         "Largest eigenvalue over training",
         "Accuracy over training",
-        "Overlap against k: mlp · test",
-        "Spectrum: mlp · test",
-        "Overlap against k: mlp · train",
-        "Spectrum: mlp · train",
+        "Overlap against k, over training: mlp · test",
+        "Spectrum over training: mlp · test",
+        "Overlap against k, over training: mlp · train",
+        "Spectrum over training: mlp · train",
         *(f"Mask and eigenspace by {name}, k = 1" for name in METRIC_NAMES.values()),
-        "In which layers: mlp · test, step 100, k = 5",
-        "At which magnitudes: mlp · test, step 100, k = 5",
-        "In which layers: mlp · train, step 100, k = 4",
-        "At which magnitudes: mlp · train, step 100, k = 4",
+        "In which layers, k = 5: mlp · test, step 100",
+        "At which magnitudes, k = 5: mlp · test, step 100",
+        "In which layers, k = 4: mlp · train, step 100",
+        "At which magnitudes, k = 4: mlp · train, step 100",
     ]
     charts = specifications(page)
     assert len(charts) == 8 + len(METRIC_NAMES) + 4
     assert {chart["width"] for chart in charts} == {"container"}
     assert max(len(rows) for rows in charts[0]["datasets"].values()) == 4  # a point for each analysis
-    assert page.count("<td>0.001707 ± 6e-06</td>") == 4  # three times chance at k = 4, of each analysis
+    assert page.count("<td>0.001707 ± 6e-6</td>") == 4  # three times chance at k = 4, of each analysis
 
 
 def test_a_report_of_models_of_different_size_compares_these(home: Settings, add: Add) -> None:

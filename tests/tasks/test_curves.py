@@ -154,13 +154,13 @@ def test_a_queued_run_stores_them_and_every_page_has_them(
     result = open_page("result", analysis=str(number))
     assert [each.value for each in result.error] == []
     assert any("the dog ate it" in each.value for each in result.warning)
-    headings = " ".join(each.value for each in result.markdown)
+    headings = " ".join(each.value for each in result.subheader)
     assert "Mass on the last tensor" in headings
     assert "Overlap of the smallest" in headings
     compare = open_page("compare", view="curves", curve="lab-mass", k="3")
     assert [each.value for each in compare.error] == []
     assert compare.selectbox(key="compare_curve").value == "lab-mass"
-    assert any("Mass on the last tensor, k = 3" in each.value for each in compare.subheader)
+    assert any("Mass on the last tensor, k = 3" in each.value for each in compare.header)
     form = open_page("train")
     with identity.assumed("local"):
         form.toggle(key="train_analyse").set_value(True).run()

@@ -36,6 +36,7 @@ from rich.table import Table
 
 from seigh.app import launch
 from seigh.app.catalogue import catalogue
+from seigh.app.digits import number, with_error
 from seigh.app.operations import environment, operations
 from seigh.app.options import Files, with_settings
 from seigh.app.people import people
@@ -741,9 +742,8 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
         for step, at_step in points[points["split"] == split].groupby("step"):
             first, by_k = at_step.iloc[0], at_step.set_index("k")
             overlaps = [f"{by_k['overlap'][k]:.4f} ({by_k['ratio'][k]:.1f}×)" for k in DEMO_K]
-            table.add_row(
-                split, str(step), f"{first['test_accuracy']:.1%}", number(float(first["lambda_max"]), 3), *overlaps
-            )
+            leading = number(float(first["lambda_max"]), 3)
+            table.add_row(split, str(step), f"{first['test_accuracy']:.1%}", leading, *overlaps)
         table.add_section()
     return table
 

@@ -221,6 +221,7 @@ def overlap_against_k(
         how="a curve per training step, the early ones dark, with a band of its error; the dotted line is "
         "chance. "
         + (f"{TIES_ALONG_K} The narrower band is the numerical error; the stated error has both. " * tied)
+        + ("Each panel has an axis of its own, as these differ more than tenfold. " * (top is None))
         + ZOOM,
         alt=f"Overlap against k at several training steps: {series}.",
         table=curves,

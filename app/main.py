@@ -12,6 +12,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from seigh.app import identity, navigation
 from seigh.app.common import guarded, plain, sentence_for_errors
+from seigh.app.gate.dashboard import SCRIPT
 from seigh.app.gate.visitors import ACCOUNT, SIGN_OUT
 from seigh.core.access import Role
 from seigh.core.reading import parent
@@ -29,6 +30,9 @@ schemapi.disable_debug_mode()
 
 # A file of ours: Streamlit fetches named icons for the browser's tab from a server on the internet.
 st.set_page_config(page_title="SEIGH Lab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
+
+st.html(Path(__file__).with_name("style.css"))
+st.html(f'<script src="{SCRIPT}"></script>', unsafe_allow_javascript=True)
 
 actor = None
 with sentence_for_errors():

@@ -67,9 +67,18 @@ def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
     return frame[frame["k"] == size]
 
 
-def top_of(curves: pd.DataFrame) -> float:
-    """Where an axis ends that holds all of these overlaps, and what ties may make of them."""
-    return float(curves[["overlap", "greatest"]].max().max()) * 1.05
+SHARED_AXIS = (
+    10.0  # beyond this ratio of their largest overlaps, a panel beside another one is a line at zero
+)
+
+
+def top_of(curves: pd.DataFrame) -> float | None:
+    """Where an axis ends that holds the overlaps of all lines, and what ties may make of them; None where the
+    lines differ so much that each needs an axis of its own."""
+    tops = curves.groupby("series")[["overlap", "greatest"]].max().max(axis=1)
+    if tops.max() > SHARED_AXIS * tops.min():
+        return None
+    return float(tops.max()) * 1.05
 
 
 def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[int], int]) -> pd.DataFrame:

@@ -76,34 +76,48 @@ def group_color(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
 
 
 def shortened(names: Sequence[str], most: int = 22) -> dict[str, str]:
-    """Names as a legend has room for them: long ones lose what they have in common, and differ as before.
+    """Names as a legend has room for them: long ones are cut in the middle, but where they would then be the same,
+    in what they have in common.
 
     Args:
         names: Different ones.
         most: Characters of each.
     """
-    if all(len(name) <= most for name in names):
-        return {name: name for name in names}
-    start = _alike(names) if len(names) > 1 else 0
-    end = _alike([name[start:][::-1] for name in names]) if len(names) > 1 else 0
-    found: dict[str, str] = {}
-    for name in names:
-        short = name
-        if len(name) > most:
-            head, own = name[:start], name[start : len(name) - end]
-            room = most - len(own) - 1
-            if room >= 4:  # what differs is whole, with some of what is around it
-                behind = min(end, room // 3)
-                before = room - behind - (end > behind)
-                short = (head if start <= before else head[: before - 1] + "…") + own
-                short += ("…" if end > behind else "") + name[len(name) - behind :]
-            else:
-                short = own[: most // 2] + "…" + own[len(own) - (most - most // 2 - 1) :]
+    found = {name: _middle_cut(name, most) for name in names}
+    for short in list(found.values()):
+        same = [name for name in names if found[name] == short]
+        if len(same) > 1:
+            start, end = _alike(same), _alike([name[::-1] for name in same])
+            end = min(end, min(map(len, same)) - start)
+            for name in same:
+                found[name] = _around(name, start, len(name) - end, most)
+    taken: set[str] = set()
+    for name, short in found.items():
         number, unique = 2, short
-        while unique in found.values():
+        while unique in taken:
             unique, number = f"{short} ({number})", number + 1
         found[name] = unique
+        taken.add(unique)
     return found
+
+
+def _middle_cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return text[: most // 2] + "…" + text[len(text) - (most - most // 2 - 1) :]
+
+
+def _around(name: str, start: int, end: int, most: int) -> str:
+    """A name with the part from ``start`` to ``end``, which tells it from others, and some of what is around."""
+    own = name[start:end]
+    room = most - len(own) - 2
+    if room < 0:
+        return _middle_cut(own, most)
+    behind = min(len(name) - end, room // 3)
+    before = min(start, room - behind)
+    head = name[:start] if before == start else name[:before] + "…"
+    tail = name[end:] if behind == len(name) - end else "…" + name[len(name) - behind :]
+    return head + own + tail
 
 
 def _alike(names: Sequence[str]) -> int:

@@ -219,8 +219,14 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     ties = tie_range(frame, x, by=color)
     chance = frame.drop_duplicates("k")
     level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+    # Below the line, but not where it would lie on the axis.
+    low = float(chance["chance"].max()) < 0.2 * (top or float(frame["overlap"].max()))
     text = alt.Chart(chance.nlargest(1, "k")).mark_text(
-        align="right", baseline="top", dy=16, color=NEUTRAL, text=CHANCE_LABEL
+        align="right",
+        baseline="bottom" if low else "top",
+        dy=-5 if low else 16,
+        color=NEUTRAL,
+        text=CHANCE_LABEL,
     )
     values = frame.assign(value=with_errors(frame)).pivot(index="k", columns="step", values="value")
     values.columns = [f"step {step:,}" for step in values.columns]

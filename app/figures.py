@@ -20,7 +20,7 @@ import pandas as pd
 from seigh.app import charts
 from seigh.app.checks import TIES_ALONG_K, ties_among
 from seigh.app.digits import number
-from seigh.app.panels import MASKS_MEASURE, Panel
+from seigh.app.panels import Panel
 from seigh.core.errors import UserError
 from seigh.core.figures import Figure
 from seigh.core.names import METRICS, PLUGINS
@@ -348,12 +348,12 @@ def heatmap(panel: Panel, model: str) -> Figure:
     """How alike all pairs of steps are, of ``panels.heatmaps_found``."""
     k = int(panel.values["k"].iloc[0])
     rho = k / int(panel.values["parameters"].iloc[0])
-    chance = rho / (2 - rho) if panel.measure == MASKS_MEASURE else rho
     return Figure(
         title=f"All pairs of steps of {model}, k = {k:,}",
         of=panel.title,
         how="each cell compares two training steps, from 0 (dark, nothing in common) to 1 (light, the same); "
-        f"large light blocks mean that little changes any more. Chance is {number(chance, 3)}.",
+        f"large light blocks mean that little changes any more. Chance at k = {k:,} is "
+        f"{number(rho / (2 - rho), 3)} for masks and {number(rho, 3)} for eigenspaces.",
         alt=f"{panel.title}: {panel.measure} of all pairs of training steps of {model} at k = {k}.",
         table=panel.values,
         draw=lambda table: charts.heatmap(table, panel.measure),

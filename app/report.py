@@ -280,7 +280,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 def _section(figure: Figure | str) -> str:
     if isinstance(figure, str):
-        return f'<section><p class="how">{escape(figure)}</p></section>'
+        return f'<aside class="how">{escape(figure)}</aside>'
     specification = json.dumps(pictures.specification(figures.chart_of(figure), "container"))
     symbols = ""
     if figure.symbols:

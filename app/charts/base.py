@@ -72,12 +72,14 @@ def group_colors(analyses: pd.DataFrame) -> dict[str, str]:
 def group_color(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
     """Colour by group, of those that occur in ``frame``."""
     names = present(colors, frame["group"])
-    return alt.Color("group:N", scale=scale(names, colors), legend=legend(shown=shortened(names)))
+    return alt.Color(
+        "group:N", scale=scale(names, colors), legend=legend(column_width=165, shown=shortened(names))
+    )
 
 
-def shortened(names: Sequence[str], most: int = 22) -> dict[str, str]:
-    """Names as a legend has room for them: long ones are cut in the middle, but where they would then be the same,
-    in what they have in common.
+def shortened(names: Sequence[str], most: int = 18) -> dict[str, str]:
+    """Names as a legend has room for them: long ones are cut in the middle, but where they would then be the
+    same, in what they have in common.
 
     Args:
         names: Different ones.
@@ -108,7 +110,7 @@ def _middle_cut(text: str, most: int) -> str:
 
 
 def _around(name: str, start: int, end: int, most: int) -> str:
-    """A name with the part from ``start`` to ``end``, which tells it from others, and some of what is around."""
+    """A name with its part from ``start`` to ``end``, which tells it from others, and some of the rest."""
     own = name[start:end]
     room = most - len(own) - 2
     if room < 0:
@@ -381,7 +383,7 @@ def legend(
         orient=orient,
         direction="horizontal",
         columns=alt.ExprRef(f"max(1, floor((width - {beside}) / {column_width}))"),
-        labelLimit=column_width + 10,
+        labelLimit=column_width - 15,
         symbolSize=160,  # px², wide enough for a dash pattern to show
         symbolStrokeWidth=2,
         symbolOpacity=1,

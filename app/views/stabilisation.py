@@ -19,7 +19,6 @@ from seigh.app.common import (
     whole_number,
 )
 from seigh.app.comparing import ask_for_pairs
-from seigh.app.digits import number
 from seigh.app.frame import explain, show
 from seigh.app.panels import heatmaps_found, names_of_sets, within
 from seigh.core.names import IOU, SPARSITIES
@@ -124,11 +123,7 @@ def heatmaps(sets: pd.DataFrame, model: str, k: int) -> None:
     parameters = int(sets["parameters"].iloc[0])
     with database()() as s:
         values = queries.pair_values(s, sets["analysis_id"].tolist(), [k], [IOU, "overlap"])
-    rho = k / parameters
     st.header(f"All pairs of steps at k = {k:,}", help=plain(figures.PAIR_SYMBOLS), anchor=False)
-    st.caption(
-        f"Chance at k = {k:,} is {number(rho / (2 - rho), 3)} for masks and {number(rho, 3)} for eigenspaces."
-    )
     panels = list(heatmaps_found(values, sets))
     for start in range(0, len(panels), 3):
         if start == 0:

@@ -74,8 +74,8 @@ def test_names_in_a_legend_differ_where_the_models_do(names: list[str]) -> None:
     short = charts.shortened(names)
     assert list(short) == names
     assert len(set(short.values())) == len(names)
-    assert all(len(text) <= 22 + len(" (20)") for text in short.values())
-    assert all(short[name] == name for name in names if len(name) <= 22)
+    assert all(len(text) <= 18 + len(" (20)") for text in short.values())
+    assert all(short[name] == name for name in names if len(name) <= 18)
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#171614"])  # Streamlit's light and dark page

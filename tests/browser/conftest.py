@@ -94,8 +94,8 @@ def settled(page: Page) -> None:
 
 
 def look_at(page: Page, file: Path) -> None:
-    """See that nothing sticks out, is cut, overlaps or is pale, that headings come in order, and keep a picture
-    of the whole page."""
+    """See that nothing sticks out, is cut, overlaps or is pale, and that headings come in order, and keep a
+    picture of the whole page."""
     settled(page)
     width = page.viewport_size["width"]
     height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")

@@ -147,8 +147,9 @@ def test_metrics_are_drawn_and_two_analyses_are_compared_on_the_page(
     page: Page, url: str, study: list[int]
 ) -> None:
     page.goto(f"{url}/metrics")
-    for metric in METRICS:
+    for metric in sorted({*METRICS} - {"fubini_study"}):
         expect_marks(page, f"metrics_{metric}", symbol=POINTS)
+    expect(page.get_by_text("Not drawn: Fubini–Study.")).to_be_visible()  # all rounding errors
     page.goto(f"{url}/metrics?view=pair&first={study[-1]}&second={study[-2]}")
     settled(page)  # a click while the page is being made is lost
     page.get_by_role("button", name=re.compile("^.*Compare")).click()

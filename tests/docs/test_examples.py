@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from seigh import AnalysisSettings, Result
+from seigh.app import figures
 from seigh.core.problems import architectures, training
 from seigh.core.settings import Settings
 from tests.docs.pages import DOCS, README, blocks, commands, follow, rows, run
@@ -50,7 +51,7 @@ def test_a_plug_in_is_written_as_the_page_says(
 ) -> None:
     found = blocks(DOCS / "plugins.md")
     page = dict(found[::-1])  # the first of each language
-    (curves,) = [text for language, text in found if language == "python"][1:]
+    curves, drawn = [text for language, text in found if language == "python"][1:]
     project = tomllib.loads(page["toml"])["project"]
     ((group, entries),) = project["entry-points"].items()
     site = folder / "site"  # as an installer leaves a package
@@ -58,10 +59,14 @@ def test_a_plug_in_is_written_as_the_page_says(
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
     (site / "our_curves.py").write_text(curves)
+    (site / "our_figures.py").write_text(drawn)
     (information / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     )
-    lines = [f"{name} = {value}" for name, value in entries.items()] + ["curves = our_curves:register"]
+    lines = [f"{name} = {value}" for name, value in entries.items()] + [
+        "curves = our_curves:register",
+        "figures = our_figures:register",
+    ]
     (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     monkeypatch.syspath_prepend(str(site))
     forget()
@@ -70,16 +75,21 @@ def test_a_plug_in_is_written_as_the_page_says(
             run(words)
         asked = ["--curves", "last-layer", "--curves", "overlap-smallest", "--json", "curves.json"]
         run([*words, *asked])
+        results = json.loads((folder / "curves.json").read_text())
+        found_figures = [figures.of_plugins(result) for result in results]
     finally:
         monkeypatch.undo()
-        for module in ("our_lab", "our_curves"):
+        for module in ("our_lab", "our_curves", "our_figures"):
             sys.modules.pop(module, None)
         forget()
     printed = capsys.readouterr().out
     assert "our-net" in printed
     assert printed.count("Overlap at k = 10") == 3
-    for each in json.loads((folder / "curves.json").read_text()):
+    for each in results:
         assert each["curves"].keys() == {"last-layer", "overlap-smallest"}
+    for ((name, figure),), failed in found_figures:
+        assert (name, failed) == ("decay", [])
+        assert figures.table_of(figure)["relative"].iloc[0] == 1
 
 
 def test_the_readme_analyses_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 
@@ -79,23 +80,31 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
 
 def _figures(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
     """The figures of the report in order; a sentence stands for what there is no figure of."""
-    for part in _of_few_colors(analyses):
-        yield from _over_training(s, part, size)
+    parts = _of_few_colors(analyses)
+    for place, part in enumerate(parts, start=1):
+        yield from _part(_over_training(s, part, size), place, len(parts))
     yield from _against_k(s, analyses)
-    for part in _of_few_colors(analyses):
-        yield from _metrics(s, part, size)
+    for place, part in enumerate(parts, start=1):
+        yield from _part(_metrics(s, part, size), place, len(parts))
     yield from _heatmaps(s, analyses, size)
     yield from _of_single_analyses(s, analyses, size)
 
 
-def _of_few_colors(analyses: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _of_few_colors(analyses: pd.DataFrame) -> list[pd.DataFrame]:
     """The analyses in parts, so that no two groups of lines in a chart have the same colour."""
     groups = analyses["group"].unique()
-    for start in range(0, len(groups), MOST_COLORS):
-        yield analyses[analyses["group"].isin(groups[start : start + MOST_COLORS])]
+    starts = range(0, len(groups), MOST_COLORS)
+    return [analyses[analyses["group"].isin(groups[start : start + MOST_COLORS])] for start in starts]
 
 
-def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure]:
+def _part(found: Iterator[Figure | str], place: int, parts: int) -> Iterator[Figure | str]:
+    """Figures of a part of the lines, which their titles say if there are several."""
+    for each in found:
+        whole = parts == 1 or isinstance(each, str)
+        yield each if whole else replace(each, of=f"part {place} of {parts}")
+
+
+def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
     ids, colors = analyses["analysis_id"].tolist(), charts.group_colors(analyses)
     masks = (Mask.magnitude, Mask.random)
     points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids, masks=masks)
@@ -117,15 +126,18 @@ def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[F
             yield figures.further_over_training(found, colors, size)
 
 
-def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure]:
+def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
     """Overlap and spectrum of every line, a curve for each step."""
     ids = analyses["analysis_id"].tolist()
     values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(analyses[LINE], on="analysis_id")
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = curves.merge(analyses[LINE], on="analysis_id")
-    for name in sorted(analyses["series"].unique())[:MOST_PANELS]:
+    names = sorted(analyses["series"].unique())
+    for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)
+    if without := names[MOST_PANELS:]:
+        yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 
 
 def _metrics(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:

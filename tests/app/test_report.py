@@ -83,3 +83,19 @@ def test_a_report_asks_nothing_of_the_network(home: Settings, add: Add) -> None:
 def test_there_is_no_report_of_nothing(home: Settings) -> None:
     with sessions(home.database)() as s, pytest.raises(StoreError, match="no finished analysis to report"):
         report(s, "empty", [])
+
+
+def test_a_report_of_many_models_tells_them_apart_and_names_what_it_leaves_out(
+    home: Settings, add: Add
+) -> None:
+    for number in range(25):
+        add(model=f"model {number:02d}")
+    page = made(home)
+    found = titles(page)
+    for part in (1, 2):
+        assert f"Overlap over training, k = 5: part {part} of 2" in found
+    scales = [layer["encoding"].get("color", {}) for each in specifications(page) for layer in each["layer"]]
+    ranges = [each["scale"]["range"] for each in scales if each.get("field") == "group"]
+    assert len(ranges) > 4
+    assert all(len(set(each)) == len(each) for each in ranges)
+    assert "No more than 24 lines have panels here; left out: model 24 · test." in page

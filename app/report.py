@@ -100,8 +100,10 @@ def _of_few_colors(analyses: pd.DataFrame) -> list[pd.DataFrame]:
 def _part(found: Iterator[Figure | str], place: int, parts: int) -> Iterator[Figure | str]:
     """Figures of a part of the lines, which their titles say if there are several."""
     for each in found:
-        whole = parts == 1 or isinstance(each, str)
-        yield each if whole else replace(each, of=f"part {place} of {parts}")
+        if isinstance(each, Figure) and parts > 1:
+            yield replace(each, of=f"part {place} of {parts}")
+        else:
+            yield each
 
 
 def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:

@@ -147,7 +147,7 @@ def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
             shape=alt.Shape("kind:N", scale=scale(names, SHARE_SHAPES), legend=keys),
             tooltip=tooltip,
         ),
-        height=ROW_HEIGHT * len(frame) + 130,
+        height=ROW_HEIGHT * len(frame) + 175,
     )
 
 

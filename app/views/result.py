@@ -276,7 +276,7 @@ def unresolved(k: int, resolved_k: int, relative: float | None) -> str:
         until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, not every one beyond"
     else:
         until = "Not even the first overlap is resolved to 1 %"
-    error = "unknown" if relative is None else f"{relative:.1%} of the overlap"
+    error = "unknown" if relative is None else f"{number(100 * relative, 2)} % of the overlap"
     return f"{until}; at k = {k:,} the stated error is {error}."
 
 

@@ -233,7 +233,7 @@ def test_result_says_how_wrong_the_overlap_may_be(open_page: Open, add: Add) -> 
     assert app.metric[1].delta == "± 6e-6, k = 4"
     assert [info.value for info in app.info] == [
         "Every overlap up to k = 3 is resolved to 1 %, not every one beyond; "
-        "at k = 4 the stated error is 0.3% of the overlap."
+        "at k = 4 the stated error is 0.33 % of the overlap."
     ]
     assert "its stated error" in texts(app, "caption")
 

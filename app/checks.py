@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from seigh.app.digits import number
 from seigh.app.rows import OverlapPoint
 
 # Of a chart of overlap against k, and of one over training, in which weights tie.
@@ -32,7 +33,7 @@ def ties_at(k: int, point: OverlapPoint) -> str:
     return (
         f"{point.tied:,.0f} weights of exactly the same magnitude compete for the last places of the mask "
         f"of k = {k:,}. The overlap is the mean over all choices among them; a single choice gives between "
-        f"{point.least:.2g} and {point.greatest:.2g}, which the stated error includes."
+        f"{number(point.least, 2)} and {number(point.greatest, 2)}, which the stated error includes."
     )
 
 
@@ -145,6 +146,6 @@ def _number(value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value)
     try:
-        return f"{value:.3g}"
+        return number(value, 3)
     except (TypeError, ValueError):
         return str(value)

@@ -36,6 +36,7 @@ from rich.table import Table
 
 from seigh.app import launch
 from seigh.app.catalogue import catalogue
+from seigh.app.digits import number, with_error
 from seigh.app.operations import environment, operations
 from seigh.app.options import Files, with_settings
 from seigh.app.people import people
@@ -742,9 +743,8 @@ def _demo_table(ids: Sequence[int], env: Settings) -> Table:
         for step, at_step in points[points["split"] == split].groupby("step"):
             first, by_k = at_step.iloc[0], at_step.set_index("k")
             overlaps = [f"{by_k['overlap'][k]:.4f} ({by_k['ratio'][k]:.1f}×)" for k in DEMO_K]
-            table.add_row(
-                split, str(step), f"{first['test_accuracy']:.1%}", f"{first['lambda_max']:.3g}", *overlaps
-            )
+            leading = number(float(first["lambda_max"]), 3)
+            table.add_row(split, str(step), f"{first['test_accuracy']:.1%}", leading, *overlaps)
         table.add_section()
     return table
 
@@ -766,9 +766,9 @@ def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
         overlap = float(result.overlap[-1])
         table.add_row(
             escape(file.name),
-            f"{result.eigenvalues[0]:.4g}",
-            f"{result.eigenvalues[-1]:.4g}",
-            f"{overlap:.4f} ± {result.overlap_error[-1]:.1g}",
+            number(float(result.eigenvalues[0])),
+            number(float(result.eigenvalues[-1])),
+            with_error(float(overlap), float(result.overlap_error[-1])),
             f"{overlap * result.parameters / k:.2f}",
             str(result.resolved_k),
             f"{sum(stage.seconds for stage in result.stages):.1f}",

@@ -7,7 +7,7 @@ import getpass
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.app.charts import model_color
 from seigh.app.charts.overlap import RANDOM_DATA
+from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
 from seigh.core.errors import UserError
 from seigh.core.results import incidents
@@ -132,11 +133,36 @@ def keep_in_url(page: str, selection: dict[str, list[str]]) -> None:
     st.session_state[f"{page}_url"] = selection
 
 
+def address_is_read(page: str) -> None:
+    """Leave the address of ``page`` as it is, although not all that it asks for can be shown: what is chosen
+    on the page counts from now on."""
+    st.session_state[f"{page}_url"] = {name: st.query_params.get_all(name) for name in st.query_params}
+
+
+def say_what_is_gone(asked: Sequence[str] | None, there: Sequence[str], what: str) -> bool:
+    """Say which of the things that an address asks for are not there; whether there are any."""
+    gone = [name for name in asked or () if name not in there]
+    if gone:
+        one = len(gone) == 1
+        st.warning(
+            f"The address asks for {what if one else what + 's'} {named(gone)}, which "
+            f"{'is' if one else 'are'} not there: deleted, renamed, or of another lab.",
+            icon=":material/search_off:",
+        )
+    return bool(gone)
+
+
+def named(names: Sequence[str], most: int = 6) -> str:
+    """Names in a sentence, the first of them if there are many."""
+    shown = ", ".join(f"**{plain(name)}**" for name in names[:most])
+    return f"{shown} and {counted(len(names) - most, 'other', 'others')}" if len(names) > most else shown
+
+
 def nothing_yet(message: str) -> None:
     """An empty state that says what to do next."""
     with st.container(border=True):
         st.markdown(message)
-        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
+        link("new_analysis", "Start an analysis", icon=":material/add_circle:")
         st.caption("Or let `seigh demo` train a small network and fill these pages in about three minutes.")
 
 

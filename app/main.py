@@ -1,17 +1,18 @@
-"""The dashboard's entry: ``streamlit run app/main.py``. Pages lie in ``app/views``: a folder named ``pages``
-beside this file would make Streamlit take them over by itself, past the navigation below."""
+"""The dashboard's entry: ``streamlit run app/main.py``. Pages are functions in ``app/views``, declared in
+``app/navigation.py``: from a folder named ``pages`` beside this file Streamlit would take them by itself."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Literal
 
 import streamlit as st
 from altair.utils import schemapi
+from streamlit.navigation.page import StreamlitPage
 
-from seigh.app import identity
+from seigh.app import identity, navigation
 from seigh.app.common import guarded, plain, sentence_for_errors
+from seigh.app.gate.dashboard import SCRIPT
 from seigh.app.gate.visitors import ACCOUNT, SIGN_OUT
 from seigh.core.access import Role
 from seigh.core.reading import parent
@@ -30,6 +31,9 @@ schemapi.disable_debug_mode()
 # A file of ours: Streamlit fetches named icons for the browser's tab from a server on the internet.
 st.set_page_config(page_title="SEIGH Lab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 
+st.html(Path(__file__).with_name("style.css"))
+st.html(f'<script src="{SCRIPT}"></script>', unsafe_allow_javascript=True)
+
 actor = None
 with sentence_for_errors():
     actor = identity.enter()
@@ -37,35 +41,17 @@ if actor is None:
     st.stop()
 
 
-def only_if(allowed: bool) -> Literal["visible", "hidden"]:
+def only_if(allowed: bool) -> navigation.Visibility:
     """Whether a page is in the list: it refuses by itself those whom it is not for."""
     return "visible" if allowed else "hidden"
 
 
-works, keeps = only_if(actor.role.may_work), only_if(actor.role is Role.admin and not identity.is_local())
-new_analysis = st.Page(
-    "views/new_analysis.py", title="New analysis", icon=":material/add_circle:", visibility=works
-)
-train = st.Page("views/train.py", title="Train", icon=":material/model_training:", visibility=works)
-page = st.navigation(
-    {
-        "SEIGH Lab": [
-            st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
-            new_analysis,
-            train,
-            st.Page("views/runs.py", title="Runs", icon=":material/list:"),
-        ],
-        "Results": [
-            st.Page("views/result.py", title="Result", icon=":material/insights:"),
-            st.Page("views/compare.py", title="Compare", icon=":material/stacked_line_chart:"),
-            st.Page("views/stabilisation.py", title="Stabilisation", icon=":material/grid_on:"),
-            st.Page("views/metrics.py", title="Metrics", icon=":material/square_foot:"),
-        ],
-        "Lab": [
-            st.Page("views/accounts.py", title="Accounts", icon=":material/group:", visibility=keeps),
-        ],
-    }
-)
+shown = dict.fromkeys(("new_analysis", "train"), only_if(actor.role.may_work))
+shown["accounts"] = only_if(actor.role is Role.admin and not identity.is_local())
+sections: dict[str, list[StreamlitPage]] = {}
+for each in navigation.PAGES.values():
+    sections.setdefault(each.section, []).append(each.registered(shown.get(each.name, "visible")))
+page = st.navigation(sections)
 if identity.has_account_page():
     with st.sidebar:
         st.caption(f"{plain(actor.name)}, {actor.role}")
@@ -73,6 +59,6 @@ if identity.has_account_page():
             f'<a href="{ACCOUNT}" target="_self">Your account</a>'
             f'<form method="post" action="{SIGN_OUT}"><button>Sign out</button></form>'
         )
-if actor.role.may_work and page in (new_analysis, train):
+if actor.role.may_work and page.url_path in ("new_analysis", "train"):
     load_pytorch()
 guarded(page.run)()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
+from sqlalchemy.orm import Session
 
 from seigh.app import charts
 from seigh.core.names import IOU
+from seigh.core.results import queries
+
+# Which line, and which colour, the rows of an analysis belong to.
+LINE = ["analysis_id", "series", "group"]
 
 MASKS_MEASURE = "IoU of masks"
 
@@ -62,9 +67,45 @@ def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
     return frame[frame["k"] == size]
 
 
-def top_of(curves: pd.DataFrame) -> float:
-    """Where an axis ends that holds all of these overlaps, and what ties may make of them."""
-    return float(curves[["overlap", "greatest"]].max().max()) * 1.05
+SHARED_AXIS = (
+    10.0  # beyond this ratio of their largest overlaps, a panel beside another one is a line at zero
+)
+
+
+def top_of(curves: pd.DataFrame) -> float | None:
+    """Where an axis ends that holds the overlaps of all lines, and what ties may make of them; None where the
+    lines differ so much that each needs an axis of its own."""
+    tops = curves.groupby("series")[["overlap", "greatest"]].max().max(axis=1)
+    if tops.max() > SHARED_AXIS * tops.min():
+        return None
+    return float(tops.max()) * 1.05
+
+
+def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[int], int]) -> pd.DataFrame:
+    """A further curve of these analyses at one size each, of those that have it there.
+
+    Args:
+        s: A reading session.
+        chosen: analysis_id, parameters, series and group.
+        name: Of the curve.
+        k_of: The size of a model of so many parameters.
+    """
+    found = [
+        queries.curves_at(s, rows["analysis_id"].tolist(), name, k_of(int(str(parameters))))
+        for parameters, rows in chosen.groupby("parameters")
+    ]
+    return pd.concat(found, ignore_index=True).merge(chosen[LINE], on="analysis_id")
+
+
+def metrics_near(found: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFrame:
+    """Of ``queries.subspace_metrics``, the rows nearest to one size each, of sizes that most have."""
+    parts = [nearest(shared(rows), k_of(int(str(number)))) for number, rows in found.groupby("parameters")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def last_steps(points: pd.DataFrame) -> pd.DataFrame:
+    """Each line at its last step."""
+    return points.sort_values("step").drop_duplicates("series", keep="last")
 
 
 def shared(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,21 +5,34 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 
-import altair as alt
 import pandas as pd
 import vl_convert
 from sqlalchemy.orm import Session
 
-from seigh.app import charts
-from seigh.app.charts import pictures
-from seigh.app.checks import TIES_ALONG_K, checks_among, ties_among
+from seigh.app import charts, figures
+from seigh.app.charts import MOST_COLORS, pictures
+from seigh.app.checks import checks_among
 from seigh.app.common import matrix, samples_of
-from seigh.app.panels import MASKS_MEASURE, heatmaps_found, names_of_sets, nearest, shared, top_of, within
+from seigh.app.digits import number, with_error
+from seigh.app.figures import Size
+from seigh.app.panels import (
+    LINE,
+    further_points,
+    heatmaps_found,
+    last_steps,
+    metrics_near,
+    names_of_sets,
+    nearest,
+    shared,
+    top_of,
+    within,
+)
 from seigh.app.rows import Analysis, AnalysisOfLine, OverlapAtStep, rows_of
+from seigh.core.figures import Figure
 from seigh.core.names import IOU
 from seigh.core.results import queries
 from seigh.core.results.models import Mask
@@ -34,15 +47,6 @@ QUESTION = (
     "its chance level is k/D, with D the number of parameters. Every number has its error beside it: "
     "residuals ‖Hv − λv‖ for eigenvalues, a stated error for overlaps."
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """A chart of the report with its title and how to read it."""
-
-    title: str
-    how: str
-    chart: alt.LayerChart
 
 
 def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho: float | None = None) -> str:
@@ -63,101 +67,94 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
     analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
     if analyses.empty:
         raise StoreError("There is no finished analysis to report; wait for one, or choose other models.")
-    analyses = analyses.assign(series=charts.name_series(analyses))
+    analyses = analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
     if k is None and rho is None:
         k = int(analyses["k"].min())
-    colors = {
-        name: charts.model_color(number)
-        for number, name in zip(analyses["model_id"], analyses["model"], strict=True)
-    }
-    sections = list(_sections(s, analyses, colors, k, rho))
+    found = list(_figures(s, analyses, Size(k, rho)))
     tables = {
         "Analyses": _analyses(s, analyses, k, rho),
         "How they were checked": checks_among(queries.records(s, analyses["analysis_id"].tolist())),
     }
-    return _page(title, _models(s, analyses), sections, tables)
+    return _page(title, _models(s, analyses), found, tables)
 
 
-def _sections(
-    s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int | None, rho: float | None
-) -> Iterator[Section]:
-    ids = analyses["analysis_id"].tolist()
-    series = analyses[["analysis_id", "series"]]
-    size = f"k = {k:,}" if rho is None else f"ρ = {rho:g}"
-    points = queries.overlap_by_step(s, k, rho=rho, ids=ids, masks=(Mask.magnitude, Mask.random))
-    points = points.merge(series, on="analysis_id")
+def _figures(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
+    """The figures of the report in order; a sentence stands for what there is no figure of."""
+    parts = _of_few_colors(analyses)
+    for place, part in enumerate(parts, start=1):
+        yield from _part(_over_training(s, part, size), place, len(parts))
+    yield from _against_k(s, analyses)
+    for place, part in enumerate(parts, start=1):
+        yield from _part(_metrics(s, part, size), place, len(parts))
+    yield from _heatmaps(s, analyses, size)
+    yield from _of_single_analyses(s, analyses, size)
+
+
+def _of_few_colors(analyses: pd.DataFrame) -> list[pd.DataFrame]:
+    """The analyses in parts, so that no two groups of lines in a chart have the same colour."""
+    groups = analyses["group"].unique()
+    starts = range(0, len(groups), MOST_COLORS)
+    return [analyses[analyses["group"].isin(groups[start : start + MOST_COLORS])] for start in starts]
+
+
+def _part(found: Iterator[Figure | str], place: int, parts: int) -> Iterator[Figure | str]:
+    """Figures of a part of the lines, which their titles say if there are several."""
+    for each in found:
+        if isinstance(each, Figure) and parts > 1:
+            yield replace(each, of=f"part {place} of {parts}")
+        else:
+            yield each
+
+
+def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
+    ids, colors = analyses["analysis_id"].tolist(), charts.group_colors(analyses)
+    masks = (Mask.magnitude, Mask.random)
+    points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids, masks=masks)
+    points = points.merge(analyses[LINE], on="analysis_id")
     if len(points):
-        ties = ties_among(points)
-        how = "Dotted: chance; grey: mean ± std of random masks; thin bars: the "
-        how += f"numerical error. {ties}" if ties else "stated error."
-        yield Section(f"Overlap over training, {size}", how, charts.overlap_by_step(points, colors))
-        yield Section(
-            f"Ratio to chance over training, {size}",
-            "At 1, the largest weights have no more of the eigenspace than any others.",
-            charts.overlap_by_step(points, colors, "ratio"),
-        )
-        last = points[points["mask"] == Mask.magnitude].sort_values("step")
-        last = last.drop_duplicates("series", keep="last")
+        yield figures.overlap_over_training(points, colors, size)
+        yield figures.ratio_over_training(points, colors, size)
+        last = last_steps(points[points["mask"] == Mask.magnitude])
         if last["parameters"].nunique() > 1:
-            how = "Each model and split at its last analysed step."
-            yield Section(
-                f"Ratio to chance against network size, {size}", how, charts.ratio_by_size(last, colors)
-            )
-    values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(series, on="analysis_id")
-    how = "The eigenvalue of largest |λ| at each checkpoint, with its sign; a bar is its residual."
-    yield Section(
-        "Largest eigenvalue over training", how, charts.lambda_by_step(values.query("position == 1"), colors)
-    )
+            yield figures.ratio_against_size(last, colors, size)
+    leading = queries.eigenvalues(s, ids, most=1).query("position == 1")
+    yield figures.largest_eigenvalue(leading.merge(analyses[LINE], on="analysis_id"), colors)
     metrics = queries.recorded_metrics(s, sorted(analyses["model"].unique()))
     for metric in metrics["metric"].unique():
-        how = "As the checkpoints recorded it."
-        yield Section(
-            f"{metric.capitalize()} over training", how, charts.recorded_by_step(metrics, colors, metric)
-        )
-    near = queries.at_sparsity(rho, int(analyses["parameters"].min())) if rho is not None else k or 1
-    for name, title in queries.curve_names(s, ids).items():
-        found = queries.curves_at(s, ids, name, near).merge(series, on="analysis_id")
+        yield figures.recorded(metrics, colors, metric)
+    for name in queries.curve_names(s, ids):
+        found = further_points(s, analyses, name, size.of)
         if len(found):
-            yield Section(
-                f"{title[:1].upper()}{title[1:]}, k = {near:,}",
-                f"{found['note'].iloc[0]} Bars: the stated error; dotted: chance.",
-                charts.curve_by_step(found, colors),
-            )
+            yield figures.further_over_training(found, colors, size)
+
+
+def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
+    """Overlap and spectrum of every line, a curve for each step."""
+    ids = analyses["analysis_id"].tolist()
+    values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(analyses[LINE], on="analysis_id")
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
-    curves = curves.merge(series, on="analysis_id")
-    top = top_of(curves)
-    for name in sorted(analyses["series"].unique())[:MOST_PANELS]:
-        how = (
-            "A curve per training step, the early ones dark, with a band of its stated error; dotted: chance."
-        )
-        panel = curves[curves["series"] == name]
-        if bool((panel["tied"] > 0).any()):
-            how = (
-                f"A curve per training step, the early ones dark; dotted: chance. {TIES_ALONG_K} The "
-                "narrower band is the numerical error; the stated error has both."
-            )
-        yield Section(f"Overlap against k: {name}", how, charts.overlap_by_k(panel, top=top))
-        how = "A curve per training step, early ones dark, with a band of its residuals."
-        yield Section(f"Spectrum: {name}", how, charts.spectra_by_step(values[values["series"] == name]))
-    yield from _metrics(s, analyses, colors, near)
-    yield from _heatmaps(s, analyses, near)
-    yield from _structure(s, analyses, colors, near)
+    curves = curves.merge(analyses[LINE], on="analysis_id")
+    names = sorted(analyses["series"].unique())
+    for name in names[:MOST_PANELS]:
+        yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
+        yield figures.spectrum_over_training(values[values["series"] == name], name)
+    if without := names[MOST_PANELS:]:
+        yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 
 
-def _metrics(s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int) -> Iterator[Section]:
+def _metrics(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
     """Mask and eigenspace by every metric over training, at the size nearest to k that most have."""
     found = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
     if found.empty:
         return
-    found = nearest(shared(found), k).merge(analyses[["analysis_id", "series"]], on="analysis_id")
-    how = "From 0 (orthogonal) to 1 (equal); grey: random subspaces, mean ± std; bars: the error where known."
-    for metric, name in charts.METRIC_NAMES.items():
-        panel = charts.metric_heights(found[found["metric"] == metric], raw=False)
-        title = f"Mask and eigenspace by {name}, k = {int(found['k'].iloc[0]):,}"
-        yield Section(title, how, charts.metric_by_step(panel, colors, "likeness"))
+    found = metrics_near(found, size.of).merge(analyses[LINE], on="analysis_id")
+    drawn, said = figures.mask_and_eigenspace(found, charts.group_colors(analyses))
+    yield from drawn.values()
+    if said:
+        yield said
 
 
-def _heatmaps(s: Session, analyses: pd.DataFrame, k: int) -> Iterator[Section]:
+def _heatmaps(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure]:
     """How alike all pairs of steps are, as far as they have been compared, at the size nearest to k."""
     sets = queries.stabilisation_sets(s).replace({"subset": {"": "all"}})
     sets = sets[sets["analysis_id"].isin(analyses["analysis_id"])]
@@ -167,36 +164,28 @@ def _heatmaps(s: Session, analyses: pd.DataFrame, k: int) -> Iterator[Section]:
         values = pd.concat([within(values, each) for _, each in rows.groupby("set_id")])
         if values.empty:
             continue
-        values = nearest(shared(values), k)
-        at = int(values["k"].iloc[0])
-        rho = at / int(rows["parameters"].iloc[0])
+        values = nearest(shared(values), size.of(int(rows["parameters"].iloc[0])))
         for panel in heatmaps_found(values, rows.assign(series=names_of_sets(rows))):
-            chance = rho / (2 - rho) if panel.measure == MASKS_MEASURE else rho
-            how = (
-                "Each cell compares two training steps, from 0 (nothing in common) to 1 (the same). "
-                f"Chance is {chance:.3g}."
-            )
-            title = f"{panel.title}, of all pairs of steps: {model}, k = {at:,}"
-            yield Section(title, how, charts.heatmap(panel.values, panel.measure))
+            yield figures.heatmap(panel, str(model))
 
 
-def _structure(s: Session, analyses: pd.DataFrame, colors: dict[str, str], k: int) -> Iterator[Section]:
-    """In which layers, and at which magnitudes, each line has its overlap at its last step."""
-    last = analyses.sort_values("step").drop_duplicates("series", keep="last").sort_values("series")
+def _of_single_analyses(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
+    """Of each line at its last step: in which layers, at which magnitudes, and what plug-ins draw."""
+    last = last_steps(analyses).sort_values("series")
+    plugged = figures.plugged()
     for each in rows_of(last.head(MOST_PANELS), AnalysisOfLine):
+        k, where = size.of(each.parameters), f"{each.series}, step {each.step:,}"
         layers = queries.layer_shares(s, each.analysis_id)
         bins = queries.magnitude_bins(s, each.analysis_id)
-        where = f"{each.series}, step {each.step:,}"
         if len(layers):
-            layers = nearest(layers, k)
-            how = "Grey bars: a tensor's share of the parameters, which is chance; points: of all else."
-            title = f"In which layers: {where}, k = {int(layers['k'].iloc[0]):,}"
-            yield Section(title, how, charts.layer_shares(layers))
+            yield figures.layers(nearest(layers, k), of=where)
         if len(bins):
-            bins = nearest(bins, k)
-            how = "The mean over weights of about the same |θ|, with a band from their 10 % to 90 % quantile."
-            title = f"At which magnitudes: {where}, k = {int(bins['k'].iloc[0]):,}"
-            yield Section(title, how, charts.magnitude_bins(bins, each.parameters, colors[each.model]))
+            color = charts.model_color(each.model_id)
+            yield figures.magnitudes(nearest(bins, k), each.parameters, color, of=where)
+        if plugged:
+            found, failed = figures.of_plugins(queries.export_result(s, each.analysis_id), of=where)
+            yield from (figure for _, figure in found)
+            yield from (f"{where}: {sentence}" for sentence in failed)
 
 
 def _models(s: Session, analyses: pd.DataFrame) -> pd.DataFrame:
@@ -229,11 +218,10 @@ def _analyses(s: Session, analyses: pd.DataFrame, k: int | None, rho: float | No
             "resolved k": "unknown" if each.resolved_k is None else f"{each.resolved_k:,.0f}",
         }
         if point := at_size.get(each.analysis_id):
-            error = "" if point.error is None else f" ± {point.error:.1g}"
             row |= {
-                f"overlap at {'ρ' if rho else 'k'} = {rho or k:g}": f"{point.overlap:.4g}{error}",
-                "÷ chance": f"{point.ratio:.3g}",
-                "λ₁": f"{point.lambda_max:.4g}",
+                f"overlap at {'ρ' if rho else 'k'} = {rho or k:g}": with_error(point.overlap, point.error),
+                "÷ chance": number(point.ratio, 3),
+                "λ₁": number(point.lambda_max),
             }
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -269,12 +257,12 @@ for (const place of document.querySelectorAll(".chart")) {
 
 
 def _page(
-    title: str, models: pd.DataFrame, sections: Sequence[Section], tables: Mapping[str, pd.DataFrame]
+    title: str, models: pd.DataFrame, found: Sequence[Figure | str], tables: Mapping[str, pd.DataFrame]
 ) -> str:
     told = "\n".join(
         f"<h2>{escape(name)}</h2>\n{_table(table)}" for name, table in tables.items() if not table.empty
     )
-    drawn = "\n".join(_section(section) for section in sections)
+    drawn = "\n".join(_section(figure) for figure in found)
     made = f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -304,13 +292,18 @@ def _table(frame: pd.DataFrame) -> str:
     return f'<div class="table">{frame.to_html(index=False, border=0, escape=True)}</div>'
 
 
-def _section(section: Section) -> str:
-    specification = json.dumps(pictures.specification(section.chart, "container"))
+def _section(figure: Figure | str) -> str:
+    if isinstance(figure, str):
+        return f'<aside class="how">{escape(figure)}</aside>'
+    specification = json.dumps(pictures.specification(figures.chart_of(figure), "container"))
+    symbols = ""
+    if figure.symbols:
+        symbols = f'\n<details class="how"><summary>Symbols</summary>{escape(figure.symbols)}</details>'
     return f"""<section>
-<h2>{escape(section.title)}</h2>
-<p class="how">How to read this: {escape(section.how)}</p>
-<div class="chart" role="img" aria-label="{escape(section.title, quote=True)}"></div>
-<script type="application/json">{specification.replace("<", chr(92) + "u003c")}</script>
+<h2>{escape(figure.heading)}</h2>
+<p class="how">How to read this: {escape(figure.how)}</p>
+<div class="chart" role="img" aria-label="{escape(figure.alt, quote=True)}"></div>
+<script type="application/json">{specification.replace("<", chr(92) + "u003c")}</script>{symbols}
 </section>"""
 
 

@@ -57,6 +57,7 @@ class AnalysisOfLine(Analysis):
     """A finished analysis, and the line of a chart that it is a point of."""
 
     series: str
+    model_id: int
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,6 @@ TableName = Literal[
     "stages",
     "training",
 ]
+
+# The group of entry points in which packages register plug-ins (``seigh.core.problems.plugins``).
+PLUGINS = "seigh.problems"

@@ -21,7 +21,8 @@ tensor::
     pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
 
 Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
-problems: ``Registry``. Add curves, masks and methods: ``Observable``, ``ScoredMask`` and ``Method``.
+problems: ``Registry``. Add curves, masks, methods and figures: ``Observable``, ``ScoredMask``,
+``Method`` and ``Figure``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from seigh.core.analysis import Result, analyse
     from seigh.core.curvature import CurvatureOperator
     from seigh.core.errors import UserError
+    from seigh.core.figures import Figure
     from seigh.core.methods import Method, Request
     from seigh.core.overlap.observables import Curve, Observable, ScoredMask
     from seigh.core.problems.data import Dataset
@@ -49,6 +51,7 @@ __all__ = [
     "Curve",
     "Dataset",
     "Eigenpairs",
+    "Figure",
     "Method",
     "Observable",
     "Operator",
@@ -73,6 +76,7 @@ _MODULES = {
     "seigh.core.analysis": ("Result", "analyse"),
     "seigh.core.curvature": ("CurvatureOperator",),
     "seigh.core.errors": ("UserError",),
+    "seigh.core.figures": ("Figure",),
     "seigh.core.methods": ("Method", "Request"),
     "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
     "seigh.core.problems.data": ("Dataset",),

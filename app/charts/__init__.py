@@ -1,23 +1,28 @@
 """Charts: tidy data from ``seigh.core.results.queries`` in, Altair chart out.
 
 Every chart keeps chance level and error in sight, names its values in tooltips, and is drawn as SVG so that
-screen readers and tests find its marks. Colours: a model keeps its own on every page (``model_color``), the
-neutral grey is chance, and nothing is told apart by colour alone.
+screen readers and tests find its marks. Colours: no two groups that are compared have the same one
+(``group_colors``), the neutral grey is chance, and nothing is told apart by colour alone.
 """
 
 from seigh.app.charts.base import (
+    AS_SVG,
     CHANCE_LABEL,
     ERROR_LABEL,
     MODEL_COLORS,
+    MOST_COLORS,
     MOST_POINTS,
     NEUTRAL,
+    group_colors,
     model_color,
+    shortened,
 )
 from seigh.app.charts.curves import curve, curve_by_step
 from seigh.app.charts.overlap import (
     LINE_COLUMNS,
     Measure,
     distinct_lines,
+    name_groups,
     name_series,
     overlap_by_k,
     overlap_by_step,
@@ -46,12 +51,14 @@ from seigh.app.charts.trends import (
 )
 
 __all__ = [
+    "AS_SVG",
     "CHANCE_LABEL",
     "ERROR_LABEL",
     "LINE_COLUMNS",
     "METRIC_FORMULAS",
     "METRIC_NAMES",
     "MODEL_COLORS",
+    "MOST_COLORS",
     "MOST_LAYERS",
     "MOST_POINTS",
     "NEUTRAL",
@@ -62,6 +69,7 @@ __all__ = [
     "curve",
     "curve_by_step",
     "distinct_lines",
+    "group_colors",
     "heatmap",
     "lambda_by_step",
     "layer_shares",
@@ -69,6 +77,7 @@ __all__ = [
     "metric_by_step",
     "metric_heights",
     "model_color",
+    "name_groups",
     "name_series",
     "overlap_by_k",
     "overlap_by_step",
@@ -78,6 +87,7 @@ __all__ = [
     "ratio_by_size",
     "recorded_by_step",
     "scree",
+    "shortened",
     "spectra_by_step",
     "spectrum",
     "stages",

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from seigh.app.digits import with_error
 from seigh.core.methods import markers
 
-# Okabe & Ito (2008), without the yellow and the black that vanish on a light or a dark page.
-MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds
+# Twenty that stay apart: at least 0.09 in OKLab from each other, most also for people who see no red or no
+# green, and at least 3:1 against both page backgrounds. The first are close to those of Okabe & Ito (2008);
+# each is as far as possible from those before it.
+MODEL_COLORS = (
+    *("#0070AD", "#D65C00", "#008F66", "#C25C99", "#8514FF"),
+    *("#8585FF", "#FF29E0", "#855C00", "#FF0066", "#B829CC"),
+    *("#3399CC", "#855285", "#C21F47", "#858533", "#1F7AFF"),
+    *("#CC008F", "#C28585", "#29703D", "#707AB8", "#CC8500"),
+)
+MOST_COLORS = len(MODEL_COLORS)
+NEUTRAL = "#808080"  # at least 3.9:1 against both page backgrounds; text in it has the page's own colour
+
+# Marks are found by screen readers and tests, and stay sharp when printed.
+AS_SVG = {"embedOptions": {"renderer": "svg"}}
 
 HEIGHT = 400  # px, legends and axes included
 LEGEND_ROW = 24
@@ -27,13 +40,98 @@ ERROR_LABEL = "stated error"
 
 
 def model_color(model_id: int) -> str:
-    """The colour of a model: a function of its database id, so it never changes as models come and go."""
-    return MODEL_COLORS[(model_id - 1) % len(MODEL_COLORS)]
+    """The colour of a model that stands alone: that of its place in the order in which models came."""
+    return MODEL_COLORS[(model_id - 1) % MOST_COLORS]
 
 
-def model_colors(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
-    """Colour by model, of those that occur in ``frame``."""
-    return alt.Color("model:N", scale=scale(present(colors, frame["model"]), colors), legend=legend())
+def group_colors(analyses: pd.DataFrame) -> dict[str, str]:
+    """The colour of every group of lines that is compared; no two have the same one up to ``MOST_COLORS``.
+
+    A model has the colour of its place in the order in which models came; where another one that is compared
+    has it already, the next that is free.
+
+    Args:
+        analyses: model_id, model and group (``name_groups``) of everything that is compared.
+
+    Returns:
+        Colour by group; and by model, that of its first group.
+    """
+    groups = analyses.drop_duplicates("group").sort_values(["model_id", "group"])
+    free = list(range(MOST_COLORS))
+    colors: dict[str, str] = {}
+    for place, model, group in zip(groups["model_id"], groups["model"], groups["group"], strict=True):
+        free = free or list(range(MOST_COLORS))
+        wanted = (int(place) - 1) % MOST_COLORS
+        slot = min(free, key=lambda each: (each - wanted) % MOST_COLORS)
+        free.remove(slot)
+        colors[group] = MODEL_COLORS[slot]
+        colors.setdefault(model, MODEL_COLORS[slot])
+    return colors
+
+
+def group_color(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
+    """Colour by group, of those that occur in ``frame``."""
+    names = present(colors, frame["group"])
+    return alt.Color(
+        "group:N", scale=scale(names, colors), legend=legend(column_width=165, shown=shortened(names))
+    )
+
+
+def shortened(names: Sequence[str], most: int = 18) -> dict[str, str]:
+    """Names as a legend has room for them: long ones are cut in the middle, but where they would then be the
+    same, in what they have in common.
+
+    Args:
+        names: Different ones.
+        most: Characters of each.
+    """
+    found = {name: _middle_cut(name, most) for name in names}
+    for short in list(found.values()):
+        same = [name for name in names if found[name] == short]
+        if len(same) > 1:
+            start, end = _alike(same), _alike([name[::-1] for name in same])
+            end = min(end, min(map(len, same)) - start)
+            for name in same:
+                found[name] = _around(name, start, len(name) - end, most)
+    taken: set[str] = set()
+    for name, short in found.items():
+        number, unique = 2, short
+        while unique in taken:
+            unique, number = f"{short} ({number})", number + 1
+        found[name] = unique
+        taken.add(unique)
+    return found
+
+
+def _middle_cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return text[: most // 2] + "…" + text[len(text) - (most - most // 2 - 1) :]
+
+
+def _around(name: str, start: int, end: int, most: int) -> str:
+    """A name with its part from ``start`` to ``end``, which tells it from others, and some of the rest."""
+    own = name[start:end]
+    room = most - len(own) - 2
+    if room < 0:
+        return _middle_cut(own, most)
+    behind = min(len(name) - end, room // 3)
+    before = min(start, room - behind)
+    head = name[:start] if before == start else name[:before] + "…"
+    tail = name[end:] if behind == len(name) - end else "…" + name[len(name) - behind :]
+    return head + own + tail
+
+
+def _alike(names: Sequence[str]) -> int:
+    """How many characters all names begin with, up to the end of a word or number."""
+    same = 0
+    for characters in zip(*names, strict=False):
+        if len(set(characters)) > 1:
+            break
+        same += 1
+    while same and names[0][same - 1].isalnum():
+        same -= 1
+    return same
 
 
 def step_colors(frame: pd.DataFrame) -> alt.Color:
@@ -62,24 +160,24 @@ def over_steps(
     of: str = "Hessian on",
     axis: alt.Axis | None = None,
 ) -> tuple[alt.Chart, alt.Chart]:
-    """Lines and points over training, in the colour of their model, dashed by split; a click on a model in
+    """Lines and points over training, in the colour of their group, dashed by split; a click on a group in
     the legend leaves the others pale.
 
     Args:
-        frame: model, split, series (which line a row belongs to), step, height, and method where methods are
-            to be told apart by the shape of the points.
+        frame: group (lines of one colour), split, series (which line a row belongs to), step, height, and
+            method where methods are to be told apart by the shape of the points.
         title: Of the vertical axis.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
         tooltip: Of the points.
         zero: Whether the vertical axis starts at 0.
         of: What is taken on the splits, for the legend.
         axis: The vertical one.
     """
-    highlighted = alt.selection_point(fields=["model"], bind="legend")
+    highlighted = alt.selection_point(fields=["group"], bind="legend")
     base = alt.Chart(frame).encode(
         x=step_axis(frame),
         y=alt.Y("height:Q", title=title, scale=alt.Scale(zero=zero), axis=axis or alt.Axis()),
-        color=model_colors(colors, frame),
+        color=group_color(colors, frame),
         opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
     )
     lines = base.mark_line(strokeWidth=2.5).encode(
@@ -110,9 +208,9 @@ def over_steps(
     return lines, points.add_params(highlighted)
 
 
-def with_legend(height: int, models: pd.Series[str]) -> int:
-    """Height of a chart whose legend of models takes more than a row, two of them to a row."""
-    return height + LEGEND_ROW * max(0, -(-models.nunique() // 2) - 1)
+def with_legend(height: int, groups: pd.Series[str]) -> int:
+    """Height of a chart whose legend of groups takes more than a row, two of them to a row."""
+    return height + LEGEND_ROW * max(0, -(-groups.nunique() // 2) - 1)
 
 
 def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
@@ -218,8 +316,7 @@ def tie_range(
 def with_errors(frame: pd.DataFrame) -> list[str]:
     """Every overlap with its stated error where there is one."""
     return [
-        f"{overlap:.3g}" + ("" if np.isnan(error) else f" ± {error:.1g}")
-        for overlap, error in zip(frame["overlap"], frame["error"], strict=True)
+        with_error(overlap, error, 3) for overlap, error in zip(frame["overlap"], frame["error"], strict=True)
     ]
 
 
@@ -275,15 +372,19 @@ def legend(
     column_width: int = 150,
     orient: Literal["top", "bottom"] = "top",
     beside: int = 0,
+    shown: dict[str, str] | None = None,
     **more: Any,
 ) -> alt.Legend:
-    """A legend in as many columns as the chart's width holds, ``beside`` px of it being taken by another."""
+    """A legend in as many columns as the chart's width holds, ``beside`` px of it being taken by another;
+    ``shown`` are shorter labels by value."""
+    if shown and any(name != label for name, label in shown.items()):
+        more["labelExpr"] = f"({json.dumps(shown)})[datum.label] || datum.label"
     return alt.Legend(
         title=title,
         orient=orient,
         direction="horizontal",
         columns=alt.ExprRef(f"max(1, floor((width - {beside}) / {column_width}))"),
-        labelLimit=column_width - 20,
+        labelLimit=column_width - 15,
         symbolSize=160,  # px², wide enough for a dash pattern to show
         symbolStrokeWidth=2,
         symbolOpacity=1,
@@ -303,5 +404,4 @@ class Chart(alt.LayerChart):
 
 def layered(*layers: alt.Chart, height: int = HEIGHT) -> Chart:
     """A chart of layers on common axes, ``height`` px high with legends and axes."""
-    # SVG: marks are found by screen readers and tests, and stay sharp when printed.
-    return Chart(layer=list(layers), height=height, usermeta={"embedOptions": {"renderer": "svg"}})
+    return Chart(layer=list(layers), height=height, usermeta=AS_SVG)

@@ -13,9 +13,9 @@ from seigh.app.charts.base import (
     band,
     error_bars,
     few,
+    group_color,
     k_axis,
     layered,
-    model_colors,
     over_steps,
     reading,
     step_axis,
@@ -59,7 +59,7 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
 
     Args:
         frame: ``queries.curves_at``, with a column ``series`` that names the line each row belongs to.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
     """
     title = str(frame["title"].iloc[0])
     found = frame.assign(height=frame["value"])
@@ -74,13 +74,13 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     lines, points = over_steps(found, _short(title), colors, tooltip)
     layers: list[alt.Chart] = []
     chance = found.dropna(subset="chance").drop_duplicates("chance")
-    color = model_colors(colors, found)
+    color = group_color(colors, found)
     if len(chance):
         level = alt.Chart(chance).mark_rule(strokeDash=[2, 3], strokeWidth=2)
         tint = color if len(chance) > 1 else alt.value(NEUTRAL)
         layers.append(level.encode(y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", format=".3g")]))
     bars = error_bars(_between(found), step_axis(found), _short(title), color)
-    return layered(*layers, bars, lines, points, height=with_legend(CURVE_HEIGHT, found["model"]))
+    return layered(*layers, bars, lines, points, height=with_legend(CURVE_HEIGHT, found["group"]))
 
 
 def _short(title: str) -> str:

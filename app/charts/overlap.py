@@ -17,10 +17,10 @@ from seigh.app.charts.base import (
     bounds,
     error_bars,
     few,
+    group_color,
     k_axis,
     layered,
     legend,
-    model_colors,
     numerical,
     over_steps,
     present,
@@ -121,7 +121,7 @@ def overlap_by_step(
     Args:
         frame: ``queries.overlap_by_step`` with the masks ``magnitude`` and ``random``, and a column
             ``series`` that names the line each row belongs to (``name_series``).
-        colors: Colour of every model by name.
+        colors: Colour of every group.
         measure: ``overlap``, or ``ratio`` = overlap / (k/D).
     """
     ratio = measure == "ratio"
@@ -136,8 +136,8 @@ def overlap_by_step(
     unit = random["chance"] if ratio else 1.0
     random = bounds(random, "std")
     random[["low", "high"]] = random[["low", "high"]].div(unit, axis="index")
-    # One band a model and D: splits and methods draw their random masks from the same D coordinates.
-    random = random.groupby(["model", "chance", "step"], as_index=False).agg(
+    # One band a group and D: splits and methods draw their random masks from the same D coordinates.
+    random = random.groupby(["group", "chance", "step"], as_index=False).agg(
         low=("low", "min"), high=("high", "max")
     )
     errors = bounds(numerical(found), "error")
@@ -148,7 +148,7 @@ def overlap_by_step(
     chance = chance.drop_duplicates("level")
 
     title = "overlap ÷ chance" if ratio else OVERLAP_TITLE
-    x, color = step_axis(found), model_colors(colors, found)
+    x, color = step_axis(found), group_color(colors, found)
     tooltip = [
         alt.Tooltip("series:N", title="line"),
         alt.Tooltip("step:Q", format=",d"),
@@ -187,8 +187,8 @@ def overlap_by_step(
         )
         .encode(x=alt.value("width"), y="level:Q")
     )
-    grey = band(random, x, detail=["model:N", "chance:N"])
-    height = with_legend(HEIGHT, found["model"])
+    grey = band(random, x, detail=["group:N", "chance:N"])
+    height = with_legend(HEIGHT, found["group"])
     return layered(grey, level, *choices, bars, lines, points, text, height=height)
 
 
@@ -219,8 +219,14 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     ties = tie_range(frame, x, by=color)
     chance = frame.drop_duplicates("k")
     level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+    # Below the line, but not where it would lie on the axis.
+    low = float(chance["chance"].max()) < 0.2 * (top or float(frame["overlap"].max()))
     text = alt.Chart(chance.nlargest(1, "k")).mark_text(
-        align="right", baseline="top", dy=16, color=NEUTRAL, text=CHANCE_LABEL
+        align="right",
+        baseline="bottom" if low else "top",
+        dy=-5 if low else 16,
+        color=NEUTRAL,
+        text=CHANCE_LABEL,
     )
     values = frame.assign(value=with_errors(frame)).pivot(index="k", columns="step", values="value")
     values.columns = [f"step {step:,}" for step in values.columns]
@@ -237,6 +243,12 @@ def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
     ranked = analyses.sort_values(["k", "analysis_id"])
     kept = ranked.drop_duplicates([*LINE_COLUMNS, "step"], keep="last")
     return analyses[analyses["analysis_id"].isin(kept["analysis_id"])]
+
+
+def name_groups(analyses: pd.DataFrame) -> pd.Series[str]:
+    """Name each row's group, the lines of one colour: as ``name_series``, without split and method, which
+    dashes and shapes tell apart."""
+    return name_series(analyses.assign(method=""), split=False).rename("group")
 
 
 def name_series(analyses: pd.DataFrame, *, split: bool = True) -> pd.Series[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from seigh.app.charts.base import AS_SVG
+
 WIDTH = 640  # px, of a chart without a page to fill
 SCALE = 3.0  # pixels of a PNG for one of the chart
 
@@ -28,21 +30,23 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def svg(chart: alt.LayerChart) -> str:
+def svg(chart: alt.TopLevelMixin) -> str:
     """The chart as an SVG document."""
     return vl_convert.vegalite_to_svg(specification(chart), config=CONFIG)
 
 
-def png(chart: alt.LayerChart) -> bytes:
+def png(chart: alt.TopLevelMixin) -> bytes:
     """The chart as a PNG of ``SCALE`` times its size."""
     return vl_convert.vegalite_to_png(specification(chart), config=CONFIG, scale=SCALE)
 
 
-def pdf(chart: alt.LayerChart) -> bytes:
+def pdf(chart: alt.TopLevelMixin) -> bytes:
     """The chart as a PDF of one page."""
     return vl_convert.vegalite_to_pdf(specification(chart), config=CONFIG)
 
 
-def specification(chart: alt.LayerChart, width: int | str = WIDTH) -> dict[str, Any]:
-    """The chart's Vega-Lite of a fixed width, or of its ``"container"``'s."""
-    return chart.properties(width=width).to_dict() | {"usermeta": {"embedOptions": {"renderer": "svg"}}}
+def specification(chart: Any, width: int | str = WIDTH) -> dict[str, Any]:
+    """The chart's Vega-Lite of a fixed width, or of its ``"container"``'s; facets keep their own."""
+    sized = chart.properties(width=width) if isinstance(chart, alt.Chart | alt.LayerChart) else chart
+    found: dict[str, Any] = sized.to_dict()
+    return found | {"usermeta": AS_SVG}

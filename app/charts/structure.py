@@ -11,9 +11,9 @@ from seigh.app.charts.base import (
     NEUTRAL,
     Chart,
     error_bars,
+    group_color,
     layered,
     legend,
-    model_colors,
     over_steps,
     scale,
     step_axis,
@@ -44,7 +44,7 @@ SHARE_SHAPES = {"mask": "square", "eigenspace": "circle", "overlap": "diamond"}
 
 
 # Of the Grassmannian metrics, in the order of their labels.
-METRIC_COLORS = (*MODEL_COLORS, NEUTRAL)
+METRIC_COLORS = (*MODEL_COLORS[:6], NEUTRAL)
 METRIC_DASHES = ([1, 0], [6, 3], [2, 2], [1, 0], [6, 3], [2, 2], [1, 0])
 
 METRICS_HEIGHT = 480  # px, of which a phone's legend takes much
@@ -147,7 +147,7 @@ def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
             shape=alt.Shape("kind:N", scale=scale(names, SHARE_SHAPES), legend=keys),
             tooltip=tooltip,
         ),
-        height=ROW_HEIGHT * len(frame) + 130,
+        height=ROW_HEIGHT * len(frame) + 175,
     )
 
 
@@ -287,7 +287,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
     Args:
         frame: model, split, series, step, height, low and high (both ends of the stated error; NaN where
             unknown), random_mean, random_low and random_high, k, parameters.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
         title: Of the metric.
     """
     x = step_axis(frame)
@@ -309,10 +309,10 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
     return layered(
         band.encode(x=x, y=y, y2="random_high:Q", detail=by),
         level.encode(x=x, y=alt.Y("random_mean:Q", title=title), detail=by),
-        error_bars(known, x, title, model_colors(colors, frame)),
+        error_bars(known, x, title, group_color(colors, frame)),
         lines,
         points,
-        height=with_legend(300, frame["model"]),
+        height=with_legend(300, frame["group"]),
     )
 
 

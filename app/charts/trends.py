@@ -14,8 +14,8 @@ from seigh.app.charts.base import (
     NEUTRAL,
     error_bars,
     few,
+    group_color,
     layered,
-    model_colors,
     over_steps,
     scale,
     step_axis,
@@ -38,7 +38,7 @@ def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChar
 
     Args:
         frame: ``queries.eigenvalues`` at position 1, with a column ``series``.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
     """
     title = "λ₁"
     found = frame.assign(height=frame["value"])
@@ -51,8 +51,8 @@ def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChar
         alt.Tooltip("residual:Q", title="residual ‖Hv − λv‖₂", format=".2e"),
     ]
     lines, points = over_steps(found, title, colors, tooltip)
-    bars = error_bars(known, step_axis(found), title, model_colors(colors, found))
-    return layered(bars, lines, points, height=with_legend(TREND_HEIGHT, found["model"]))
+    bars = error_bars(known, step_axis(found), title, group_color(colors, found))
+    return layered(bars, lines, points, height=with_legend(TREND_HEIGHT, found["group"]))
 
 
 def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Recording) -> alt.LayerChart:
@@ -60,11 +60,13 @@ def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Record
 
     Args:
         frame: ``queries.recorded_metrics``.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
         metric: Which of the two.
     """
     found = frame[frame["metric"] == metric].assign(
-        height=lambda rows: rows["value"], series=lambda rows: rows["model"] + " · " + rows["split"]
+        height=lambda rows: rows["value"],
+        series=lambda rows: rows["model"] + " · " + rows["split"],
+        group=lambda rows: rows["model"],
     )
     form = ".2%" if metric == "accuracy" else ".4g"
     tooltip = [
@@ -74,7 +76,7 @@ def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Record
     ]
     axis = alt.Axis(format="~p") if metric == "accuracy" else alt.Axis()
     lines, points = over_steps(found, metric, colors, tooltip, of=f"{metric} on", axis=axis)
-    return layered(lines, points, height=with_legend(TREND_HEIGHT, found["model"]))
+    return layered(lines, points, height=with_legend(TREND_HEIGHT, found["group"]))
 
 
 def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
@@ -125,7 +127,7 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     Args:
         frame: ``queries.overlap_by_step`` of the magnitude mask, with a column ``series``: one row for each
             point.
-        colors: Colour of every model by name.
+        colors: Colour of every group.
     """
     title = "overlap ÷ chance"
     known = frame.dropna(subset="error")
@@ -148,7 +150,7 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         .encode(
             x=x,
             y=alt.Y("ratio:Q", title=title, scale=alt.Scale(zero=True)),
-            color=model_colors(colors, frame),
+            color=group_color(colors, frame),
             shape=alt.Shape(
                 "split:N",
                 scale=scale(splits, SPLIT_SHAPES),
@@ -168,9 +170,9 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
             ],
         )
     )
-    bars = error_bars(known, x, title, model_colors(colors, frame))
+    bars = error_bars(known, x, title, group_color(colors, frame))
     chance = pd.DataFrame({"level": [1.0]})
     level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
     words = alt.Chart(chance).mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
     words = words.encode(x=alt.value("width"), y="level:Q")
-    return layered(level, bars, points, words, height=with_legend(TREND_HEIGHT, frame["model"]))
+    return layered(level, bars, points, words, height=with_legend(TREND_HEIGHT, frame["group"]))

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
 from streamlit import App
 from streamlit.runtime import get_instance
 
@@ -20,6 +23,7 @@ from seigh.core.results.session import migrate
 from seigh.core.settings import Settings
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
+SCRIPT = "/page.js"  # of every page, see app/page.js
 
 
 def application(env: Settings, host: str, behind_proxy: bool = False) -> App:
@@ -39,8 +43,12 @@ def application(env: Settings, host: str, behind_proxy: bool = False) -> App:
 
     gate = Middleware(Gate, hosts=hosts, access=known, limits=limits)
     before = [Middleware(BehindProxy, proxies=env.proxies)] if behind_proxy else []
-    routes = Desk(env, hosts).routes() if isinstance(known, SignedIn) else []
+    routes = [Route(SCRIPT, _script), *(Desk(env, hosts).routes() if isinstance(known, SignedIn) else [])]
     return App(MAIN, middleware=[*before, gate], routes=routes, lifespan=lifespan)
+
+
+async def _script(_: Request) -> FileResponse:
+    return FileResponse(MAIN.with_name("page.js"), media_type="text/javascript")
 
 
 def options(env: Settings, host: str, port: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def page() -> None:
     add()
     for account in known:
         show(account, [each for each in open_now if each[0] == account.name])
-    st.subheader("Who did what", anchor=False)
+    st.header("Who did what", anchor=False)
     st.dataframe(
         done,
         hide_index=True,
@@ -86,6 +86,3 @@ def change(action: Callable[..., object], *what: object) -> None:
             action(s, actor, *what)
     except UserError as error:
         st.toast(plain(str(error)), icon=":material/error:")
-
-
-page()

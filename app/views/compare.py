@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from seigh.app import charts
-from seigh.app.checks import TIES_ALONG_K, ties_among
+from seigh.app import charts, figures
 from seigh.app.common import (
+    address_is_read,
     asked_in_url,
     counted,
     database,
     keep_in_url,
-    model_colors,
+    named,
     nothing_yet,
     plain,
+    say_what_is_gone,
     warn_of_random_data,
     whole_number,
 )
-from seigh.app.figure import figure
-from seigh.app.panels import top_of
+from seigh.app.figures import Size
+from seigh.app.frame import explain, show
+from seigh.app.panels import LINE, further_points, last_steps, top_of
 from seigh.app.report import report
+from seigh.core.figures import Figure
 from seigh.core.results import queries
 from seigh.core.results.models import Mask
 
@@ -36,8 +38,20 @@ LABELS = {
     "subset": "Parameters",
     "method": "Method",
 }
+GONE = {"model": "model", "split": "split", "subset": "choice of parameters"}  # what an address may ask for
 ALWAYS = ("model", "split")  # offered even when there is nothing to choose
 ALL_PARAMETERS = "all"  # the name of the subset without patterns
+
+# What else analyses may differ in, each a part of a line's name.
+DIFFERENCES = {
+    "curvature": "curvature",
+    "subset": "parameters",
+    "loss": "loss",
+    "samples": "N",
+    "sampling": "which samples",
+    "seed": "seed",
+    "data": "data",
+}
 
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
@@ -49,56 +63,35 @@ VIEWS = {
 # Sparsities ρ = k/D to compare at, the paper's among them.
 SPARSITIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
+FEW_MODELS = 6  # compared before anybody asks for others
 FEW_STEPS = 6  # curves in a panel before anybody asks for others
 PANELS = 6  # on the page at a time
 PANEL_POINTS = 100  # values of k of a curve in a panel, evenly spaced and on a log axis
-
-SYMBOLS = (
-    "M: the k weights of largest |θ|. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
-    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. D: the number of parameters; chance is k/D. ρ: k/D, "
-    "the share of the parameters that the mask has."
-)
-LAMBDA_SYMBOLS = (
-    "λ: an eigenvalue of the matrix chosen above; λ₁: the one of largest |λ|. ‖Hv − λv‖₂: the residual of a "
-    "computed eigenpair; an eigenvalue of H lies no farther than that from λ, up to "
-    "rounding errors, which are measured in float64 on some pairs and added."
-)
-
-
-@dataclass(frozen=True)
-class Size:
-    """At which k analyses are compared: one for all of them, or a share ρ of the parameters of each."""
-
-    k: int | None = None
-    rho: float | None = None
-
-    def __str__(self) -> str:
-        return f"k = {self.k:,}" if self.rho is None else f"ρ = {self.rho:g}"
-
-    @property
-    def in_url(self) -> dict[str, list[str]]:
-        return {"k": [str(self.k)]} if self.rho is None else {"rho": [f"{self.rho:g}"]}
 
 
 def page() -> None:
     st.title("Compare")
     with database()() as s:
         finished = queries.comparable(s).replace({"subset": {"": ALL_PARAMETERS}})
-        models = queries.models(s)
     analyses = charts.distinct_lines(finished)
     if analyses.empty:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
     asked = asked_in_url("compare")
+    for name, label in LABELS.items():
+        say_what_is_gone(asked.get(name), sorted(analyses[name].unique()), GONE.get(name, label.lower()))
     chosen, selection = choose(analyses, asked)
     say_what_is_hidden(finished, chosen)
     warn_of_random_data(chosen)
     if chosen.empty:
+        address_is_read("compare")
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
         return
+    chosen = of_different_colors(chosen)
+    say_what_differs(chosen)
     view = choose_view(asked)
     selection["view"] = [view]
-    colors, size = model_colors(models), None
+    colors, size = charts.group_colors(chosen), None
     if view == "overlap":
         size = choose_size(chosen, asked)
         over_training(chosen, size, colors)
@@ -163,29 +156,82 @@ def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Data
     for place, name in zip(st.columns([3] + [2] * (len(columns) - 1)), columns, strict=True):
         options = sorted(analyses[name].unique())
         with place:
-            selection[name] = several("compare_" + name, LABELS[name], options, asked.get(name), options)
+            first = options[:FEW_MODELS] if name == "model" else options
+            selection[name] = several("compare_" + name, LABELS[name], options, asked.get(name), first)
+        if name == "model" and selection[name] == first != options:
+            st.caption(f"{FEW_MODELS} of {len(options)} models are shown at first; choose those to compare.")
         analyses = analyses[analyses[name].isin(selection[name])]
-    return analyses.assign(series=charts.name_series(analyses)), selection
+    return in_lines(analyses), selection
+
+
+def in_lines(analyses: pd.DataFrame) -> pd.DataFrame:
+    """The analyses with the line, and the colour, that each is a point of."""
+    return analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
+
+
+def of_different_colors(chosen: pd.DataFrame) -> pd.DataFrame:
+    """As many of the analyses as have colours of their own; which are left out is said."""
+    groups = list(dict.fromkeys(chosen.sort_values(["model_id", "group"])["group"]))
+    if len(groups) <= charts.MOST_COLORS:
+        return chosen
+    st.warning(
+        f"No more than {charts.MOST_COLORS} lines can be told apart by colour; left out: "
+        f"{named(groups[charts.MOST_COLORS :], most=20)}. Choose fewer models or settings to see them.",
+        icon=":material/palette:",
+    )
+    return chosen[chosen["group"].isin(groups[: charts.MOST_COLORS])]
+
+
+def say_what_differs(chosen: pd.DataFrame) -> None:
+    """In which settings beside model, split and method the compared analyses differ."""
+    parts = []
+    for column, label in DIFFERENCES.items():
+        values = sorted(chosen[column].unique())
+        if len(values) > 1:
+            shown = [plain(f"{value:,}" if column == "samples" else str(value)) for value in values[:6]]
+            parts.append(f"{label} ({', '.join(shown)}{', …' if len(values) > 6 else ''})")
+    if parts:
+        st.info(
+            f"These analyses differ in {'; '.join(parts)}. Each has a colour of its own, named in the "
+            "legend; a difference between such lines may come from that rather than from the networks.",
+            icon=":material/difference:",
+        )
 
 
 def say_what_is_hidden(finished: pd.DataFrame, chosen: pd.DataFrame) -> None:
     """Of analyses that would be the same point of the same line, which one is shown."""
-    same = finished.merge(chosen[[*charts.LINE_COLUMNS, "step"]], on=[*charts.LINE_COLUMNS, "step"])
-    hidden = len(same) - len(chosen)
-    if hidden:
+    same = finished.merge(chosen[[*charts.LINE_COLUMNS, "step", "series"]], on=[*charts.LINE_COLUMNS, "step"])
+    hidden = same[~same["analysis_id"].isin(chosen["analysis_id"])]
+    if len(hidden):
         st.caption(
-            f"{counted(hidden, 'more analysis', 'more analyses')} of the same checkpoints and data differ "
-            "from those shown only in k, n_O, n_I, precision or other numerical settings; of such, the one "
-            "with the largest k is shown, then the latest. The Result page has them all."
+            f"{counted(len(hidden), 'more analysis', 'more analyses')} of the same checkpoints and data "
+            "differ from those shown only in k, n_O, n_I, precision or other numerical settings; of such, "
+            "the one with the largest k is shown, then the latest. The Result page has them all. Not shown: "
+            f"{named([f'#{each}' for each in hidden['analysis_id']])}."
         )
+
+
+def say_who_is_missing(chosen: pd.DataFrame, shown: pd.Series[int], why: str) -> None:
+    """Name the analyses that a chart has no point of."""
+    missing = chosen[~chosen["analysis_id"].isin(shown)]
+    if missing.empty:
+        return
+    names = [
+        f"{series}, step {step:,}" for series, step in zip(missing["series"], missing["step"], strict=True)
+    ]
+    st.caption(f"{len(missing)} of {len(chosen)} chosen analyses {why}: {named(names)}.")
 
 
 def several(
     key: str, label: str, options: Sequence[str], asked: Sequence[str] | None, default: Sequence[str]
 ) -> list[str]:
     """A choice of several: what the address asks for, else what this session chose last, else ``default``."""
-    wanted = asked or st.session_state.get(key, default)
+    remembered = st.session_state.get(key)
+    if remembered is None or remembered == st.session_state.get(f"{key}_first"):
+        remembered = default  # nobody has chosen yet: what is offered may have changed since
+    wanted = asked or remembered
     st.session_state[key] = [option for option in options if option in wanted]
+    st.session_state[f"{key}_first"] = list(default)
     if len(options) <= 4 and sum(map(len, options)) < 40:
         return st.pills(label, options, selection_mode="multi", key=key, persist_state="session")
     return st.multiselect(label, options, key=key, persist_state="session", wrap=True)
@@ -246,56 +292,24 @@ def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> N
         points = queries.overlap_by_step(
             s, size.k, rho=size.rho, ids=ids(chosen), masks=(Mask.magnitude, Mask.random)
         )
-    points = points.merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    points = points.merge(chosen[LINE], on="analysis_id")
     if points.empty:
         st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
         return
     absolute, relative = st.columns(2)
     with absolute:
-        figure(
-            charts.overlap_by_step(points, colors),
-            points,
-            key="compare_overlap",
-            title=f"Overlap over training, {size}",
-            symbols=SYMBOLS,
-            how="above the dotted chance level, the largest weights and the top eigenvectors share more "
-            "coordinates than drawn at random. Grey: mean ± std of random masks; thin bars: the "
-            f"{'numerical' if ties_among(points) else 'stated'} error.",
-            alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
-            name=f"overlap-over-training-{size}",
-        )
+        show(figures.overlap_over_training(points, colors, size), "compare_overlap")
     with relative:
-        figure(
-            charts.overlap_by_step(points, colors, "ratio"),
-            points,
-            key="compare_ratio",
-            title="As ratio to chance",
-            symbols=SYMBOLS,
-            how="at 1, the largest weights have no more of the eigenspace than any others. Click a model in "
-            "the legend to make the others pale.",
-            alt=f"The same overlap divided by the chance level k/D, {size}, against training step.",
-            name=f"ratio-over-training-{size}",
-        )
-    if ties := ties_among(points):
-        st.caption(ties)
-    short = len(chosen) - points["analysis_id"].nunique()
-    if short:
-        st.caption(
-            f"{short} of {len(chosen)} chosen analyses have too few eigenpairs for {size} and are left out."
-        )
+        show(figures.ratio_over_training(points, colors, size), "compare_ratio")
+    say_who_is_missing(chosen, points["analysis_id"], f"have too few eigenpairs for {size} and are left out")
     with st.expander("The numbers behind these charts", icon=":material/table:"):
-        numbers = points[points["mask"] == Mask.magnitude].drop(columns=["mask", "std", "series"])
+        numbers = points[points["mask"] == Mask.magnitude].drop(columns=["mask", "std", "series", "group"])
         st.dataframe(numbers, hide_index=True, key="compare_numbers")
 
 
 def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
-    st.subheader("Overlap against k, over training", help=SYMBOLS, anchor=False)
-    st.caption(
-        "How to read this: a panel per model and split, a curve per training step with a band of its error, "
-        "the early ones dark; the dotted line is chance. Point at a panel for the values at one k; "
-        "shift + wheel zooms."
-    )
+    st.header("Overlap against k, over training", help=plain(figures.OVERLAP_SYMBOLS), anchor=False)
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     with left:
         steps = choose_steps(chosen, asked)
@@ -306,20 +320,13 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
         return []
     with database()() as s:
         curves = queries.overlap_curves(s, ids(chosen), masks=(Mask.magnitude,), most=PANEL_POINTS)
-    curves = curves.merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    curves = curves.merge(chosen[LINE], on="analysis_id")
     top = top_of(curves)
-    if bool((curves["tied"] > 0).any()):
-        st.caption(f"{TIES_ALONG_K} The narrower band is the numerical error; the stated error has both.")
-    for number, series, panel in in_two_columns(curves):
-        figure(
-            charts.overlap_by_k(panel, log_k=log_k, top=top),
-            panel,
-            key=f"compare_panel_{number}",
-            title=plain(series),
-            alt=f"Overlap against k at several training steps: {series}.",
-            name=f"overlap-against-k-{series}",
-            panel=True,
-        )
+    panels = [
+        figures.overlap_against_k(rows, str(series), log_k=log_k, top=top)
+        for series, rows in curves.groupby("series")
+    ]
+    in_two_columns(panels, "compare_panel")
     return steps
 
 
@@ -328,16 +335,8 @@ def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
     with database()() as s:
         leading = queries.eigenvalues(s, ids(chosen), most=1)
         metrics = queries.recorded_metrics(s, sorted(chosen["model"].unique()))
-    leading = leading[leading["position"] == 1].merge(chosen[["analysis_id", "series"]], on="analysis_id")
-    figure(
-        charts.lambda_by_step(leading, colors),
-        leading,
-        key="compare_lambda",
-        title="Largest eigenvalue over training",
-        symbols=LAMBDA_SYMBOLS,
-        how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar its residual.",
-        alt="The eigenvalue of largest magnitude against training step.",
-    )
+    leading = leading[leading["position"] == 1].merge(chosen[LINE], on="analysis_id")
+    show(figures.largest_eigenvalue(leading, colors), "compare_lambda")
     if metrics.empty:
         st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
         return
@@ -345,23 +344,15 @@ def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
     for place, metric in zip(st.columns(2), recordings, strict=True):
         if metric in set(metrics["metric"]):
             with place:
-                figure(
-                    charts.recorded_by_step(metrics, colors, metric),
-                    metrics[metrics["metric"] == metric],
-                    key=f"compare_{metric}",
-                    title=f"{metric.capitalize()} over training",
-                    how="as the checkpoints recorded it, at the steps of the charts above and below.",
-                    alt=f"Recorded {metric} against training step.",
-                )
+                show(figures.recorded(metrics, colors, metric), f"compare_{metric}")
+    unrecorded = sorted(set(chosen["model"]) - set(metrics["model"]))
+    if unrecorded:
+        st.caption(f"Neither loss nor accuracy is recorded of {named(unrecorded)}.")
 
 
 def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     """The leading eigenvalues, a panel for each line; the steps shown."""
-    st.subheader("Spectrum over training", help=LAMBDA_SYMBOLS, anchor=False)
-    st.caption(
-        "How to read this: a curve is the leading |λ| of one training step in descending order, early ones "
-        "dark, with a band of the residuals. Shift + wheel zooms."
-    )
+    st.header("Spectrum over training", help=plain(figures.EIGENVALUE_SYMBOLS), anchor=False)
     steps = choose_steps(chosen, asked)
     chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_spectra")
     if chosen.empty:
@@ -369,17 +360,9 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
         return []
     with database()() as s:
         values = queries.eigenvalues(s, ids(chosen), most=PANEL_POINTS)
-    values = values.merge(chosen[["analysis_id", "series"]], on="analysis_id")
-    for number, series, panel in in_two_columns(values):
-        figure(
-            charts.spectra_by_step(panel),
-            panel,
-            key=f"compare_spectra_{number}",
-            title=plain(series),
-            alt=f"Magnitudes of the leading eigenvalues at several training steps: {series}.",
-            name=f"spectrum-{series}",
-            panel=True,
-        )
+    values = values.merge(chosen[LINE], on="analysis_id")
+    panels = [figures.spectrum_over_training(rows, str(series)) for series, rows in values.groupby("series")]
+    in_two_columns(panels, "compare_spectra")
     return steps
 
 
@@ -404,30 +387,13 @@ def further(
         "Curve", list(titles), format_func=shown.__getitem__, key="compare_curve",
         persist_state="session",
     )  # fmt: skip
-    rho, frames = size.rho, []
-    for parameters, of in chosen.groupby("parameters"):
-        k = size.k if rho is None else queries.at_sparsity(rho, int(str(parameters)))
-        with database()() as s:
-            frames.append(queries.curves_at(s, ids(of), name, max(1, k or 1)))
-    points = pd.concat(frames).merge(chosen[["analysis_id", "series"]], on="analysis_id")
+    with database()() as s:
+        points = further_points(s, chosen, name, size.of)
     if points.empty:
         st.info(f"No chosen analysis has this curve up to {size}; choose a smaller one.")
     else:
-        title = plain(titles[name])
-        figure(
-            charts.curve_by_step(points, colors),
-            points,
-            key="compare_curve_by_step",
-            title=f"{title[:1].upper()}{title[1:]}, {size}",
-            how=f"{plain(str(points['note'].iloc[0]))} Bars: the stated error; dotted: chance.",
-            alt=f"{title} against training step, {size}.",
-            name=f"{name}-over-training-{size}",
-        )
-        missing = len(chosen) - points["analysis_id"].nunique()
-        if missing:
-            st.caption(
-                f"{missing} of {len(chosen)} chosen analyses have no such curve, or one that ends before."
-            )
+        show(figures.further_over_training(points, colors, size), "compare_curve_by_step")
+        say_who_is_missing(chosen, points["analysis_id"], "have no such curve, or one that ends before")
     return {"curve": [name]}
 
 
@@ -435,22 +401,15 @@ def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:
     """The ratio to chance against the number of parameters, each line at its last step."""
     with database()() as s:
         points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids(chosen))
-    points = points.merge(chosen[["analysis_id", "series"]], on="analysis_id")
-    last = points.sort_values("step").drop_duplicates("series", keep="last")
+    points = points.merge(chosen[LINE], on="analysis_id")
+    last = last_steps(points)
     if last.empty:
         st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
         return
-    figure(
-        charts.ratio_by_size(last, colors),
-        last,
-        key="compare_size",
-        title=f"Ratio to chance against network size, {size}",
-        symbols=SYMBOLS,
-        how="each model and split at its last analysed step; the higher above the dotted chance level, the "
-        "more of the top eigenspace lies on the largest weights. Bars: the stated error.",
-        alt=f"Overlap divided by chance at {size} against the number of parameters.",
-        name=f"ratio-by-size-{size}",
-    )
+    show(figures.ratio_against_size(last, colors, size), "compare_size")
+    without = sorted(set(chosen["series"]) - set(last["series"]))
+    if without:
+        st.caption(f"Left out, with too few eigenpairs for {size}: {named(without)}.")
     if last["parameters"].nunique() == 1:
         st.caption("All of these have the same size; analyse a model of another size to see how it matters.")
 
@@ -459,8 +418,16 @@ def choose_steps(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]
     """The training steps to draw a curve of; at first a few, evenly spread."""
     options = [str(step) for step in sorted(chosen["step"].unique())]
     spread = np.unique(np.linspace(0, len(options) - 1, FEW_STEPS).round().astype(int))
-    default = [options[i] for i in spread]
-    return several("compare_step", "Training steps", options, asked.get("step"), default)
+    default = {options[i] for i in spread}
+    for _, rows in chosen.groupby("series"):
+        if default.isdisjoint(rows["step"].astype(str)):  # else the line has no panel
+            default.add(str(rows["step"].max()))
+    first = [step for step in options if step in default]
+    steps = several("compare_step", "Training steps", options, asked.get("step"), first)
+    without = sorted(set(chosen["series"]) - set(chosen[chosen["step"].astype(str).isin(steps)]["series"]))
+    if steps and without:
+        st.caption(f"Of none of these steps: {named(without)}.")
+    return steps
 
 
 def one_page(chosen: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -473,17 +440,15 @@ def one_page(chosen: pd.DataFrame, key: str) -> pd.DataFrame:
     return chosen[chosen["series"].isin(series)]
 
 
-def in_two_columns(frame: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
-    """Number, name and rows of every line, each within a column of its own to draw in."""
-    for number, (series, panel) in enumerate(frame.groupby("series")):
+def in_two_columns(panels: Sequence[Figure], key: str) -> None:
+    """How to read figures of one kind, and all of them."""
+    explain(panels[0])
+    for number, figure in enumerate(panels):
         if number % 2 == 0:
             places = st.columns(2)
         with places[number % 2]:
-            yield number, str(series), panel
+            show(figure, f"{key}_{number}", panel=True)
 
 
 def ids(chosen: pd.DataFrame) -> list[int]:
     return chosen["analysis_id"].tolist()
-
-
-page()

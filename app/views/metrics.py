@@ -8,20 +8,24 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from seigh.app import charts
+from seigh.app import charts, figures
 from seigh.app.common import (
+    address_is_read,
     asked_in_url,
     database,
     keep_in_url,
     matrix,
-    model_colors,
+    named,
     nothing_yet,
     plain,
+    say_what_is_gone,
     warn_of_random_data,
     whole_number,
 )
 from seigh.app.comparing import ask_for_pairs
-from seigh.app.figure import figure
+from seigh.app.digits import with_error
+from seigh.app.frame import explain, show
+from seigh.app.panels import LINE
 from seigh.app.rows import Analysis, rows_of
 from seigh.core.names import METRICS
 from seigh.core.results import queries
@@ -35,11 +39,7 @@ VIEWS = {
     "random": "At random",
 }
 
-SYMBOLS = (
-    "θ: the k principal angles between two k-dimensional subspaces; their cosines are the singular values of "
-    "UᵀV for orthonormal bases U and V. All but the overlap are distances. As likeness: 1 − distance ÷ the "
-    "largest possible one, so that 1 means equal and 0 orthogonal, for all of them."
-)
+FEW_MODELS = 6  # compared before anybody asks for others
 
 KINDS: tuple[Kind, ...] = ("subspaces", "masks")
 
@@ -67,9 +67,8 @@ def page() -> None:
     )
     with database()() as s:
         finished = queries.comparable(s)
-        colors = model_colors(queries.models(s))
     if view == "random":
-        selection = at_random(asked)
+        selection: dict[str, list[str]] | None = at_random(asked)
     elif finished.empty:
         nothing_yet(
             "**No metrics yet.** When an analysis is finished, its mask and its eigenspace are compared here."
@@ -78,23 +77,37 @@ def page() -> None:
     elif view == "pair":
         selection = two_analyses(finished, asked)
     else:
-        selection = over_training(charts.distinct_lines(finished), colors, asked)
-    keep_in_url("metrics", {"view": [str(view)]} | selection)
+        selection = over_training(charts.distinct_lines(finished), asked)
+    if selection is None:
+        address_is_read("metrics")
+    else:
+        keep_in_url("metrics", {"view": [str(view)]} | selection)
 
 
 # --- Mask and eigenspace over training --------------------------------------------------------------------
 
 
-def over_training(
-    analyses: pd.DataFrame, colors: dict[str, str], asked: dict[str, list[str]]
-) -> dict[str, list[str]]:
-    """A panel for each metric between the magnitude mask and the top eigenspace, over training."""
-    analyses = analyses.assign(series=charts.name_series(analyses))
+def over_training(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> dict[str, list[str]] | None:
+    """A panel for each metric between the magnitude mask and the top eigenspace, over training.
+
+    Returns:
+        What is shown; None where the address asks for nothing that is there.
+    """
+    st.header("Mask and eigenspace over training", help=plain(figures.METRIC_SYMBOLS), anchor=False)
     names = sorted(analyses["model"].unique())
-    wanted = asked.get("model") or st.session_state.get("metrics_models") or names[:4]
-    st.session_state["metrics_models"] = [name for name in names if name in wanted] or names[:1]
+    gone = say_what_is_gone(asked.get("model"), names, "model")
+    first = names[:FEW_MODELS]
+    wanted = asked.get("model") or st.session_state.get("metrics_models") or first
+    st.session_state["metrics_models"] = [name for name in names if name in wanted]
     chosen = st.multiselect("Models", names, key="metrics_models", persist_state="session")
+    if chosen == first != names:
+        st.caption(f"{FEW_MODELS} of {len(names)} models are shown at first; choose those to compare.")
     analyses = analyses[analyses["model"].isin(chosen)]
+    analyses = analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
+    groups = list(dict.fromkeys(analyses["group"]))
+    if len(groups) > charts.MOST_COLORS:
+        st.warning(f"Too many lines to tell apart; left out: {named(groups[charts.MOST_COLORS :], most=20)}.")
+        analyses = analyses[analyses["group"].isin(groups[: charts.MOST_COLORS])]
     with database()() as s:
         metrics = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
     if metrics.empty:
@@ -102,32 +115,26 @@ def over_training(
             "There are no metrics of these analyses: choose a model, or, where they are from before metrics "
             "were told, delete them in Runs and start them again."
         )
-        return {"model": list(chosen)}
+        return None if gone else {"model": list(chosen)}
     warn_of_random_data(analyses)
     k, raw = choose_k(sorted(metrics["k"].unique()), asked)
-    metrics = metrics[metrics["k"] == k].merge(analyses[["analysis_id", "series"]], on="analysis_id")
-    st.caption(
-        "How to read this: a panel per metric; grey is what random subspaces give, mean ± std, and a bar the "
-        "error where it is known (of the overlap and the projection Frobenius norm). "
-        + ("Small distances mean alike." if raw else "1 means equal, 0 orthogonal.")
-    )
-    for start in range(0, len(METRICS), 2):
-        for place, metric in zip(st.columns(2), METRICS[start : start + 2], strict=False):
-            name = charts.METRIC_NAMES[metric]
-            panel = charts.metric_heights(metrics[metrics["metric"] == metric], raw=raw)
-            with place:
-                figure(
-                    charts.metric_by_step(
-                        panel, colors, charts.METRIC_FORMULAS[metric] if raw else "likeness"
-                    ),
-                    panel,
-                    key=f"metrics_{metric}",
-                    title=f"{name[0].upper()}{name[1:]}, k = {k:,}",
-                    symbols=f"{charts.METRIC_FORMULAS[metric]}. {SYMBOLS}",
-                    alt=f"{name} between mask and eigenspace against training step at k = {k}.",
-                    name=f"metric-{metric}-k{k}",
-                    panel=True,
-                )
+    found = metrics[metrics["k"] == k].merge(analyses[LINE], on="analysis_id")
+    missing = sorted(set(analyses["series"]) - set(found["series"]))
+    if missing:
+        st.caption(
+            f"Left out, without metrics at k = {k:,} (too few eigenpairs, or of an earlier version): "
+            f"{named(missing)}."
+        )
+    panels, said = figures.mask_and_eigenspace(found, charts.group_colors(analyses), raw=raw)
+    for place, (metric, panel) in enumerate(panels.items()):
+        if place == 0:
+            explain(panel)
+        if place % 2 == 0:
+            columns = st.columns(2)
+        with columns[place % 2]:
+            show(panel, f"metrics_{metric}", panel=True)
+    if said:
+        st.info(plain(said), icon=":material/unfold_less:")
     return {"model": list(chosen), "k": [str(k)]} | ({"raw": ["1"]} if raw else {})
 
 
@@ -147,21 +154,33 @@ def choose_k(sizes: list[int], asked: dict[str, list[str]]) -> tuple[int, bool]:
                 format_func=lambda size: f"{size:,}",
                 persist_state="session",
             )
-        raw = st.toggle("Raw distances", key="metrics_raw", persist_state="session", help=SYMBOLS)
+        raw = st.toggle("Raw distances", key="metrics_raw", persist_state="session")
     return int(k), raw
 
 
 # --- Two analyses -----------------------------------------------------------------------------------------
 
 
-def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Every metric between the eigenspaces of any two analyses of the same parameters, against k."""
+def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[str, list[str]] | None:
+    """Every metric between the eigenspaces of any two analyses of the same parameters, against k.
+
+    Returns:
+        What is shown; None where the address asks for an analysis that is gone.
+    """
+    numbers = [str(number) for number in finished["analysis_id"]]
+    gone = [*asked.get("first", []), *asked.get("second", [])]
+    if say_what_is_gone(gone, numbers, "analysis"):
+        for key in ("first", "second"):
+            if not set(asked.get(key, [])) <= set(numbers):
+                st.session_state[f"metrics_{key}"] = None
     names = {
         row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · k = {row.k:,}, seed {row.seed} "
         f"· #{row.analysis_id}"
         for row in rows_of(finished, Analysis)
     }
     first = choose_analysis("First", sorted(names, reverse=True), names, "first", asked)
+    if first is None:
+        return None
     of = finished.set_index("analysis_id")
     same = finished[(finished["parameters"] == of["parameters"][first]) & (finished["analysis_id"] != first)]
     others = sorted(same["analysis_id"], reverse=True)
@@ -169,6 +188,8 @@ def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[st
         st.info("There is no other analysis of as many parameters; start one to compare with.")
         return {"first": [str(first)]}
     second = choose_analysis("Second", others, names, "second", asked)
+    if second is None:
+        return None
     selection = {"first": [str(first)], "second": [str(second)]}
     with database()() as s:
         values = queries.pair_values(s, [first, second], measures=METRICS)
@@ -183,27 +204,26 @@ def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[st
     chance = masks.rename(columns={"metric": "measure"})
     chance = chance[["k", "measure", "normalised_random_mean", "normalised_random_std", "random_mean"]]
     values = values.merge(chance, on=["k", "measure"], how="left")
-    figure(
-        charts.pair_metrics(values, charts.METRIC_NAMES),
-        values,
-        key="metrics_pair",
-        title="Two eigenspaces, by every metric",
-        symbols=SYMBOLS,
-        how="a line per metric against the dimension k of both, from 0 (orthogonal) to 1 (equal); the faint "
-        "line of the same colour is what random subspaces give.",
-        alt=f"Grassmannian metrics between the eigenspaces of analyses {first} and {second} against k.",
-        name=f"metrics-analyses-{first}-{second}",
-    )
+    show(figures.two_eigenspaces(values, f"analysis {first}", f"analysis {second}"), "metrics_pair")
     return selection
 
 
 def choose_analysis(
     label: str, options: list[int], names: dict[int, str], key: str, asked: dict[str, list[str]]
-) -> int:
-    wanted = whole_number(asked, key) or st.session_state.get(f"metrics_{key}")
-    st.session_state[f"metrics_{key}"] = wanted if wanted in options else options[0]
+) -> int | None:
+    """One of the analyses; None where the address asks for one that is gone, until another one is chosen."""
+    state = f"metrics_{key}"
+    wanted = whole_number(asked, key) or st.session_state.get(state, options[0])
+    if wanted is not None and wanted not in options:
+        wanted = None if key in asked else options[0]
+    st.session_state[state] = wanted
     return st.selectbox(
-        label, options, format_func=names.__getitem__, key=f"metrics_{key}", persist_state="session"
+        label,
+        options,
+        format_func=names.__getitem__,
+        key=state,
+        persist_state="session",
+        placeholder="Choose an analysis",
     )
 
 
@@ -244,26 +264,15 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
             "k coordinates.",
         )
     study = random_study(dimension, k, kind)
-    figure(
-        charts.random_study(study, charts.METRIC_NAMES, k),
-        study,
-        key="metrics_random",
-        title=f"Random {kind} of D = {dimension:,} dimensions",
-        symbols=SYMBOLS,
-        how="a metric is of use where its line stays away from both 0 and 1 and its band is narrow: then a "
-        "value tells alike from random. Lines that lie at 0 for all k tell nothing. The upright line is k.",
-        alt=f"Likeness of two random {kind} by every metric, against their dimension k, D = {dimension}.",
-        name=f"random-{kind}-D{dimension}",
-    )
+    show(figures.random_subspaces(study, dimension, k, kind), "metrics_random")
     at_k = study[study["k"] == k]
     table = pd.DataFrame(
         {
             "metric": at_k["metric"].map(charts.METRIC_NAMES),
             "formula": at_k["metric"].map(charts.METRIC_FORMULAS).map(plain),
-            "raw": [f"{m:.4g} ± {s:.2g}" for m, s in zip(at_k["mean"], at_k["std"], strict=True)],
+            "raw": [with_error(m, s) for m, s in zip(at_k["mean"], at_k["std"], strict=True)],
             "likeness": [
-                f"{m:.4g} ± {s:.2g}"
-                for m, s in zip(at_k["normalised_mean"], at_k["normalised_std"], strict=True)
+                with_error(m, s) for m, s in zip(at_k["normalised_mean"], at_k["normalised_std"], strict=True)
             ],
         }
     )
@@ -280,6 +289,3 @@ def random_study(dimension: int, k: int, kind: Kind) -> pd.DataFrame:
     spaced = np.rint(np.geomspace(1, min(dimension, STUDIED_K), STUDY_POINTS))
     sizes = sorted({int(size) for size in spaced} | {k})
     return pd.DataFrame(random_study([dimension], sizes, kind=kind))
-
-
-page()

@@ -17,6 +17,7 @@ from seigh.app import analysis_form as form
 from seigh.app import identity, uploads
 from seigh.app.common import counted, database, plain, settings, size
 from seigh.app.costs import costs
+from seigh.app.navigation import link
 from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
 from seigh.core.names import Place
@@ -41,7 +42,7 @@ def page() -> None:
     identity.current().check_work()
     report_last_submission()
     with st.container(border=True):
-        st.subheader("Checkpoints")
+        st.header("Checkpoints")
         files = brought()
         readable = uploads.in_order([file for file in files if file.refusal is None])
         table = edited_table(readable)
@@ -58,11 +59,11 @@ def page() -> None:
         with below_table:
             guesses = unconfirmed(readable, used, table)
     with st.container(border=True):
-        st.subheader("Data")
+        st.header("Data")
         dataset, missing_data = choose_data(architecture)
         problems += missing_data
     with st.container(border=True):
-        st.subheader("Settings")
+        st.header("Settings")
         chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
         problems += wrong
         left, right = st.columns(2)
@@ -71,7 +72,7 @@ def page() -> None:
         with right:
             place = choose_place()
     with st.container(border=True):
-        st.subheader("Cost")
+        st.header("Cost")
         problems += costs(chosen, len(used), "new")
     problems = missing_files(used, table) + guesses + form.missing_names(model, user) + problems
     start(used, table, chosen, problems, model=model, place=place)
@@ -91,7 +92,7 @@ def report_last_submission() -> None:
     )
     if submission.warning:
         st.warning(plain(submission.warning), icon=":material/warning:")
-    st.page_link("views/runs.py", label="Watch them in Runs", icon=":material/list:")
+    link("runs", "Watch them in Runs", icon=":material/list:")
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------
@@ -525,6 +526,3 @@ def start(
         return
     forget_files()
     st.rerun()
-
-
-page()

@@ -19,6 +19,8 @@ from seigh.app.common import (
     title_of,
     whole_matrix,
 )
+from seigh.app.digits import number, with_error
+from seigh.app.navigation import link
 from seigh.app.rows import LatestResult, rows_of, runs_of
 from seigh.core.results import queries
 from seigh.core.results.load import Load, load
@@ -61,8 +63,8 @@ def totals(models: pd.DataFrame, work: Load) -> None:
         "Failed": sum(work.counts[kind, State.failed] for kind in WORK),
     }
     with st.container(horizontal=True):
-        for label, number in numbers.items():
-            st.metric(label, f"{number:,}", border=True, width=148)
+        for label, count in numbers.items():
+            st.metric(label, f"{count:,}", border=True, width="content")
 
 
 @st.fragment(run_every=2)
@@ -72,7 +74,7 @@ def at_work() -> None:
     with database()() as s:
         runs = queries.runs(s)
     running = runs[runs["state"] == State.running]
-    st.subheader("Running now", anchor=False)
+    st.header("Running now", anchor=False)
     if running.empty:
         st.caption("Nothing runs at the moment.")
     for run in runs_of(running.head(AT_WORK)):
@@ -82,12 +84,12 @@ def at_work() -> None:
         )
     if len(running) > AT_WORK:
         st.caption(f"And {counted(len(running) - AT_WORK, 'other', 'others')}.")
-    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+    link("runs", "See all runs", icon=":material/list:")
 
 
 def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
     """A card for each of the latest results: overlap, error, ratio to chance, and the curve against k."""
-    st.subheader("Latest results", anchor=False)
+    st.header("Latest results", anchor=False)
     if latest.empty:
         st.caption("No analysis has finished yet.")
         return
@@ -103,7 +105,6 @@ def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
 
 
 def card(result: LatestResult, curve: pd.DataFrame) -> None:
-    error = "" if result.error is None else f" ± {result.error:.1g}"
     with st.container(border=True, gap="xsmall", key=f"latest_{result.analysis_id}"):
         st.markdown(
             f"**{plain(result.model)}** · step {result.step:,} · {plain(whole_matrix(result))}"
@@ -111,24 +112,19 @@ def card(result: LatestResult, curve: pd.DataFrame) -> None:
         )
         st.metric(
             f"Overlap, k = {result.k:,}",
-            f"{result.overlap:.3g}{error}",
-            f"{result.ratio:.3g} × chance",
+            with_error(result.overlap, result.error, 3),
+            f"{number(result.ratio, 3)} × chance",
             delta_color="off",
             delta_arrow="off",
             chart_data=curve["ratio"].tolist(),
             chart_type="line",
         )
         st.caption(f"D = {result.parameters:,} · {samples_of(result)} · {ago(result.finished_at)}")
-        st.page_link(
-            "views/result.py",
-            label="Open",
-            icon=":material/open_in_full:",
-            query_params={"analysis": str(result.analysis_id)},
-        )
+        link("result", "Open", icon=":material/open_in_full:", query={"analysis": str(result.analysis_id)})
 
 
 def all_models(models: pd.DataFrame) -> None:
-    st.subheader("Models", anchor=False)
+    st.header("Models", anchor=False)
     st.dataframe(
         models.drop(columns="id"),
         hide_index=True,
@@ -139,8 +135,5 @@ def all_models(models: pd.DataFrame) -> None:
         },
     )
     with st.container(horizontal=True):
-        st.page_link("views/compare.py", label="Compare them", icon=":material/stacked_line_chart:")
-        st.page_link("views/new_analysis.py", label="Start an analysis", icon=":material/add_circle:")
-
-
-page()
+        link("compare", "Compare them", icon=":material/stacked_line_chart:")
+        link("new_analysis", "Start an analysis", icon=":material/add_circle:")

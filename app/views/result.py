@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from seigh.app import charts, identity
-from seigh.app.checks import TIES_ALONG_K, checks, ties_at
+from seigh.app import figures, identity
+from seigh.app.checks import checks, ties_at
 from seigh.app.common import (
+    address_is_read,
     ago,
     asked_in_url,
     database,
@@ -28,7 +29,9 @@ from seigh.app.common import (
     whole_matrix,
     whole_number,
 )
-from seigh.app.figure import figure
+from seigh.app.digits import number, plus_minus, value_of
+from seigh.app.frame import explain, show
+from seigh.app.navigation import link
 from seigh.app.options import command_line
 from seigh.app.panels import nearest
 from seigh.app.rows import Analysis, OverlapPoint, rows_of
@@ -38,31 +41,6 @@ from seigh.core.results.models import Mask, State
 from seigh.core.results.queries import AnalysisDetail
 from seigh.core.settings import AnalysisSettings
 
-OVERLAP_SYMBOLS = (
-    "M: a mask of k of the D weights. Vₖ: the span of the k eigenvectors of the Hessian of largest |λ|. "
-    "overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Best mask: the k coordinates that hold most of Vₖ. "
-    "Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell, with "
-    "any of the masks if weights of equal magnitude admit several."
-)
-SPECTRUM_SYMBOLS = (
-    "λ: an eigenvalue of the loss Hessian H. v: its unit eigenvector as computed. ‖Hv − λv‖₂: the residual; "
-    "an eigenvalue of H lies no farther than that from λ, up to rounding errors, which are measured in "
-    "float64 on some pairs and added."
-)
-SCREE_SYMBOLS = (
-    "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
-    "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
-)
-
-LAYER_SYMBOLS = (
-    "Vₖ: the span of the k eigenvectors of largest |λ|; its mass on a weight is the squared length of the "
-    "weight's row of Vₖ, which over all weights sums to k. Mask: the k weights of largest |θ|. Overlap: the "
-    "mass of Vₖ on the mask. Each as the share that a parameter tensor has of it; the shares sum to 1."
-)
-MAGNITUDE_SYMBOLS = (
-    "Mass of Vₖ on a weight: the squared length of the weight's row of Vₖ. Divided by the mean over all "
-    "weights, k/D, it is 1 if the eigenspace knows nothing of magnitudes."
-)
 RANDOM_DATA = (
     "This analysis is of random data, for trials: its numbers say nothing about a network that has learned "
     "something."
@@ -86,8 +64,9 @@ def page() -> None:
     with database()() as s:
         detail = queries.analysis(s, number)
     if detail is None:
+        address_is_read("result")
         st.info(f"There is no analysis {number}; it may have been deleted.")
-        st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+        link("runs", "See all runs", icon=":material/list:")
         return
     if detail.state != State.finished:
         keep_in_url("result", {"analysis": [str(number)]})
@@ -141,7 +120,7 @@ def unfinished(number: int) -> None:
         remaining = "" if detail.eta_seconds is None else f" · about {duration(detail.eta_seconds)} left"
         st.progress(detail.progress, text=f"{detail.stage or detail.state}{remaining}")
         st.caption("The result appears here as soon as it is there.")
-    st.page_link("views/runs.py", label="See all runs", icon=":material/list:")
+    link("runs", "See all runs", icon=":material/list:")
 
 
 def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> int:
@@ -156,63 +135,34 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
     eigenvalues(detail, spectrum)
     structure(detail, color, k)
     further(detail, color)
+    plugged(detail)
     provenance(detail)
     return k
 
 
 def overlap(detail: AnalysisDetail, curves: pd.DataFrame, color: str) -> None:
     """Overlap against k, beside chance, random and best masks."""
-    band = ""
-    if bool((curves["tied"] > 0).any()):
-        band = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
-    elif bool(curves["error"].notna().any()):
-        band = " The band round that line is its stated error."
+    log_key = f"result_log_overlap_{detail.id}"
+    st.session_state.setdefault(log_key, figures.best_over_largest(curves) > figures.DEMANDS_LOG)
     with st.container(horizontal=True):
         log_k = st.toggle("Log k axis", key="result_log_k", persist_state="session")
-        log_overlap = st.toggle("Log overlap axis", key="result_log_overlap", persist_state="session")
-    figure(
-        charts.overlap_curve(
-            curves, color, resolved_k=detail.resolved_k, log_k=log_k, log_overlap=log_overlap
-        ),
+        log_overlap = st.toggle("Log overlap axis", key=log_key, persist_state="session")
+    figure = figures.overlap_of_masks(
         curves,
-        key="result_overlap",
-        title="Overlap against k",
-        symbols=OVERLAP_SYMBOLS,
-        how="the farther the coloured line is above chance, the more of the top eigenspace lies on the "
-        "largest weights. The grey band is the mean ± standard deviation over random masks. Point at the "
-        "chart for the values at one k; shift + wheel zooms." + band,
-        alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
-        name=f"{name_of(detail)}-overlap",
+        color,
+        resolved_k=detail.resolved_k,
+        log_k=log_k,
+        log_overlap=log_overlap,
+        file=f"{name_of(detail)}-overlap",
     )
+    show(figure, "result_overlap")
 
 
 def eigenvalues(detail: AnalysisDetail, spectrum: pd.DataFrame) -> None:
     """The spectrum with its residuals, and what it misses."""
-    zeros = int((spectrum["magnitude"] == 0).sum())
-    figure(
-        charts.spectrum(spectrum),
-        spectrum,
-        key="result_spectrum",
-        title="Spectrum",
-        symbols=SPECTRUM_SYMBOLS,
-        how="a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair whose cross comes "
-        "near its point is not resolved. The ticks on top sort the eigenvalues by sign."
-        + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else ""),
-        alt=f"Magnitudes of the {len(spectrum)} leading eigenvalues with their residuals, on a log axis.",
-        name=f"{name_of(detail)}-spectrum",
-    )
+    show(figures.spectrum(spectrum, file=f"{name_of(detail)}-spectrum"), "result_spectrum")
     if spectrum["scree_upper"].notna().any():
-        figure(
-            charts.scree(spectrum),
-            spectrum[["position", "scree_lower", "scree_upper"]],
-            key="result_scree",
-            title="What the leading eigenvalues miss",
-            symbols=SCREE_SYMBOLS,
-            how="the curve is the share that the eigenvalues after the r-th have of all squared ones "
-            "together; with 95 % probability it lies in the band as a whole.",
-            alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
-            name=f"{name_of(detail)}-scree",
-        )
+        show(figures.missed(spectrum, file=f"{name_of(detail)}-scree"), "result_scree")
 
 
 def structure(detail: AnalysisDetail, color: str, k: int) -> None:
@@ -221,7 +171,7 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
         layers = queries.layer_shares(s, detail.id)
         bins = queries.magnitude_bins(s, detail.id)
     if layers.empty:
-        st.subheader("Where it lies", anchor=False)
+        st.header("Where it lies", anchor=False)
         st.caption(
             "This analysis is from before layers and magnitudes were told; delete it in Runs and start it "
             "again to have them."
@@ -229,34 +179,11 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
         return
     layers = nearest(layers, k)
     at = int(layers["k"].iloc[0])
-    hidden = len(layers) - charts.MOST_LAYERS
-    figure(
-        charts.layer_shares(layers),
-        layers,
-        key="result_layers",
-        title=f"In which layers, k = {at:,}",
-        symbols=LAYER_SYMBOLS,
-        how="a grey bar is a tensor's share of the parameters, which is chance; a point beyond its end says "
-        "that mask, eigenspace or overlap are more there than chance would have it."
-        + (f" The {hidden} tensors with the smallest shares are left out." if hidden > 0 else ""),
-        alt="Shares that each parameter tensor has of parameters, mask, eigenspace and overlap.",
-        name=f"{name_of(detail)}-layers-k{at}",
-    )
+    show(figures.layers(layers, file=f"{name_of(detail)}-layers-k{at}"), "result_layers")
     if not bins.empty:
         bins = nearest(bins, k)
-        at = int(bins["k"].iloc[0])
-        figure(
-            charts.magnitude_bins(bins, detail.parameters, color),
-            bins,
-            key="result_magnitudes",
-            title=f"At which magnitudes, k = {at:,}",
-            symbols=MAGNITUDE_SYMBOLS,
-            how="a point is the mean over weights of about the same |θ|, the band from their 10 % to their "
-            "90 % quantile; where the line rises to the right above 1, large weights have more of the "
-            "eigenspace than others.",
-            alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
-            name=f"{name_of(detail)}-magnitudes-k{at}",
-        )
+        file = f"{name_of(detail)}-magnitudes-k{int(bins['k'].iloc[0])}"
+        show(figures.magnitudes(bins, detail.parameters, color, file=file), "result_magnitudes")
 
 
 def further(detail: AnalysisDetail, color: str) -> None:
@@ -266,23 +193,27 @@ def further(detail: AnalysisDetail, color: str) -> None:
     failed: dict[str, str] = detail.record.get("curves_failed", {})
     if found.empty and not failed:
         return
-    st.subheader("Further curves", anchor=False)
+    st.header("Further curves", anchor=False)
     for sentence in failed.values():
         st.warning(plain(sentence), icon=":material/error:")
     log_k = bool(st.session_state.get("result_log_k"))
     for name, rows in found.groupby("curve"):
-        title, note = plain(str(rows["title"].iloc[0])), plain(str(rows["note"].iloc[0]))
-        errors = " The band round the line is its stated error." if rows["error"].notna().any() else ""
-        figure(
-            charts.curve(rows, color, log_k=log_k),
-            rows,
-            key=f"result_curve_{name}",
-            title=title[:1].upper() + title[1:],
-            how=note + errors,
-            alt=f"{title} against k.",
-            name=f"{name_of(detail)}-{name}",
-            panel=True,
-        )
+        figure = figures.further_curve(rows, color, log_k=log_k, file=f"{name_of(detail)}-{name}")
+        show(figure, f"result_curve_{name}", panel=True)
+        explain(figure)
+
+
+def plugged(detail: AnalysisDetail) -> None:
+    """The figures of plug-ins, and why one of them is not there."""
+    if not figures.plugged():
+        return
+    with database()() as s:
+        result = queries.export_result(s, detail.id)
+    found, failed = figures.of_plugins(result, file=name_of(detail))
+    for name, figure in found:
+        show(figure, f"result_plugged_{name}")
+    for sentence in failed:
+        st.warning(plain(sentence), icon=":material/error:")
 
 
 def header(
@@ -297,28 +228,34 @@ def header(
     (found,) = rows_of(at_k[at_k["mask"] == Mask.magnitude], OverlapPoint)
     (random,) = rows_of(at_k[at_k["mask"] == Mask.random], OverlapPoint)
     with st.container(horizontal=True):
-        number(
+        leading, residual = float(spectrum["value"].iloc[0]), float(spectrum["residual"].iloc[0])
+        card(
             "Eigenvalue λ₁",
-            f"{spectrum['value'].iloc[0]:.4g}",
-            "The eigenvalue of largest |λ|.",
-            whole_matrix(detail),
+            value_of(leading, residual),
+            "The eigenvalue of largest |λ|; within ± its residual there is an eigenvalue of the matrix.",
+            " · ".join(part for part in (plus_minus(residual), whole_matrix(detail)) if part),
         )
-        error = "" if found.error is None else f"± {found.error:.1g}, "
-        number("Overlap", short(found.overlap), OVERLAP_SYMBOLS, f"{error}k = {k:,}")
-        number(
+        card(
+            "Overlap",
+            value_of(found.overlap, found.error, 3),
+            figures.OVERLAP_SYMBOLS,
+            ", ".join(part for part in (plus_minus(found.error), f"k = {k:,}") if part),
+        )
+        relative = None if found.error is None else found.error / found.chance
+        card(
             "Ratio to chance",
-            f"{found.ratio:.3g} ×",
+            f"{value_of(found.ratio, relative, 3)} ×",
             f"Overlap divided by chance k/D, k = {k:,} and D = {detail.parameters:,}.",
-            f"chance {found.chance:.3g}",
+            ", ".join(part for part in (plus_minus(relative), f"chance {number(found.chance, 3)}") if part),
         )
-        number(
+        card(
             "Random masks",
-            short(random.overlap),
+            value_of(random.overlap, random.std, 3),
             "Mean ± standard deviation over masks of k weights drawn at random.",
-            f"± {random.std:.2g}",
+            plus_minus(random.std),
         )
         if "test_accuracy" in detail.metrics:
-            number(
+            card(
                 "Test accuracy",
                 f"{detail.metrics['test_accuracy']:.2%}",
                 "As the checkpoint records it.",
@@ -339,25 +276,21 @@ def unresolved(k: int, resolved_k: int, relative: float | None) -> str:
         until = f"Every overlap up to k = {resolved_k:,} is resolved to 1 %, not every one beyond"
     else:
         until = "Not even the first overlap is resolved to 1 %"
-    error = "unknown" if relative is None else f"{relative:.1%} of the overlap"
+    error = "unknown" if relative is None else f"{number(100 * relative, 2)} % of the overlap"
     return f"{until}; at k = {k:,} the stated error is {error}."
 
 
-def short(value: float) -> str:
-    """An overlap in as many digits as a card has room for."""
-    return f"{value:.3g}" if value >= 0.01 else f"{value:.2g}"
-
-
-def number(label: str, value: str, explanation: str, beside: str) -> None:
-    """A card; as wide as that five fit on a laptop and two on a phone."""
+def card(label: str, value: str, explanation: str, beside: str) -> None:
+    """A number with what belongs to it; the card is as wide as they are."""
     st.metric(
-        label, value, beside, help=explanation, delta_color="off", delta_arrow="off", border=True, width=148
-    )
+        label, value, beside, help=plain(explanation), delta_color="off", delta_arrow="off", border=True,
+        width="content",
+    )  # fmt: skip
 
 
 def provenance(detail: AnalysisDetail) -> None:
     """What went in, where it ran, and how long each part took."""
-    st.subheader("How it was made")
+    st.header("How it was made", anchor=False)
     ended = ago(detail.finished_at) if detail.finished_at else ""
     st.caption(
         f"Submitted by {plain(detail.submitted_by)}, finished {ended} on {plain(detail.worker or '?')}: "
@@ -371,7 +304,7 @@ def provenance(detail: AnalysisDetail) -> None:
         "checkpoint SHA-256": detail.checkpoint_sha256[:16] + " …",
         "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
     }
-    metrics = {name: f"{value:.4g}" for name, value in detail.metrics.items()}
+    metrics = {name: number(value) for name, value in detail.metrics.items()}
     chosen = detail.settings | {"parameters": detail.subset or "all", "samples": samples_of(detail)}
     listed = str(chosen.pop("indices", ""))
     long = len(listed) > MOST_LISTED
@@ -388,17 +321,9 @@ def provenance(detail: AnalysisDetail) -> None:
             help="What `seigh analyze --json` writes.",
         )
     eigenvectors(detail)
-    figure(
-        charts.stages(detail.stages),
-        detail.stages,
-        key="result_stages",
-        title="Time by stage",
-        how="a bar is the time of a stage, in the order they ran, with its Hessian-vector products."
-        + memory_fact(detail),
-        alt="Time and Hessian-vector products of each stage of the analysis.",
-        name=f"{name_of(detail)}-stages",
-        panel=True,
-    )
+    stages = figures.stages(detail.stages, memory_fact(detail), file=f"{name_of(detail)}-stages")
+    show(stages, "result_stages", panel=True)
+    explain(stages)
     chosen_tab, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
     with chosen_tab:
         st.caption(
@@ -492,7 +417,7 @@ def memory_fact(detail: AnalysisDetail) -> str:
 def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     """The record of an analysis in words."""
     facts = {
-        name: f"{value:.4g}" if isinstance(value, float) else value
+        name: number(value) if isinstance(value, float) else value
         for name, value in record.items()
         if not isinstance(value, (dict, list)) and name not in ("probability", "eigenvectors_lost", "rank")
     }
@@ -558,9 +483,9 @@ def basis_fact(basis: dict[str, Any]) -> str:
 
 def norm_fact(norm: dict[str, float | None], probability: float) -> str:
     """An estimated norm with its interval; an end that is not known is left open."""
-    low, high = (None if norm[end] is None else f"{norm[end]:.3g}" for end in ("lower", "upper"))
+    low, high = (None if norm[end] is None else number(norm[end], 3) for end in ("lower", "upper"))
     ends = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
-    return f"{norm['estimate']:.4g} ({ends} with {probability:.0%} probability)"
+    return f"{number(norm['estimate'])} ({ends} with {probability:.0%} probability)"
 
 
 def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
@@ -572,7 +497,7 @@ def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
             "samples at once": f"{each['batch_size']:,}",
             "time per product": plain(each["reason"] or "")
             if each["seconds_per_product"] is None
-            else f"{1000 * each['seconds_per_product']:.3g} ms",
+            else f"{number(1000 * each['seconds_per_product'], 3)} ms",
         }
         for each in measured
     ]
@@ -582,6 +507,3 @@ def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
 def two_columns(facts: dict[str, Any]) -> pd.DataFrame:
     shown = {name.replace("_", " "): plain(str(value)) for name, value in facts.items() if value is not None}
     return pd.DataFrame({"name": shown.keys(), "value": shown.values()})
-
-
-page()

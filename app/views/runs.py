@@ -11,18 +11,22 @@ import streamlit as st
 from seigh.app import identity
 from seigh.app.common import (
     ago,
+    asked_in_url,
     counted,
     database,
     duration,
     guarded,
+    keep_in_url,
     nothing_yet,
     plain,
     samples_of,
+    say_what_is_gone,
     settings,
     show_incidents,
     size,
     title_of,
 )
+from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, Deed, Run, TrainingRun, rows_of, runs_of
 from seigh.core.access import Actor, Role
 from seigh.core.errors import UserError
@@ -47,7 +51,16 @@ KINDS = {"analysis": "analyses", "training": "trainings", "comparison": "compari
 
 def page() -> None:
     st.title("Runs")
+    take_filters(asked_in_url("runs"))
     live()
+
+
+def take_filters(asked: dict[str, list[str]]) -> None:
+    """Set the filters that the address asks for."""
+    if asked:
+        st.session_state["runs_states"] = [state for state in STATES if state in asked.get("state", [])]
+        for name in ("kind", "model"):
+            st.session_state[f"runs_{name}"] = asked.get(name, [None])[0]
 
 
 @st.fragment(run_every=2)
@@ -117,7 +130,7 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
     counts = runs["state"].value_counts()
     states = st.pills(
         "Show",
-        [state for state in STATES if state in counts],
+        [state for state in STATES if state in counts or state in st.session_state.get("runs_states", [])],
         selection_mode="multi",
         format_func=lambda state: f"{STATES[state][1]} {state} ({counts.get(state, 0)})",
         key="runs_states",
@@ -125,6 +138,10 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
         help="Nothing chosen shows all.",
     )
     kinds, models = sorted(runs["kind"].unique()), sorted(runs["model"].unique())
+    for name, there in (("kind", kinds), ("model", models)):
+        if (wanted := st.session_state.get(f"runs_{name}")) is not None and wanted not in there:
+            say_what_is_gone([wanted], there, name)
+            return runs.head(0)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = model = None
         if len(kinds) > 1:
@@ -148,9 +165,12 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
                 persist_state="session",
                 width=300,
             )
+    chosen = {"state": [str(state) for state in states]}
     for column, wanted in (("kind", kind), ("model", model)):
         if wanted is not None:
             runs = runs[runs[column] == wanted]
+            chosen[column] = [wanted]
+    keep_in_url("runs", {name: values for name, values in chosen.items() if values})
     return runs[runs["state"].isin(states)] if states else runs
 
 
@@ -268,12 +288,12 @@ def opened(run: Run) -> None:
     """The way to what a finished run has found."""
     query: dict[str, str] = {}
     if isinstance(run, AnalysisRun):
-        page, query = "views/result.py", {"analysis": str(run.id)}
+        page, query = "result", {"analysis": str(run.id)}
     elif isinstance(run, TrainingRun):
-        page, query = "views/compare.py", {"model": run.model}
+        page, query = "compare", {"model": run.model}
     else:
-        page = "views/stabilisation.py"
-    st.page_link(page, label="Open", icon=":material/open_in_full:", query_params=query)
+        page = "stabilisation"
+    link(page, "Open", icon=":material/open_in_full:", query=query)
 
 
 def confirmed(
@@ -329,6 +349,3 @@ def delete(kind: str, number: int) -> None:
         submit.delete(WORK[kind], number, settings(), user=identity.current())
     except UserError as error:  # somebody was faster, or it has started again
         st.toast(plain(str(error)), icon=":material/info:")
-
-
-page()

@@ -5,32 +5,27 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from seigh.app import charts
+from seigh.app import figures
 from seigh.app.common import (
+    address_is_read,
     asked_in_url,
     counted,
     database,
     keep_in_url,
     nothing_yet,
     plain,
+    say_what_is_gone,
     warn_of_random_data,
     whole_number,
 )
 from seigh.app.comparing import ask_for_pairs
-from seigh.app.figure import figure
+from seigh.app.frame import explain, show
 from seigh.app.panels import heatmaps_found, names_of_sets, within
 from seigh.core.names import IOU, SPARSITIES
 from seigh.core.results import queries
 
 OTHER = "another k"
 MOST_SETS = 2  # before anybody asks for more
-
-SYMBOLS = (
-    "Mask: the k weights of largest |θ| of a checkpoint. IoU: of two masks, the share of the weights in "
-    "either that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two such "
-    "spaces is ‖UₖᵀVₖ‖²_F / k. ρ: k/D, the share of the D parameters. At random, IoU is about ρ/(2 − ρ) and "
-    "the overlap is ρ."
-)
 
 
 def page() -> None:
@@ -44,32 +39,43 @@ def page() -> None:
         )
         return
     asked = asked_in_url("stabilisation")
-    model = choose_model(sorted(sets["model"].unique()), asked)
+    models = sorted(sets["model"].unique())
+    say_what_is_gone(asked.get("model"), models, "model")
+    model = choose_model(models, asked)
+    if model is None:
+        address_is_read("stabilisation")
+        return
     sets = sets[sets["model"] == model].replace({"subset": {"": "all"}})
+    if say_what_is_gone(asked.get("set"), [str(each) for each in sets["set_id"]], "set of analyses"):
+        st.caption("A set is called by the number of its first analysis.")
     chosen, numbers = choose_sets(sets.assign(series=names_of_sets(sets)), asked)
-    k = choose_k(int(sets["parameters"].iloc[0]), asked)
     if chosen.empty:
         st.info("Choose at least one set of analyses.")
-    else:
-        warn_of_random_data(chosen)
-        heatmaps(chosen, k)
+        address_is_read("stabilisation")
+        return
+    k = choose_k(int(sets["parameters"].iloc[0]), int(chosen["k"].min()), asked)
+    warn_of_random_data(chosen)
+    heatmaps(chosen, model, k)
     keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]})
 
 
-def choose_model(options: list[str], asked: dict[str, list[str]]) -> str:
-    wanted = asked.get("model", [None])[0] or st.session_state.get("stabilisation_model")
-    st.session_state["stabilisation_model"] = wanted if wanted in options else options[0]
-    return str(st.selectbox("Model", options, key="stabilisation_model", persist_state="session"))
+def choose_model(options: list[str], asked: dict[str, list[str]]) -> str | None:
+    """One of the models; None where the address asks for one that is gone, until another one is chosen."""
+    key = "stabilisation_model"
+    wanted = asked.get("model", [None])[0] or st.session_state.get(key, options[0])
+    if wanted is not None and wanted not in options:
+        wanted = None if "model" in asked else options[0]
+    st.session_state[key] = wanted
+    return st.selectbox("Model", options, key=key, persist_state="session", placeholder="Choose a model")
 
 
 def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:
     """The sets of analyses whose eigenspaces are shown, and their numbers."""
     names = {str(number): rows["series"].iloc[0] for number, rows in sets.groupby("set_id")}
     wanted = asked.get("set") or st.session_state.get("stabilisation_sets") or list(names)[:MOST_SETS]
-    st.session_state["stabilisation_sets"] = [number for number in names if number in wanted] or list(names)[
-        :1
-    ]
-    if len(names) == 1:
+    known = [number for number in names if number in wanted]
+    st.session_state["stabilisation_sets"] = known if "set" in asked else known or list(names)[:1]
+    if len(names) == 1 and known:
         numbers = list(names)
     else:
         numbers = st.pills(
@@ -83,9 +89,13 @@ def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Dat
     return sets[sets["set_id"].astype(str).isin(numbers)], numbers
 
 
-def choose_k(parameters: int, asked: dict[str, list[str]]) -> int:
-    """The size of masks and eigenspaces: one of the paper's sparsities, or any."""
+def choose_k(parameters: int, reach: int, asked: dict[str, list[str]]) -> int:
+    """The size of masks and eigenspaces: one of the paper's sparsities, or any; at first the largest of the
+    paper's for which all chosen analyses have the eigenspace, ``reach`` being the largest k that they all
+    have."""
     sizes = {f"{rho:g}": queries.at_sparsity(rho, parameters) for rho in SPARSITIES}
+    reached = [name for name, k in sizes.items() if k <= reach]
+    first = max(reached, key=sizes.__getitem__) if reached else OTHER
     named = {k: name for name, k in sizes.items()}
     if k := whole_number(asked, "k"):
         st.session_state["stabilisation_rho"] = named.get(k, OTHER)
@@ -94,7 +104,7 @@ def choose_k(parameters: int, asked: dict[str, list[str]]) -> int:
         rho = st.segmented_control(
             "Sparsity ρ = k/D",
             [*sizes, OTHER],
-            default=None if "stabilisation_rho" in st.session_state else f"{SPARSITIES[-2]:g}",
+            default=None if "stabilisation_rho" in st.session_state else first,
             key="stabilisation_rho",
             required=True,
             persist_state="session",
@@ -102,44 +112,28 @@ def choose_k(parameters: int, asked: dict[str, list[str]]) -> int:
         )
         if rho in sizes:
             return sizes[rho]
-        st.session_state.setdefault("stabilisation_k", min(100, parameters))
+        st.session_state.setdefault("stabilisation_k", min(reach, parameters))
         return int(
             st.number_input("k", 1, parameters, key="stabilisation_k", persist_state="session", width=160)
         )
 
 
-def heatmaps(sets: pd.DataFrame, k: int) -> None:
+def heatmaps(sets: pd.DataFrame, model: str, k: int) -> None:
     """Masks, and the eigenspaces of every set; what is missing can be asked for."""
-    parameters, reach = int(sets["parameters"].iloc[0]), int(sets["k"].min())
+    parameters = int(sets["parameters"].iloc[0])
     with database()() as s:
         values = queries.pair_values(s, sets["analysis_id"].tolist(), [k], [IOU, "overlap"])
-    rho = k / parameters
-    st.caption(
-        "How to read this: each cell compares two training steps, from 0 (dark, nothing in common) to 1 "
-        "(light, the same); large light blocks mean that little changes any more. Chance at "
-        f"k = {k:,} is {rho / (2 - rho):.3g} for masks and {rho:.3g} for eigenspaces."
-    )
+    st.header(f"All pairs of steps at k = {k:,}", help=plain(figures.PAIR_SYMBOLS), anchor=False)
     panels = list(heatmaps_found(values, sets))
     for start in range(0, len(panels), 3):
+        if start == 0:
+            explain(figures.heatmap(panels[0], model))
         row = panels[start : start + 3]
         for place, panel in zip(st.columns(min(3, len(panels))), row, strict=False):
             with place:
-                figure(
-                    charts.heatmap(panel.values, panel.measure),
-                    panel.values,
-                    key=f"stabilisation_{panel.key}",
-                    title=plain(panel.title),
-                    symbols=SYMBOLS,
-                    alt=f"{panel.title}: {panel.measure} of all pairs of training steps at k = {k}.",
-                    name=f"stabilisation-{panel.key}-k{k}",
-                    panel=True,
-                )
-    if k > reach:
-        st.info(
-            f"At k = {k:,} only masks can be compared: of these analyses, one has no more than "
-            f"{counted(reach, 'eigenpair', 'eigenpairs')}.",
-            icon=":material/info:",
-        )
+                show(figures.heatmap(panel, model), f"stabilisation_{panel.key}", panel=True)
+    if k > sets["k"].min():
+        st.info(f"At k = {k:,} {too_few(sets, k)}", icon=":material/info:")
     missing = [
         rows["analysis_id"].tolist()
         for _, rows in sets.groupby("set_id")
@@ -150,11 +144,22 @@ def heatmaps(sets: pd.DataFrame, k: int) -> None:
         ask_for_pairs(missing, sorted({k} | paper), "stabilisation")
 
 
+def too_few(sets: pd.DataFrame, k: int) -> str:
+    """Of which analyses only masks can be compared at k, as the rest of a sentence."""
+    least, most = int(sets["k"].min()), int(sets["k"].max())
+    short = int((sets["k"] < k).sum())
+    if short == len(sets):
+        have = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        return f"only masks can be compared: the {short} analyses have {have} eigenpairs each."
+    fewest = counted(least, "eigenpair", "eigenpairs")
+    return (
+        f"the eigenspaces of {counted(short, 'analysis', 'analyses')} of {len(sets)} cannot be compared, "
+        f"only {'its mask' if short == 1 else 'their masks'}: the fewest have {fewest}."
+    )
+
+
 def complete(values: pd.DataFrame, rows: pd.DataFrame, *, eigenspaces: bool) -> bool:
     """Whether all pairs of these analyses have their values."""
     known = within(values, rows)["measure"]
     measures = (IOU, "overlap") if eigenspaces else (IOU,)
     return all((known == measure).sum() == len(rows) ** 2 for measure in measures)
-
-
-page()

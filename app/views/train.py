@@ -11,6 +11,7 @@ from seigh.app import analysis_form as form
 from seigh.app import identity
 from seigh.app.common import counted, plain, settings
 from seigh.app.costs import costs
+from seigh.app.navigation import link
 from seigh.core.errors import UserError
 from seigh.core.problems import architectures, data, training
 from seigh.core.problems.data import DataError
@@ -24,10 +25,10 @@ def page() -> None:
     identity.current().check_work()
     report_last_training()
     with st.container(border=True):
-        st.subheader("Problem")
+        st.header("Problem")
         name, recipe, problems = choose_problem()
     with st.container(border=True):
-        st.subheader("Training")
+        st.header("Training")
         plan, wrong = choose_plan(name, recipe)
         problems += wrong
         left, right = st.columns(2)
@@ -36,7 +37,7 @@ def page() -> None:
         with right:
             user = form.user_name()
     with st.container(border=True):
-        st.subheader("Analyses")
+        st.header("Analyses")
         chosen: list[AnalysisSettings] = []
         if st.toggle(
             "Analyse every checkpoint as it is recorded", key="train_analyse", persist_state="session"
@@ -58,7 +59,7 @@ def report_last_training() -> None:
     st.success(f"Training {number} is queued.", icon=":material/check_circle:")
     if warning:
         st.warning(plain(warning), icon=":material/warning:")
-    st.page_link("views/runs.py", label="Watch it in Runs", icon=":material/list:")
+    link("runs", "Watch it in Runs", icon=":material/list:")
 
 
 def choose_problem() -> tuple[str, Problem, list[str]]:
@@ -158,6 +159,3 @@ def start(
         st.error(plain(str(error)), icon=":material/error:")
         return
     st.rerun()
-
-
-page()

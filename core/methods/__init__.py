@@ -16,6 +16,7 @@ from seigh.core.methods.exact import EXACT, EXACT_MAX_PARAMETERS
 from seigh.core.methods.krylov import KRYLOV
 from seigh.core.methods.method import MARKERS, Method, Request, UnknownMethod
 from seigh.core.methods.sketches import SEIGH, SSVD
+from seigh.core.names import PLUGINS
 
 __all__ = [
     "BUILT_IN",
@@ -47,7 +48,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 @cache
 def available() -> Mapping[str, Method]:
     """All methods by name: what is built in, and what plug-ins have registered."""
-    if not entry_points(group="seigh.problems"):  # looking costs the import of torch
+    if not entry_points(group=PLUGINS):  # looking costs the import of torch
         return BUILT_IN
     from seigh.core.problems import plugins
 

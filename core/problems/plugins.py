@@ -1,5 +1,5 @@
 """What Python packages beside this one add: a lab's own architectures and sources of them, data sets, losses,
-problems, curves, masks and methods.
+problems, curves, masks, methods and figures.
 
 A package declares an entry point in the group ``seigh.problems``, a function that takes a ``Registry``::
 
@@ -28,13 +28,15 @@ from typing import Any
 
 from torch import nn
 
+from seigh.core.figures import OfResult
 from seigh.core.methods import BUILT_IN, Method
+from seigh.core.names import PLUGINS
 from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
 from seigh.core.problems import paper, zoo
 from seigh.core.problems.sources import Source
 from seigh.core.problems.spec import Value
 
-GROUP = "seigh.problems"
+GROUP = PLUGINS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 
@@ -74,6 +76,7 @@ class Registry:
         problems: Recipes of training, ``seigh.core.problems.training.Problem``.
         curves: Curves of an eigenspace, those of masks among them.
         methods: Methods that find eigenpairs.
+        figures: Figures of one analysis, each a function of its result.
     """
 
     package: str = ""
@@ -84,6 +87,7 @@ class Registry:
     problems: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Observable] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
+    figures: dict[str, OfResult] = field(default_factory=dict)
 
     def architecture(
         self,
@@ -133,6 +137,16 @@ class Registry:
         """Register a method; of what it returns, only the subspace is taken."""
         _add(self.methods, method.name, replace(method, plugged=True, ritz=False, options=frozenset()))
 
+    def figure(self, name: str, of: OfResult) -> None:
+        """Register a figure of one analysis, which the page Result, reports and downloads then have.
+
+        Args:
+            name: Of the figure, and of its files.
+            of: Of a result, the object that ``seigh analyze --json`` writes, its ``Figure``; None where there
+                is nothing to draw.
+        """
+        _add(self.figures, name, of)
+
 
 def _add(registered: dict[str, Any], name: str, value: Any) -> None:
     if not _NAME.fullmatch(name):
@@ -181,7 +195,7 @@ def _merge(whole: Registry, own: Registry) -> None:
     }
     if own.architectures:
         here["architectures"] = {*paper.NETWORKS, *zoo.torchvision_names()}
-    kinds = ("architectures", "sources", "datasets", "losses", "problems", "curves", "methods")
+    kinds = ("architectures", "sources", "datasets", "losses", "problems", "curves", "methods", "figures")
     for kind in kinds:
         for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):
             raise ValueError(f"'{name}' is here already; choose another name.")

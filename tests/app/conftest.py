@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from seigh.app import identity
@@ -17,19 +15,15 @@ from seigh.core.results import store
 from seigh.core.results.models import Analysis
 from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
+from tests import opening
 from tests.core.results import lab
-
-MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
 @pytest.fixture(autouse=True)
 def _no_memory_of_other_tests() -> Iterator[None]:
-    """Streamlit's caches live as long as the process; the database of another test must not be in them."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    opening.forget_caches()
     yield
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    opening.forget_caches()
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +36,7 @@ def _at_this_machine() -> Iterator[None]:
 @pytest.fixture
 def open_page(home: Settings) -> Callable[..., AppTest]:
     """Opens a page of the dashboard, with query parameters, in a new session."""
-
-    def opened(name: str, **query: str | list[str]) -> AppTest:
-        app = AppTest.from_file(MAIN, default_timeout=60)
-        app.switch_page(f"views/{name}.py")
-        for parameter, value in query.items():
-            app.query_params[parameter] = value
-        return app.run()
-
-    return opened
+    return opening.open_page
 
 
 @pytest.fixture

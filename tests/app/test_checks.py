@@ -102,7 +102,7 @@ def test_result_shows_how_it_was_checked(open_page: Open, add: Add) -> None:
     assert said[3].endswith("0.015 in magnitude, with 95% probability.")
     assert said[4].startswith("**numerical rank**")
     assert found["passed"].tolist()[:3] == ["yes", "no", ""]
-    assert found["found"].str.replace("\\", "")[0] == "1e‑09, limit 1e‑06"
+    assert found["found"].str.replace("\\", "")[0] == "1e‑9, limit 1e‑6"
     assert found["found"][2] == "–"
     told = dict(zip(facts["name"], facts["value"].str.replace("\\", ""), strict=True))
     assert told == {"subset": "kind balanced, samples 50"}

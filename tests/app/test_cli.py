@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from seigh.app import cli
+from seigh.app.digits import with_error
 from seigh.app.options import command_line
 from seigh.core.analysis import analyse
 from seigh.core.problems import architectures, checkpoints
@@ -561,7 +562,7 @@ def test_analyze_takes_chosen_parameters_and_says_how_wrong_it_is(
     assert (result["settings"]["curvature"], result["settings"]["error_tests"]) == ("ggn", 7)
     assert min(result["eigenvalues"]) > 0  # a GGN of the cross-entropy
     last = result["overlap"][-1]
-    assert f"{last['overlap']:.4f} ± {last['error']:.1g}" in out
+    assert with_error(last["overlap"], last["error"]) in out
     assert f"chance is {12 / 230:.4f}" in out
     assert run("analyze", files[0], *SMALL, "--memory-gb", -1)[0] == 2
 
@@ -614,7 +615,7 @@ def test_submit_wait_and_export(
     assert run("export", "net", "--format", "html", "--out", tmp_path / "net.html")[0] == 0
     page = (tmp_path / "net.html").read_text()
     assert page.count('class="chart"') == page.count("<section>") > 5
-    assert re.search(r"At which magnitudes: net[^<]*, step 100, k = 12<", page)
+    assert re.search(r"At which magnitudes, k = 12: net[^<]*, step 100<", page)
     exported["parquet"] = pd.read_parquet(tmp_path / "net.parquet")
     for table in exported.values():
         assert len(table) == 2 * 3 * 12

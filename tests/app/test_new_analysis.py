@@ -20,6 +20,7 @@ from seigh.core.results.models import Analysis, Checkpoint
 from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests.core.problems.originals import write_mnist
+from tests.opening import go_to
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -325,8 +326,8 @@ def table(app: AppTest) -> dict[str, list[object]]:
 def test_files_and_fields_outlast_a_visit_to_another_page(open_page: Open) -> None:
     app = uploaded(open_page("new_analysis"), {"step_7.safetensors": weights(), "broken.pt": b"PK\3\4"})
     app.number_input(key="new_k").set_value(7).run()
-    app.switch_page("views/runs.py").run()
-    app.switch_page("views/new_analysis.py").run()
+    go_to(app, "runs")
+    go_to(app, "new_analysis")
     assert table(app)["file"] == ["step_7.safetensors"]
     assert "broken.pt" in messages(app)[0]
     assert app.number_input(key="new_k").value == 7
@@ -379,8 +380,8 @@ def test_steps_are_edited_and_files_left_out_in_the_table(open_page: Open, add: 
     edits = {0: {"step": 15}, 2: {"use": False}}
     app.session_state[app.data_editor[0].key] = {"edited_rows": edits, "added_rows": [], "deleted_rows": []}
     app.run()
-    app.switch_page("views/runs.py").run()
-    app.switch_page("views/new_analysis.py").run()
+    go_to(app, "runs")
+    go_to(app, "new_analysis")
     assert table(app)["step"] == [15, 20, 30]
     assert table(app)["use"] == [True, True, False]
     app.selectbox(key="new_model").select("mine")

@@ -13,7 +13,7 @@ from seigh.core.results import incidents, queries, store
 from seigh.core.results.models import Analysis, PairValue
 from seigh.core.results.session import close, sessions
 from seigh.core.settings import Settings
-from tests.app.conftest import MAIN
+from tests.opening import MAIN
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -96,7 +96,7 @@ def test_the_overview_counts_and_shows_what_runs_and_came_out_last(open_page: Op
     cards = app.metric[5:]
     assert len(cards) == 6  # the latest
     assert {(card.label, card.value, card.delta) for card in cards} == {
-        ("Overlap, k = 5", "0.00213 ± 7e-06", "3 × chance")
+        ("Overlap, k = 5", "0.002134 ± 8e-6", "3 × chance")
     }
     assert "step 6" in texts(app, "markdown")
     assert "step 0 " not in texts(app, "markdown")
@@ -214,7 +214,7 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
     add(step=200)
     app = open_page("result", analysis=str(number), k="4")
     assert app.selectbox(key="result_analysis").value == number
-    assert [metric.value for metric in app.metric] == ["1", "0.0017", "3 ×", "0.00057", "50.00%"]
+    assert [metric.value for metric in app.metric] == ["1.0000", "0.001707", "3.00 ×", "0.00057", "50.00%"]
     assert len(app.get("vega_lite_chart")) == 6  # overlap, spectrum, scree, layers, magnitudes, time
     labels = [button.label for button in app.get("download_button")]
     assert labels.count("Everything (JSON)") == 1
@@ -227,13 +227,13 @@ def test_result_shows_the_analysis_of_the_address(open_page: Open, add: Add) -> 
 def test_result_says_how_wrong_the_overlap_may_be(open_page: Open, add: Add) -> None:
     number = add(step=100)  # made-up results are resolved up to k = 3 of 5
     app = open_page("result", analysis=str(number), k="3")
-    assert app.metric[1].delta == "± 4e-06, k = 3"
+    assert app.metric[1].delta == "± 5e-6, k = 3"
     assert not app.info
     app.slider(key="result_k").set_value(4).run()
-    assert app.metric[1].delta == "± 6e-06, k = 4"
+    assert app.metric[1].delta == "± 6e-6, k = 4"
     assert [info.value for info in app.info] == [
         "Every overlap up to k = 3 is resolved to 1 %, not every one beyond; "
-        "at k = 4 the stated error is 0.3% of the overlap."
+        "at k = 4 the stated error is 0.33 % of the overlap."
     ]
     assert "its stated error" in texts(app, "caption")
 
@@ -304,7 +304,7 @@ def test_result_tells_how_it_was_made_in_words(open_page: Open, add: Add) -> Non
         "1.2 ms",
         "Too little time to try it.",
     ]
-    assert app.metric[0].delta == "test GGN"
+    assert app.metric[0].delta == "± 0.0001 · test GGN"
     assert app.metric[2].help.endswith("k = 5 and D = 210.")
     assert "GGN of linear6.*" in app.selectbox(key="result_analysis").options[0]
 
@@ -367,7 +367,7 @@ def test_result_follows_the_selection_into_the_address(open_page: Open, add: Add
     assert app.query_params["analysis"] == str(first)
     app.slider(key="result_k").set_value(2).run()
     assert app.query_params["k"] == "2"
-    assert app.metric[1].value == "0.00085"
+    assert app.metric[1].value == "0.000853"
 
 
 @pytest.mark.parametrize(
@@ -447,11 +447,11 @@ def test_compare_at_a_sparsity(open_page: Open, add: Add) -> None:
     add(model="small", step=0, settings={"parameters": ("linear6.*",)}, parameters=210)
     app = open_page("compare", rho="0.0005")
     assert app.select_slider(key="compare_rho").value == 0.0005
-    assert "Overlap over training, ρ = 0.0005" in texts(app, "subheader")
+    assert "Overlap over training, ρ = 0.0005" in texts(app, "header")
     assert app.query_params["rho"] == "0.0005"
     assert "k" not in app.query_params
     app.segmented_control(key="compare_by").set_value("k").run()
-    assert "Overlap over training, k = 3" in texts(app, "subheader")
+    assert "Overlap over training, k = 3" in texts(app, "header")
     assert "rho" not in app.query_params
 
 
@@ -476,7 +476,7 @@ def test_analyses_with_other_losses_are_other_lines(open_page: Open, add: Add) -
     add()
     add(settings={"loss": "mse"})
     app = open_page("compare")
-    titles = texts(app, "markdown").replace("\\", "")
+    titles = texts(app, "subheader").replace("\\", "")
     assert "mlp · test · cross-entropy" in titles
     assert "mlp · test · mse" in titles
 
@@ -489,7 +489,7 @@ def test_compare_offers_curvatures_and_parameters_when_there_are_several(open_pa
     app = open_page("compare")
     assert app.pills(key="compare_curvature").options == ["ggn", "hessian"]
     assert app.pills(key="compare_subset").options == ["all", "linear6.*"]
-    titles = [line[2:-2] for line in texts(app, "markdown").replace("\\", "").splitlines()]
+    titles = texts(app, "subheader").replace("\\", "").splitlines()
     panels = ["mlp · test · ggn · all", "mlp · test · hessian · all", "mlp · test · hessian · linear6.*"]
     assert [title for title in titles if title.startswith("mlp")] == panels
     app = open_page("compare", curvature=["hessian"], subset=["linear6.*"])
@@ -566,9 +566,9 @@ def test_stabilisation_draws_masks_and_the_eigenspaces_of_each_split(
         compared(home, ids, 35)
     app = open_page("stabilisation", k="35")
     assert len(app.get("vega_lite_chart")) == 3
-    titles = texts(app, "markdown").replace("\\", "")
+    titles = texts(app, "subheader").replace("\\", "").splitlines()
     for title in ("Masks", "Eigenspaces, train", "Eigenspaces, test"):
-        assert f"**{title}**" in titles
+        assert title in titles
     assert "Chance at k = 35 is 0.0025 for masks and 0.00498 for eigenspaces" in texts(app, "caption")
     assert not app.button
     assert app.segmented_control(key="stabilisation_rho").value == "0.005"
@@ -627,7 +627,7 @@ def test_metrics_of_random_subspaces_need_no_analysis(open_page: Open) -> None:
     assert len(app.get("vega_lite_chart")) == 1
     table = app.table[0].value
     assert table["metric"].tolist()[-1] == "overlap"
-    assert table["raw"].tolist()[-1].startswith("0.01 ±")  # k/D
+    assert table["raw"].tolist()[-1].startswith("0.0100 ±")  # k/D
     assert app.query_params["d"] == "1000"
 
 

@@ -42,21 +42,21 @@ def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add
         "Ratio to chance over training, k = 4",
         "Largest eigenvalue over training",
         "Accuracy over training",
-        "Overlap against k: mlp · test",
-        "Spectrum: mlp · test",
-        "Overlap against k: mlp · train",
-        "Spectrum: mlp · train",
+        "Overlap against k, over training: mlp · test",
+        "Spectrum over training: mlp · test",
+        "Overlap against k, over training: mlp · train",
+        "Spectrum over training: mlp · train",
         *(f"Mask and eigenspace by {name}, k = 1" for name in METRIC_NAMES.values()),
-        "In which layers: mlp · test, step 100, k = 5",
-        "At which magnitudes: mlp · test, step 100, k = 5",
-        "In which layers: mlp · train, step 100, k = 4",
-        "At which magnitudes: mlp · train, step 100, k = 4",
+        "In which layers, k = 5: mlp · test, step 100",
+        "At which magnitudes, k = 5: mlp · test, step 100",
+        "In which layers, k = 4: mlp · train, step 100",
+        "At which magnitudes, k = 4: mlp · train, step 100",
     ]
     charts = specifications(page)
     assert len(charts) == 8 + len(METRIC_NAMES) + 4
     assert {chart["width"] for chart in charts} == {"container"}
     assert max(len(rows) for rows in charts[0]["datasets"].values()) == 4  # a point for each analysis
-    assert page.count("<td>0.001707 ± 6e-06</td>") == 4  # three times chance at k = 4, of each analysis
+    assert page.count("<td>0.001707 ± 6e-6</td>") == 4  # three times chance at k = 4, of each analysis
 
 
 def test_a_report_of_models_of_different_size_compares_these(home: Settings, add: Add) -> None:
@@ -83,3 +83,19 @@ def test_a_report_asks_nothing_of_the_network(home: Settings, add: Add) -> None:
 def test_there_is_no_report_of_nothing(home: Settings) -> None:
     with sessions(home.database)() as s, pytest.raises(StoreError, match="no finished analysis to report"):
         report(s, "empty", [])
+
+
+def test_a_report_of_many_models_tells_them_apart_and_names_what_it_leaves_out(
+    home: Settings, add: Add
+) -> None:
+    for number in range(25):
+        add(model=f"model {number:02d}")
+    page = made(home)
+    found = titles(page)
+    for part in (1, 2):
+        assert f"Overlap over training, k = 5: part {part} of 2" in found
+    scales = [layer["encoding"].get("color", {}) for each in specifications(page) for layer in each["layer"]]
+    ranges = [each["scale"]["range"] for each in scales if each.get("field") == "group"]
+    assert len(ranges) > 4
+    assert all(len(set(each)) == len(each) for each in ranges)
+    assert "No more than 24 lines have panels here; left out: model 24 · test." in page

@@ -12,6 +12,7 @@ from seigh.core.results import queries
 from seigh.core.results.models import Training
 from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings, TrainingSettings
+from tests.opening import go_to
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -130,9 +131,9 @@ def test_the_form_outlasts_a_visit_to_another_page(named: AppTest) -> None:
     named.number_input(key="train_steps_digits-mlp").set_value(40).run()
     named.toggle(key="train_analyse").set_value(True).run()
     named.number_input(key="train_k").set_value(9).run()
-    named.switch_page("views/new_analysis.py").run()
+    go_to(named, "new_analysis")
     assert named.text_input(key="new_user").value == "ada"
-    named.switch_page("views/train.py").run()
+    go_to(named, "train")
     assert named.number_input(key="train_steps_digits-mlp").value == 40
     assert named.number_input(key="train_k").value == 9
     assert named.selectbox(key="train_model").value == "mine"

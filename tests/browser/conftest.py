@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def screenshots() -> Path:
     return folder
 
 
+CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 FAULTS = Path(__file__).with_name("faults.js").read_text(encoding="utf-8")
 
 
@@ -92,7 +94,8 @@ def settled(page: Page) -> None:
 
 
 def look_at(page: Page, file: Path) -> None:
-    """See that nothing sticks out, is cut or overlaps, and keep a picture of the whole page."""
+    """See that nothing sticks out, is cut, overlaps or is pale, and that headings come in order, and keep a
+    picture of the whole page."""
     settled(page)
     width = page.viewport_size["width"]
     height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
@@ -101,4 +104,7 @@ def look_at(page: Page, file: Path) -> None:
     settled(page)
     page.screenshot(path=file)
     assert page.evaluate(FAULTS) == [], f"see {file}"
+    assert page.evaluate(CONTRAST) == [], f"see {file}"
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])")
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
     page.set_viewport_size({"width": width, "height": 900})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
+from seigh.app.digits import value_of
 from seigh.core.problems import architectures, training
 from seigh.core.results import queries
 from seigh.core.results.models import State
@@ -55,8 +56,9 @@ def test_from_uploaded_checkpoints_to_a_result(page: Page, url: str, lab: Settin
     expect(overlap.locator("g.mark-rect.role-mark path")).to_have_count(0)  # everything is resolved
     number = int(re.search(r"analysis=(\d+)", page.url)[1])
     with sessions(lab.database)() as s:
-        curve = queries.overlap_curves(s, [number], masks=("magnitude",)).set_index("k")["overlap"]
-    expect(page.get_by_test_id("stMetricValue").nth(1)).to_have_text(f"{curve[K]:.3g}")
+        at_k = queries.overlap_curves(s, [number], masks=("magnitude",)).set_index("k").loc[K]
+    shown = value_of(at_k["overlap"], at_k["error"], 3)
+    expect(page.get_by_test_id("stMetricValue").nth(1)).to_have_text(shown)
     settled(page)
 
     unresolved = analysed(lab, files[0], method="seigh")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from seigh import AnalysisSettings, Result
+from seigh.app import figures
 from seigh.core.problems import architectures, training
 from seigh.core.settings import Settings
 from tests.docs.pages import DOCS, README, blocks, commands, follow, rows, run
@@ -59,7 +60,7 @@ def test_a_plug_in_is_written_as_the_page_says(
     information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
-    modules = ("our_curves", "our_method", "our_zoo")
+    modules = ("our_curves", "our_method", "our_zoo", "our_figures")
     for module, text in zip(modules, further, strict=True):
         (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(
@@ -77,6 +78,8 @@ def test_a_plug_in_is_written_as_the_page_says(
         asked += ["--method", "power"]
         run([*words, *asked])
         assert architectures.build("zoo/net-8")[1].out_features == 8  # type: ignore[union-attr, index]
+        results = json.loads((folder / "curves.json").read_text())
+        found_figures = [figures.of_plugins(result) for result in results]
     finally:
         monkeypatch.undo()
         for module in ("our_lab", *modules):
@@ -85,9 +88,12 @@ def test_a_plug_in_is_written_as_the_page_says(
     printed = capsys.readouterr().out
     assert "our-net" in printed
     assert printed.count("Overlap at k = 10") == 3
-    for each in json.loads((folder / "curves.json").read_text()):
+    for each in results:
         assert each["curves"].keys() == {"last-layer", "overlap-smallest"}
         assert each["settings"]["method"] == "power"
+    for ((name, figure),), failed in found_figures:
+        assert (name, failed) == ("decay", [])
+        assert figures.table_of(figure)["relative"].iloc[0] == 1
 
 
 def test_the_readme_analyses_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def tab(local: Server) -> Iterator[Tab]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/runs", "/_stcore/health", "/_stcore/host-config", "/media/x", "/static/x"]
+    "path", ["/", "/runs", "/_stcore/health", "/_stcore/host-config", "/media/x", "/static/x", "/page.js"]
 )
 @pytest.mark.parametrize(
     "host",
@@ -52,6 +52,14 @@ def test_two_names_at_once_get_nothing(local: Server) -> None:
 )
 def test_our_own_names_are_answered(local: Server, host: str) -> None:
     assert local.ask("/_stcore/health", headers={"Host": host.format(port=local.port)}).status == 200
+
+
+def test_the_script_of_every_page_comes_from_us(local: Server) -> None:
+    """Else Back would need two presses, in silence; a page allows no scripts but our own server's."""
+    answer = local.ask("/page.js")
+    assert answer.status == 200
+    assert "javascript" in answer.headers["content-type"]
+    assert "history.pushState" in answer.body
 
 
 FOREIGN = [

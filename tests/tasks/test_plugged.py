@@ -1,4 +1,4 @@
-"""What one file registers – a source, a loss, a method, a curve, a mask – shows in all places.
+"""What one file registers – a source, a loss, a method, a curve, a mask, a figure – shows in all places.
 
 On the command line, in the lab after a queued run, in exports, in forms and on the pages; and no other file
 is changed for it.
@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-import streamlit as st
 import torch
 from safetensors.torch import save_file
-from streamlit.testing.v1 import AppTest
 
 from seigh.app import identity
 from seigh.app.charts import curve as curve_chart
@@ -36,8 +34,8 @@ from seigh.core.results.tables import export
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.core.spectra import SpectrumError, rayleigh_ritz
 from seigh.tasks.submit import Upload, submit
-from tests.app.conftest import MAIN
 from tests.conftest import Worker, wait_until
+from tests.opening import forget_caches, open_page
 from tests.plugging import forget, put_package
 
 K = 6
@@ -45,7 +43,7 @@ OURS = '''
 import numpy as np
 import torch
 from torch import nn
-from seigh import Curve, Method, Observable, ScoredMask, Source
+from seigh import Curve, Figure, Method, Observable, ScoredMask, Source
 
 
 def network(name, options):
@@ -77,7 +75,26 @@ def broken(scene):
     raise RuntimeError("the dog ate it")
 
 
+def decay(result):
+    def draw(table):
+        import altair as alt
+
+        return alt.Chart(table).mark_point().encode(x="k:Q", y="value:Q")
+
+    values = result["eigenvalues"]
+    return Figure(
+        title="What our lab draws",
+        how="a point is an eigenvalue.",
+        alt="Eigenvalues.",
+        table={"k": range(1, len(values) + 1), "value": values},
+        columns={"k": "k", "value": "λ"},
+        symbols="λ: an eigenvalue.",
+        draw=draw,
+    )
+
+
 def register(registry):
+    registry.figure("lab-decay", decay)
     registry.source(Source("lab-zoo", lambda: ["lab-zoo/net-5"], network, takes=lambda *_: (1, 16, 16)))
     registry.loss("lab-brier", Brier)
     registry.method(
@@ -206,26 +223,18 @@ def test_a_queued_run_stores_them_and_every_page_has_them(
     assert beyond.empty
     assert curve_chart(mass, "#000000").to_dict(validate=True)
 
-    def open_page(name: str, **query: str) -> AppTest:
-        app = AppTest.from_file(MAIN, default_timeout=60)
-        app.switch_page(f"views/{name}.py")
-        for parameter, value in query.items():
-            app.query_params[parameter] = value
-        with identity.assumed("local"):  # no gate stands before the page
-            return app.run()
-
-    st.cache_data.clear()
-    st.cache_resource.clear()
+    forget_caches()
     result = open_page("result", analysis=str(number))
     assert [each.value for each in result.error] == []
     assert any("the dog ate it" in each.value for each in result.warning)
-    headings = " ".join(each.value for each in result.markdown)
+    headings = " ".join(each.value for each in result.subheader)
     assert "Mass on the last tensor" in headings
     assert "Overlap of the smallest" in headings
+    assert "What our lab draws" in [each.value for each in result.header]
     compare = open_page("compare", view="curves", curve="lab-mass", k="3")
     assert [each.value for each in compare.error] == []
     assert compare.selectbox(key="compare_curve").value == "lab-mass"
-    assert any("Mass on the last tensor, k = 3" in each.value for each in compare.subheader)
+    assert any("Mass on the last tensor, k = 3" in each.value for each in compare.header)
     form = open_page("train")
     with identity.assumed("local"):
         form.toggle(key="train_analyse").set_value(True).run()

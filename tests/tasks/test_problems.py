@@ -8,17 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import redis
-import streamlit as st
-from streamlit.testing.v1 import AppTest
 
-from seigh.app import identity
 from seigh.core.problems import architectures, training
 from seigh.core.results import queries
 from seigh.core.results.models import State
 from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import train
-from tests.app.conftest import MAIN
 from tests.conftest import Worker, wait_until
 from tests.core.problems.originals import (
     trust_cifar,
@@ -27,6 +23,7 @@ from tests.core.problems.originals import (
     write_imagenet,
     write_mnist,
 )
+from tests.opening import forget_caches, open_page
 
 pytestmark = pytest.mark.stack
 
@@ -115,13 +112,8 @@ def check(home: Settings, number: int, problem: str, samples: int) -> None:
 
 def show(number: int) -> None:
     """The page of the result is drawn."""
-    st.cache_data.clear()
-    st.cache_resource.clear()
-    app = AppTest.from_file(MAIN, default_timeout=60)
-    app.switch_page("views/result.py")
-    app.query_params["analysis"] = str(number)
-    with identity.assumed("local"):  # no gate stands before the page
-        app.run()
+    forget_caches()
+    app = open_page("result", analysis=str(number))
     assert not app.exception
     assert [each.value for each in app.error] == []
     assert app.selectbox(key="result_analysis").value == number

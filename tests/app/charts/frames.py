@@ -77,7 +77,7 @@ def points(*lines: tuple[str, str, int], k: int = 70, ties: bool = False) -> pd.
             rows.append(common | {"mask": "magnitude"} | found)
             rows.append(common | {"mask": "random"} | drawn)
     frame = pd.DataFrame(rows)
-    return frame.assign(series=charts.name_series(frame))
+    return frame.assign(series=charts.name_series(frame), group=charts.name_groups(frame))
 
 
 def layers(chart: alt.LayerChart) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:

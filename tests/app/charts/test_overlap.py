@@ -175,7 +175,7 @@ def test_overlap_by_k_tells_errors() -> None:
     assert (band["step"] == 0).all()
     np.testing.assert_allclose(band["high"] - band["low"], band["k"] / D)
     encoding, values = layer(chart, "rule")
-    assert values.set_index("k").loc[20, "step 0"] == "0.00853 ± 0.001"
+    assert values.set_index("k").loc[20, "step 0"] == "0.0085 ± 0.0015"
     assert values.set_index("k").loc[20, "step 9"] == "0.00853"
     assert [tooltip["type"] for tooltip in encoding["tooltip"][1:]] == ["nominal", "nominal", "quantitative"]
 

@@ -94,6 +94,7 @@ def test_a_metric_over_training_has_random_subspaces_beside_it() -> None:
     frame = pd.DataFrame(
         {
             "model": "mlp",
+            "group": "mlp",
             "split": "test",
             "series": "mlp · test",
             "step": [0, 100],

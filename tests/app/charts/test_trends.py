@@ -18,6 +18,7 @@ def eigenvalues(*steps: int, k: int = 4) -> pd.DataFrame:
             {
                 "analysis_id": step,
                 "model": "mlp",
+                "group": "mlp",
                 "step": step,
                 "split": "test",
                 "position": size,

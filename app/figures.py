@@ -1,0 +1,591 @@
+"""Every figure, composed once: pages, reports and downloads show the same ``Figure``.
+
+A function here takes a table of ``seigh.core.results.queries`` and gives a figure: its words, and the chart
+of ``app/charts`` that draws it. Figures of plug-ins (``Registry.figure``) come through ``of_plugins``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from seigh.app import charts
+from seigh.app.checks import TIES_ALONG_K, ties_among
+from seigh.app.digits import number
+from seigh.app.panels import Panel
+from seigh.core.errors import UserError
+from seigh.core.figures import Figure
+from seigh.core.names import METRICS, PLUGINS
+from seigh.core.results import queries
+
+_log = logging.getLogger(__name__)
+
+# --- What the words have in common ------------------------------------------------------------------------
+
+OVERLAP_SYMBOLS = (
+    "M: a mask of k of the D weights; unless said otherwise, the k of largest |θ|. Vₖ: the span of the k "
+    "eigenvectors of the Hessian of largest |λ|. overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Chance is k/D. "
+    "ρ: k/D, the share of the parameters that the mask has. Best mask: the k coordinates that hold most of "
+    "Vₖ. Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell, "
+    "with any of the masks if weights of equal magnitude admit several."
+)
+EIGENVALUE_SYMBOLS = (
+    "λ: an eigenvalue of the matrix H of the analysis; λ₁: the one of largest |λ|. v: its unit eigenvector "
+    "as computed. ‖Hv − λv‖₂: the residual; an eigenvalue of H lies no farther than that from λ, up to "
+    "rounding errors, which are measured in float64 on some pairs and added."
+)
+SCREE_SYMBOLS = (
+    "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
+    "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
+)
+LAYER_SYMBOLS = (
+    "Vₖ: the span of the k eigenvectors of largest |λ|; its mass on a weight is the squared length of the "
+    "weight's row of Vₖ, which over all weights sums to k. Mask: the k weights of largest |θ|. Overlap: the "
+    "mass of Vₖ on the mask. Each as the share that a parameter tensor has of it; the shares sum to 1."
+)
+MAGNITUDE_SYMBOLS = (
+    "Mass of Vₖ on a weight: the squared length of the weight's row of Vₖ. Divided by the mean over all "
+    "weights, k/D, it is 1 if the eigenspace knows nothing of magnitudes."
+)
+METRIC_SYMBOLS = (
+    "θ: the k principal angles between two k-dimensional subspaces; their cosines are the singular values of "
+    "UᵀV for orthonormal bases U and V. All but the overlap are distances. As likeness: 1 − distance ÷ the "
+    "largest possible one, so that 1 means equal and 0 orthogonal, for all of them."
+)
+PAIR_SYMBOLS = (
+    "Mask: the k weights of largest |θ| of a checkpoint. IoU: of two masks, the share of the weights in "
+    "either that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two such "
+    "spaces is ‖UₖᵀVₖ‖²_F / k. ρ: k/D, the share of the D parameters. At random, IoU is about ρ/(2 − ρ) and "
+    "the overlap is ρ."
+)
+
+ZOOM = "Point at the chart for its values; shift + wheel zooms."
+
+# What the columns of the queries' tables mean, for those who download them.
+COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "analysis_id": "number of the analysis",
+        "first_id": "number of the first analysis of a pair",
+        "second_id": "number of the second analysis of a pair",
+        "first_step": "training step of the first analysis",
+        "second_step": "training step of the second analysis",
+        "model": "name of the model",
+        "step": "training step of the checkpoint",
+        "split": "split of the data that the matrix is taken on, or that a metric was recorded on",
+        "curvature": "hessian or ggn",
+        "method": "method that computed the eigenpairs",
+        "seed": "seed of the analysis",
+        "samples": "N, number of samples",
+        "parameters": "D, number of parameters; of a tensor, its own",
+        "series": "the line of the chart",
+        "group": "the colour of the chart",
+        "mask": "which mask: magnitude, random or best; among layers, the share of the mask in a tensor",
+        "k": "size of eigenspace and mask",
+        "overlap": "overlap with the eigenspace, 0 to 1; of random masks their mean; among layers, its share",
+        "std": "standard deviation over random masks",
+        "error": "stated error: how far the value may be from that of the true eigenspace",
+        "least": "least overlap over all choices among equal magnitudes",
+        "greatest": "greatest overlap over all choices among equal magnitudes",
+        "tied": "how many equal magnitudes compete for places in the mask",
+        "chance": "what an eigenspace, or mask, unrelated to the other gives on average",
+        "ratio": "overlap ÷ chance",
+        "test_accuracy": "test accuracy that the checkpoint recorded, 0 to 1",
+        "lambda_max": "λ₁, the eigenvalue of largest magnitude",
+        "position": "place, from 1 by descending |λ|; of tensors and bins, from 0",
+        "value": "the value",
+        "magnitude": "|λ|",
+        "sign": "of the eigenvalue",
+        "residual": "‖Hv − λv‖₂",
+        "scree_lower": "share of ‖H‖²_F that this rank misses, at least (95 %)",
+        "scree_upper": "share of ‖H‖²_F that this rank misses, at most (95 %)",
+        "metric": "which metric",
+        "curve": "name of the curve",
+        "title": "what the curve is",
+        "note": "how to read the curve",
+        "random_mean": "mean over random subspaces",
+        "random_std": "standard deviation over random subspaces",
+        "normalised": "likeness, 1 for equal subspaces and 0 for orthogonal ones",
+        "normalised_error": "error of the likeness",
+        "normalised_random_mean": "mean likeness of random subspaces",
+        "normalised_random_std": "standard deviation of the likeness of random subspaces",
+        "height": "what is drawn",
+        "low": "lower end of the error, or 10 % quantile",
+        "high": "upper end of the error, or 90 % quantile",
+        "random_low": "mean of random subspaces less one standard deviation",
+        "random_high": "mean of random subspaces plus one standard deviation",
+        "measure": "iou of two masks, or a metric of two eigenspaces",
+        "name": "of the parameter tensor",
+        "eigenspace": "share of the eigenspace's mass in the tensor",
+        "count": "number of weights in the bin",
+        "largest": "largest |θ| of the bin",
+        "smallest": "smallest |θ| of the bin",
+        "mean": "mean mass of the eigenspace on a weight of the bin, or mean over random subspaces",
+        "median": "median mass of the eigenspace on a weight of the bin",
+        "stage": "stage of the analysis",
+        "seconds": "time in s",
+        "hvps": "Hessian-vector products",
+        "dimension": "D, dimension of the whole space",
+        "kind": "subspaces, or masks of k coordinates",
+        "draws": "how many were drawn",
+        "normalised_mean": "mean likeness",
+        "normalised_std": "standard deviation of the likeness",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """At which k analyses are compared: one for all of them, or a share ρ of the parameters of each."""
+
+    k: int | None = None
+    rho: float | None = None
+
+    def __str__(self) -> str:
+        return f"k = {self.k:,}" if self.rho is None else f"ρ = {self.rho:g}"
+
+    @property
+    def in_url(self) -> dict[str, list[str]]:
+        """As it stands in the address."""
+        return {"k": [str(self.k)]} if self.rho is None else {"rho": [f"{self.rho:g}"]}
+
+    def of(self, parameters: int) -> int:
+        """The k of a model of so many parameters."""
+        return max(1, self.k or 1) if self.rho is None else queries.at_sparsity(self.rho, parameters)
+
+
+def table_of(figure: Figure) -> pd.DataFrame:
+    """What a figure draws, and its downloads contain."""
+    return figure.table if isinstance(figure.table, pd.DataFrame) else pd.DataFrame(figure.table)
+
+
+def chart_of(figure: Figure) -> Any:
+    """The chart of a figure, drawn as SVG: its marks are found by screen readers, and stay sharp in print."""
+    chart = figure.draw(table_of(figure))
+    if chart.usermeta is alt.Undefined:
+        chart.usermeta = charts.AS_SVG
+    return chart
+
+
+def told_columns(figure: Figure) -> dict[str, str]:
+    """What each column of a figure's table means, where somebody has said so."""
+    told = {**COLUMNS, **figure.columns}
+    return {str(column): told[column] for column in table_of(figure).columns if column in told}
+
+
+# --- Over training ----------------------------------------------------------------------------------------
+
+
+def overlap_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
+    """The overlap over training, of ``queries.overlap_by_step`` with series and group."""
+    ties = ties_among(points)
+    return Figure(
+        title=f"Overlap over training, {size}",
+        how="above the dotted chance level, the largest weights and the top eigenvectors share more "
+        "coordinates than drawn at random. Grey: mean ± std of random masks; thin bars: the "
+        + (f"numerical error. {ties}" if ties else "stated error."),
+        alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
+        table=points,
+        draw=lambda table: charts.overlap_by_step(table, dict(colors)),
+        symbols=OVERLAP_SYMBOLS,
+    )
+
+
+def ratio_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
+    """The same overlap as ratio to chance."""
+    return Figure(
+        title=f"Ratio to chance over training, {size}",
+        how="at 1, the largest weights have no more of the eigenspace than any others. Click a line in the "
+        "legend to make the others pale.",
+        alt=f"The overlap divided by the chance level k/D, {size}, against training step.",
+        table=points,
+        draw=lambda table: charts.overlap_by_step(table, dict(colors), "ratio"),
+        symbols=OVERLAP_SYMBOLS,
+    )
+
+
+def overlap_against_k(
+    curves: pd.DataFrame, series: str, *, log_k: bool = False, top: float | None = None
+) -> Figure:
+    """Overlap against k at several steps of one line, of ``queries.overlap_curves`` of the magnitude mask."""
+    tied = bool((curves["tied"] > 0).any())
+    return Figure(
+        title="Overlap against k, over training",
+        how="a curve per training step, the early ones dark, with a band of its error; the dotted line is "
+        "chance. "
+        + (f"{TIES_ALONG_K} The narrower band is the numerical error; the stated error has both. " * tied)
+        + ("Each panel has an axis of its own, as these differ more than tenfold. " * (top is None))
+        + ZOOM,
+        alt=f"Overlap against k at several training steps: {series}.",
+        table=curves,
+        draw=lambda table: charts.overlap_by_k(table, log_k=log_k, top=top),
+        symbols=OVERLAP_SYMBOLS,
+        of=series,
+    )
+
+
+def largest_eigenvalue(leading: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
+    """λ₁ over training, of ``queries.eigenvalues`` at position 1 with series and group."""
+    return Figure(
+        title="Largest eigenvalue over training",
+        how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar its residual.",
+        alt="The eigenvalue of largest magnitude against training step.",
+        table=leading,
+        draw=lambda table: charts.lambda_by_step(table, dict(colors)),
+        symbols=EIGENVALUE_SYMBOLS,
+    )
+
+
+def recorded(metrics: pd.DataFrame, colors: Mapping[str, str], metric: charts.Recording) -> Figure:
+    """Accuracy or loss over training, of ``queries.recorded_metrics``."""
+    return Figure(
+        title=f"{metric.capitalize()} over training",
+        how="as the checkpoints recorded it.",
+        alt=f"Recorded {metric} against training step.",
+        table=metrics[metrics["metric"] == metric],
+        draw=lambda table: charts.recorded_by_step(table, dict(colors), metric),
+    )
+
+
+def spectrum_over_training(values: pd.DataFrame, series: str) -> Figure:
+    """The leading |λ| at several steps of one line, of ``queries.eigenvalues``."""
+    return Figure(
+        title="Spectrum over training",
+        how="a curve is the leading |λ| of one training step in descending order, early ones dark, with a "
+        f"band of the residuals. {ZOOM}",
+        alt=f"Magnitudes of the leading eigenvalues at several training steps: {series}.",
+        table=values,
+        draw=charts.spectra_by_step,
+        symbols=EIGENVALUE_SYMBOLS,
+        of=series,
+    )
+
+
+def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
+    """A further curve at one size over training, of ``panels.further_points``."""
+    title = str(points["title"].iloc[0])
+    return Figure(
+        title=f"{_upper(title)}, {size}",
+        how=f"{points['note'].iloc[0]} Bars: the stated error; dotted: chance.",
+        alt=f"{title} against training step, {size}.",
+        table=points,
+        draw=lambda table: charts.curve_by_step(table, dict(colors)),
+    )
+
+
+def ratio_against_size(last: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
+    """The ratio to chance against the number of parameters, of ``panels.last_steps``."""
+    return Figure(
+        title=f"Ratio to chance against network size, {size}",
+        how="each line at its last analysed step; the higher above the dotted chance level, the more of the "
+        "top eigenspace lies on the largest weights. Bars: the stated error.",
+        alt=f"Overlap divided by chance at {size} against the number of parameters.",
+        table=last,
+        draw=lambda table: charts.ratio_by_size(table, dict(colors)),
+        symbols=OVERLAP_SYMBOLS,
+    )
+
+
+# Of a likeness, which is 1 less a quotient: some units in its last place.
+LIKENESS_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+
+
+def mask_and_eigenspace(
+    found: pd.DataFrame, colors: Mapping[str, str], *, raw: bool = False
+) -> tuple[dict[str, Figure], str]:
+    """Mask and eigenspace by every metric over training, of ``queries.subspace_metrics`` at one size.
+
+    Returns:
+        A figure by metric for each that tells something; and about the others, whose likeness is nowhere
+        larger than its rounding error, a sentence, empty where there are none.
+    """
+    sizes = sorted(found["k"].unique())
+    size = f"k = {sizes[0]:,}" if len(sizes) == 1 else f"k = {sizes[0]:,} to {sizes[-1]:,}"
+    figures: dict[str, Figure] = {}
+    silent: list[str] = []
+    for metric in METRICS:
+        rows, name = found[found["metric"] == metric], charts.METRIC_NAMES[metric]
+        if rows.empty:
+            continue
+        if (rows["normalised"].abs() <= LIKENESS_ROUNDING).all():
+            silent.append(name)
+            continue
+        figures[metric] = _metric(metric, charts.metric_heights(rows, raw=raw), colors, size, raw)
+    said = ""
+    if silent:
+        said = (
+            f"Not drawn: {', '.join(silent)}. At {size}, mask and eigenspace are as far apart by "
+            f"{'it' if len(silent) == 1 else 'them'} as two subspaces can be, in all of these analyses: the "
+            f"likeness is 0 within its rounding error of {number(LIKENESS_ROUNDING, 1)}."
+        )
+    return figures, said
+
+
+def _metric(metric: str, table: pd.DataFrame, colors: Mapping[str, str], size: str, raw: bool) -> Figure:
+    name, formula = charts.METRIC_NAMES[metric], charts.METRIC_FORMULAS[metric]
+    return Figure(
+        title=f"Mask and eigenspace by {name}, {size}",
+        how="the mask of the k weights of largest |θ|, as the subspace of its coordinates, is compared with "
+        "Vₖ, the span of the top k eigenvectors of the same checkpoint. Grey is what random subspaces give, "
+        "mean ± std; a bar is the error where it is known (of the overlap and the projection Frobenius "
+        "norm). " + ("Small distances mean alike." if raw else "1 means equal, 0 orthogonal."),
+        alt=f"{name} between mask and eigenspace against training step at {size}.",
+        table=table,
+        draw=lambda rows: charts.metric_by_step(rows, dict(colors), formula if raw else "likeness"),
+        symbols=f"{formula}. {METRIC_SYMBOLS}",
+        file=f"metric-{metric}-{size}",
+    )
+
+
+def heatmap(panel: Panel, model: str) -> Figure:
+    """How alike all pairs of steps are, of ``panels.heatmaps_found``."""
+    k = int(panel.values["k"].iloc[0])
+    rho = k / int(panel.values["parameters"].iloc[0])
+    return Figure(
+        title=f"All pairs of steps of {model}, k = {k:,}",
+        of=panel.title,
+        how="each cell compares two training steps, from 0 (dark, nothing in common) to 1 (light, the same); "
+        f"large light blocks mean that little changes any more. Chance at k = {k:,} is "
+        f"{number(rho / (2 - rho), 3)} for masks and {number(rho, 3)} for eigenspaces.",
+        alt=f"{panel.title}: {panel.measure} of all pairs of training steps of {model} at k = {k}.",
+        table=panel.values,
+        draw=lambda table: charts.heatmap(table, panel.measure),
+        symbols=PAIR_SYMBOLS,
+    )
+
+
+# --- Two analyses, and random subspaces -------------------------------------------------------------------
+
+
+def two_eigenspaces(values: pd.DataFrame, first: str, second: str) -> Figure:
+    """Every metric between two eigenspaces against k, as ``charts.pair_metrics`` takes it."""
+    return Figure(
+        title="Two eigenspaces, by every metric",
+        how=f"Vₖ of {first} is compared with Vₖ of {second}: a line per metric against the dimension k "
+        "of both, from 0 (orthogonal) to 1 (equal); the faint line of the same colour is what random "
+        "subspaces give.",
+        alt=f"Grassmannian metrics between the eigenspaces of {first} and {second} against k.",
+        table=values,
+        draw=lambda table: charts.pair_metrics(table, charts.METRIC_NAMES),
+        symbols=METRIC_SYMBOLS,
+        file=f"metrics-{first}-{second}",
+    )
+
+
+def random_subspaces(study: pd.DataFrame, dimension: int, k: int, kind: str) -> Figure:
+    """How every metric sees two random subspaces, of ``seigh.core.overlap.metrics.random_study``."""
+    return Figure(
+        title=f"Random {kind} of D = {dimension:,} dimensions",
+        how="a metric is of use where its line stays away from both 0 and 1 and its band is narrow: then a "
+        "value tells alike from random. Lines that lie at 0 for all k tell nothing. The upright line is k.",
+        alt=f"Likeness of two random {kind} by every metric, against their dimension k, D = {dimension}.",
+        table=study,
+        draw=lambda table: charts.random_study(table, charts.METRIC_NAMES, k),
+        symbols=METRIC_SYMBOLS,
+        file=f"random-{kind}-D{dimension}",
+    )
+
+
+# --- Of one analysis --------------------------------------------------------------------------------------
+
+# The best mask has so much more than the largest weights that a linear axis would make these a line at zero.
+DEMANDS_LOG = 10.0
+
+
+def best_over_largest(curves: pd.DataFrame) -> float:
+    """How many times the largest overlap of the magnitude mask the largest of the best mask is."""
+    most = curves.groupby("mask")["overlap"].max()
+    return float(most.get("best", 0.0) / max(most.get("magnitude", 0.0), 1e-300))
+
+
+def overlap_of_masks(
+    curves: pd.DataFrame,
+    color: str,
+    *,
+    resolved_k: int | None = None,
+    log_k: bool = False,
+    log_overlap: bool = False,
+    of: str = "",
+    file: str = "",
+) -> Figure:
+    """Overlap against k beside best and random masks and chance, of ``queries.overlap_curves``."""
+    more = ""
+    if bool((curves["tied"] > 0).any()):
+        more = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
+    elif bool(curves["error"].notna().any()):
+        more = " The band round that line is its stated error."
+    times = best_over_largest(curves)
+    if log_overlap and times > DEMANDS_LOG:
+        more += f" The overlap axis is logarithmic, as the best mask reaches {times:,.0f} times as much."
+    elif times > DEMANDS_LOG:
+        more += (
+            f" The best mask reaches {times:,.0f} times as much as the coloured line, which this linear axis "
+            "shows near zero, whatever its ratio to chance."
+        )
+    return Figure(
+        title="Overlap against k",
+        how="the farther the coloured line is above chance, the more of the top eigenspace lies on the "
+        f"largest weights. The grey band is the mean ± standard deviation over random masks. {ZOOM}{more}",
+        alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
+        table=curves,
+        draw=lambda table: charts.overlap_curve(
+            table, color, resolved_k=resolved_k, log_k=log_k, log_overlap=log_overlap
+        ),
+        symbols=OVERLAP_SYMBOLS,
+        of=of,
+        file=file,
+    )
+
+
+def spectrum(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
+    """The eigenvalues with their residuals, of ``queries.spectrum``."""
+    zeros = int((values["magnitude"] == 0).sum())
+    return Figure(
+        title="Spectrum",
+        how="a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair whose cross comes "
+        "near its point is not resolved. The ticks on top sort the eigenvalues by sign."
+        + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else ""),
+        alt=f"Magnitudes of the {len(values)} leading eigenvalues with their residuals, on a log axis.",
+        table=values,
+        draw=charts.spectrum,
+        symbols=EIGENVALUE_SYMBOLS,
+        of=of,
+        file=file,
+    )
+
+
+def missed(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
+    """What the leading eigenvalues miss of the whole matrix, of ``queries.spectrum``."""
+    return Figure(
+        title="What the leading eigenvalues miss",
+        how="the curve is the share that the eigenvalues after the r-th have of all squared ones together; "
+        "with 95 % probability it lies in the band as a whole.",
+        alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
+        table=values[["position", "scree_lower", "scree_upper"]],
+        draw=charts.scree,
+        symbols=SCREE_SYMBOLS,
+        of=of,
+        file=file,
+    )
+
+
+def layers(shares: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
+    """In which layers eigenspace, mask and overlap lie, of ``queries.layer_shares`` at one k."""
+    hidden = len(shares) - charts.MOST_LAYERS
+    return Figure(
+        title=f"In which layers, k = {int(shares['k'].iloc[0]):,}",
+        how="a grey bar is a tensor's share of the parameters, which is chance; a point beyond its end says "
+        "that mask, eigenspace or overlap are more there than chance would have it."
+        + (f" The {hidden} tensors with the smallest shares are left out." if hidden > 0 else ""),
+        alt="Shares that each parameter tensor has of parameters, mask, eigenspace and overlap.",
+        table=shares,
+        draw=charts.layer_shares,
+        symbols=LAYER_SYMBOLS,
+        of=of,
+        file=file,
+    )
+
+
+def magnitudes(bins: pd.DataFrame, parameters: int, color: str, *, of: str = "", file: str = "") -> Figure:
+    """At which magnitudes the eigenspace lies, of ``queries.magnitude_bins`` at one k."""
+    return Figure(
+        title=f"At which magnitudes, k = {int(bins['k'].iloc[0]):,}",
+        how="a point is the mean over weights of about the same |θ|, the band from their 10 % to their 90 % "
+        "quantile; where the line rises to the right above 1, large weights have more of the eigenspace than "
+        "others.",
+        alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
+        table=bins,
+        draw=lambda table: charts.magnitude_bins(table, parameters, color),
+        symbols=MAGNITUDE_SYMBOLS,
+        of=of,
+        file=file,
+    )
+
+
+def further_curve(rows: pd.DataFrame, color: str, *, log_k: bool = False, file: str = "") -> Figure:
+    """One further curve against k, of ``queries.curves`` of one analysis and one name."""
+    title = str(rows["title"].iloc[0])
+    errors = " The band round the line is its stated error." if rows["error"].notna().any() else ""
+    return Figure(
+        title=_upper(title),
+        how=f"{rows['note'].iloc[0]}{errors}",
+        alt=f"{title} against k.",
+        table=rows,
+        draw=lambda table: charts.curve(table, color, log_k=log_k),
+        file=file,
+    )
+
+
+def stages(table: pd.DataFrame, memory: str = "", *, file: str = "") -> Figure:
+    """Time by stage, of ``AnalysisDetail.stages``; ``memory`` is a sentence about the room that it took."""
+    return Figure(
+        title="Time by stage",
+        how="a bar is the time of a stage, in the order they ran, with its Hessian-vector products." + memory,
+        alt="Time and Hessian-vector products of each stage of the analysis.",
+        table=table,
+        draw=charts.stages,
+        file=file,
+    )
+
+
+def _upper(title: str) -> str:
+    return title[:1].upper() + title[1:]
+
+
+# --- Of plug-ins ------------------------------------------------------------------------------------------
+
+
+def plugged() -> bool:
+    """Whether any package could have registered a figure: what asks for them imports torch."""
+    return bool(entry_points(group=PLUGINS))
+
+
+def of_plugins(
+    result: Mapping[str, Any], *, of: str = "", file: str = ""
+) -> tuple[list[tuple[str, Figure]], list[str]]:
+    """The figures that plug-ins have registered, of one result.
+
+    Args:
+        result: What ``queries.export_result`` gives.
+        of: Which analysis it is, where several figures stand side by side.
+        file: The start of the names of the downloads.
+
+    Returns:
+        Name and figure of each that has something to draw; and of each that fails, why: it takes nothing from
+        the others.
+    """
+    from seigh.core.problems import plugins  # brings torch, which pages without plug-ins do not need
+
+    found: list[tuple[str, Figure]] = []
+    failed: list[str] = []
+    for name, register in plugins.registry().figures.items():
+        try:
+            figure = register(result)
+            if figure is not None:
+                found.append((name, _sound(figure, of, f"{file}-{name}" if file else name)))
+        except UserError as error:
+            failed.append(str(error))
+        except Exception as error:  # a plug-in's code may fail in every way there is
+            _log.exception("The figure '%s' is left out, because it fails.", name)
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            failed.append(f"The figure {name} cannot be drawn ({reason}); ask who wrote it.")
+    return found, failed
+
+
+def _sound(figure: Figure, of: str, file: str) -> Figure:
+    """A plug-in's figure as a page can rely on it: its table is a frame, its chart has been drawn once."""
+    if not isinstance(figure, Figure):
+        raise TypeError(f"it is a {type(figure).__name__} and not a seigh.Figure")
+    table = table_of(figure)
+    if absent := [column for column in figure.columns if column not in table]:
+        raise ValueError(f"its table has no column {', '.join(map(repr, absent))}")
+    sound = Figure(**(vars(figure) | {"table": table, "of": figure.of or of, "file": figure.file or file}))
+    chart_of(sound).to_dict()
+    return sound

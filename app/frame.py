@@ -1,0 +1,80 @@
+"""The frame that every figure stands in on a page: title, how to read it, the chart, and its downloads."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import pandas as pd
+import streamlit as st
+
+from seigh.app.charts import pictures
+from seigh.app.common import plain
+from seigh.app.figures import chart_of, table_of, told_columns
+from seigh.core.figures import Figure
+from seigh.core.results.csv import to_csv
+
+
+def show(figure: Figure, key: str, *, panel: bool = False) -> None:
+    """Show a figure.
+
+    Args:
+        figure: What is shown.
+        key: Of the chart's element, unique on the page.
+        panel: One of several figures of the same kind below a heading of their own, which says how to read
+            them (``explain``): it is called by what it is of.
+    """
+    with st.container(key=f"figure_{key}", gap="xsmall"):
+        with st.container(horizontal=True, horizontal_alignment="distribute", key=f"head_{key}"):
+            symbols = plain(figure.symbols) if figure.symbols else None
+            if panel:
+                st.subheader(plain(figure.of or figure.title), help=symbols, width="content", anchor=False)
+            else:
+                st.header(plain(figure.title), help=symbols, width="content", anchor=False)
+            downloads(figure, key)
+        if not panel:
+            explain(figure)
+        st.altair_chart(chart_of(figure), width="stretch", key=key, alt=figure.alt)
+
+
+def explain(figure: Figure) -> None:
+    """How to read a figure, or several of the same kind."""
+    st.caption(f"How to read this: {plain(figure.how)}")
+
+
+def downloads(figure: Figure, key: str) -> None:
+    """Picture and data as files, made when somebody wants them."""
+    makers: dict[str, tuple[Callable[[], str | bytes], str, str]] = {
+        "SVG": (lambda: pictures.svg(chart_of(figure)), "svg", "image/svg+xml"),
+        "PNG": (lambda: pictures.png(chart_of(figure)), "png", "image/png"),
+        "PDF": (lambda: pictures.pdf(chart_of(figure)), "pdf", "application/pdf"),
+        "CSV": (lambda: to_csv(table_of(figure)), "csv", "text/csv"),
+        "Parquet": (lambda: parquet(table_of(figure)), "parquet", "application/vnd.apache.parquet"),
+    }
+    name = file_name(figure.file or figure.heading)
+    columns = "  \n".join(f"{plain(column)}: {plain(said)}" for column, said in told_columns(figure).items())
+    with st.popover("Download", icon=":material/download:", type="tertiary", key=f"downloads_{key}"):
+        for label, (make, suffix, mime) in makers.items():
+            st.download_button(
+                label,
+                make,
+                file_name=f"{name}.{suffix}",
+                mime=mime,
+                key=f"download_{key}_{suffix}",
+                on_click="ignore",
+                width="stretch",
+                help=columns if suffix in ("csv", "parquet") and columns else None,
+            )
+
+
+def parquet(data: pd.DataFrame) -> bytes:
+    """The table as a Parquet file."""
+    file = io.BytesIO()
+    data.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def file_name(text: str) -> str:
+    """``text`` as a name that every file system takes."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "seigh"

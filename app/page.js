@@ -1,0 +1,22 @@
+// Loaded once into the dashboard's page by app/main.py.
+(() => {
+    if (window.seighPage) return;
+    window.seighPage = true;
+
+    // A page writes what it shows into its bare address. That is no step of its own in the history: else the first
+    // press of Back would only take it away, and the page would write it again.
+    const push = history.pushState.bind(history);
+    history.pushState = (state, title, url) => {
+        const there = new URL(url ?? location.href, location.href);
+        const first = there.pathname === location.pathname && !location.search && there.search;
+        return first ? history.replaceState(state, title, url) : push(state, title, url);
+    };
+
+    // Icons are drawn by a font whose letters spell their names, which nobody is to be read.
+    const hush = () => {
+        for (const icon of document.querySelectorAll('[data-testid=stIconMaterial]:not([aria-hidden]), span[translate=no][role=img]:not([aria-hidden])'))
+            icon.setAttribute('aria-hidden', 'true');
+    };
+    new MutationObserver(hush).observe(document.body, {childList: true, subtree: true});
+    hush();
+})();

@@ -1,0 +1,176 @@
+"""Compare, Metrics and Stabilisation: what differs can be told apart, and what is left out is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from seigh.core.names import METRICS
+
+Open = Callable[..., AppTest]
+Add = Callable[..., int]
+
+
+def said(app: AppTest, *kinds: str) -> str:
+    return "\n".join(str(each.value) for kind in kinds for each in app.get(kind)).replace("\\", "")
+
+
+def specifications(app: AppTest) -> list[dict[str, Any]]:
+    return [json.loads(each.proto.spec) for each in app.get("vega_lite_chart")]
+
+
+def colors(specification: dict[str, Any]) -> dict[str, str]:
+    """Colour by group, of the lines of a chart over training."""
+    scales = [layer["encoding"]["color"]["scale"] for layer in specification["layer"] if is_colored(layer)]
+    return dict(zip(scales[0]["domain"], scales[0]["range"], strict=True))
+
+
+def is_colored(layer: dict[str, Any]) -> bool:
+    return layer["encoding"].get("color", {}).get("field") == "group"
+
+
+def test_two_compared_models_never_have_the_same_colour(open_page: Open, add: Add) -> None:
+    for number in range(1, 9):  # the first and the seventh had the same
+        add(model=f"model {number}")
+    app = open_page("compare", model=["model 1", "model 7", "model 8", "model 2"])
+    found = colors(specifications(app)[0])
+    assert len(set(found.values())) == len(found) == 4
+
+
+def test_of_twenty_models_a_few_are_compared_at_first_and_their_names_differ(
+    open_page: Open, add: Add
+) -> None:
+    names = [f"cifar10-resnet18-with-augmentation-seed-{number:02d}-final" for number in range(20)]
+    for name in names:
+        add(model=name)
+    app = open_page("compare")
+    assert app.multiselect(key="compare_model").value == names[:6]
+    assert "6 of 20 models are shown at first" in said(app, "caption")
+    app.multiselect(key="compare_model").set_value(names).run()
+    (overlap, _, *_) = specifications(app)
+    assert len(set(colors(overlap).values())) == 20
+    labels = overlap["layer"][-2]["encoding"]["color"]["legend"]["labelExpr"]
+    shown = json.loads(labels.partition("(")[2].rpartition(")[datum.label]")[0])
+    assert set(shown) == set(names)
+    assert len(set(shown.values())) == 20
+    assert app.query_params["model"] == names
+    metrics = open_page("metrics")
+    assert metrics.multiselect(key="metrics_models").value == names[:6]
+    assert "6 of 20 models are shown at first" in said(metrics, "caption")
+
+
+def test_analyses_of_other_samples_have_colours_of_their_own_and_it_is_said(
+    open_page: Open, add: Add
+) -> None:
+    for step in (0, 100):
+        add(step=step, settings={"samples": 50})
+    assert "differ" not in said(open_page("compare"), "info")
+    for step in (0, 100):
+        add(step=step, settings={"samples": 500})
+    app = open_page("compare")
+    assert "These analyses differ in N (50, 500)" in said(app, "info")
+    found = colors(specifications(app)[0])
+    assert found.keys() == {"mlp · N = 50", "mlp · N = 500"}
+    assert len(set(found.values())) == 2
+
+
+def test_what_a_k_leaves_out_is_named(open_page: Open, add: Add) -> None:
+    add(model="long", k=5)
+    add(model="short", k=3)
+    compare = open_page("compare", k="5")
+    assert "1 of 2 chosen analyses have too few eigenpairs for k = 5" in said(compare, "caption")
+    assert "short · test, step 0" in said(compare, "caption")
+    metrics = open_page("metrics", k="5")
+    assert "Left out, without metrics at k = 5" in said(metrics, "caption")
+    assert "short · test" in said(metrics, "caption")
+
+
+def test_hidden_analyses_are_named(open_page: Open, add: Add) -> None:
+    add(k=5)
+    hidden = add(k=4)
+    assert f"Not shown: **#{hidden}**." in said(open_page("compare"), "caption")
+
+
+def test_every_line_has_a_panel_at_first(open_page: Open, add: Add) -> None:
+    for step in range(0, 1000, 100):
+        add(model="long", step=step)
+    add(model="short", step=150)  # none of the steps that are spread over all
+    app = open_page("compare")
+    assert "short · test" in [each.value.replace("\\", "") for each in app.subheader]
+    app.multiselect(key="compare_step").set_value(["0"]).run()
+    assert "Of none of these steps: **short · test**." in said(app, "caption")
+    # A model that joins has its panel too, as long as nobody has chosen the steps.
+    app = open_page("compare", model=["long"])
+    app.pills(key="compare_model").set_value(["long", "short"]).run()
+    assert "short · test" in [each.value.replace("\\", "") for each in app.subheader]
+
+
+def test_panels_that_differ_tenfold_have_axes_of_their_own(open_page: Open, add: Add) -> None:
+    add(model="small")
+    add(model="large", results={"overlap": np.full(5, 1e-6)})
+    app = open_page("compare")
+    assert "Each panel has an axis of its own" in said(app, "caption")
+    axes = [layer["encoding"].get("y", {}) for each in specifications(app)[2:] for layer in each["layer"]]
+    assert not any("domain" in (axis.get("scale") or {}) for axis in axes)
+
+
+def test_metrics_say_what_is_compared_with_what_and_fold_what_is_noise(open_page: Open, add: Add) -> None:
+    noise = {"geodesic": 0.5, "overlap": 0.5, "chordal_f": 0.5, "projection_f": 0.5}
+    largest = {"chordal_2": 2**0.5, "projection_2": 1.0, "fubini_study": 1.5707963267948966}
+    metrics = [
+        {"k": 5, "metric": metric, "value": (noise | largest)[metric], "error": None, "random_mean": 0.6}
+        | {"random_std": 0.1}
+        for metric in METRICS
+    ]
+    add(results={"metrics": metrics})
+    app = open_page("metrics")
+    assert "the mask of the k weights of largest |θ|" in said(app, "caption")
+    assert "is compared with Vₖ, the span of the top k eigenvectors of the same checkpoint" in said(
+        app, "caption"
+    )
+    assert len(app.get("vega_lite_chart")) == len(METRICS) - len(largest)
+    assert "Not drawn: chordal, 2-norm, projection, 2-norm, Fubini–Study." in said(app, "info")
+
+
+def stored(add: Add, k: int, step: int, split: str = "test") -> int:
+    return add(step=step, split=split, k=k, results={"eigenvectors": f"eigenvectors/{split}{step}"})
+
+
+@pytest.mark.parametrize(("k", "shown"), [(60, "0.005"), (80, "0.01"), (400, "0.05"), (20, "another k")])
+def test_stabilisation_opens_where_eigenspaces_are_stored(
+    open_page: Open, add: Add, k: int, shown: str
+) -> None:
+    for step in (0, 100):
+        stored(add, k, step)
+    app = open_page("stabilisation")
+    assert app.segmented_control(key="stabilisation_rho").value == shown
+    assert "cannot be compared" not in said(app, "info")
+    assert "only masks" not in said(app, "info")
+    if shown == "another k":
+        assert app.number_input(key="stabilisation_k").value == k
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ((60, 60), "only masks can be compared: the 2 analyses have 60 eigenpairs each."),
+        ((60, 65), "only masks can be compared: the 4 analyses have 60 to 65 eigenpairs each."),
+        (
+            (60, 80),
+            "the eigenspaces of 2 analyses of 4 cannot be compared, only their masks: the fewest have 60 ",
+        ),
+    ],
+)
+def test_stabilisation_says_truly_how_many_eigenpairs_there_are(
+    open_page: Open, add: Add, sizes: tuple[int, int], sentence: str
+) -> None:
+    for step in (0, 100):
+        stored(add, sizes[0], step)
+        if sizes[1] != sizes[0]:
+            stored(add, sizes[1], step, "train")
+    assert f"At k = 70 {sentence}" in said(open_page("stabilisation", k="70"), "info")

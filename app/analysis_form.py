@@ -15,13 +15,12 @@ from pydantic import ValidationError
 
 from seigh.app import identity
 from seigh.app.common import database, plain, settings, typed_name
-from seigh.core import curves, ranges
+from seigh.core import curves, methods, ranges
 from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
 from seigh.core.problems import architectures, data, losses
 from seigh.core.problems.data import DataError, Description
 from seigh.core.results import queries
 from seigh.core.settings import (
-    METHODS,
     PRECISIONS,
     SPLITS,
     AnalysisSettings,
@@ -29,12 +28,6 @@ from seigh.core.settings import (
     refusal,
 )
 
-METHOD_NOTES = {
-    "krylov": "Block Krylov with Rayleigh–Ritz: smaller errors than sketches at equal cost; the usual one.",
-    "seigh": "The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
-    "ssvd": "The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
-    "exact": "The dense matrix, from D HVPs, and its eigendecomposition in float64; for D ≤ 20,000.",
-}
 CURVATURE_NOTES = {
     "hessian": "Of the loss: the matrix of all its second derivatives.",
     "ggn": "Generalised Gauss–Newton matrix: the Hessian without the network's own second derivatives. If "
@@ -206,10 +199,10 @@ def analysis_settings(
         )  # fmt: skip
     with right:
         method = st.radio(
-            "Method", METHODS, captions=[METHOD_NOTES[name] for name in METHODS], key=f"{page}_method",
-            **_KEPT,
+            "Method", list(methods.available()), key=f"{page}_method",
+            captions=[each.note for each in methods.available().values()], **_KEPT,
         )  # fmt: skip
-        outer, inner = _sketch_sizes(page) if method in ("seigh", "ssvd") else (None, None)
+        outer, inner = _sketch_sizes(page) if "outer" in methods.get(method).options else (None, None)
     more = _advanced(page, architecture)
     if dataset is None:
         return [], []

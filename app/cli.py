@@ -40,7 +40,7 @@ from seigh.app.digits import number, with_error
 from seigh.app.operations import environment, operations
 from seigh.app.options import Files, with_settings
 from seigh.app.people import people
-from seigh.core import private
+from seigh.core import methods, private
 from seigh.core.errors import UserError
 from seigh.core.logs import Redacted, redact
 from seigh.core.names import SPARSITIES, Place, TableName
@@ -354,6 +354,7 @@ def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
+    methods.get(options["method"])  # before anything slow
     from seigh.core import curves
     from seigh.core.problems import architectures, checkpoints, losses
     from seigh.core.problems import data as datasets

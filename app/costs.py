@@ -10,6 +10,7 @@ import streamlit as st
 
 from seigh.app.common import counted, database, duration, plain, settings, size
 from seigh.app.rows import rows_of
+from seigh.core import methods
 from seigh.core.analysis import Cost, cost
 from seigh.core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
 from seigh.core.problems import architectures, data
@@ -18,7 +19,7 @@ from seigh.core.results import queries
 from seigh.core.results.models import Worker
 from seigh.core.results.space import room
 from seigh.core.results.workers import alive
-from seigh.core.settings import METHODS, AnalysisSettings, SettingsError
+from seigh.core.settings import AnalysisSettings, SettingsError
 
 LONG = 86_400.0  # s; more than that is said
 ABSURD = 7 * 86_400.0  # s, at least that long: nothing starts before somebody has confirmed it
@@ -135,14 +136,13 @@ def between(low: float, high: float) -> str:
 
 def of_no_method() -> dict[str, Any]:
     """Settings that belong to one method, at their defaults."""
-    own = ("outer", "inner", "tolerance", "test_matrix")
-    return {name: AnalysisSettings.model_fields[name].get_default() for name in own}
+    return {name: AnalysisSettings.model_fields[name].get_default() for name in methods.OPTIONS}
 
 
 def by_method(chosen: AnalysisSettings, parameters: int, timed: Sequence[Timed], kind: Kind) -> pd.DataFrame:
     """What every method would take for the same k; of those that cannot work, why."""
     rows = []
-    for method in METHODS:
+    for method in methods.available():
         same = method == chosen.method
         other = chosen if same else chosen.model_copy(update={"method": method} | of_no_method())
         name = f"**{method}**" if same else method
@@ -188,7 +188,7 @@ def warn(
         )
     memory = max((worker.memory for worker in workers), default=None)
     if memory is not None and each.memory > memory:
-        if chosen.method == "exact":
+        if methods.get(chosen.method).dense:
             absurd.append(
                 f"The dense matrices take {size(each.memory)}, and no worker has more than {size(memory)} of "
                 "memory: choose krylov."

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from seigh.core import methods
 from seigh.core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
@@ -50,7 +51,9 @@ _OPTIONS: dict[str, Any] = {
         "or .json.",
     ),
     "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k."),
-    "method": typer.Option(help="How the eigenpairs are found."),
+    "method": typer.Option(
+        help=f"How the eigenpairs are found: {', '.join(methods.BUILT_IN)}, or the method of a plug-in."
+    ),
     "seed": typer.Option(min=0, help="Of the subset and the test matrices."),
     "outer": typer.Option(min=1, help="n_O of seigh and ssvd; k if not given."),
     "inner": typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given."),

@@ -24,8 +24,9 @@ from benchmarks import report
 from benchmarks.networks import NETWORKS, small
 from seigh.core.analysis import eigenspace, missed
 from seigh.core.curvature import CurvatureOperator
+from seigh.core.methods import BUILT_IN
 from seigh.core.overlap import largest_first
-from seigh.core.settings import METHODS, AnalysisSettings, Method, SettingsError
+from seigh.core.settings import AnalysisSettings, SettingsError
 from seigh.core.spectra import Operator, Shifted, SpectrumError
 
 # Eigenvalues closer than this share of |λ₁| count as equal: V_k is then any basis of what they span.
@@ -288,7 +289,7 @@ class Case:
     settings: AnalysisSettings
 
 
-def case_of_matrix(matrix: Matrix, method: Method, precision: str) -> Case:
+def case_of_matrix(matrix: Matrix, method: str, precision: str) -> Case:
     """A random operator as a case."""
     dtype = torch.float64 if precision == "float64" else torch.float32
     settings = AnalysisSettings(
@@ -305,7 +306,7 @@ def case_of_matrix(matrix: Matrix, method: Method, precision: str) -> Case:
     return Case(label, operator, matrix.dense, matrix.penalised, matrix.order, settings)
 
 
-def case_of_network(name: str, seed: int, method: Method, precision: str) -> Case:
+def case_of_network(name: str, seed: int, method: str, precision: str) -> Case:
     """A small network, trained for 0, 30 or 200 steps, as a case."""
     made = small(name, seed, (0, 30, 200)[seed % 3])
     g = torch.Generator().manual_seed(seed)
@@ -372,7 +373,7 @@ def judge(case: Case) -> Tally:
     )
 
 
-def _job(job: tuple[str, int, Method, str, int]) -> tuple[tuple[str, Method, str], Tally]:
+def _job(job: tuple[str, int, str, str, int]) -> tuple[tuple[str, str, str], Tally]:
     kind, seed, method, precision, size = job
     torch.set_num_threads(1)
     if kind in NETWORKS:
@@ -385,15 +386,15 @@ def coverage(
     kinds: Iterable[str],
     networks: Iterable[str],
     seeds: range,
-    methods: Iterable[Method],
+    methods: Iterable[str],
     precisions: Iterable[str],
     *,
     size: int,
     network_seeds: range,
     processes: int,
-) -> dict[tuple[str, Method, str], Tally]:
+) -> dict[tuple[str, str, str], Tally]:
     """The tallies by kind, method and precision; all networks are one kind."""
-    found: dict[tuple[str, Method, str], Tally] = {}
+    found: dict[tuple[str, str, str], Tally] = {}
     cases = [(kind, seed) for kind in kinds for seed in seeds]
     cases += [(name, seed) for name in networks for seed in network_seeds]
     jobs = [
@@ -415,7 +416,7 @@ def coverage(
     return found
 
 
-def table(found: dict[tuple[str, Method, str], Tally]) -> list[str]:
+def table(found: dict[tuple[str, str, str], Tally]) -> list[str]:
     """The tallies of both precisions together, as the rows of a Markdown table."""
     merged: dict[tuple[str, str], Tally] = {}
     for (kind, method, _), tally in found.items():
@@ -440,9 +441,9 @@ def table(found: dict[tuple[str, Method, str], Tally]) -> list[str]:
     return rows
 
 
-def read(files: Iterable[Path]) -> dict[tuple[str, Method, str], Tally]:
+def read(files: Iterable[Path]) -> dict[tuple[str, str, str], Tally]:
     """The tallies of runs with different seeds, as their files have them, added up."""
-    found: dict[tuple[str, Method, str], Tally] = {}
+    found: dict[tuple[str, str, str], Tally] = {}
     for file in files:
         for row in json_of(file.read_text())["tallies"]:
             key = (row.pop("kind"), row.pop("method"), row.pop("precision"))
@@ -474,7 +475,7 @@ def main(
         KINDS if kind is None else kind,
         NETWORKS,
         range(first, first + seeds),
-        METHODS if method is None else method,
+        BUILT_IN if method is None else method,
         PRECISIONS if precision is None else precision,
         size=size,
         network_seeds=range(first, first + networks),

@@ -26,6 +26,7 @@ from seigh.app import launch
 from seigh.core.names import METRICS
 from seigh.core.results import store
 from seigh.core.results.models import Analysis
+from seigh.core.results.result import Outcome, Stage
 from seigh.core.results.session import migrate, sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests.browser import chromium
@@ -202,11 +203,11 @@ def fill(settings: Settings, analyses: int, k: int) -> None:
             analysis, _ = store.queue_analysis(s, checkpoint, chosen, "benchmark", parameters=PARAMETERS)
             s.flush()
             store.claim(s, Analysis, analysis.id, "made-up", "nobody")
-            store.finish(s, analysis.id, "made-up", **results(k, seed=number))
+            store.finish(s, analysis.id, "made-up", results(k, seed=number), eigenvectors=f"{number}")
 
 
-def results(k: int, seed: int) -> dict[str, object]:
-    """What ``store.finish`` takes."""
+def results(k: int, seed: int) -> Outcome:
+    """What an analysis could have found."""
     draw = np.random.default_rng(seed)
     size = np.arange(1, k + 1)
     chance = size / PARAMETERS
@@ -214,35 +215,35 @@ def results(k: int, seed: int) -> dict[str, object]:
     values = 10 / size * np.where(draw.random(k) < 0.4, -1, 1)
     tensors = [f"layer{i}.{kind}" for i in range(6) for kind in ("weight", "bias")]
     at = [1, 10, 100, k]
-    return {
-        "eigenvalues": values,
-        "residuals": 1e-5 * size,
-        "scree_lower": 0.9 / size,
-        "scree_upper": 1.0 / size,
-        "overlap": np.clip(ratio * chance, 0, 1),
-        "overlap_error": 0.005 * chance,
-        "resolved_k": k,
-        "random_mean": chance,
-        "random_std": 0.05 * chance,
-        "best": np.clip(50 * chance, 0, 1),
-        "layers": [
+    return Outcome(
+        parameters=PARAMETERS,
+        eigenvalues=values,
+        residuals=1e-5 * size,
+        scree_lower=0.9 / size,
+        scree_upper=1.0 / size,
+        overlap=np.clip(ratio * chance, 0, 1),
+        overlap_error=0.005 * chance,
+        resolved_k=k,
+        random_mean=chance,
+        random_std=0.05 * chance,
+        best=np.clip(50 * chance, 0, 1),
+        layers=[
             {"k": each, "position": i, "name": name, "parameters": PARAMETERS // 12}
             | dict.fromkeys(("eigenspace", "mask", "overlap"), 1 / 12)
             for each in at
             for i, name in enumerate(tensors)
         ],
-        "metrics": [
+        metrics=[
             {"k": each, "metric": metric, "value": 0.5, "error": None, "random_mean": 0.6, "random_std": 0.1}
             for each in at
             for metric in METRICS
         ],
-        "stages": [("load", 1.0, 0), ("eigenpairs", 100.0, 2 * k)],
-        "hvps": 2 * k,
-        "data_sha256": "d" * 64,
-        "environment": {},
-        "record": {},
-        "eigenvectors": f"eigenvectors/{seed}.safetensors",
-    }
+        stages=[Stage("load", 1.0, 0), Stage("eigenpairs", 100.0, 2 * k)],
+        hvps=2 * k,
+        data_sha256="d" * 64,
+        environment={},
+        record={},
+    )
 
 
 if __name__ == "__main__":

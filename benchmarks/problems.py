@@ -15,12 +15,13 @@ from curvlinops import HessianLinearOperator
 from torch import Tensor, nn
 
 from seigh.core.curvature import CurvatureOperator
+from seigh.core.methods import EXACT_MAX_PARAMETERS
 from seigh.core.overlap import largest_first, overlap_curve
 from seigh.core.problems import architectures, checkpoints
 from seigh.core.problems import data as datasets
 from seigh.core.problems.recorder import Recorder, checkpoint_name
 from seigh.core.problems.training import train
-from seigh.core.settings import EXACT_MAX_PARAMETERS, AnalysisSettings
+from seigh.core.settings import AnalysisSettings
 from seigh.core.spectra import exact
 
 CACHE = Path(__file__).parent / ".cache"

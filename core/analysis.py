@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
-from seigh.core import curves, version
+from seigh.core import curves, methods, version
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import available_memory
@@ -38,9 +39,6 @@ from seigh.core.network import (
 from seigh.core.overlap import (
     FURTHER,
     RESOLVED,
-    LayerShares,
-    MagnitudeBins,
-    MaskMetric,
     chance_curve,
     find_ties,
     largest_first,
@@ -55,6 +53,7 @@ from seigh.core.overlap import (
 from seigh.core.overlap.observables import Curve, Scene, tilts
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
+from seigh.core.results.result import Outcome, ResultError, Stage
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.core.spectra import (
     APosteriori,
@@ -65,20 +64,14 @@ from seigh.core.spectra import (
     SpectrumError,
     Storage,
     a_posteriori,
-    block_krylov,
-    eigenpairs_of,
-    exact,
-    krylov,
     numerical_rank,
     rayleigh,
+    rayleigh_ritz,
     residuals,
-    seigh,
-    ssvd,
 )
 from seigh.core.spectra.aposteriori import Scree
 from seigh.core.spectra.crew import Crew, SharedOperator, SharedStorage
 from seigh.core.spectra.residuals import CHECKS, with_rounding
-from seigh.core.spectra.sketched import BLOCK
 
 Floats = NDArray[np.float64]
 
@@ -94,10 +87,9 @@ _BASIS_SHARE = 0.5
 # Bins by magnitude are told for the last of the sizes and every third before it, four at most.
 _BINNED, _MOST_BINNED = 3, 4
 
-# Share of the products in the time of an analysis, for the progress bar; the dense eigensolver of the exact
-# method takes longer than its products.
-_SHARE_OF_PRODUCTS = {"exact": 0.4}
-_USUAL_SHARE = 0.9
+# Share of the products in the time of an analysis, for the progress bar; a dense eigensolver takes longer
+# than the products.
+_SHARE_OF_PRODUCTS, _SHARE_BESIDE_DENSE = 0.9, 0.4
 
 
 @dataclass(frozen=True)
@@ -118,15 +110,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Seconds and Hessian-vector products of one stage."""
-
-    name: str
-    seconds: float
-    hvps: int
-
-
-@dataclass(frozen=True)
 class Cost:
     """What an analysis will take, known beforehand.
 
@@ -143,108 +126,53 @@ class Cost:
     memory: int
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Outcome):
     """Everything an analysis found.
 
     Attributes:
-        parameters: Number of parameters, D.
-        hvps: Hessian-vector products spent.
-        eigenvalues: (k,), by descending |λ|.
-        residuals: (k,), ‖Hv − λv‖₂ of each pair.
-        overlap: (k,), of the mask of largest magnitudes with V_k for k = 1 … K; where equal magnitudes leave
-            the mask open, the mean over all masks that they admit.
-        overlap_error: (k,), stated error of each of them: the numerical one
-            (``seigh.core.overlap.stated_overlap``), and how far the least and the greatest overlap of these
-            masks are from their mean.
-        least: (k,), the least overlap of all masks that equal magnitudes admit.
-        greatest: (k,), the greatest.
-        tied: (k,), how many equal magnitudes the mask has to choose among; 0 where it has no choice.
-        resolved_k: The largest k up to which all stated errors are at most 1 % of the overlap; 0 if none.
-        random_mean: (k,), mean overlap of all masks of k coordinates, which is k/D.
-        random_std: (k,), its standard deviation over them.
-        best: (k,), overlap of the best mask for each V_k.
-        layers: Which tensors the mass of V_k, the mask and their overlap lie in, at some k.
-        magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k.
-        metrics: Every Grassmannian metric between mask and V_k, at some k.
-        curves: Further curves that were asked for, by name.
-        scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
-        scree_upper: (k,), the same from above.
-        eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row.
-        stages: In the order they ran.
+        eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row; (0, D) of a result that was read
+            from JSON, which has none.
         checkpoint_sha256: Hash of the checkpoint file.
-        data_sha256: Hash of the data subset.
         settings: Those asked for.
-        environment: Software and hardware.
-        record: Further scalar facts; JSON.
     """
 
-    parameters: int
-    hvps: int
-    eigenvalues: Floats
     residuals: Floats
-    overlap: Floats
     overlap_error: Floats
     least: Floats
     greatest: Floats
-    tied: NDArray[np.int64]
-    resolved_k: int
-    random_mean: Floats
-    random_std: Floats
-    best: Floats
-    layers: LayerShares
-    magnitudes: MagnitudeBins
-    metrics: list[MaskMetric]
-    curves: dict[str, Curve]
+    tied: NDArray[Any]
     scree_lower: Floats
     scree_upper: Floats
     eigenvectors: Tensor
-    stages: list[Stage]
     checkpoint_sha256: str
-    data_sha256: str
     settings: AnalysisSettings
-    environment: dict[str, str | int]
-    record: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The result without its eigenvectors, as JSON types."""
-        chance = chance_curve(self.parameters, len(self.overlap))
-        curves = {
-            "overlap": self.overlap,
-            "error": self.overlap_error,
-            "least": self.least,
-            "greatest": self.greatest,
-            "chance": chance.numpy(),
-            "random_mean": self.random_mean,
-            "random_std": self.random_std,
-            "best": self.best,
-        }
-        return {
-            "parameters": self.parameters,
-            "hvps": self.hvps,
-            "eigenvalues": self.eigenvalues.tolist(),
-            "residuals": self.residuals.tolist(),
-            "overlap": [
-                {"k": k}
-                | {name: float(curve[k - 1]) for name, curve in curves.items()}
-                | {"tied": int(self.tied[k - 1])}
-                for k in range(1, len(self.overlap) + 1)
-            ],
-            "resolved_k": self.resolved_k,
-            "scree_lower": self.scree_lower.tolist(),
-            "scree_upper": self.scree_upper.tolist(),
-            "layers": self.layers.rows(),
-            "magnitudes": self.magnitudes.rows(),
-            "metrics": [asdict(each) for each in self.metrics],
-            "curves": {name: curve.to_json() for name, curve in self.curves.items()},
-            "seconds": {stage.name: stage.seconds for stage in self.stages}
-            | {"total": sum(stage.seconds for stage in self.stages)},
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "data_sha256": self.data_sha256,
-            "settings": self.settings.model_dump(mode="json"),
-            "environment": self.environment,
-            "record": self.record,
-        }
+        """The result without its eigenvectors, as JSON types: what ``seigh analyze --json`` writes."""
+        return self.document(self.checkpoint_sha256, self.settings.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Result:
+        """The result that ``to_json`` has written, or a page's *Everything (JSON)*, without eigenvectors.
+
+        Raises:
+            ResultError: It is no such object.
+        """
+        parts = cls._parts(document)
+        try:
+            settings = AnalysisSettings.model_validate(document["settings"])
+            checkpoint_sha256 = str(document["checkpoint_sha256"])
+        except (KeyError, ValidationError) as error:
+            raise ResultError(
+                "The result has no settings of an analysis; take what 'seigh analyze --json' writes."
+            ) from error
+        return cls(
+            **parts,
+            eigenvectors=torch.empty(0, parts["parameters"]),
+            checkpoint_sha256=checkpoint_sha256,
+            settings=settings,
+        )
 
 
 class SharedBy(Crew, Protocol):
@@ -424,10 +352,10 @@ def _analyse(
         random_mean=_numpy(chance_curve(theta.dimension, settings.k)),
         random_std=_numpy(masks.random_std),
         best=_numpy(masks.best),
-        layers=layers,
-        magnitudes=magnitudes,
-        metrics=metrics,
-        curves=computed,
+        layers=layers.rows(),
+        magnitudes=magnitudes.rows(),
+        metrics=[asdict(each) for each in metrics],
+        curves={name: vars(curve) for name, curve in computed.items()},
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
@@ -626,7 +554,7 @@ def eigenspace(
             pairs = rayleigh(penalised, pairs, storage=storage, resumed=resumed)
             errors, spent = pairs.residuals, pairs.hvps
         assert errors is not None
-        if exactly is None and settings.method != "krylov":  # which has done so itself
+        if exactly is None and pairs.rounding is None:  # Krylov has done so itself
             pairs = with_rounding(penalised, checked, pairs, errors, k, storage=storage, resumed=resumed)
             errors, spent = pairs.residuals, pairs.hvps
             assert errors is not None
@@ -682,43 +610,53 @@ def eigenpairs(
         storage: Where the basis lives.
         resumed: Told how many products an earlier attempt has made.
     """
-    k, seed = settings.k, settings.seed
+    method = methods.get(settings.method)
+    request = settings.request(
+        operator.shape[0],
+        further=FURTHER,
+        enough=lambda pairs: _excess(pairs, order),
+        reference=reference,
+        storage=storage,
+        resumed=resumed,
+    )
     penalised = _with_weight_decay(operator, settings)
-    sketched: dict[str, Any] = {
-        "seed": seed,
-        "test_matrix": settings.test_matrix,
-        "storage": storage,
-        "resumed": resumed,
-    }
-    match settings.method:
-        case "krylov":
-            return block_krylov(
-                penalised,
-                k,
-                block=_block(settings, operator.shape[0]),
-                tolerance=settings.tolerance,
-                further=FURTHER,
-                enough=lambda pairs: _excess(pairs, order),
-                reference=reference,
-                seed=seed,
-                storage=storage,
-                resumed=resumed,
-            )
-        case "seigh":
-            pairs = seigh(operator, settings.n_outer, settings.n_inner, **sketched)
-        case "ssvd":
-            pairs = eigenpairs_of(ssvd(operator, settings.n_outer, settings.n_inner, **sketched))
-        case "exact":
-            return exact(penalised, k, further=FURTHER)
-    return pairs.shifted(settings.weight_decay).top(k)
+    found = method.run(penalised if method.penalised else operator, request)
+    if method.plugged or not isinstance(found, Eigenpairs):
+        return _of_plugin(penalised, method, found, settings)
+    return found if method.penalised else found.shifted(settings.weight_decay).top(settings.k)
+
+
+def _of_plugin(
+    penalised: Operator, method: methods.Method, found: Any, settings: AnalysisSettings
+) -> Eigenpairs:
+    """The Ritz pairs of the subspace that a plug-in's method has found: nothing rests on its word.
+
+    Raises:
+        SpectrumError: It is no subspace of k vectors.
+    """
+    vectors = found.vectors() if isinstance(found, Eigenpairs) else found
+    dimension, k = penalised.shape[0], settings.k
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[0] != dimension:
+        what = f"shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise SpectrumError(
+            f"The method {method.name} gave {what} where vectors ({dimension:,}, n ≥ {k:,}) are due; ask who "
+            "wrote it."
+        )
+    try:
+        pairs = rayleigh_ritz(penalised, vectors)
+    except SpectrumError as error:
+        raise SpectrumError(f"The vectors of the method {method.name} are of no use: {error}") from error
+    if len(pairs.values) < k:
+        raise SpectrumError(
+            f"The method {method.name} found a subspace of dimension {len(pairs.values):,}, and "
+            f"k = {k:,} pairs are wanted; choose a smaller k, or ask who wrote it."
+        )
+    return pairs
 
 
 def _block(settings: AnalysisSettings, parameters: int) -> int:
     """Vectors that the method multiplies at once."""
-    if settings.method != "krylov":
-        return BLOCK
-    # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
-    return krylov.default_block(settings.k, parameters, cheap=settings.n_samples < settings.k)
+    return methods.get(settings.method).width(settings.request(parameters))
 
 
 def _excess(pairs: Eigenpairs, order: Tensor) -> float:
@@ -735,20 +673,8 @@ def cost(settings: AnalysisSettings, parameters: int) -> Cost:
         SettingsError: The settings cannot work for this model.
     """
     settings.check(parameters)
-    k, itemsize = settings.k, 8 if settings.precision == "float64" else 4
     hvps = _products(settings, parameters, None, precision(settings))
-    match settings.method:
-        case "krylov":
-            # The eigenvectors take the place of the basis.
-            block = _block(settings, parameters)
-            memory = itemsize * parameters * krylov.default_products(k, parameters, block, cautious=False)
-        case "seigh":
-            memory = itemsize * parameters * settings.n_outer
-        case "ssvd":
-            memory = 2 * itemsize * parameters * settings.n_outer
-        case "exact":
-            # The dense matrix, its symmetric part, the eigenvectors and the solver's workspace.
-            memory = 5 * 8 * parameters**2
+    memory = methods.get(settings.method).memory(settings.request(parameters))
     return Cost(parameters, hvps, memory)
 
 
@@ -757,22 +683,10 @@ def _products(
 ) -> int:
     """Hessian-vector products of a whole analysis, if no tolerance or resumption changes it."""
     k = settings.k
-    match settings.method:
-        case "krylov":
-            columns = None if storage is None else storage.columns(parameters, dtype)
-            asks = settings.tolerance is None
-            block = _block(settings, parameters)
-            usual = krylov.most_products(k, parameters, block, columns, None, asks=asks)
-            width, rounds = krylov.fresh_size(k)
-            hvps = usual + width * rounds
-        case "seigh":
-            hvps = settings.n_inner + k
-        case "ssvd":
-            hvps = 2 * settings.n_outer + settings.n_inner + k
-        case "exact":
-            hvps = parameters
-    if settings.precision in REDUCED and settings.method in ("krylov", "exact"):
-        hvps += k
+    method = methods.get(settings.method)
+    hvps = method.products(settings.request(parameters, storage=storage))
+    if not method.ritz or settings.precision in REDUCED:
+        hvps += k  # which measure the residuals
     checks = min(CHECKS, k) * (1 if dtype == torch.float64 else 2)
     return hvps + checks + settings.error_tests
 
@@ -806,7 +720,7 @@ class _Clock:
         self.stages: list[Stage] = []
         self.hvps = 0
         self.expected = 1
-        self._share = _SHARE_OF_PRODUCTS.get(settings.method, _USUAL_SHARE)
+        self._share = _SHARE_BESIDE_DENSE if methods.get(settings.method).dense else _SHARE_OF_PRODUCTS
         self._progress = progress or (lambda _: None)
         self._stage = ""
         self._fraction = 0.0

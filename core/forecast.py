@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seigh.core import methods
 from seigh.core.analysis import cost
 from seigh.core.problems import architectures
 from seigh.core.settings import AnalysisSettings
@@ -68,7 +69,8 @@ def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Time
     Raises:
         SettingsError: The settings cannot work for a model of D = ``parameters``.
     """
-    comparable = [each for each in timed if (each.method == "exact") == (settings.method == "exact")]
+    dense = {name for name, method in methods.BUILT_IN.items() if method.dense}
+    comparable = [each for each in timed if (each.method in dense) == (settings.method in dense)]
     if not comparable:
         return None
 
@@ -106,7 +108,7 @@ def from_arithmetic(
     each = cost(settings, parameters)
     forward = architectures.forward_operations(settings.architecture, sample)
     wide = 8 if settings.precision == "float64" else 4
-    if settings.method == "exact":
+    if methods.get(settings.method).dense:
         algebra = 10.0 * parameters**3
     else:
         algebra = 4.0 * parameters * (each.memory / (wide * parameters)) ** 2

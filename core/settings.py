@@ -25,25 +25,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from seigh.core import ranges
+from seigh.core import methods, ranges
 from seigh.core.access import Role
 from seigh.core.errors import UserError
 from seigh.core.names import Kind, LogFormat, PathName, Reduced, Share, SubsetName, TestMatrixName
 
-Method = Literal["krylov", "seigh", "ssvd", "exact"]
 Split = Literal["train", "test"]
 Precision = Literal["float32", "float64", Reduced]
 
-# Those that are here without a plug-in.
-LOSSES = ("cross-entropy", "mse")
-
-METHODS: tuple[Method, ...] = get_args(Method)
 SPLITS: tuple[Split, ...] = get_args(Split)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-# Above this a dense D×D matrix (8·D² bytes in fp64, and several copies of it in the eigensolver) stops
-# being a reasonable thing to ask of a workstation.
-EXACT_MAX_PARAMETERS = 20_000
 
 # AF_UNIX paths are limited to 108 bytes on Linux and 104 on macOS, the final NUL included.
 _LONGEST_SOCKET_PATH = 100
@@ -233,7 +224,8 @@ class AnalysisSettings(BaseModel):
         indices: The samples of the subset ``indices``, counted from 0, as text in ascending order:
             ``0-99,105``. A list of numbers is accepted too.
         k: Number of eigenpairs, and the end of the overlap curve.
-        method: ``krylov``, ``seigh``, ``ssvd`` or ``exact``.
+        method: ``krylov``, ``seigh``, ``ssvd``, ``exact``, or the method of a plug-in
+            (``seigh.core.methods``).
         seed: Seeds the subset and the test matrices.
         outer: n_O of SEIGH and SSVD, columns of the outer sketch; k when not given.
         inner: n_I of SEIGH and SSVD, size of the inner sketch; 2·n_O when not given (the paper's choice).
@@ -265,7 +257,7 @@ class AnalysisSettings(BaseModel):
     samples: int | None = Field(default=500, ge=1)
     indices: str = ""
     k: int = Field(default=100, ge=1)
-    method: Method = "krylov"
+    method: str = Field(default="krylov", max_length=16)
     seed: int = Field(default=0, ge=0, lt=2**31)
     outer: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
@@ -320,15 +312,15 @@ class AnalysisSettings(BaseModel):
 
     @model_validator(mode="after")
     def _options_belong_to_their_method(self) -> AnalysisSettings:
-        if self.method not in ("seigh", "ssvd"):
-            if self.outer is not None or self.inner is not None:
-                raise ValueError(f"n_O and n_I belong to seigh and ssvd; leave them out for {self.method}")
-            if self.test_matrix != "ssrft":
-                raise ValueError(f"test matrices belong to seigh and ssvd; leave them out for {self.method}")
+        # A plug-in's method has no options; it need not be here for its settings to be read.
+        own = methods.BUILT_IN[self.method].options if self.method in methods.BUILT_IN else frozenset()
+        for name, subject in methods.OPTIONS.items():
+            if name not in own and getattr(self, name) != type(self).model_fields[name].get_default():
+                owners = [each.name for each in methods.BUILT_IN.values() if name in each.options]
+                them = "them" if subject.endswith("belong") else "it"
+                raise ValueError(f"{subject} to {' and '.join(owners)}; leave {them} out for {self.method}")
         if self.loss != "cross-entropy" and self.label_smoothing:
             raise ValueError(f"label smoothing belongs to cross-entropy; leave it out for {self.loss}")
-        if self.method != "krylov" and self.tolerance is not None:
-            raise ValueError(f"a tolerance belongs to krylov; leave it out for {self.method}")
         if self.hvp_path is None and (self.hvp_columns is not None or self.batch_size is not None):
             raise ValueError("hvp_columns and batch_size belong to a forced path; give hvp_path with them")
         return self
@@ -351,15 +343,22 @@ class AnalysisSettings(BaseModel):
         """The samples of the subset ``indices``, ascending."""
         return ranges.parse(self.indices)
 
-    @property
-    def n_outer(self) -> int:
-        """n_O: the given one, or k."""
-        return self.outer or self.k
+    def request(self, parameters: int, **more: Any) -> methods.Request:
+        """What the method is asked for.
 
-    @property
-    def n_inner(self) -> int:
-        """n_I: the given one, or 2·n_O."""
-        return self.inner or 2 * self.n_outer
+        Args:
+            parameters: D.
+            more: Those parts of a ``Request`` that no setting decides.
+
+        Raises:
+            UnknownMethod: There is no such method.
+            SettingsError: N is not known yet.
+        """
+        options = {name: getattr(self, name) for name in methods.get(self.method).options}
+        itemsize = 8 if self.precision == "float64" else 4
+        return methods.Request(
+            self.k, parameters, self.n_samples, self.seed, options, itemsize=itemsize, **more
+        )
 
     @property
     def key(self) -> str:
@@ -376,26 +375,12 @@ class AnalysisSettings(BaseModel):
             raise SettingsError(
                 f"k = {self.k:,} is more than the model's {parameters:,} parameters; choose k ≤ D."
             )
-        if self.method == "exact" and parameters > EXACT_MAX_PARAMETERS:
-            raise SettingsError(
-                f"The exact method forms the dense Hessian and is limited to D ≤ {EXACT_MAX_PARAMETERS:,}; "
-                f"this model has D = {parameters:,}; choose krylov or seigh."
-            )
-        if self.method in ("seigh", "ssvd"):
-            if self.n_outer < self.k:
-                raise SettingsError(
-                    f"n_O = {self.n_outer:,} columns cannot hold k = {self.k:,} eigenvectors; choose n_O ≥ k."
-                )
-            if self.n_inner < self.n_outer:
-                raise SettingsError(
-                    f"n_I = {self.n_inner:,} is smaller than n_O = {self.n_outer:,}; the core cannot be "
-                    "recovered from fewer inner measurements than outer ones; choose n_I ≥ n_O."
-                )
-            if self.n_inner > parameters:
-                raise SettingsError(
-                    f"n_I = {self.n_inner:,} is more than the model's {parameters:,} parameters; "
-                    "choose n_O and n_I ≤ D."
-                )
+        method = methods.get(self.method)
+        try:
+            if method.check is not None:
+                method.check(self.request(parameters))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
 
 class TrainingSettings(BaseModel):

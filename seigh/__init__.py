@@ -21,7 +21,8 @@ tensor::
     pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
 
 Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
-problems: ``Registry``. Add curves and masks: ``Observable`` and ``ScoredMask``. Add figures: ``Figure``.
+problems: ``Registry``. Add curves, masks, methods and figures: ``Observable``, ``ScoredMask``, ``Method`` and
+``Figure``.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from seigh.core.curvature import CurvatureOperator
     from seigh.core.errors import UserError
     from seigh.core.figures import Figure
+    from seigh.core.methods import Method, Request
     from seigh.core.overlap.observables import Curve, Observable, ScoredMask
     from seigh.core.problems.data import Dataset
     from seigh.core.problems.plugins import Registry
     from seigh.core.problems.recorder import Recorder
+    from seigh.core.problems.sources import Source
     from seigh.core.problems.training import Problem
     from seigh.core.settings import AnalysisSettings, Settings
     from seigh.core.spectra import Eigenpairs, Operator, SingularTriplets, block_krylov, exact, seigh, ssvd
@@ -49,15 +52,18 @@ __all__ = [
     "Dataset",
     "Eigenpairs",
     "Figure",
+    "Method",
     "Observable",
     "Operator",
     "Problem",
     "Recorder",
     "Registry",
+    "Request",
     "Result",
     "ScoredMask",
     "Settings",
     "SingularTriplets",
+    "Source",
     "UserError",
     "analyse",
     "block_krylov",
@@ -71,10 +77,12 @@ _MODULES = {
     "seigh.core.curvature": ("CurvatureOperator",),
     "seigh.core.errors": ("UserError",),
     "seigh.core.figures": ("Figure",),
+    "seigh.core.methods": ("Method", "Request"),
     "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
     "seigh.core.problems.data": ("Dataset",),
     "seigh.core.problems.plugins": ("Registry",),
     "seigh.core.problems.recorder": ("Recorder",),
+    "seigh.core.problems.sources": ("Source",),
     "seigh.core.problems.training": ("Problem",),
     "seigh.core.settings": ("AnalysisSettings", "Settings"),
     "seigh.core.spectra": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from seigh.core import analysis, curves
@@ -86,35 +86,16 @@ def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
     key = eigenvectors_key(number, token)
     heed(attempt.write(lambda s: store.reserve_eigenvectors(s, number, token, key)))
     sha256, lost = _store_eigenvectors(attempt, key, result)
+    found = replace(result, record={**result.record, "eigenvectors_lost": lost}) if lost else result
     kept = attempt.write(
         lambda s: store.finish(
             s,
             number,
             token,
-            eigenvalues=result.eigenvalues,
-            residuals=result.residuals,
-            scree_lower=result.scree_lower,
-            scree_upper=result.scree_upper,
-            overlap=result.overlap,
-            overlap_error=result.overlap_error,
-            least=result.least,
-            greatest=result.greatest,
-            tied=result.tied,
-            resolved_k=result.resolved_k,
-            random_mean=result.random_mean,
-            random_std=result.random_std,
-            best=result.best,
-            layers=result.layers.rows(),
-            magnitudes=result.magnitudes.rows(),
-            metrics=[asdict(each) for each in result.metrics],
-            curves={name: asdict(each) | _words(name) for name, each in result.curves.items()},
-            stages=[(stage.name, stage.seconds, stage.hvps) for stage in result.stages],
-            hvps=result.hvps,
-            data_sha256=result.data_sha256,
-            environment=result.environment,
-            record=result.record | ({"eigenvectors_lost": lost} if lost else {}),
+            found,
             eigenvectors=None if lost else key,
             eigenvectors_sha256=sha256,
+            words={name: _words(name) for name in result.curves},
         ),
     )
     if not kept:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seigh.core import curves
+from seigh.core import curves, methods
 from seigh.core.problems import architectures, plugins, training
 
 
 def forget() -> None:
     """Let plug-ins be looked for again: everything that was derived from those known so far is dropped."""
-    for module in (plugins, architectures, training, curves):
+    for module in (plugins, architectures, training, curves, methods):
         for function in vars(module).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()

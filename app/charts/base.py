@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seigh.app.digits import with_error
+from seigh.core.methods import markers
 
 # Twenty that stay apart: at least 0.09 in OKLab from each other, most also for people who see no red or no
 # green, and at least 3:1 against both page backgrounds. The first are close to those of Okabe & Ito (2008);
@@ -32,7 +33,6 @@ LEGEND_ROW = 24
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
-METHOD_SHAPES = {"krylov": "circle", "seigh": "square", "ssvd": "triangle-up", "exact": "diamond"}
 
 CHANCE_LABEL = "chance k/D"
 OVERLAP_TITLE = "overlap(M, Vₖ)"
@@ -188,7 +188,8 @@ def over_steps(
             legend=legend(of, column_width=70, orient="bottom", titleOrient="left"),
         ),
     )
-    methods = present(METHOD_SHAPES, frame["method"]) if "method" in frame else []
+    shapes = markers(frame["method"]) if "method" in frame else {}
+    methods = present(shapes, frame["method"]) if shapes else []
     keys = legend(
         "method",
         column_width=80,
@@ -201,7 +202,7 @@ def over_steps(
     if methods:
         points = points.encode(
             shape=alt.Shape(
-                "method:N", scale=scale(methods, METHOD_SHAPES), legend=keys if len(methods) > 1 else None
+                "method:N", scale=scale(methods, shapes), legend=keys if len(methods) > 1 else None
             )
         )
     return lines, points.add_params(highlighted)

@@ -13,6 +13,7 @@ everywhere the concatenation of a model's trainable parameters, flattened, in th
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,10 +30,11 @@ from torch.overrides import TorchFunctionMode
 from seigh.core.curvature import select_parameters
 from seigh.core.problems import paper, plugins, zoo
 from seigh.core.problems.outputs import with_tensor_outputs
+from seigh.core.problems.sources import Shape, Source
 from seigh.core.problems.spec import Spec, Value, parse
 from seigh.core.settings import SettingsError
 
-Shape = tuple[int, ...]
+_log = logging.getLogger(__name__)
 
 _HELP: Mapping[str, str] = MappingProxyType(
     {
@@ -103,13 +105,17 @@ class ThetaFacts:
 
 
 _PAPER = (*paper.NETWORKS, "resnet18")
+_RESNET = "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
 
 
 @cache
 def names(*, timm: bool = True) -> tuple[str, ...]:
     """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed."""
-    own = (*_PAPER, *plugins.registry().architectures, *zoo.torchvision_names())
-    return tuple(dict.fromkeys((*own, *(zoo.timm_names() if timm else ()))))
+    found = [*_PAPER]
+    for source in (*_plain(), *_prefixed()):
+        if timm or source is not TIMM:
+            found += _names(source)
+    return tuple(dict.fromkeys(found))
 
 
 def canonical(text: str) -> str:
@@ -135,12 +141,14 @@ def describe(text: str) -> Architecture:
     spec = _checked(parse(text))
     options = _options(spec.name)
     values = dict(options) | dict(spec.options)
-    source, line = _origin(spec.name)
+    source = _source(spec.name)
     explained = {
         name: Option(default, _HELP.get(name, f"The argument {name} of its constructor."))
         for name, default in options.items()
     }
-    return Architecture(spec.name, source, line, MappingProxyType(explained), _takes(spec.name, values))
+    name = "paper" if spec.name in _PAPER else source.name
+    line = _RESNET if spec.name == "resnet18" else source.described(spec.name)
+    return Architecture(spec.name, name, line, MappingProxyType(explained), source.shape(spec.name, values))
 
 
 def build(text: str) -> nn.Module:
@@ -226,7 +234,7 @@ def forward_operations(text: str, sample: Shape) -> int:
 
 def _checked(spec: Spec) -> Spec:
     """The spec without defaults, once its name and options exist and its values are of their kinds."""
-    if not _exists(spec.name):
+    if _found(spec.name) is None:
         near = ", ".join(_PAPER)
         raise SettingsError(
             f"There is no architecture '{spec.name}'; choose one of {near}, or a classifier of torchvision "
@@ -259,71 +267,16 @@ def _of_kind(default: Value, name: str, value: Value) -> Value:
     return value
 
 
-@cache
-def _exists(name: str) -> bool:
-    # Importing torchvision or timm takes longer than a small analysis, so each is asked last, and timm for
-    # its own names only.
-    if name in paper.NETWORKS or name in plugins.registry().architectures:
-        return True
-    return name in (zoo.timm_names() if name.startswith(zoo.TIMM) else zoo.torchvision_names())
-
-
-def _origin(name: str) -> tuple[str, str]:
-    """Source and line of an architecture."""
-    if name in paper.NETWORKS:
-        return "paper", (inspect.getdoc(paper.NETWORKS[name]) or "").partition("\n")[0]
-    if name in _PAPER:
-        return "paper", "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
-    if name in plugins.registry().architectures:
-        package = plugins.registry().architectures[name].package
-        return package, f"{name} of the package {package}."
-    source = "timm" if name.startswith(zoo.TIMM) else "torchvision"
-    return source, f"{source}'s {name.removeprefix(zoo.TIMM)}."
-
-
-def _takes(name: str, values: Mapping[str, Value]) -> Shape | None:
-    if name == "tanh-mlp":
-        return _square(int(values["inputs"]))
-    if name in paper.NETWORKS:
-        return int(values["in_channels"]), 32, 32
-    if name in plugins.registry().architectures:
-        takes = plugins.registry().architectures[name].takes
-        return takes(values) if callable(takes) else takes
-    if name.startswith(zoo.TIMM):
-        channels, height, width = zoo.timm_size(name)
-        if "img_size" in values:
-            height = width = int(values["img_size"])
-        return int(values.get("in_chans", channels)), height, width
-    size = int(values.get("image_size", 0)) or zoo.torchvision_size(name)
-    return 3, size, size
-
-
-def _square(inputs: int) -> Shape:
-    """The shape of a grey image with this many pixels; a plain vector if they make no square."""
-    side = math.isqrt(inputs)
-    return (1, side, side) if side * side == inputs else (inputs,)
-
-
 def _built(spec: Spec) -> nn.Module:
     options = dict(spec.options)
     try:
-        return with_tensor_outputs(zoo.twice_differentiable(_construct(spec.name, options)).eval())
+        model = _source(spec.name).build(spec.name, options)
+        return with_tensor_outputs(zoo.twice_differentiable(model).eval())
     except SettingsError:
         raise
     except Exception as error:  # a constructor refuses sizes in every way there is
         reason = f"{error}".strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise SettingsError(f"{spec} cannot be built ({reason}); choose other options.") from error
-
-
-def _construct(name: str, options: Mapping[str, Value]) -> nn.Module:
-    if name in paper.NETWORKS:
-        return paper.NETWORKS[name](**options)
-    if name in plugins.registry().architectures:
-        plugged = plugins.registry().architectures[name]
-        return plugged.build(**(dict(plugged.options) | dict(options)))
-    if name.startswith(zoo.TIMM):
-        return zoo.timm_model(name, options)
-    return zoo.torchvision_model(name, options)
 
 
 def _options(name: str) -> Mapping[str, Value]:
@@ -334,7 +287,7 @@ def _options(name: str) -> Mapping[str, Value]:
 @cache
 def _matters(name: str, option: str) -> bool:
     """Whether a candidate is an option: known to be one, or else accepted, with other shapes as a result."""
-    if name in paper.NETWORKS or name in plugins.registry().architectures or zoo.is_certain(name, option):
+    if _source(name).is_certain(name, option):
         return True
     other = Spec(name, ((option, _other(_candidates(name)[option])),))
     return _attempt(other) not in (None, _without_counters(_skeleton(name).state_dict()))
@@ -343,14 +296,7 @@ def _matters(name: str, option: str) -> bool:
 @cache
 def _candidates(name: str) -> Mapping[str, Value]:
     """Default by option, some of which may turn out not to be one."""
-    if name in paper.NETWORKS:
-        arguments = inspect.signature(paper.NETWORKS[name]).parameters
-        return {each: argument.default for each, argument in arguments.items()}
-    if name in plugins.registry().architectures:
-        return plugins.registry().architectures[name].options
-    if name.startswith(zoo.TIMM):
-        return zoo.timm_options(name)
-    return zoo.torchvision_options(name, _skeleton(name))
+    return _source(name).options(name)
 
 
 def _other(value: Value) -> Value:
@@ -405,7 +351,7 @@ def _built_on_meta(spec: Spec) -> nn.Module:
             with _OnMeta():
                 model = _built(spec)
         except SettingsError:
-            if spec.name in paper.NETWORKS or spec.name in zoo.torchvision_names():
+            if _source(spec.name).on_meta:
                 raise
             model = _built(spec)  # a constructor may compute with the tensors that it has allocated
     return _moved_to_meta(model)
@@ -465,10 +411,12 @@ def fitting(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     ``resnet50(width_per_group=128)`` too. torchvision's, whose names differ from those of the paper's own
     networks, are looked at only if none of these fits, and timm's only if nothing else does.
     """
-    found = _fitting((*paper.NETWORKS, *plugins.registry().architectures), shapes)
+    late = (TORCHVISION, TIMM)
+    first = [source for source in (*_plain(), *_prefixed()) if source not in late]
+    found = _fitting(chain.from_iterable(source.possible(shapes) for source in first), shapes)
     if not any(parse(each).name in paper.NETWORKS for each in found):
-        found += _fitting(_torchvision_candidates(shapes), shapes)
-    return _simplest(found or _fitting(_timm_candidates(shapes), shapes))
+        found += _fitting(TORCHVISION.possible(shapes), shapes)
+    return _simplest(found or _fitting(TIMM.possible(shapes), shapes))
 
 
 def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -616,3 +564,124 @@ def _timm_candidates(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
         told = Spec(name, (("in_chans", kernel[1]), ("num_classes", matrix[0])))
         if _may_have(told, only):
             yield name
+
+
+# --- Sources ----------------------------------------------------------------------------------------------
+
+
+def _square(inputs: int) -> Shape:
+    """The shape of a grey image with this many pixels; a plain vector if they make no square."""
+    side = math.isqrt(inputs)
+    return (1, side, side) if side * side == inputs else (inputs,)
+
+
+def _paper_options(name: str) -> Mapping[str, Value]:
+    arguments = inspect.signature(paper.NETWORKS[name]).parameters
+    return {each: argument.default for each, argument in arguments.items()}
+
+
+def _paper_takes(name: str, options: Mapping[str, Value]) -> Shape:
+    return _square(int(options["inputs"])) if name == "tanh-mlp" else (int(options["in_channels"]), 32, 32)
+
+
+PAPER = Source(
+    "paper",
+    names=lambda: tuple(paper.NETWORKS),
+    build=lambda name, options: paper.NETWORKS[name](**options),
+    options=_paper_options,
+    takes=_paper_takes,
+    line=lambda name: (inspect.getdoc(paper.NETWORKS[name]) or "").partition("\n")[0],
+    on_meta=True,
+)
+
+
+def _torchvision_takes(name: str, options: Mapping[str, Value]) -> Shape:
+    size = int(options.get("image_size", 0)) or zoo.torchvision_size(name)
+    return 3, size, size
+
+
+TORCHVISION = Source(
+    "torchvision",
+    names=zoo.torchvision_names,
+    build=zoo.torchvision_model,
+    options=lambda name: zoo.torchvision_options(name, _skeleton(name)),
+    takes=_torchvision_takes,
+    certain=zoo.is_certain,
+    candidates=_torchvision_candidates,
+    on_meta=True,
+)
+
+
+def _timm_takes(name: str, options: Mapping[str, Value]) -> Shape:
+    channels, height, width = zoo.timm_size(name)
+    if "img_size" in options:
+        height = width = int(options["img_size"])
+    return int(options.get("in_chans", channels)), height, width
+
+
+TIMM = Source(
+    "timm",
+    names=zoo.timm_names,
+    build=zoo.timm_model,
+    options=zoo.timm_options,
+    takes=_timm_takes,
+    certain=lambda *_: False,
+    candidates=_timm_candidates,
+)
+
+
+def _of_package(package: str) -> Source:
+    """The architectures that a package has registered one by one."""
+    own = {name: each for name, each in plugins.registry().architectures.items() if each.package == package}
+
+    def takes(name: str, options: Mapping[str, Value]) -> Shape | None:
+        given = own[name].takes
+        return given(options) if callable(given) else given
+
+    return Source(
+        package,
+        names=lambda: tuple(own),
+        build=lambda name, options: own[name].build(**(dict(own[name].options) | dict(options))),
+        options=lambda name: own[name].options,
+        takes=takes,
+        line=lambda name: f"{name} of the package {package}.",
+    )
+
+
+@cache
+def _plain() -> tuple[Source, ...]:
+    """Those whose architectures have plain names. Importing torchvision takes long, so it is asked last."""
+    packages = dict.fromkeys(each.package for each in plugins.registry().architectures.values())
+    return PAPER, *map(_of_package, packages), TORCHVISION
+
+
+@cache
+def _prefixed() -> tuple[Source, ...]:
+    """Those whose architectures are called by the source's name, a slash, and their own."""
+    return *plugins.registry().sources.values(), TIMM
+
+
+@cache
+def _names(source: Source) -> tuple[str, ...]:
+    """The architectures of a source; of a plug-in's that fails, none, which is logged."""
+    if source.name not in plugins.registry().sources:
+        return tuple(source.names())
+    try:
+        return tuple(name for name in source.names() if name.startswith(f"{source.name}/"))
+    except Exception:  # another package's code may fail in every way there is
+        _log.exception("The source '%s' is left out, because it fails.", source.name)
+        return ()
+
+
+@cache
+def _found(name: str) -> Source | None:
+    prefix, slash, _ = name.partition("/")
+    sources = [each for each in _prefixed() if each.name == prefix] if slash else _plain()
+    return next((source for source in sources if name in _names(source)), None)
+
+
+def _source(name: str) -> Source:
+    """The source of an architecture that there is."""
+    source = _found(name)
+    assert source is not None
+    return source

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +12,20 @@ from seigh.core.curvature.causes import operation, reason
 from seigh.core.curvature.memory import is_out_of_memory
 from seigh.core.curvature.shares import LossError, Mean, mean_of
 from seigh.core.problems import plugins
-from seigh.core.settings import LOSSES, AnalysisSettings, SettingsError
+from seigh.core.settings import AnalysisSettings, SettingsError
+
+# What makes each of the losses that are here without a plug-in.
+BUILT_IN: Mapping[str, Callable[[AnalysisSettings], nn.Module]] = MappingProxyType(
+    {
+        "cross-entropy": lambda settings: nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing),
+        "mse": lambda _: nn.MSELoss(),
+    }
+)
 
 
 def names() -> tuple[str, ...]:
     """The losses there are, the usual one first."""
-    further = [name for name in plugins.registry().losses if name not in LOSSES]
-    return (*LOSSES, *further)
+    return (*BUILT_IN, *plugins.registry().losses)
 
 
 def build(settings: AnalysisSettings) -> nn.Module:
@@ -30,11 +40,8 @@ def build(settings: AnalysisSettings) -> nn.Module:
     Raises:
         SettingsError: There is no such loss.
     """
-    match settings.loss:
-        case "cross-entropy":
-            return nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-        case "mse":
-            return nn.MSELoss()
+    if settings.loss in BUILT_IN:
+        return BUILT_IN[settings.loss](settings)
     if settings.loss not in plugins.registry().losses:
         raise SettingsError(f"There is no loss '{settings.loss}'; choose one of {', '.join(names())}.")
     return plugins.registry().losses[settings.loss]()

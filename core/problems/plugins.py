@@ -1,5 +1,5 @@
-"""What Python packages beside this one add: a lab's own architectures, data sets, losses, problems, curves,
-masks and figures.
+"""What Python packages beside this one add: a lab's own architectures and sources of them, data sets, losses,
+problems, curves, masks, methods and figures.
 
 A package declares an entry point in the group ``seigh.problems``, a function that takes a ``Registry``::
 
@@ -20,7 +20,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -29,11 +29,12 @@ from typing import Any
 from torch import nn
 
 from seigh.core.figures import OfResult
+from seigh.core.methods import BUILT_IN, Method
 from seigh.core.names import PLUGINS
 from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
 from seigh.core.problems import paper, zoo
+from seigh.core.problems.sources import Source
 from seigh.core.problems.spec import Value
-from seigh.core.settings import LOSSES
 
 GROUP = PLUGINS
 
@@ -69,19 +70,23 @@ class Registry:
     Attributes:
         package: Whose entry point fills it at the moment.
         architectures: Networks.
+        sources: Collections of networks.
         datasets: ``load(split)`` of each data set.
         losses: ``build() -> nn.Module`` of each loss, the mean over the samples of a batch.
         problems: Recipes of training, ``seigh.core.problems.training.Problem``.
         curves: Curves of an eigenspace, those of masks among them.
+        methods: Methods that find eigenpairs.
         figures: Figures of one analysis, each a function of its result.
     """
 
     package: str = ""
     architectures: dict[str, PluggedArchitecture] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
     losses: dict[str, Callable[[], nn.Module]] = field(default_factory=dict)
     problems: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Observable] = field(default_factory=dict)
+    methods: dict[str, Method] = field(default_factory=dict)
     figures: dict[str, OfResult] = field(default_factory=dict)
 
     def architecture(
@@ -104,6 +109,10 @@ class Registry:
         plugged = PluggedArchitecture(build, MappingProxyType(chosen), takes, self.package)
         _add(self.architectures, name, plugged)
 
+    def source(self, source: Source) -> None:
+        """Register a collection of networks, which are called ``<name of the source>/…``."""
+        _add(self.sources, source.name, source)
+
     def data(self, name: str, load: Callable[..., Any]) -> None:
         """Register a data set; ``load(split)`` gives what ``seigh.core.problems.data`` says of plug-ins."""
         _add(self.datasets, name, load)
@@ -123,6 +132,10 @@ class Registry:
     def mask(self, mask: ScoredMask) -> None:
         """Register a mask, whose overlap with the eigenspaces is the curve ``overlap-<name>``."""
         self.curve(mask.observable())
+
+    def method(self, method: Method) -> None:
+        """Register a method; of what it returns, only the subspace is taken."""
+        _add(self.methods, method.name, replace(method, plugged=True, ritz=False, options=frozenset()))
 
     def figure(self, name: str, of: OfResult) -> None:
         """Register a figure of one analysis, which the page Result, reports and downloads then have.
@@ -172,10 +185,17 @@ def _filled(entry: EntryPoint) -> Registry:
 
 
 def _merge(whole: Registry, own: Registry) -> None:
-    here = {"losses": {*LOSSES}, "curves": {*OBSERVABLES}}
+    from seigh.core.problems import losses  # which asks this module
+
+    here = {
+        "losses": {*losses.BUILT_IN},
+        "curves": {*OBSERVABLES},
+        "methods": {*BUILT_IN},
+        "sources": {"timm"},
+    }
     if own.architectures:
         here["architectures"] = {*paper.NETWORKS, *zoo.torchvision_names()}
-    kinds = ("architectures", "datasets", "losses", "problems", "curves", "figures")
+    kinds = ("architectures", "sources", "datasets", "losses", "problems", "curves", "methods", "figures")
     for kind in kinds:
         for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):
             raise ValueError(f"'{name}' is here already; choose another name.")

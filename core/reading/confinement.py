@@ -76,8 +76,8 @@ _OTHERS = {"clone": (56, 220), "clone3": (435, 435), "open": (2, None), "openat"
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 
-# With less than this left, a process has no memory left: allocators ask for more than one number at a time.
-_NEARLY = 2**23
+# From so many bytes of address space on, memory is why a confined process fails; 0 before it is confined.
+_full_from = 0
 
 
 def die_with_parent(parent: int) -> None:
@@ -98,7 +98,9 @@ def confine(limits: Limits) -> bool:
     _limit("RLIMIT_CPU", limits.seconds, limits.seconds + 1)
     _limit("RLIMIT_FSIZE", max(limits.output, 2**26))
     _limit("RLIMIT_NOFILE", 64)
+    global _full_from
     if used := _address_space():
+        _full_from = used + limits.memory // 2
         _limit("RLIMIT_AS", used + limits.memory)
     with suppress(OSError, AttributeError, KeyError):
         return _filter_calls()
@@ -106,12 +108,13 @@ def confine(limits: Limits) -> bool:
 
 
 def is_full() -> bool:
-    """Whether this process has nearly all of the memory that it may take.
+    """Whether this process has had more than half of the memory that it may take.
 
-    Where there is none left, C code may fail with another error than ``MemoryError``.
+    Where memory is refused, C code may fail with another error than ``MemoryError``, and has given back what
+    it had before anybody can ask. A container that grows asks for as much again as it has, so that memory may
+    be refused with half of it taken.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0] if hasattr(resource, "RLIMIT_AS") else -1
-    return limit not in (-1, resource.RLIM_INFINITY) and _address_space() > limit - _NEARLY
+    return bool(_full_from) and _most_address_space() > _full_from
 
 
 def _limit(name: str, soft: int, hard: int | None = None) -> None:
@@ -130,6 +133,15 @@ def _address_space() -> int:
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return 0
+
+
+def _most_address_space() -> int:
+    """Bytes of address space that this process has had at most; 0 where that is not known."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return next((1024 * int(line.split()[1]) for line in file if line.startswith(b"VmPeak:")), 0)
     except (OSError, ValueError):
         return 0
 

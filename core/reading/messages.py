@@ -11,6 +11,9 @@ from typing import Any
 # What the warm process says of a child first; then how it has ended.
 STARTED = b"+"
 
+# The exit code of a child that had no memory left to write its answer.
+NO_MEMORY = 77
+
 _LENGTH = struct.Struct("<I")
 _MOST_DESCRIPTORS = 4
 

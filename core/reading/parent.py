@@ -202,7 +202,7 @@ def _ended(name: str, code: int, limits: Limits) -> str:
     """The sentence for a child that ended without an answer."""
     if code in (-signal.SIGXCPU, _OVERTIME):
         return _limited(name, "time", limits)
-    if code == -signal.SIGKILL:  # by a system that ran out of memory
+    if code in (-signal.SIGKILL, messages.NO_MEMORY):  # the signal is that of a system without memory
         return _limited(name, "memory", limits)
     return _limited(name, "damaged", limits)
 

@@ -81,6 +81,8 @@ def _answer(
             for each in (*ours, told, *(each for _, each in running.values())):
                 os.close(each)
             _child(request, files, parent)
+        except MemoryError:  # there was none left to say so
+            os._exit(messages.NO_MEMORY)
         finally:
             os._exit(1)
     running[process] = request["number"], told

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Double, Executable, Row, Select, cast, distinct, func, select, tuple_
+from sqlalchemy import Double, Select, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from seigh.core import version
@@ -40,6 +40,8 @@ from seigh.core.results.models import (
     Worker,
 )
 from seigh.core.results.packed import PARTS, at, unpack
+from seigh.core.results.result import Outcome, Stage
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, SPECTRUM, STAGES
 from seigh.core.results.store import StoreError
 from seigh.core.results.workers import is_alive
 
@@ -47,32 +49,81 @@ MASKS: tuple[str, ...] = tuple(Mask)
 
 _TIME = "datetime64[us, UTC]"
 
-# The patterns in an analysis's settings; a frame has them as one text, in the column ``subset``.
-_patterns = Analysis.settings["parameters"]
+# What a column of a frame is: its type there, and what it is in SQL. A statement labels what it selects with
+# the columns' names, and a frame takes it by these names, so that no order matters.
+_Columns = dict[str, tuple[Any, Any]]
 
-# Which samples an analysis is of (``AnalysisSettings.subset``); a frame has it in the column ``sampling``.
-_sampling = Analysis.settings["subset"]
+# The columns that say which analysis a row is of, and what it was.
+_KNOWN: _Columns = {
+    "analysis_id": (int, Analysis.id),
+    "model_id": (int, Model.id),
+    "model": (object, Model.name),
+    "architecture": (object, Model.architecture),
+    "step": (int, Checkpoint.step),
+    "split": (object, Analysis.split),
+    "curvature": (object, Analysis.curvature),
+    # The patterns in its settings, as one text.
+    "subset": (object, Analysis.settings["parameters"]),
+    "parameters": (int, Analysis.parameters),
+    "method": (object, Analysis.method),
+    "k": (int, Analysis.k),
+    "samples": (int, Analysis.samples),
+    # Which samples it is of (``AnalysisSettings.subset``).
+    "sampling": (object, Analysis.settings["subset"]),
+    "seed": (int, Analysis.seed),
+    "data": (object, Analysis.data),
+    "data_sha256": (object, Analysis.data_sha256),
+    "finished_at": (_TIME, Analysis.finished_at),
+    "resolved_k": (float, Analysis.resolved_k),
+    "test_accuracy": (float, Checkpoint.test_accuracy),
+}
+
+
+def _known_columns(*names: str) -> _Columns:
+    return {name: _KNOWN[name] for name in names}
+
+
+def _of(table: Any, types: Mapping[str, Any]) -> _Columns:
+    """The columns of these types that are called in a frame as in a table."""
+    return {name: (kind, getattr(table, name)) for name, kind in types.items()}
+
+
+def _select(columns: _Columns) -> Select[Any]:
+    return select(*(what.label(name) for name, (_, what) in columns.items()))
+
+
+def _results(columns: _Columns, table: Any) -> Select[Any]:
+    """Columns of finished analyses and of a table of what was found of them, in a readable order."""
+    return (
+        _select(columns)
+        .select_from(table)
+        .join(Analysis, Analysis.id == table.analysis_id)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+    )
 
 
 def models(s: Session) -> pd.DataFrame:
     """All models by name: id, name, architecture, parameters (of the whole model), checkpoints and analyses
     (counts)."""
+    columns: _Columns = {
+        "id": (int, Model.id),
+        "name": (object, Model.name),
+        "architecture": (object, Model.architecture),
+        "parameters": (int, func.coalesce(func.max(Checkpoint.parameters), 0)),
+        "checkpoints": (int, func.count(distinct(Checkpoint.id))),
+        "analyses": (int, func.count(distinct(Analysis.id))),
+    }
     statement = (
-        select(
-            Model.id,
-            Model.name,
-            Model.architecture,
-            func.coalesce(func.max(Checkpoint.parameters), 0),
-            func.count(distinct(Checkpoint.id)),
-            func.count(distinct(Analysis.id)),
-        )
+        _select(columns)
         .outerjoin(Model.checkpoints)
         .outerjoin(Checkpoint.analyses)
         .group_by(Model.id)
         .order_by(Model.name)
     )
-    columns = {"id": int, "name": object, "architecture": object, "parameters": int, "checkpoints": int}
-    return _frame(s, statement, columns | {"analyses": int})
+    return _frame(s, statement, columns)
 
 
 # --- Runs -------------------------------------------------------------------------------------------------
@@ -93,33 +144,36 @@ _WORK: dict[str, Any] = {
     "cancel_requested": bool,
 }
 
-_ANALYSIS: dict[str, Any] = {
-    "id": int,
-    "model": object,
-    "architecture": object,
-    "step": int,
-    "split": object,
-    "curvature": object,
-    "subset": object,
-    "parameters": int,
-    "method": object,
-    "k": int,
-    "samples": int,
-    "sampling": object,
-    "seed": int,
-    "data": object,
-    "hvps": float,
-} | _WORK
+_ANALYSIS: _Columns = {
+    "id": (int, Analysis.id),
+    **_known_columns(
+        *("model", "architecture", "step", "split", "curvature", "subset", "parameters", "method", "k"),
+        *("samples", "sampling", "seed", "data"),
+    ),
+    "hvps": (float, Analysis.hvps),
+    **_of(Analysis, _WORK),
+}
 
-_TRAINING: dict[str, Any] = {
-    "id": int,
-    "model": object,
-    "architecture": object,
-    "problem": object,
-    "steps": int,
-    "steps_done": "Int64",
-    "seed": int,
-} | _WORK
+_TRAINING: _Columns = {
+    "id": (int, Training.id),
+    "model": (object, Model.name),
+    "architecture": (object, Model.architecture),
+    "problem": (object, Training.problem),
+    "steps": (int, Training.steps),
+    "steps_done": ("Int64", Training.steps_done),
+    "seed": (int, Training.settings["seed"].as_integer()),
+    **_of(Training, _WORK),
+    "model_id": (int, Training.model_id),
+    "settings": (object, Training.settings),
+    "analyses": (object, Training.analyses),
+}
+
+_COMPARISON: _Columns = {
+    "id": (int, Comparison.id),
+    "analysis_ids": (object, Comparison.analyses),
+    "ks": (object, Comparison.ks),
+    **_of(Comparison, _WORK),
+}
 
 # Of all kinds: what only some have is unknown for the others.
 _RUN: dict[str, Any] = {
@@ -184,19 +238,8 @@ def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _columns(table: Any, names: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> list[Any]:
-    return [elsewhere[name] if name in elsewhere else getattr(table, name) for name in names]
-
-
-def _analyses() -> Select[*tuple[Any, ...]]:
-    elsewhere = {
-        "model": Model.name,
-        "architecture": Model.architecture,
-        "step": Checkpoint.step,
-        "subset": _patterns,
-        "sampling": _sampling,
-    }
-    return select(*_columns(Analysis, _ANALYSIS, elsewhere)).join(Analysis.checkpoint).join(Checkpoint.model)
+def _analyses() -> Select[Any]:
+    return _select(_ANALYSIS).join(Analysis.checkpoint).join(Checkpoint.model)
 
 
 def trainings(s: Session) -> pd.DataFrame:
@@ -206,20 +249,10 @@ def trainings(s: Session) -> pd.DataFrame:
     ``runs`` from state on, model_id, record (the steps to record, a list), recorded (how many of them are
     checkpoints of the model by now) and analyses (how many are wanted of each).
     """
-    elsewhere = {
-        "model": Model.name,
-        "architecture": Model.architecture,
-        "seed": Training.settings["seed"].as_integer(),
-    }
     statement = (
-        select(
-            *_columns(Training, _TRAINING, elsewhere), Training.model_id, Training.settings, Training.analyses
-        )
-        .join(Training.model)
-        .order_by(Training.submitted_at.desc(), Training.id.desc())
+        _select(_TRAINING).join(Training.model).order_by(Training.submitted_at.desc(), Training.id.desc())
     )
-    more = {"model_id": int, "settings": object, "analyses": object}
-    frame = _frame(s, statement, _TRAINING | more)
+    frame = _frame(s, statement, _TRAINING)
     steps: dict[int, set[int]] = {}
     checkpoints = select(Checkpoint.model_id, Checkpoint.step).where(
         Checkpoint.model_id.in_(select(Training.model_id))
@@ -241,11 +274,8 @@ def comparisons(s: Session) -> pd.DataFrame:
     Columns: id, analysis_ids and ks (lists), those of ``runs`` from state on, model (the names of all models
     that the analyses are of), analyses (count) and pairs (count of two different ones).
     """
-    columns: dict[str, Any] = {"id": int, "analysis_ids": object, "ks": object} | _WORK
-    statement = select(*_columns(Comparison, columns, {"analysis_ids": Comparison.analyses})).order_by(
-        Comparison.submitted_at.desc(), Comparison.id.desc()
-    )
-    frame = _frame(s, statement, columns)
+    statement = _select(_COMPARISON).order_by(Comparison.submitted_at.desc(), Comparison.id.desc())
+    frame = _frame(s, statement, _COMPARISON)
     ids = list(frame["analysis_ids"])
     wanted = {number for each in ids for number in each}
     names: dict[int, str] = dict(
@@ -272,7 +302,7 @@ def workers(s: Session) -> pd.DataFrame:
     memory (bytes of the device), torch (its version), threads, concurrency, queues (text), started_at,
     heartbeat_at, alive (heard of lately), work (what it runs now, such as "analysis 7"; "" if nothing).
     """
-    names = {
+    types = {
         "name": object,
         "host": object,
         "pid": int,
@@ -285,10 +315,9 @@ def workers(s: Session) -> pd.DataFrame:
         "queues": object,
         "started_at": _TIME,
         "heartbeat_at": _TIME,
-        "alive": bool,
     }
-    columns = [is_alive(s) if name == "alive" else getattr(Worker, name) for name in names]
-    frame = _frame(s, select(*columns).order_by(Worker.name), names)
+    columns = _of(Worker, types) | {"alive": (bool, is_alive(s))}
+    frame = _frame(s, _select(columns).order_by(Worker.name), columns)
     running: dict[str | None, list[str]] = {}
     for name, kind in WORK.items():
         for worker, number in s.execute(
@@ -402,12 +431,9 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
 
 def stages(s: Session, analysis_id: int) -> pd.DataFrame:
     """What an analysis spent its time on, in order: stage, seconds, hvps."""
-    statement = (
-        select(StageTiming.stage, StageTiming.seconds, StageTiming.hvps)
-        .where(StageTiming.analysis_id == analysis_id)
-        .order_by(StageTiming.position)
-    )
-    return _frame(s, statement, {"stage": object, "seconds": float, "hvps": int})
+    columns = _of(StageTiming, STAGES.types)
+    statement = _select(columns).where(StageTiming.analysis_id == analysis_id).order_by(StageTiming.position)
+    return _frame(s, statement, columns)
 
 
 def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.DataFrame:
@@ -417,34 +443,18 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
     Left out are those that were interrupted or shared by several workers, whose times are not of one piece,
     and those of other parameters than ``subset`` names (none: all).
     """
-    columns: dict[str, Any] = {
-        "analysis_id": int,
-        "samples": int,
-        "k": int,
-        "method": object,
-        "curvature": object,
-        "precision": object,
-        "device": object,
-        "hvps": int,
-        "seconds": float,
-        "shared": object,
-        "parameters": object,
-    }
     seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    columns: _Columns = {
+        **_known_columns("analysis_id", "samples", "k", "method", "curvature"),
+        "precision": (object, Analysis.settings["precision"]),
+        "device": (object, Environment.details["device"]),
+        "hvps": (int, Analysis.hvps),
+        "seconds": (float, seconds.scalar_subquery()),
+        "shared": (object, Analysis.record["shared"]),
+        "patterns": (object, Analysis.settings["parameters"]),
+    }
     statement = (
-        select(
-            Analysis.id,
-            Analysis.samples,
-            Analysis.k,
-            Analysis.method,
-            Analysis.curvature,
-            Analysis.settings["precision"],
-            Environment.details["device"],
-            Analysis.hvps,
-            seconds.scalar_subquery(),
-            Analysis.record["shared"],
-            _patterns,
-        )
+        _select(columns)
         .join(Analysis.environment)
         .where(
             Analysis.state == State.finished,
@@ -457,7 +467,7 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
     found = _frame(s, statement, columns)
     alone = [
         not shared and list(patterns or ()) == list(subset)
-        for shared, patterns in zip(found.pop("shared"), found.pop("parameters"), strict=True)
+        for shared, patterns in zip(found.pop("shared"), found.pop("patterns"), strict=True)
     ]
     return found[pd.Series(alone, found.index, bool)].dropna(subset="seconds")
 
@@ -480,73 +490,29 @@ def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
     "negative"), residual (‖Hv − λv‖₂), and scree_lower and scree_upper, between which the share of ‖H‖²_F
     lies that a matrix of this rank misses, with 95 % probability at all ranks together. The last three are
     NaN where unknown."""
-    columns = ("position", "value", "residual", "scree_lower", "scree_upper")
-    statement = (
-        select(*(getattr(Eigenvalue, name) for name in columns))
-        .where(Eigenvalue.analysis_id == analysis_id)
-        .order_by(Eigenvalue.position)
-    )
-    frame = _frame(s, statement, dict.fromkeys(columns, float) | {"position": int})
+    columns = _of(Eigenvalue, SPECTRUM.types)
+    statement = _select(columns).where(Eigenvalue.analysis_id == analysis_id).order_by(Eigenvalue.position)
+    frame = _frame(s, statement, columns)
     frame.insert(2, "magnitude", frame["value"].abs())
     signs = np.where(frame["value"] < 0, "negative", "positive")
     frame.insert(3, "sign", pd.Series(signs, index=frame.index, dtype=object))
     return frame
 
 
-_POINT: dict[str, Any] = {
-    "analysis_id": int,
-    "model": object,
-    "step": int,
-    "split": object,
-    "curvature": object,
-    "method": object,
-    "seed": int,
-    "samples": int,
-    "mask": object,
-    "k": int,
-    "overlap": float,
-    "std": float,
-    "error": float,
-    "least": float,
-    "greatest": float,
-    "tied": float,
-    "chance": float,
-    "ratio": float,
+_chance = cast(OverlapPoint.k, Double) / Analysis.parameters
+
+_POINT: _Columns = {
+    **_known_columns("analysis_id", "model", "step", "split", "curvature", "method", "seed", "samples"),
+    **_of(OverlapPoint, {"mask": object, "k": int}),
+    **_of(OverlapPoint, dict.fromkeys(("overlap", "std", "error", "least", "greatest", "tied"), float)),
+    "chance": (float, _chance),
+    "ratio": (float, OverlapPoint.overlap / _chance),
 }
 
 
-def _point_statement(*more: Any) -> Select[*tuple[Any, ...]]:
-    """The points of ``_POINT`` and more columns, of finished analyses, in a readable order."""
-    chance = cast(OverlapPoint.k, Double) / Analysis.parameters
-    return (
-        select(
-            Analysis.id,
-            Model.name,
-            Checkpoint.step,
-            Analysis.split,
-            Analysis.curvature,
-            Analysis.method,
-            Analysis.seed,
-            Analysis.samples,
-            OverlapPoint.mask,
-            OverlapPoint.k,
-            OverlapPoint.overlap,
-            OverlapPoint.std,
-            OverlapPoint.error,
-            OverlapPoint.least,
-            OverlapPoint.greatest,
-            OverlapPoint.tied,
-            chance,
-            OverlapPoint.overlap / chance,
-            *more,
-        )
-        .select_from(OverlapPoint)
-        .join(Analysis, Analysis.id == OverlapPoint.analysis_id)
-        .join(Analysis.checkpoint)
-        .join(Checkpoint.model)
-        .where(Analysis.state == State.finished)
-        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id, OverlapPoint.mask, OverlapPoint.k)
-    )
+def _points(columns: _Columns) -> Select[Any]:
+    """The points of ``_POINT`` and more, of finished analyses, in a readable order."""
+    return _results(columns, OverlapPoint).order_by(OverlapPoint.mask, OverlapPoint.k)
 
 
 def overlap_curves(
@@ -564,7 +530,7 @@ def overlap_curves(
     With ``most``, only so many values of k evenly spaced, as many spaced as on a log axis, and the largest of
     every analysis: what a screen resolves of hundreds of long curves.
     """
-    statement = _point_statement().where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
+    statement = _points(_POINT).where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
     if most is not None:
         statement = statement.where(OverlapPoint.k.in_(_spaced(s, ids, most)))
     return _frame(s, statement, _POINT)
@@ -596,8 +562,9 @@ def overlap_by_step(
     if (k is None) == (rho is None):
         raise ValueError("either k or rho is needed")
     largest = aliased(Eigenvalue)
+    columns = _POINT | _known_columns("parameters", "test_accuracy") | {"lambda_max": (float, largest.value)}
     statement = (
-        _point_statement(Analysis.parameters, Checkpoint.test_accuracy, largest.value)
+        _points(columns)
         .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
         .where(OverlapPoint.mask.in_(_masks(masks)))
     )
@@ -608,8 +575,7 @@ def overlap_by_step(
         statement = statement.where(tuple_(Analysis.parameters, OverlapPoint.k).in_(pairs))
     if ids is not None:
         statement = statement.where(Analysis.id.in_(ids))
-    more = {"parameters": int, "test_accuracy": float, "lambda_max": float}
-    return _frame(s, statement, _POINT | more)
+    return _frame(s, statement, columns)
 
 
 def at_sparsity(rho: float, parameters: int) -> int:
@@ -623,34 +589,14 @@ def eigenvalues(s: Session, ids: Sequence[int], most: int | None = None) -> pd.D
 
     With ``most``, only so many positions are given, chosen as ``overlap_curves`` chooses values of k.
     """
-    columns: dict[str, Any] = {
-        "analysis_id": int,
-        "model": object,
-        "step": int,
-        "split": object,
-        "position": int,
-        "value": float,
-        "magnitude": float,
-        "residual": float,
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model", "step", "split"),
+        "position": (int, Eigenvalue.position),
+        "value": (float, Eigenvalue.value),
+        "magnitude": (float, func.abs(Eigenvalue.value)),
+        "residual": (float, Eigenvalue.residual),
     }
-    statement = (
-        select(
-            Analysis.id,
-            Model.name,
-            Checkpoint.step,
-            Analysis.split,
-            Eigenvalue.position,
-            Eigenvalue.value,
-            func.abs(Eigenvalue.value),
-            Eigenvalue.residual,
-        )
-        .select_from(Eigenvalue)
-        .join(Analysis, Analysis.id == Eigenvalue.analysis_id)
-        .join(Analysis.checkpoint)
-        .join(Checkpoint.model)
-        .where(Analysis.state == State.finished, Analysis.id.in_(ids))
-        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id, Eigenvalue.position)
-    )
+    statement = _results(columns, Eigenvalue).where(Analysis.id.in_(ids)).order_by(Eigenvalue.position)
     if most is not None:
         statement = statement.where(Eigenvalue.position.in_(_spaced(s, ids, most)))
     return _frame(s, statement, columns)
@@ -686,45 +632,16 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
     lambda_max, and of the magnitude mask at k: overlap, error (NaN: unknown), ratio (to chance)."""
     largest = aliased(Eigenvalue)
     chance = cast(Analysis.k, Double) / Analysis.parameters
-    columns: dict[str, Any] = {
-        "analysis_id": int,
-        "model_id": int,
-        "model": object,
-        "step": int,
-        "split": object,
-        "curvature": object,
-        "parameters": int,
-        "k": int,
-        "samples": int,
-        "sampling": object,
-        "data": object,
-        "finished_at": _TIME,
-        "resolved_k": float,
-        "lambda_max": float,
-        "overlap": float,
-        "error": float,
-        "ratio": float,
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "parameters", "k"),
+        **_known_columns("samples", "sampling", "data", "finished_at", "resolved_k"),
+        "lambda_max": (float, largest.value),
+        "overlap": (float, OverlapPoint.overlap),
+        "error": (float, OverlapPoint.error),
+        "ratio": (float, OverlapPoint.overlap / chance),
     }
     statement = (
-        select(
-            Analysis.id,
-            Model.id,
-            Model.name,
-            Checkpoint.step,
-            Analysis.split,
-            Analysis.curvature,
-            Analysis.parameters,
-            Analysis.k,
-            Analysis.samples,
-            _sampling,
-            Analysis.data,
-            Analysis.finished_at,
-            Analysis.resolved_k,
-            largest.value,
-            OverlapPoint.overlap,
-            OverlapPoint.error,
-            OverlapPoint.overlap / chance,
-        )
+        _select(columns)
         .join(Analysis.checkpoint)
         .join(Checkpoint.model)
         .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
@@ -746,47 +663,14 @@ def comparable(s: Session) -> pd.DataFrame:
     subset (as in ``runs``), loss (with its label smoothing and weight decay, if any), parameters (D), method,
     k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
     seed, data, resolved_k (NaN: unknown)."""
-    columns: dict[str, Any] = {
-        "analysis_id": int,
-        "model_id": int,
-        "model": object,
-        "step": int,
-        "split": object,
-        "curvature": object,
-        "subset": object,
-        "loss": object,
-        "label_smoothing": object,
-        "weight_decay": object,
-        "parameters": int,
-        "method": object,
-        "k": int,
-        "samples": int,
-        "sampling": object,
-        "data_sha256": object,
-        "seed": int,
-        "data": object,
-        "resolved_k": float,
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "subset"),
+        **{name: (object, Analysis.settings[name]) for name in ("loss", "label_smoothing", "weight_decay")},
+        **_known_columns("parameters", "method", "k", "samples", "sampling", "data_sha256", "seed", "data"),
+        **_known_columns("resolved_k"),
     }
     statement = (
-        select(
-            Analysis.id,
-            Model.id,
-            Model.name,
-            Checkpoint.step,
-            Analysis.split,
-            Analysis.curvature,
-            _patterns,
-            *(Analysis.settings[name] for name in ("loss", "label_smoothing", "weight_decay")),
-            Analysis.parameters,
-            Analysis.method,
-            Analysis.k,
-            Analysis.samples,
-            _sampling,
-            Analysis.data_sha256,
-            Analysis.seed,
-            Analysis.data,
-            Analysis.resolved_k,
-        )
+        _select(columns)
         .join(Analysis.checkpoint)
         .join(Checkpoint.model)
         .where(Analysis.state == State.finished)
@@ -819,16 +703,7 @@ def layer_shares(s: Session, analysis_id: int) -> pd.DataFrame:
     overlap (NaN where there is none at all), which sum to 1 at every k. No rows: the analysis is older than
     these numbers, and has to be deleted and run again to have them.
     """
-    columns: dict[str, Any] = {
-        "k": int,
-        "position": int,
-        "name": object,
-        "parameters": int,
-        "eigenspace": float,
-        "mask": float,
-        "overlap": float,
-    }
-    return _structure(s, LayerShare, analysis_id, columns, LayerShare.position)
+    return _structure(s, LayerShare, analysis_id, LAYERS.types, LayerShare.position)
 
 
 def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
@@ -838,68 +713,28 @@ def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
     (|θ|), and mean, low, median and high (10 %, 50 % and 90 % quantiles) of the mass. No rows: as in
     ``layer_shares``.
     """
-    columns: dict[str, Any] = {"k": int, "position": int, "count": int} | dict.fromkeys(
-        ("largest", "smallest", "mean", "low", "median", "high"), float
-    )
-    return _structure(s, MagnitudeBin, analysis_id, columns, MagnitudeBin.position)
+    return _structure(s, MagnitudeBin, analysis_id, MAGNITUDES.types, MagnitudeBin.position)
 
 
 def _structure(
-    s: Session, table: Any, analysis_id: int, columns: Mapping[str, Any], within: Any
+    s: Session, table: Any, analysis_id: int, types: Mapping[str, Any], within: Any
 ) -> pd.DataFrame:
-    statement = (
-        select(*(getattr(table, name) for name in columns))
-        .where(table.analysis_id == analysis_id)
-        .order_by(table.k, within)
-    )
+    columns = _of(table, types)
+    statement = _select(columns).where(table.analysis_id == analysis_id).order_by(table.k, within)
     return _frame(s, statement, columns)
 
 
-_METRIC: dict[str, Any] = {
-    "k": int,
-    "metric": object,
-    "value": float,
-    "error": float,
-    "random_mean": float,
-    "random_std": float,
+_METRIC: _Columns = _of(SubspaceMetric, METRICS.types)
+
+# Which analysis a row of the tables below is of.
+_WHICH: _Columns = _known_columns(
+    "analysis_id", "model", "step", "split", "curvature", "method", "seed", "parameters"
+)
+_CURVE: _Columns = _WHICH | {
+    "curve": (object, FurtherCurve.name),
+    "title": (object, FurtherCurve.title),
+    "note": (object, FurtherCurve.note),
 }
-
-
-# Which analysis a row is of, as ``_told`` has it.
-_WHICH: dict[str, Any] = {
-    "analysis_id": int,
-    "model": object,
-    "step": int,
-    "split": object,
-    "curvature": object,
-    "method": object,
-    "seed": int,
-    "parameters": int,
-}
-_CURVE: dict[str, Any] = _WHICH | {"curve": object, "title": object, "note": object}
-
-
-def _told(table: type[FurtherCurve | SubspaceMetric], ids: Sequence[int], *columns: Any) -> Select[Any]:
-    """Columns of what was found of these finished analyses, behind those of ``_WHICH``."""
-    return (
-        select(
-            Analysis.id,
-            Model.name,
-            Checkpoint.step,
-            Analysis.split,
-            Analysis.curvature,
-            Analysis.method,
-            Analysis.seed,
-            Analysis.parameters,
-            *columns,
-        )
-        .select_from(table)
-        .join(Analysis, Analysis.id == table.analysis_id)
-        .join(Analysis.checkpoint)
-        .join(Checkpoint.model)
-        .where(Analysis.id.in_(ids), Analysis.state == State.finished)
-        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
-    )
 
 
 def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -910,10 +745,10 @@ def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -
     and chance (of an eigenspace unrelated to the parameters); NaN where unknown.
     """
     frames = []
-    for *about, packed in s.execute(_curve_statement(ids, names, FurtherCurve.points)):
-        numbers = unpack(packed)
+    for row in s.execute(_curve_statement(ids, names, FurtherCurve.points)).mappings():
+        numbers = unpack(row["points"])
         ks = np.arange(1, len(numbers["value"]) + 1)
-        frames.append(pd.DataFrame(dict(zip(_CURVE, about, strict=True)) | {"k": ks} | numbers))
+        frames.append(pd.DataFrame({name: row[name] for name in _CURVE} | {"k": ks} | numbers))
     if not frames:
         return pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
     return pd.concat(frames, ignore_index=True)
@@ -922,9 +757,9 @@ def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -
 def curves_at(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
     """One further curve of these finished analyses at one k, of those that have it; columns as ``curves``."""
     statement = _curve_statement(ids, [name], at(FurtherCurve.points, k))
-    rows = [row for row in s.execute(statement) if row[-1]]  # the others end before k
-    frame = pd.DataFrame([row[:-1] for row in rows], columns=list(_CURVE))
-    return frame.assign(k=k, **unpack(b"".join(row[-1] for row in rows)))
+    rows = [row for row in s.execute(statement).mappings() if row["points"]]  # the others end before k
+    frame = pd.DataFrame([[row[name] for name in _CURVE] for row in rows], columns=list(_CURVE))
+    return frame.assign(k=k, **unpack(b"".join(row["points"] for row in rows)))
 
 
 def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
@@ -934,8 +769,8 @@ def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
 
 
 def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: Any) -> Select[Any]:
-    about = (FurtherCurve.name, FurtherCurve.title, FurtherCurve.note)
-    statement = _told(FurtherCurve, ids, *about, points).order_by(FurtherCurve.name)
+    columns = _CURVE | {"points": (object, points)}
+    statement = _results(columns, FurtherCurve).where(Analysis.id.in_(ids)).order_by(FurtherCurve.name)
     return statement if names is None else statement.where(FurtherCurve.name.in_(names))
 
 
@@ -947,9 +782,9 @@ def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
     random subspaces), and of the likeness in [0, 1] (1 for equal subspaces, 0 for orthogonal ones, as the
     paper plots it): normalised, normalised_error, normalised_random_mean, normalised_random_std.
     """
-    found = (getattr(SubspaceMetric, name) for name in _METRIC)
-    statement = _told(SubspaceMetric, ids, *found).order_by(SubspaceMetric.k, SubspaceMetric.metric)
-    frame = _frame(s, statement, _WHICH | _METRIC)
+    columns = _WHICH | _METRIC
+    statement = _results(columns, SubspaceMetric).where(Analysis.id.in_(ids))
+    frame = _frame(s, statement.order_by(SubspaceMetric.k, SubspaceMetric.metric), columns)
     largest = _largest(frame["metric"], frame["k"])
     return frame.assign(
         normalised=_likeness(frame["metric"], frame["value"], largest),
@@ -972,17 +807,15 @@ def pair_values(
     """
     first, second = aliased(Analysis), aliased(Analysis)
     step, other_step = aliased(Checkpoint), aliased(Checkpoint)
+    columns: _Columns = {
+        **_of(PairValue, {"first_id": int, "second_id": int}),
+        "first_step": (int, step.step),
+        "second_step": (int, other_step.step),
+        "parameters": (int, first.parameters),
+        **_of(PairValue, {"k": int, "measure": object, "value": float}),
+    }
     statement = (
-        select(
-            PairValue.first_id,
-            PairValue.second_id,
-            step.step,
-            other_step.step,
-            first.parameters,
-            PairValue.k,
-            PairValue.measure,
-            PairValue.value,
-        )
+        _select(columns)
         .join(first, first.id == PairValue.first_id)
         .join(second, second.id == PairValue.second_id)
         .join(step, step.id == first.checkpoint_id)
@@ -994,16 +827,6 @@ def pair_values(
         statement = statement.where(PairValue.k.in_(ks))
     if measures is not None:
         statement = statement.where(PairValue.measure.in_(measures))
-    columns: dict[str, Any] = {
-        "first_id": int,
-        "second_id": int,
-        "first_step": int,
-        "second_step": int,
-        "parameters": int,
-        "k": int,
-        "measure": object,
-        "value": float,
-    }
     frame = _frame(s, statement, columns)
     ends = {"first_id": "second_id", "first_step": "second_step"}
     turned = ends | {there: here for here, there in ends.items()}
@@ -1085,51 +908,36 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
     eigenvalues = spectrum(s, analysis_id)
     points = overlap_curves(s, [analysis_id])
     by_mask = {mask: points[points["mask"] == mask] for mask in MASKS}
-    magnitude, random, best = by_mask[Mask.magnitude], by_mask[Mask.random], by_mask[Mask.best]
-    curves = {
-        "k": magnitude["k"].tolist(),
-        "overlap": magnitude["overlap"].tolist(),
-        "error": _known(magnitude["error"]),
-        "least": _known(magnitude["least"]),
-        "greatest": _known(magnitude["greatest"]),
-        "chance": magnitude["chance"].tolist(),
-        "random_mean": random["overlap"].tolist(),
-        "random_std": random["std"].tolist(),
-        "best": best["overlap"].tolist(),
-        "tied": [None if tied is None else int(tied) for tied in _known(magnitude["tied"])],
-    }
-    return {
-        "model": detail.model,
-        "step": detail.step,
-        "parameters": detail.parameters,
-        "hvps": detail.hvps,
-        "eigenvalues": eigenvalues["value"].tolist(),
-        "residuals": _known(eigenvalues["residual"]),
-        "resolved_k": detail.resolved_k,
-        "scree_lower": _known(eigenvalues["scree_lower"]),
-        "scree_upper": _known(eigenvalues["scree_upper"]),
-        "layers": _rows(layer_shares(s, analysis_id)),
-        "magnitudes": _rows(magnitude_bins(s, analysis_id)),
-        "metrics": _rows(subspace_metrics(s, [analysis_id])[list(_METRIC)]),
-        "curves": _curves_as_json(s, analysis_id),
-        "overlap": [dict(zip(curves, point, strict=True)) for point in zip(*curves.values(), strict=True)],
-        "seconds": dict(zip(detail.stages["stage"], detail.stages["seconds"].tolist(), strict=True))
-        | {"total": detail.seconds},
-        "checkpoint_sha256": detail.checkpoint_sha256,
-        "data_sha256": detail.data_sha256,
-        "settings": detail.settings,
-        "environment": detail.environment,
-        "record": detail.record,
-    }
-
-
-def _curves_as_json(s: Session, analysis_id: int) -> dict[str, dict[str, list[float | None] | None]]:
+    magnitude, random, best = (by_mask[mask] for mask in (Mask.magnitude, Mask.random, Mask.best))
+    timings = detail.stages[["stage", "seconds", "hvps"]].itertuples(index=False, name=None)
     statement = select(FurtherCurve).where(FurtherCurve.analysis_id == analysis_id)
-    found = {}
-    for each in s.scalars(statement.order_by(FurtherCurve.name)):
-        parts = {part: _known(pd.Series(numbers)) for part, numbers in unpack(each.points).items()}
-        found[each.name] = {part: None if set(known) == {None} else known for part, known in parts.items()}
-    return found
+    found = Outcome(
+        parameters=detail.parameters,
+        hvps=detail.hvps or 0,
+        eigenvalues=eigenvalues["value"].to_numpy(),
+        residuals=eigenvalues["residual"].to_numpy(),
+        scree_lower=eigenvalues["scree_lower"].to_numpy(),
+        scree_upper=eigenvalues["scree_upper"].to_numpy(),
+        overlap=magnitude["overlap"].to_numpy(),
+        overlap_error=magnitude["error"].to_numpy(),
+        least=magnitude["least"].to_numpy(),
+        greatest=magnitude["greatest"].to_numpy(),
+        tied=magnitude["tied"].to_numpy(),
+        resolved_k=detail.resolved_k,
+        random_mean=random["overlap"].to_numpy(),
+        random_std=random["std"].to_numpy(),
+        best=best["overlap"].to_numpy(),
+        layers=_rows(layer_shares(s, analysis_id)),
+        magnitudes=_rows(magnitude_bins(s, analysis_id)),
+        metrics=_rows(subspace_metrics(s, [analysis_id])),
+        curves={each.name: unpack(each.points) for each in s.scalars(statement.order_by(FurtherCurve.name))},
+        stages=[Stage(*each) for each in timings],
+        data_sha256=detail.data_sha256 or "",
+        environment=detail.environment,
+        record=detail.record,
+    )
+    document = found.document(detail.checkpoint_sha256, detail.settings)
+    return {"model": detail.model, "step": detail.step} | document
 
 
 def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -1141,27 +949,12 @@ def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame
     Raises:
         StoreError: If there is no model of one of the names.
     """
-    statement = _point_statement(
-        Model.architecture,
-        _patterns,
-        Analysis.parameters,
-        Analysis.data,
-        _sampling,
-        Analysis.resolved_k,
-        Checkpoint.test_accuracy,
-    )
+    more = ("architecture", "subset", "parameters", "data", "sampling", "resolved_k", "test_accuracy")
+    columns = _POINT | _known_columns(*more)
+    statement = _points(columns)
     if names is not None:
         statement = statement.where(Model.name.in_(model_names(s, names)))
-    more = {
-        "architecture": object,
-        "subset": object,
-        "parameters": int,
-        "data": object,
-        "sampling": object,
-        "resolved_k": float,
-        "test_accuracy": float,
-    }
-    return _frame(s, statement, _POINT | more)
+    return _frame(s, statement, columns)
 
 
 def model_names(s: Session, names: Sequence[str] | None = None) -> list[str]:
@@ -1185,25 +978,22 @@ def _masks(masks: Sequence[str]) -> list[Mask]:
     return [Mask(mask) for mask in masks]
 
 
-def _known(values: pd.Series[float]) -> list[float | None]:
-    """The values, with None for NaN: JSON has none."""
-    return [None if np.isnan(value) else value for value in values.tolist()]
-
-
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame, with None for what is unknown: JSON has no NaN."""
     known = frame.astype(object).where(frame.notna(), None)
     return [dict(zip(frame.columns, row, strict=True)) for row in known.to_numpy().tolist()]
 
 
-def _frame(s: Session, statement: Executable, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of a statement under these names and types."""
-    rows: Sequence[Row[Any]] = s.execute(statement).all()
-    values: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(columns)
+def _frame(s: Session, statement: Select[Any], columns: _Columns) -> pd.DataFrame:
+    """The rows of a statement, each column by its label, in the order and with the types of ``columns``."""
+    found = s.execute(statement)
+    labels = list(found.keys())
+    values: Sequence[Sequence[Any]] = list(zip(*found, strict=True)) or [()] * len(labels)
+    labelled = dict(zip(labels, values, strict=True))
     return pd.DataFrame(
         {
-            name: pd.Series([_plain(value, name) for value in column], dtype=kind)
-            for (name, kind), column in zip(columns.items(), values, strict=True)
+            name: pd.Series([_plain(value, name) for value in labelled[name]], dtype=kind)
+            for name, (kind, _) in columns.items()
         }
     )
 

@@ -53,6 +53,7 @@ from seigh.core.results.models import (
     Work,
 )
 from seigh.core.results.packed import pack
+from seigh.core.results.result import Outcome
 from seigh.core.settings import AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
@@ -674,31 +675,11 @@ def finish(
     s: Session,
     analysis_id: int,
     token: str,
+    found: Outcome,
     *,
-    eigenvalues: Floats,
-    residuals: Floats | None,
-    scree_lower: Floats | None,
-    scree_upper: Floats | None,
-    overlap: Floats,
-    overlap_error: Floats | None,
-    least: Floats | None = None,
-    greatest: Floats | None = None,
-    tied: NDArray[np.int64] | None = None,
-    resolved_k: int | None,
-    random_mean: Floats,
-    random_std: Floats,
-    best: Floats,
-    layers: Sequence[Mapping[str, Any]] = (),
-    magnitudes: Sequence[Mapping[str, Any]] = (),
-    metrics: Sequence[Mapping[str, Any]] = (),
-    curves: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    stages: Sequence[tuple[str, float, int]],
-    hvps: int,
-    data_sha256: str,
-    environment: Mapping[str, Any],
-    record: Mapping[str, Any],
     eigenvectors: str | None,
     eigenvectors_sha256: str | None = None,
+    words: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> bool:
     """Write the results of an attempt and end its analysis, unless its claim is gone.
 
@@ -706,32 +687,10 @@ def finish(
         s: A writing session.
         analysis_id: The analysis.
         token: The attempt's claim.
-        eigenvalues: (k,), by descending |λ|.
-        residuals: (k,), ‖Hv − λv‖₂ for each of them.
-        scree_lower: (k,), lower bounds of the share of ‖H‖²_F that a matrix of rank 1 … k misses.
-        scree_upper: (k,), upper bounds of it.
-        overlap: (k,), of the magnitude mask with the eigenspaces of dimension 1 … k.
-        overlap_error: (k,), how far each of them may be from the true one.
-        least: (k,), the least overlap of all masks that equal magnitudes admit.
-        greatest: (k,), the greatest of them.
-        tied: (k,), how many equal magnitudes compete for places in the mask; 0 where none do.
-        resolved_k: Up to there every overlap is known to 1 %.
-        random_mean: (k,), mean over the random masks.
-        random_std: (k,), their standard deviation.
-        best: (k,), overlap of the best mask.
-        layers: Rows of ``LayerShare``, as its columns.
-        magnitudes: Rows of ``MagnitudeBin``.
-        metrics: Rows of ``SubspaceMetric``.
-        curves: By name, title and note of each further curve, and (k,) its value, error and chance.
-        stages: Name, seconds and HVPs of each stage, in order.
-        hvps: Hessian-vector products in all.
-        data_sha256: Hash of the data subset.
-        environment: Software and hardware; JSON.
-        record: Facts beside the above; JSON.
+        found: What the attempt has found.
         eigenvectors: Key of their file in the artefact store.
         eigenvectors_sha256: Checksum of that file.
-
-    What may be None is not known; so are single residuals, bounds and errors, or facts, that are not finite.
+        words: Title and note of each further curve, by its name.
 
     Returns:
         Whether these are now the analysis's results. Repeating a call whose outcome was not heard is safe.
@@ -742,50 +701,70 @@ def finish(
     analysis = _attempted(s, Analysis, analysis_id, token)
     if analysis is None or analysis.state is not State.running:
         return analysis is not None and analysis.state is State.finished
-    overlaps = {Mask.magnitude: overlap, Mask.random: random_mean, Mask.best: best}
-    if not all(np.isfinite(numbers).all() for numbers in (eigenvalues, random_std, *overlaps.values())):
+    overlaps = {Mask.magnitude: found.overlap, Mask.random: found.random_mean, Mask.best: found.best}
+    numbers = (found.eigenvalues, found.random_std, *overlaps.values())
+    if not all(np.isfinite(each).all() for each in numbers):
         raise StoreError(
             "The eigenvalues or overlaps came out as NaN or infinite; "
             "the weights or the data are too large for this precision, so try float64."
         )
 
-    analysis.hvps = hvps
-    analysis.resolved_k = resolved_k
-    analysis.data_sha256 = data_sha256
-    analysis.record = _json(record)
+    analysis.hvps = found.hvps
+    analysis.resolved_k = found.resolved_k
+    analysis.data_sha256 = found.data_sha256
+    analysis.record = _json(found.record)
     analysis.eigenvectors, analysis.eigenvectors_sha256 = eigenvectors, eigenvectors_sha256
-    analysis.environment_id = _environment(s, environment).id
+    analysis.environment_id = _environment(s, found.environment).id
     _finish(s, analysis)
 
     for table in RESULTS:  # of the one before, if it is computed anew
         s.execute(sql_delete(table).where(table.analysis_id == analysis_id))
-    columns = {"residual": residuals, "scree_lower": scree_lower, "scree_upper": scree_upper}
+    columns = {
+        "residual": found.residuals,
+        "scree_lower": found.scree_lower,
+        "scree_upper": found.scree_upper,
+    }
     _insert(
         s,
         Eigenvalue,
-        _rows({"value": eigenvalues} | columns, "position", analysis_id=analysis_id),
+        _rows({"value": found.eigenvalues} | columns, "position", analysis_id=analysis_id),
     )
     unknown: dict[str, NDArray[Any] | None] = dict.fromkeys(("std", "error", "least", "greatest", "tied"))
     known: dict[Mask, dict[str, NDArray[Any] | None]] = {
-        Mask.magnitude: {"error": overlap_error, "least": least, "greatest": greatest, "tied": tied},
-        Mask.random: {"std": random_std},
+        Mask.magnitude: {
+            "error": found.overlap_error,
+            "least": found.least,
+            "greatest": found.greatest,
+            "tied": found.tied,
+        },
+        Mask.random: {"std": found.random_std},
         Mask.best: {},
     }
     for mask, curve in overlaps.items():
         rows = _rows({"overlap": curve} | unknown | known[mask], "k", analysis_id=analysis_id, mask=mask)
         _insert(s, OverlapPoint, rows)
-    for name, further in curves.items():
-        words = {"title": further["title"][:200], "note": further["note"]}
-        row = {"analysis_id": analysis_id, "name": name, **words, "points": pack(further)}
+    for name, further in found.curves.items():
+        said = {"title": words[name]["title"][:200], "note": words[name]["note"]}
+        row = {"analysis_id": analysis_id, "name": name, **said, "points": pack(further)}
         _insert(s, FurtherCurve, [row])
-    for table, told in ((LayerShare, layers), (MagnitudeBin, magnitudes), (SubspaceMetric, metrics)):
+    for table, told in (
+        (LayerShare, found.layers),
+        (MagnitudeBin, found.magnitudes),
+        (SubspaceMetric, found.metrics),
+    ):
         _insert(s, table, [{"analysis_id": analysis_id, **_json(row)} for row in told])
     _insert(
         s,
         StageTiming,
         [
-            {"analysis_id": analysis_id, "position": i, "stage": stage[:64], "seconds": seconds, "hvps": n}
-            for i, (stage, seconds, n) in enumerate(stages)
+            {
+                "analysis_id": analysis_id,
+                "position": i,
+                "stage": stage.name[:64],
+                "seconds": stage.seconds,
+                "hvps": stage.hvps,
+            }
+            for i, stage in enumerate(found.stages)
         ],
     )
     return True

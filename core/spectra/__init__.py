@@ -8,6 +8,7 @@ from seigh.core.spectra.exact import exact
 from seigh.core.spectra.krylov import block_krylov
 from seigh.core.spectra.operators import Deferred, Operator, Shifted, SpectrumError
 from seigh.core.spectra.residuals import numerical_rank, rayleigh, residuals
+from seigh.core.spectra.ritz import rayleigh_ritz
 from seigh.core.spectra.sketched import eigenpairs_of, seigh, ssvd
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "exact",
     "numerical_rank",
     "rayleigh",
+    "rayleigh_ritz",
     "residuals",
     "seigh",
     "ssvd",

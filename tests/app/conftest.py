@@ -16,6 +16,7 @@ from seigh.core.results.models import Analysis
 from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests import opening
+from tests.core.results import lab
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def add(home: Settings) -> Callable[..., int]:
             if state == "failed":
                 store.fail(s, Analysis, number, "token", "There was too little of something.")
             if state == "finished":
-                assert store.finish(s, number, "token", **made_up_results(k) | (results or {}))
+                assert store.finish(s, number, "token", **lab.arguments(made_up_results(k) | (results or {})))
         return number
 
     return added
@@ -90,7 +91,7 @@ TENSORS = (("linear1.weight", 7000, 0.75), ("linear1.bias", 30, 0.25))  # name, 
 
 
 def made_up_results(k: int) -> dict[str, Any]:
-    """What ``store.finish`` takes: overlap at three times chance, eigenvalues of alternating signs."""
+    """What ``lab.arguments`` takes: overlap at three times chance, eigenvalues of alternating signs."""
     size = np.arange(1, k + 1)
     return {
         "eigenvalues": np.where(size % 2, 1.0, -1.0) / size,

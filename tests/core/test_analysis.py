@@ -317,5 +317,5 @@ def test_where_the_overlap_lies(tmp_path: Path) -> None:
 
 def test_layers_of_chosen_parameters_are_theirs(tmp_path: Path) -> None:
     result = analyse(checkpoint(tmp_path, 0), settings(parameters=("linear3.*",)))
-    assert result.layers.names == ("linear3.weight", "linear3.bias")
-    assert result.layers.parameters == (400, 20)
+    told = {row["name"]: row["parameters"] for row in result.layers}
+    assert told == {"linear3.weight": 400, "linear3.bias": 20}

@@ -35,9 +35,11 @@ def test_an_own_run_is_analysed_as_the_page_says(folder: Path, capsys: pytest.Ca
     names = follow(DOCS / "analyse.md")
     assert "vit_b_16" in (printed := capsys.readouterr().out)
     assert "Overlap at k = 50" in printed
-    results = names["results"]
+    results, again = names["results"], names["again"]
     assert isinstance(results, dict)
     assert list(results) == ["step_000000", "step_000100", "step_000300"]
+    assert isinstance(again, list)
+    assert [each.to_json() for each in again] == [each.to_json() for each in results.values()]
     stored = json.loads((folder / "out.json").read_text())
     assert [len(each["overlap"]) for each in stored] == [50, 50, 50]
     keys = {key for each in stored for key in each}
@@ -51,22 +53,21 @@ def test_a_plug_in_is_written_as_the_page_says(
 ) -> None:
     found = blocks(DOCS / "plugins.md")
     page = dict(found[::-1])  # the first of each language
-    curves, drawn = [text for language, text in found if language == "python"][1:]
+    further = [text for language, text in found if language == "python"][1:]
     project = tomllib.loads(page["toml"])["project"]
     ((group, entries),) = project["entry-points"].items()
     site = folder / "site"  # as an installer leaves a package
     information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
-    (site / "our_curves.py").write_text(curves)
-    (site / "our_figures.py").write_text(drawn)
+    modules = ("our_curves", "our_figures", "our_method", "our_zoo")
+    for module, text in zip(modules, further, strict=True):
+        (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     )
-    lines = [f"{name} = {value}" for name, value in entries.items()] + [
-        "curves = our_curves:register",
-        "figures = our_figures:register",
-    ]
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    lines += [f"{module} = {module}:register" for module in modules]
     (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     monkeypatch.syspath_prepend(str(site))
     forget()
@@ -74,12 +75,14 @@ def test_a_plug_in_is_written_as_the_page_says(
         for words in commands(page["sh"]):
             run(words)
         asked = ["--curves", "last-layer", "--curves", "overlap-smallest", "--json", "curves.json"]
+        asked += ["--method", "power"]
         run([*words, *asked])
         results = json.loads((folder / "curves.json").read_text())
         found_figures = [figures.of_plugins(result) for result in results]
+        assert architectures.build("zoo/net-8")[1].out_features == 8  # type: ignore[union-attr, index]
     finally:
         monkeypatch.undo()
-        for module in ("our_lab", "our_curves", "our_figures"):
+        for module in ("our_lab", *modules):
             sys.modules.pop(module, None)
         forget()
     printed = capsys.readouterr().out
@@ -87,6 +90,7 @@ def test_a_plug_in_is_written_as_the_page_says(
     assert printed.count("Overlap at k = 10") == 3
     for each in results:
         assert each["curves"].keys() == {"last-layer", "overlap-smallest"}
+        assert each["settings"]["method"] == "power"
     for ((name, figure),), failed in found_figures:
         assert (name, failed) == ("decay", [])
         assert figures.table_of(figure)["relative"].iloc[0] == 1

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from seigh.core.results import store
 from seigh.core.results.models import Analysis, Checkpoint, Comparison, State, Training, Work
+from seigh.core.results.result import Outcome, Stage
 from seigh.core.settings import AnalysisSettings, TrainingSettings
 
 W = TypeVar("W", bound=Work)
@@ -62,9 +63,20 @@ def queue_any(s: Session, kind: type[Work], number: int = 100) -> int:
     return queue(s, step=number).id
 
 
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``store.finish``: what an ``Outcome`` has, stages as tuples, words beside the curves."""
+    rest = ("eigenvectors", "eigenvectors_sha256")
+    outcome = {name: value for name, value in given.items() if name not in rest}
+    outcome["stages"] = [Stage(*each) for each in given["stages"]]
+    curves = given.get("curves", {})
+    words = {name: {word: each[word] for word in ("title", "note")} for name, each in curves.items()}
+    found = Outcome(**({"parameters": PARAMETERS} | outcome))
+    return {"found": found, "words": words} | {name: given[name] for name in rest if name in given}
+
+
 def results(**changes: Any) -> dict[str, Any]:
     """Arguments of ``store.finish`` for k = 3."""
-    return {
+    given = {
         "eigenvalues": np.array([-4.0, 2.0, 1.0]),
         "residuals": np.array([0.1, np.nan, 0.3]),
         "scree_lower": np.array([0.3, 0.1, 0.05]),
@@ -84,7 +96,8 @@ def results(**changes: Any) -> dict[str, Any]:
         "environment": {"torch": "2.9", "threads": 2},
         "record": {"subset_loss": 0.25},
         "eigenvectors": "eigenvectors/1-x.safetensors",
-    } | changes
+    }
+    return arguments(given | changes)
 
 
 def claim(

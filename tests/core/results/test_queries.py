@@ -393,6 +393,10 @@ def test_the_json_of_a_result(maker: Maker) -> None:
             )
         ],
         "seconds": {"load": 0.5, "eigenpairs": 2.0, "total": 2.5},
+        "stages": [
+            {"stage": "load", "seconds": 0.5, "hvps": 0},
+            {"stage": "eigenpairs", "seconds": 2.0, "hvps": 10},
+        ],
         "checkpoint_sha256": "a" * 64,
         "data_sha256": "d" * 64,
         "settings": lab.settings().model_dump(mode="json"),

@@ -1,0 +1,67 @@
+"""Where architectures come from: the paper's, torchvision's, timm's, and those of plug-ins.
+
+A source is one ``Source``. Libraries are imported when a source is first asked for something that it alone
+knows, as that takes seconds which a network of another source need not wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from seigh.core.problems.spec import Value
+
+Shape = tuple[int, ...]
+
+
+def _of_that_name(source: str) -> Callable[[str], str]:
+    return lambda name: f"{source}'s {name.removeprefix(f'{source}/')}."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection of architectures.
+
+    Attributes:
+        name: Of the source. A plug-in's architectures are called ``<name>/…``, as timm's are.
+        names: Of all its architectures.
+        build: ``build(name, options)``, a freshly initialised model; options that are not given have their
+            default.
+        options: Of a name, default by option; some may turn out not to be options, unless all are certain.
+        takes: ``takes(name, options)``, the shape of one sample for the values of all options; None where
+            the source does not say.
+        line: Of a name, what it is, in a line; the source's name and its own when not given.
+        certain: ``certain(name, option)``, whether this is known to be an option, so that it need not be
+            tried. All are when not given.
+        candidates: Of shapes by tensor name, which architectures a checkpoint of such tensors may be of; all
+            of them when not given.
+        on_meta: Whether its constructors compute with no tensor, so that they work without memory.
+    """
+
+    name: str
+    names: Callable[[], Sequence[str]]
+    build: Callable[[str, Mapping[str, Value]], nn.Module]
+    options: Callable[[str], Mapping[str, Value]] = lambda _: {}
+    takes: Callable[[str, Mapping[str, Value]], Shape | None] | None = None
+    line: Callable[[str], str] | None = None
+    certain: Callable[[str, str], bool] | None = None
+    candidates: Callable[[Mapping[str, Sequence[int]]], Iterable[str]] | None = None
+    on_meta: bool = False
+
+    def described(self, name: str) -> str:
+        """What an architecture is, in a line."""
+        return _of_that_name(self.name)(name) if self.line is None else self.line(name)
+
+    def shape(self, name: str, options: Mapping[str, Value]) -> Shape | None:
+        """The shape of one sample."""
+        return None if self.takes is None else self.takes(name, options)
+
+    def is_certain(self, name: str, option: str) -> bool:
+        """Whether this is known to be an option."""
+        return self.certain is None or self.certain(name, option)
+
+    def possible(self, shapes: Mapping[str, Sequence[int]]) -> Iterable[str]:
+        """Which architectures a checkpoint may be of."""
+        return self.names() if self.candidates is None else self.candidates(shapes)

@@ -1,0 +1,173 @@
+"""What an analysis finds, as tables: the one list of their columns, with types, units and meanings.
+
+JSON, exports, queries and docs/results.md are made from it, and the database's tables are held to it by a
+test. A table has a row for each value of its keys; a number that is not known is NULL, NaN or null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of results.
+
+    Attributes:
+        name: In the database, JSON, exports and frames.
+        kind: Of its values.
+        unit: Of numbers; "" where they have none.
+        meaning: What it says, without a full stop.
+        known: Whether it is known of every row.
+    """
+
+    name: str
+    kind: Literal["int", "float", "text"]
+    unit: str
+    meaning: str
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results, of one analysis.
+
+    Attributes:
+        name: In exports and JSON.
+        sql: In the database.
+        keys: The columns that tell its rows apart.
+        columns: All columns, the keys first.
+    """
+
+    name: str
+    sql: str
+    keys: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The type of each column in a frame."""
+        return {each.name: {"int": int, "float": float, "text": object}[each.kind] for each in self.columns}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(each.name for each in self.columns)
+
+
+_K = Column("k", "int", "", "size of mask and eigenspace, from 1")
+_SHARE = "share, in [0, 1]"
+
+SPECTRUM = Table(
+    "eigenvalues",
+    "eigenvalue",
+    ("position",),
+    (
+        Column("position", "int", "", "rank of the eigenvalue by |λ|, from 1"),
+        Column("value", "float", "that of the matrix", "eigenvalue λ"),
+        Column("residual", "float", "that of λ", "‖Hv − λv‖₂, rounding included", known=False),
+        Column(
+            "scree_lower",
+            "float",
+            _SHARE,
+            "lower bound of the share of ‖H‖²_F that rank 1 … position misses",
+            known=False,
+        ),
+        Column("scree_upper", "float", _SHARE, "upper bound of it", known=False),
+    ),
+)
+
+OVERLAP = Table(
+    "overlap",
+    "overlap_point",
+    ("k",),
+    (
+        _K,
+        Column("overlap", "float", _SHARE, "overlap of the mask of largest |θ| with V_k, the mean over ties"),
+        Column("error", "float", _SHARE, "stated error of the overlap", known=False),
+        Column("least", "float", _SHARE, "least overlap over all ways to break ties", known=False),
+        Column("greatest", "float", _SHARE, "greatest overlap over them", known=False),
+        Column("chance", "float", _SHARE, "chance level k/D"),
+        Column("random_mean", "float", _SHARE, "mean overlap of random masks"),
+        Column("random_std", "float", _SHARE, "standard deviation over random masks"),
+        Column("best", "float", _SHARE, "overlap of the best mask for V_k"),
+        Column("tied", "int", "coordinates", "equal |θ| that compete for places in the mask", known=False),
+    ),
+)
+
+LAYERS = Table(
+    "layers",
+    "layer_share",
+    ("k", "position"),
+    (
+        _K,
+        Column("position", "int", "", "place of the tensor in the model, from 0"),
+        Column("name", "text", "", "name of the tensor"),
+        Column("parameters", "int", "coordinates", "how many it has"),
+        Column("eigenspace", "float", _SHARE, "its share of the mass of V_k"),
+        Column("mask", "float", _SHARE, "its share of the mask"),
+        Column("overlap", "float", _SHARE, "its share of their overlap", known=False),
+    ),
+)
+
+MAGNITUDES = Table(
+    "magnitudes",
+    "magnitude_bin",
+    ("k", "position"),
+    (
+        _K,
+        Column("position", "int", "", "number of the bin, from 0 for the largest |θ|"),
+        Column("count", "int", "coordinates", "how many it has"),
+        Column("largest", "float", "that of θ", "largest |θ| in it"),
+        Column("smallest", "float", "that of θ", "smallest |θ| in it"),
+        Column("mean", "float", "mass of a coordinate", "mean of ‖row of V_k‖²/k"),
+        Column("low", "float", "mass of a coordinate", "its 10 % quantile"),
+        Column("median", "float", "mass of a coordinate", "its median"),
+        Column("high", "float", "mass of a coordinate", "its 90 % quantile"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "subspace_metric",
+    ("k", "metric"),
+    (
+        _K,
+        Column("metric", "text", "", "name of the Grassmannian metric"),
+        Column("value", "float", "", "metric between mask and V_k"),
+        Column("error", "float", "", "stated error of it", known=False),
+        Column("random_mean", "float", "", "mean over random subspaces"),
+        Column("random_std", "float", "", "standard deviation over them"),
+    ),
+)
+
+STAGES = Table(
+    "stages",
+    "stage_timing",
+    ("stage",),
+    (
+        Column("stage", "text", "", "name of the stage"),
+        Column("seconds", "float", "s", "time that it took"),
+        Column("hvps", "int", "products", "Hessian-vector products in it"),
+    ),
+)
+
+CURVES = Table(
+    "curves",
+    "curve",
+    ("curve", "k"),
+    (
+        Column("curve", "text", "", "name of the further curve"),
+        _K,
+        Column("value", "float", "that of the curve", "value at k"),
+        Column("error", "float", "that of the curve", "stated error of it", known=False),
+        Column("chance", "float", "that of the curve", "what an unrelated eigenspace has", known=False),
+    ),
+)
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {each.name: each for each in (SPECTRUM, OVERLAP, LAYERS, MAGNITUDES, METRICS, STAGES, CURVES)}
+)

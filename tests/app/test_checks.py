@@ -50,7 +50,7 @@ def test_result_says_how_many_weights_tie_and_what_it_means(open_page: Open, add
         "48 weights of exactly the same magnitude compete for the last places of the mask of k = 4. The "
         "overlap is the mean over all choices among them; a single choice gives between 0.00057 and 0.0034,"
     )
-    assert "the stated error is 103.3% of the overlap" in said
+    assert "the stated error is 103 % of the overlap" in said
     assert "pale band with dashed edges" in captions(app)
     assert "The band round that line is its stated error" not in captions(app)
 

@@ -469,10 +469,8 @@ def test_any_architecture_can_be_searched_and_given_options(open_page: Open) -> 
 
 def test_a_page_builds_the_chosen_architecture_only(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    construct = architectures._construct
-    monkeypatch.setattr(
-        architectures, "_construct", lambda name, options: built.append(name) or construct(name, options)
-    )
+    build = architectures._built
+    monkeypatch.setattr(architectures, "_built", lambda spec: built.append(spec.name) or build(spec))
     architectures._skeleton.cache_clear()
     open_page("new_analysis")
     assert set(built) == {"tanh-mlp"}

@@ -19,7 +19,7 @@ from seigh.core import curves, methods, ranges
 from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
 from seigh.core.problems import architectures, data, losses
 from seigh.core.problems.data import DataError, Description
-from seigh.core.results import queries
+from seigh.core.results import queries, store
 from seigh.core.settings import (
     PRECISIONS,
     SPLITS,
@@ -100,8 +100,9 @@ def user_name() -> str:
 
 
 def missing_names(model: str, user: str) -> list[str]:
-    """What is still to be filled in of the two above."""
-    return [] + ["Give the model a name."] * (not model) + ["Enter your name."] * (not user)
+    """What is still to be filled in of the two above, or put right."""
+    wrong = ["Give the model a name."] if not model else [each for each in [store.wrong_name(model)] if each]
+    return wrong + ["Enter your name."] * (not user)
 
 
 def say_theta(architecture: str, patterns: Sequence[str] = ()) -> None:

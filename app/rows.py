@@ -53,6 +53,16 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class StoredCheckpoint:
+    """A row of ``queries.checkpoints``."""
+
+    step: int
+    filename: str
+    sha256: str
+    analyses: int
+
+
+@dataclass(frozen=True)
 class AnalysisOfLine(Analysis):
     """A finished analysis, and the line of a chart that it is a point of."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from seigh.app import identity, uploads
 from seigh.app.common import counted, database, plain, settings, size
 from seigh.app.costs import costs
 from seigh.app.navigation import link
+from seigh.app.rows import StoredCheckpoint, rows_of
 from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
 from seigh.core.names import Place
@@ -25,7 +27,9 @@ from seigh.core.problems import architectures, data
 from seigh.core.problems.checkpoints import Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
-from seigh.core.results import workers
+from seigh.core.results import queries, workers
+from seigh.core.results.artifacts import ArtifactStore
+from seigh.core.results.keys import content_key
 from seigh.core.settings import AnalysisSettings, SettingsError
 from seigh.tasks.submit import Upload, submit
 
@@ -40,7 +44,6 @@ FILES = "new_brought"
 def page() -> None:
     st.title("New analysis")
     identity.current().check_work()
-    report_last_submission()
     with st.container(border=True):
         st.header("Checkpoints")
         files = brought()
@@ -78,11 +81,11 @@ def page() -> None:
     start(used, table, chosen, problems, model=model, place=place)
 
 
-def report_last_submission() -> None:
-    """What Start has done, on top of the empty form that follows it."""
+def report_last_submission() -> bool:
+    """Say what Start has done, where one has pressed it; whether it has done something."""
     submission = st.session_state.pop("new_submission", None)
     if submission is None:
-        return
+        return False
     new = len(submission.analysis_ids) - len(submission.reused_ids)
     reused = len(submission.reused_ids)
     st.success(
@@ -93,6 +96,7 @@ def report_last_submission() -> None:
     if submission.warning:
         st.warning(plain(submission.warning), icon=":material/warning:")
     link("runs", "Watch them in Runs", icon=":material/list:")
+    return True
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------
@@ -118,9 +122,75 @@ def brought() -> list[Brought]:
             new = uploads.read([kept(upload) for upload in uploaded], folder())
         st.session_state[FILES] = joined(files, new)
         empty("files", uploaded)
+    stored(files)
     if files:
         st.button("Remove all files", icon=":material/delete:", key="new_clear", on_click=forget_files)
     return files
+
+
+def stored(files: Sequence[Brought]) -> None:
+    """Take checkpoints of a model that the lab has already, as if somebody had brought them again."""
+    for sentence in st.session_state.pop("new_stored_missing", ()):
+        st.error(plain(sentence), icon=":material/block:")
+    with database()() as s:
+        models = queries.models(s)
+    names = models.loc[models["checkpoints"] > 0, "name"].tolist()
+    if not names:
+        return
+    with st.expander("Checkpoints that are in the lab already", icon=":material/inventory_2:"):
+        name = st.selectbox(
+            "Of the model", names, index=None, key="new_stored_model", placeholder="Choose a model"
+        )
+        if name is None:
+            return
+        with database()() as s:
+            there = rows_of(queries.checkpoints(s, name), StoredCheckpoint)
+        label = {each.step: f"{each.step:,}{analysed(each.analyses)}" for each in there}
+        steps = st.multiselect(
+            "Training steps", list(label), format_func=label.__getitem__, key=f"new_stored_steps_{name}",
+            placeholder="All of them",
+        )  # fmt: skip
+        wanted = [each for each in there if not steps or each.step in steps]
+        if st.button(
+            f"Take {counted(len(wanted), 'checkpoint', 'checkpoints')}", key="new_stored",
+            icon=":material/add:",
+        ):  # fmt: skip
+            take(files, name, wanted)
+
+
+def analysed(analyses: int) -> str:
+    return f" ({counted(analyses, 'analysis', 'analyses')})" if analyses else ""
+
+
+def take(files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint]) -> None:
+    """Add stored checkpoints to the files, with their steps, and choose their model."""
+    artifacts = ArtifactStore(settings().artifact_folder)
+    parts, steps, missing = [], {}, []
+    for each in wanted:
+        key = content_key("checkpoints", each.sha256, PurePath(each.filename).suffix)
+        try:
+            path = artifacts.check(key, each.sha256, f"The file of checkpoint '{each.filename}'")
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        part = Part(uuid.uuid4().hex, each.filename, path)
+        parts.append(copied(part))
+        steps[part.id] = each.step
+    with st.spinner(f"Reading {counted(len(parts), 'file', 'files')} …"):
+        st.session_state[FILES] = joined(files, uploads.read(parts, folder()))
+    st.session_state.setdefault("new_steps", {}).update(steps)
+    if not st.session_state.get("new_model"):
+        st.session_state["new_model"] = model
+    st.session_state["new_stored_missing"] = missing
+    st.rerun()
+
+
+def copied(part: Part) -> Part:
+    """A file in a place of its own, as it is removed when somebody removes all files."""
+    path = folder() / part.id / "upload" / part.name
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(part.path, path)
+    return Part(part.id, part.name, path)
 
 
 def joined(files: Sequence[Brought], new: Sequence[Brought]) -> list[Brought]:
@@ -507,6 +577,8 @@ def start(
     pressed = st.button(
         label, type="primary", icon=":material/play_arrow:", disabled=bool(problems), key="new_start"
     )
+    if report_last_submission():  # the form is empty after it, and nobody has asked what is missing
+        return
     if problems:
         st.warning("\n".join(f"- {plain(problem)}" for problem in problems))
     if not pressed:

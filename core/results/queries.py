@@ -126,6 +126,26 @@ def models(s: Session) -> pd.DataFrame:
     return _frame(s, statement, columns)
 
 
+def checkpoints(s: Session, model: str) -> pd.DataFrame:
+    """The checkpoints of a model by step: checkpoint_id, step, filename, sha256, analyses (count)."""
+    columns: _Columns = {
+        "checkpoint_id": (int, Checkpoint.id),
+        "step": (int, Checkpoint.step),
+        "filename": (object, Checkpoint.filename),
+        "sha256": (object, Checkpoint.sha256),
+        "analyses": (int, func.count(Analysis.id)),
+    }
+    statement = (
+        _select(columns)
+        .join(Checkpoint.model)
+        .outerjoin(Checkpoint.analyses)
+        .where(Model.name == model)
+        .group_by(Checkpoint.id)
+        .order_by(Checkpoint.step)
+    )
+    return _frame(s, statement, columns)
+
+
 # --- Runs -------------------------------------------------------------------------------------------------
 
 # What all kinds of work have.

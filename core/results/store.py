@@ -87,6 +87,13 @@ class Standing(enum.Enum):
 # --- What was uploaded ------------------------------------------------------------------------------------
 
 
+def wrong_name(name: str) -> str | None:
+    """Why this cannot be the name of a model, if it cannot."""
+    if len(name) <= 200 and name.isprintable():
+        return None
+    return "A model's name has at most 200 characters and all of them are printable; choose a shorter one."
+
+
 def add_model(s: Session, name: str, architecture: str) -> Model:
     """The model of this name, made if there is none.
 
@@ -96,8 +103,8 @@ def add_model(s: Session, name: str, architecture: str) -> Model:
     name = name.strip()
     if not name:
         raise StoreError("The model has no name; give it one.")
-    if len(name) > 200 or not name.isprintable():
-        raise StoreError("A model's name has at most 200 characters and all of them are printable.")
+    if wrong := wrong_name(name):
+        raise StoreError(wrong)
     model, _ = _get_or_add(
         s, Model, Model.name == name, new=lambda: Model(name=name, architecture=architecture)
     )

@@ -14,6 +14,7 @@ import torch
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from seigh.app.analysis_form import missing_names
 from seigh.core.problems import architectures
 from seigh.core.results import queries, workers
 from seigh.core.results.models import Analysis, Checkpoint
@@ -559,3 +560,46 @@ def test_the_loss_is_chosen_and_said_to_have_weight_decay_or_not(
         (number,) = queries.runs(s).query("step == 400")["id"]
         chosen = AnalysisSettings.model_validate(queries.analysis(s, number).settings)
     assert (chosen.loss, chosen.label_smoothing, chosen.weight_decay) == ("cross-entropy", 0.1, 5e-4)
+
+
+def test_a_name_that_is_too_long_is_said_before_start() -> None:
+    (problem,) = missing_names("x" * 300, "ada")
+    assert "at most 200 characters" in problem
+    assert missing_names("x" * 200, "ada") == []
+
+
+def test_stored_checkpoints_are_analysed_again_and_what_start_did_is_said_beside_it(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)  # whose file is not there
+    app = uploaded(open_page("new_analysis"), {f"step_{step}.safetensors": weights() for step in (30, 70)})
+    app.selectbox(key="new_model").select("mine")
+    app.number_input(key="new_samples").set_value(30)
+    app.number_input(key="new_k").set_value(3)
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    assert "2 analyses are queued." in texts(app, "success")
+    said = [element.type for element in app.main.children.values()]
+    assert said.index("success") > said.index("button")  # beside Start, where one looks
+    assert "Add at least one checkpoint" not in warnings(app)
+
+    # From the lab, without a file: its step is known though its name does not tell it.
+    with sessions(home.database).begin() as s:
+        s.scalars(select(Checkpoint).where(Checkpoint.step == 70)).one().filename = "weights.safetensors"
+    app.run()
+    app.selectbox(key="new_stored_model").select("mine").run()
+    assert app.button(key="new_stored").label == "Take 3 checkpoints"
+    app.button(key="new_stored").click().run()
+    assert "The file of checkpoint" in texts(app, "error")
+    assert len(app.session_state["new_brought"]) == 2
+    app.button(key="new_clear").click().run()
+    app.multiselect(key="new_stored_steps_mine").select(70).run()
+    app.button(key="new_stored").click().run()
+    app.number_input(key="new_k").set_value(4).run()
+    assert app.selectbox(key="new_model").value == "mine"
+    app.button(key="new_start").click().run()
+    assert "1 analysis is queued." in texts(app, "success")
+    with sessions(home.database)() as s:
+        runs = queries.runs(s).query("step > 0")
+        assert sorted(zip(runs["step"], runs["k"], strict=True)) == [(30, 3), (70, 3), (70, 4)]
+        assert queries.checkpoints(s, "mine")["analyses"].tolist() == [1, 1, 2]

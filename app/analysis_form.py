@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from seigh.app import identity
 from seigh.app.common import database, plain, settings, typed_name
 from seigh.core import curves, methods, ranges
+from seigh.core.lab import queries, store
 from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
 from seigh.core.problems import architectures, data, losses
 from seigh.core.problems.data import DataError, Description
-from seigh.core.results import queries, store
 from seigh.core.settings import (
     PRECISIONS,
     SPLITS,

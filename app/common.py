@@ -23,8 +23,8 @@ from seigh.app.charts.overlap import RANDOM_DATA
 from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
 from seigh.core.errors import UserError
-from seigh.core.results import incidents
-from seigh.core.results.session import FAULTS, in_words, migrate, sessions
+from seigh.core.lab import incidents
+from seigh.core.lab.session import FAULTS, in_words, migrate, sessions
 from seigh.core.settings import Settings
 
 P = ParamSpec("P")

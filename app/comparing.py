@@ -11,8 +11,8 @@ from seigh.app import identity
 from seigh.app.common import counted, database, duration, guarded, plain, settings
 from seigh.app.rows import Comparison, ComparisonRun, rows_of
 from seigh.core.errors import UserError
-from seigh.core.results import queries
-from seigh.core.results.models import State
+from seigh.core.lab import queries
+from seigh.core.lab.models import State
 
 
 def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) -> None:

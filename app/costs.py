@@ -13,12 +13,12 @@ from seigh.app.rows import rows_of
 from seigh.core import methods
 from seigh.core.analysis import Cost, cost
 from seigh.core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
+from seigh.core.lab import queries
+from seigh.core.lab.models import Worker
+from seigh.core.lab.space import room
+from seigh.core.lab.workers import alive
 from seigh.core.problems import architectures, data
 from seigh.core.problems.data import DataError
-from seigh.core.results import queries
-from seigh.core.results.models import Worker
-from seigh.core.results.space import room
-from seigh.core.results.workers import alive
 from seigh.core.settings import AnalysisSettings, SettingsError
 
 LONG = 86_400.0  # s; more than that is said

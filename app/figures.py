@@ -1,6 +1,6 @@
 """Every figure, composed once: pages, reports and downloads show the same ``Figure``.
 
-A function here takes a table of ``seigh.core.results.queries`` and gives a figure: its words, and the chart
+A function here takes a table of ``seigh.core.lab.queries`` and gives a figure: its words, and the chart
 of ``app/charts`` that draws it. Figures of plug-ins (``Registry.figure``) come through ``of_plugins``.
 """
 
@@ -23,8 +23,8 @@ from seigh.app.digits import number
 from seigh.app.panels import Panel
 from seigh.core.errors import UserError
 from seigh.core.figures import Figure
+from seigh.core.lab import queries
 from seigh.core.names import METRICS, PLUGINS
-from seigh.core.results import queries
 
 _log = logging.getLogger(__name__)
 

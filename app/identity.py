@@ -16,8 +16,8 @@ from seigh.app.common import database, typed_name
 from seigh.app.gate import pages
 from seigh.app.gate.visitors import ADDRESS, HEADER
 from seigh.core.access import AccessError, Actor, Role
-from seigh.core.results import accounts
-from seigh.core.results.models import Account
+from seigh.core.lab import accounts
+from seigh.core.lab.models import Account
 
 _assumed: list[str] = []
 

@@ -9,8 +9,8 @@ import pandas as pd
 from sqlalchemy.orm import Session
 
 from seigh.app import charts
+from seigh.core.lab import queries
 from seigh.core.names import IOU
-from seigh.core.results import queries
 
 # Which line, and which colour, the rows of an analysis belong to.
 LINE = ["analysis_id", "series", "group"]

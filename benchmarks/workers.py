@@ -14,9 +14,9 @@ import typer
 
 from benchmarks import problems, report
 from benchmarks.stack import Stack, stack, wait_until
-from seigh.core.results import queries
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.session import sessions
+from seigh.core.lab import queries
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.session import sessions
 from seigh.tasks.submit import Upload, submit
 
 _LONGEST = 3600.0

@@ -55,6 +55,7 @@ from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
 from seigh.core.results.result import Outcome, ResultError, Stage
 from seigh.core.settings import AnalysisSettings, Settings
+from seigh.core.sharing.crew import Crew, SharedOperator, SharedStorage
 from seigh.core.spectra import (
     APosteriori,
     Deferred,
@@ -70,7 +71,6 @@ from seigh.core.spectra import (
     residuals,
 )
 from seigh.core.spectra.aposteriori import Scree
-from seigh.core.spectra.crew import Crew, SharedOperator, SharedStorage
 from seigh.core.spectra.residuals import CHECKS, with_rounding
 
 Floats = NDArray[np.float64]

@@ -56,7 +56,7 @@ Share = Literal["auto", "always", "never"]
 Place = Literal["any", "cpu", "gpu"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
-# Tables that can be exported (``seigh.core.results.tables``).
+# Tables that can be exported (``seigh.core.lab.tables``).
 TableName = Literal[
     "overlap",
     "analyses",

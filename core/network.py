@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from seigh.core.curvature import CurvatureOperator, choose, footprint, select_parameters
 from seigh.core.curvature.causes import operation, place, reason
 from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64
-from seigh.core.curvature.memory import is_out_of_memory
 from seigh.core.curvature.paths import arithmetic
 from seigh.core.curvature.shares import Mean
 from seigh.core.device import available_memory, pick_device
+from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.names import PATHS, REDUCED, PathName
 from seigh.core.problems import architectures, checkpoints, losses
 from seigh.core.problems import data as datasets

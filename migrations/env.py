@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: the connection that ``seigh.core.results.session.migrate`` hands over,
+"""How Alembic reaches the database: the connection that ``seigh.core.lab.session.migrate`` hands over,
 or, from the ``alembic`` command line, the one of the environment (``SEIGH_HOME``, ``SEIGH_DATABASE_URL``)."""
 
 from typing import Any, Literal
@@ -7,8 +7,8 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection
 
-from seigh.core.results.models import Base, UTCDateTime
-from seigh.core.results.session import migration_connection
+from seigh.core.lab.models import Base, UTCDateTime
+from seigh.core.lab.session import migration_connection
 from seigh.core.settings import Settings
 
 

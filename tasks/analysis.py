@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from seigh.core import analysis, curves
-from seigh.core.results import store
-from seigh.core.results.artifacts import ArtifactStore, Damaged, Missing
-from seigh.core.results.keys import eigenvectors_key
-from seigh.core.results.models import Analysis, Checkpoint
-from seigh.core.results.store import StoreError
+from seigh.core.lab import store
+from seigh.core.lab.artifacts import ArtifactStore, Damaged, Missing
+from seigh.core.lab.keys import eigenvectors_key
+from seigh.core.lab.models import Analysis, Checkpoint
+from seigh.core.lab.store import StoreError
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks import parts
 from seigh.tasks.attempt import Attempt

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from kombu.utils.functional import retry_over_time
 from sqlalchemy.orm import Session, sessionmaker
 
-from seigh.core.results.models import Work
-from seigh.core.results.session import DatabaseFull, is_full
+from seigh.core.lab.models import Work
+from seigh.core.lab.session import DatabaseFull, is_full
 from seigh.core.settings import Settings
 from seigh.tasks.progress import DATABASE_AWAY, Lifeline, WorkLog
 

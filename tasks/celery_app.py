@@ -1,7 +1,7 @@
 """The Celery application: configuration only.
 
 The database is the truth about all work, and a message merely says "look at analysis 7". So it does no
-harm if a message is lost, delivered twice or delivered late: see ``seigh.core.results.store.claim`` and
+harm if a message is lost, delivered twice or delivered late: see ``seigh.core.lab.store.claim`` and
 ``seigh.tasks.recovery``.
 """
 

@@ -14,17 +14,17 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from seigh.core.device import pick_device
+from seigh.core.lab import store
+from seigh.core.lab.artifacts import ArtifactStore, Damaged, Missing
+from seigh.core.lab.models import Analysis, Comparison, State
+from seigh.core.lab.store import StoreError
 from seigh.core.names import IOU, METRICS, Metric
 from seigh.core.network import parameters_of
 from seigh.core.overlap import largest_first
 from seigh.core.overlap.metrics import factor, metrics
 from seigh.core.overlap.pairs import StoredVectors, eigenspaces, mask_iou, stored_vectors
-from seigh.core.results import store
-from seigh.core.results.artifacts import ArtifactStore, Damaged, Missing
-from seigh.core.results.models import Analysis, Comparison, State
-from seigh.core.results.store import StoreError
 from seigh.core.settings import AnalysisSettings
-from seigh.core.spectra.blocks import BlockError, Blocks, digest
+from seigh.core.sharing.blocks import BlockError, Blocks, digest
 from seigh.tasks.attempt import Attempt
 from seigh.tasks.progress import ClaimLost
 from seigh.tasks.submit import send
@@ -70,7 +70,7 @@ class _Side:
 
 def run(attempt: Attempt[Comparison]) -> None:
     """Compare the pairs and end the comparison as finished."""
-    from seigh.core.results import queries  # brings pandas, which no other work needs
+    from seigh.core.lab import queries  # brings pandas, which no other work needs
 
     sides = attempt.read(lambda s: _sides(s, attempt.work.analyses))
     known = attempt.read(lambda s: queries.known_pairs(s, attempt.work.analyses))

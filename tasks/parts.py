@@ -35,18 +35,18 @@ from seigh.core.allocator import give_back_memory, keep_freed_memory
 from seigh.core.analysis import describe_environment
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import pick_device
+from seigh.core.lab import parts as rows
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.parts import Claimed
+from seigh.core.lab.session import DatabaseFull, sessions
+from seigh.core.lab.space import mark, said_if_full
+from seigh.core.lab.store import Standing, StoreError
+from seigh.core.lab.watch import Watch
 from seigh.core.network import Plan, load, objective, planned, reproducible
-from seigh.core.results import parts as rows
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.parts import Claimed
-from seigh.core.results.session import DatabaseFull, sessions
-from seigh.core.results.space import mark, said_if_full
-from seigh.core.results.store import Standing, StoreError
-from seigh.core.results.watch import Watch
 from seigh.core.settings import AnalysisSettings, Settings
-from seigh.core.spectra.blocks import Block, BlockError, Blocks
-from seigh.core.spectra.crew import EXCHANGED, KEPT, Part, perform
+from seigh.core.sharing.blocks import Block, BlockError, Blocks
+from seigh.core.sharing.crew import EXCHANGED, KEPT, Part, perform
 from seigh.tasks import ending
 from seigh.tasks.attempt import Attempt, read, write
 from seigh.tasks.celery_app import PART, app
@@ -175,7 +175,7 @@ class Conductor:
             return False
         return True
 
-    # What ``seigh.core.spectra.crew.Crew`` asks for.
+    # What ``seigh.core.sharing.crew.Crew`` asks for.
 
     @property
     def blocks(self) -> Blocks:

@@ -11,8 +11,8 @@ import torch
 from sqlalchemy.orm import Session
 
 from seigh.core.device import Device, describe_apart
-from seigh.core.results import workers
-from seigh.core.results.space import mark
+from seigh.core.lab import workers
+from seigh.core.lab.space import mark
 from seigh.core.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)

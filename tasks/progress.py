@@ -12,9 +12,9 @@ from typing import Any, Self
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from seigh.core.results import store
-from seigh.core.results.models import Work
-from seigh.core.results.store import Standing
+from seigh.core.lab import store
+from seigh.core.lab.models import Work
+from seigh.core.lab.store import Standing
 from seigh.tasks import ending
 from seigh.tasks.ending import HandedBack
 

@@ -22,12 +22,12 @@ import sqlalchemy.exc
 from celery import bootsteps
 from sqlalchemy.orm import Session, sessionmaker
 
+from seigh.core.lab import incidents, leftovers, parts, store, workers
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import WORK, Work
+from seigh.core.lab.session import close, sessions
+from seigh.core.lab.watch import Watch
 from seigh.core.names import PLACES, Place
-from seigh.core.results import incidents, leftovers, parts, store, workers
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import WORK, Work
-from seigh.core.results.session import close, sessions
-from seigh.core.results.watch import Watch
 from seigh.core.settings import Settings
 from seigh.tasks import broker, scratch
 from seigh.tasks.celery_app import app

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seigh.core.results.models import Work
-from seigh.core.results.space import WORK
+from seigh.core.lab.models import Work
+from seigh.core.lab.space import WORK
 from seigh.core.settings import Settings, SettingsError
 
 _LOCK = "lock"

@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 from seigh.core import curves
 from seigh.core.access import OPERATOR, Actor, acting
 from seigh.core.checksum import sha256_of
+from seigh.core.lab import actions, store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.keys import content_key
+from seigh.core.lab.models import Analysis, Comparison, Training, Work
+from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
 from seigh.core.names import Place
 from seigh.core.problems import architectures, checkpoints, data, losses, training
-from seigh.core.results import actions, store
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.keys import content_key
-from seigh.core.results.models import Analysis, Comparison, Training, Work
-from seigh.core.results.session import sessions
 from seigh.core.settings import (
     SPLITS,
     AnalysisSettings,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seigh.core.lab import store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import Analysis, Training
 from seigh.core.problems import architectures, checkpoints, training
-from seigh.core.results import store
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import Analysis, Training
 from seigh.core.settings import TrainingSettings
 from seigh.tasks.attempt import Attempt
 from seigh.tasks.progress import ClaimLost

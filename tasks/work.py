@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.core import logs, version
-from seigh.core.curvature.memory import is_out_of_memory
 from seigh.core.errors import UserError
-from seigh.core.results import store
-from seigh.core.results.models import WORK, Analysis, Comparison, Training, Work
-from seigh.core.results.session import DatabaseFull, sessions
+from seigh.core.lab import store
+from seigh.core.lab.models import WORK, Analysis, Comparison, Training, Work
+from seigh.core.lab.session import DatabaseFull, sessions
+from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.settings import Settings, SettingsError
 from seigh.tasks import analysis, comparison, training
 from seigh.tasks.attempt import Attempt, write

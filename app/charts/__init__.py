@@ -1,4 +1,4 @@
-"""Charts: tidy data from ``seigh.core.results.queries`` in, Altair chart out.
+"""Charts: tidy data from ``seigh.core.lab.queries`` in, Altair chart out.
 
 Every chart keeps chance level and error in sight, names its values in tooltips, and is drawn as SVG so that
 screen readers and tests find its marks. Colours: no two groups that are compared have the same one

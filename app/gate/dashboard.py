@@ -19,7 +19,7 @@ from seigh.app.gate.origins import Hosts
 from seigh.app.gate.sign_in import Desk
 from seigh.app.gate.uploads import Uploads
 from seigh.app.gate.visitors import BehindProxy, SignedIn, access
-from seigh.core.results.session import migrate
+from seigh.core.lab.session import migrate
 from seigh.core.settings import Settings
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"

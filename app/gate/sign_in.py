@@ -18,10 +18,10 @@ from seigh.app.gate.origins import Hosts
 from seigh.app.gate.requests import address_of, host_of, scheme_of
 from seigh.app.gate.visitors import ACCOUNT, COOKIE, SECURE_COOKIE, SIGN_IN, SIGN_OUT, Visitor, token_of
 from seigh.core.access import Actor
-from seigh.core.results import accounts
-from seigh.core.results.accounts import AccountError, TooManyAttempts
-from seigh.core.results.models import Account
-from seigh.core.results.session import sessions
+from seigh.core.lab import accounts
+from seigh.core.lab.accounts import AccountError, TooManyAttempts
+from seigh.core.lab.models import Account
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
 
 OIDC = f"{SIGN_IN}/oidc"

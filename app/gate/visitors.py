@@ -14,10 +14,10 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from seigh.app.gate.origins import is_loopback
 from seigh.core.access import Role
-from seigh.core.results import accounts
-from seigh.core.results.accounts import AccountError
-from seigh.core.results.models import Account
-from seigh.core.results.session import sessions
+from seigh.core.lab import accounts
+from seigh.core.lab.accounts import AccountError
+from seigh.core.lab.models import Account
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings, SettingsError
 
 # The gate writes them and nobody else: what comes from outside under such a name is removed.

@@ -11,8 +11,8 @@ from seigh.app import identity
 from seigh.app.common import counted, database, plain
 from seigh.core.access import Role
 from seigh.core.errors import UserError
-from seigh.core.results import accounts, audit
-from seigh.core.results.models import Account
+from seigh.core.lab import accounts, audit
+from seigh.core.lab.models import Account
 
 SHOWN = 500  # lines of the audit
 

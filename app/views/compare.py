@@ -28,8 +28,8 @@ from seigh.app.frame import explain, show
 from seigh.app.panels import LINE, further_points, last_steps, top_of
 from seigh.app.report import report
 from seigh.core.figures import Figure
-from seigh.core.results import queries
-from seigh.core.results.models import Mask
+from seigh.core.lab import queries
+from seigh.core.lab.models import Mask
 
 LABELS = {
     "model": "Models",

@@ -27,8 +27,8 @@ from seigh.app.digits import with_error
 from seigh.app.frame import explain, show
 from seigh.app.panels import LINE
 from seigh.app.rows import Analysis, rows_of
+from seigh.core.lab import queries
 from seigh.core.names import METRICS
-from seigh.core.results import queries
 
 if TYPE_CHECKING:
     from seigh.core.overlap.metrics import Kind

@@ -22,14 +22,14 @@ from seigh.app.navigation import link
 from seigh.app.rows import StoredCheckpoint, rows_of
 from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
+from seigh.core.lab import queries, workers
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.keys import content_key
 from seigh.core.names import Place
 from seigh.core.problems import architectures, data
 from seigh.core.problems.checkpoints import Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
-from seigh.core.results import queries, workers
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.keys import content_key
 from seigh.core.settings import AnalysisSettings, SettingsError
 from seigh.tasks.submit import Upload, submit
 

@@ -22,9 +22,9 @@ from seigh.app.common import (
 from seigh.app.digits import number, with_error
 from seigh.app.navigation import link
 from seigh.app.rows import LatestResult, rows_of, runs_of
-from seigh.core.results import queries
-from seigh.core.results.load import Load, load
-from seigh.core.results.models import WORK, Mask, State
+from seigh.core.lab import queries
+from seigh.core.lab.load import Load, load
+from seigh.core.lab.models import WORK, Mask, State
 
 LATEST = 6  # results
 AT_WORK = 5  # runs

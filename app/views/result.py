@@ -10,6 +10,7 @@ import streamlit as st
 
 from seigh.app import figures, identity
 from seigh.app.checks import checks, ties_at
+from seigh.app.cli.options import command_line
 from seigh.app.common import (
     address_is_read,
     ago,
@@ -32,13 +33,12 @@ from seigh.app.common import (
 from seigh.app.digits import number, plus_minus, value_of
 from seigh.app.frame import explain, show
 from seigh.app.navigation import link
-from seigh.app.options import command_line
 from seigh.app.panels import nearest
 from seigh.app.rows import Analysis, OverlapPoint, rows_of
 from seigh.core.errors import UserError
-from seigh.core.results import actions, queries
-from seigh.core.results.models import Mask, State
-from seigh.core.results.queries import AnalysisDetail
+from seigh.core.lab import actions, queries
+from seigh.core.lab.models import Mask, State
+from seigh.core.lab.queries import AnalysisDetail
 from seigh.core.settings import AnalysisSettings
 
 RANDOM_DATA = (

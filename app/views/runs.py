@@ -30,10 +30,10 @@ from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, Deed, Run, TrainingRun, rows_of, runs_of
 from seigh.core.access import Actor, Role
 from seigh.core.errors import UserError
-from seigh.core.results import actions as actions_on_work
-from seigh.core.results import audit, queries
-from seigh.core.results.load import Load, load
-from seigh.core.results.models import WORK, State
+from seigh.core.lab import actions as actions_on_work
+from seigh.core.lab import audit, queries
+from seigh.core.lab.load import Load, load
+from seigh.core.lab.models import WORK, State
 
 PER_PAGE = 20
 LOG_LINES = 40

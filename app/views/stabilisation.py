@@ -21,8 +21,8 @@ from seigh.app.common import (
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.frame import explain, show
 from seigh.app.panels import heatmaps_found, names_of_sets, within
+from seigh.core.lab import queries
 from seigh.core.names import IOU, SPARSITIES
-from seigh.core.results import queries
 
 OTHER = "another k"
 MOST_SETS = 2  # before anybody asks for more

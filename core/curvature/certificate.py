@@ -52,9 +52,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from seigh.core.curvature.blame import culprit_of_batches, culprit_of_chance, described
-from seigh.core.curvature.memory import is_out_of_memory
 from seigh.core.curvature.operator import CurvatureOperator, chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic, nodes
+from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.names import Kind, PathName
 
 # Relative step of difference quotients, and the smaller ones that are tried where kinks lie near.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seigh.core.curvature.memory import Layout, is_out_of_memory
 from seigh.core.curvature.operator import CurvatureOperator
+from seigh.core.linalg.memory import Layout, is_out_of_memory
 from seigh.core.names import Kind, PathName, Reduced
 
 # Share of the estimated time of all products that may go into trying other candidates.

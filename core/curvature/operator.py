@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from seigh.core.curvature.memory import Layout, is_out_of_memory
 from seigh.core.curvature.paths import Function, Products, arithmetic, path_for
+from seigh.core.linalg.memory import Layout, is_out_of_memory
 from seigh.core.names import KINDS, PATHS, Kind, PathName, Reduced
 
 # More columns at once are hardly faster per product and cost activations' worth of memory each.

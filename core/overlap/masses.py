@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seigh.core.spectra.eigenpairs import chunks
+from seigh.core.linalg.tiles import chunks
 
 # Successive sizes at which candidates for extreme masses are looked for at once.
 _TOGETHER = 16

@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seigh.core.linalg.tiles import chunks
 from seigh.core.names import LARGEST, SPARSITIES, Metric
-from seigh.core.spectra.eigenpairs import chunks
 
 Floats = NDArray[np.float64]
 Kind = Literal["subspaces", "masks"]

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seigh.core.spectra.eigenpairs import Eigenpairs, chunks
+from seigh.core.linalg.tiles import chunks
+from seigh.core.spectra.eigenpairs import Eigenpairs
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Scene:
 
     Attributes:
         vectors: (K, D), an eigenvector in each row, in the precision of the products, by descending |λ|. It
-            is large: go through its coordinates in blocks (``seigh.core.spectra.eigenpairs.chunks``).
+            is large: go through its coordinates in blocks (``seigh.core.linalg.tiles.chunks``).
         values: (K,) fp64, their eigenvalues.
         tilts: (K,) fp64, bound of the sine of the angle between each vector and the true eigenvector
             (``tilts``); 1 where it is unknown which of several vectors it is.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seigh.core.curvature.causes import operation, reason
-from seigh.core.curvature.memory import is_out_of_memory
 from seigh.core.curvature.shares import LossError, Mean, mean_of
+from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.problems import plugins
 from seigh.core.settings import AnalysisSettings, SettingsError
 

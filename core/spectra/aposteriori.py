@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seigh.core.spectra.eigenpairs import Eigenpairs, chunks
+from seigh.core.linalg.tiles import chunks
+from seigh.core.spectra.eigenpairs import Eigenpairs
 from seigh.core.spectra.measurements import Gaussian
 from seigh.core.spectra.operators import Operator, check_square, multiply, typed
 

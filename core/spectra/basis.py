@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from seigh.core.spectra.eigenpairs import form
+from seigh.core.linalg.orthogonal import gram, inner, subtract
+from seigh.core.linalg.tiles import form
 from seigh.core.spectra.operators import SpectrumError
-from seigh.core.spectra.orthogonal import gram, inner, subtract
 
 # Bytes of a basis in a file that are worked on at once: large enough for the speed of a matrix product, small
 # enough to keep what is resident, or on its way to a GPU, small.

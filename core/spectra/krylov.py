@@ -9,11 +9,12 @@ from dataclasses import astuple, dataclass, replace
 import torch
 from torch import Tensor
 
+from seigh.core.linalg.orthogonal import gram, inner, resolution, subtract
+from seigh.core.linalg.tiles import form
 from seigh.core.spectra.basis import Basis, Storage
 from seigh.core.spectra.completeness import PROBABILITY, Completeness, bound_outside
-from seigh.core.spectra.eigenpairs import Eigenpairs, by_magnitude, form
+from seigh.core.spectra.eigenpairs import Eigenpairs, by_magnitude
 from seigh.core.spectra.operators import Operator, SpectrumError, check_square, multiply, typed
-from seigh.core.spectra.orthogonal import gram, inner, resolution, subtract
 from seigh.core.spectra.residuals import with_rounding
 
 # Smaller blocks are more accurate per product; larger ones are faster by the vector where products of many

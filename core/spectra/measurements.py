@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seigh.core.linalg.tiles import chunks
 from seigh.core.names import TEST_MATRICES, TestMatrixName
-from seigh.core.spectra.eigenpairs import chunks
 
 # A matrix is known by a seed and, where one seed serves several matrices, the number of each.
 Seed = int | tuple[int, ...]

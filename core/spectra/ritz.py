@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seigh.core.spectra.eigenpairs import Eigenpairs, by_magnitude, form
+from seigh.core.linalg.orthogonal import gram, inner, orthonormaliser
+from seigh.core.linalg.tiles import form
+from seigh.core.spectra.eigenpairs import Eigenpairs, by_magnitude
 from seigh.core.spectra.operators import Operator, SpectrumError, multiply, typed
-from seigh.core.spectra.orthogonal import gram, inner, orthonormaliser
 
 
 def rayleigh_ritz(operator: Operator, vectors: Tensor) -> Eigenpairs:

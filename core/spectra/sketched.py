@@ -14,19 +14,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from seigh.core.linalg.orthogonal import orthonormaliser
+from seigh.core.linalg.tiles import CHUNK_BYTES, chunks
 from seigh.core.names import TestMatrixName
 from seigh.core.spectra.basis import Storage
-from seigh.core.spectra.eigenpairs import (
-    CHUNK_BYTES,
-    Eigenpairs,
-    SingularTriplets,
-    Vectors,
-    by_magnitude,
-    chunks,
-)
+from seigh.core.spectra.eigenpairs import Eigenpairs, SingularTriplets, Vectors, by_magnitude
 from seigh.core.spectra.measurements import TestMatrix, draw_test_matrix
 from seigh.core.spectra.operators import Operator, SpectrumError, check_square, multiply, typed
-from seigh.core.spectra.orthogonal import orthonormaliser
 
 # Measurements that are made at once, at least.
 BLOCK = 32

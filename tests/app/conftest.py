@@ -10,13 +10,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from seigh.app import identity
+from seigh.core.lab import store
+from seigh.core.lab.models import Analysis
+from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
-from seigh.core.results import store
-from seigh.core.results.models import Analysis
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests import opening
-from tests.core.results import lab
+from tests.core.lab import lab
 
 
 @pytest.fixture(autouse=True)

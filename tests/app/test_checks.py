@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from seigh.app.checks import checks, checks_among
 from seigh.app.report import report
-from seigh.core.results import queries
-from seigh.core.results.session import sessions
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
 
 Open = Callable[..., AppTest]

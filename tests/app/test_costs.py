@@ -12,9 +12,9 @@ from sqlalchemy import update
 from streamlit.testing.v1 import AppTest
 
 from seigh.app import analysis_form, costs
-from seigh.core.results import workers
-from seigh.core.results.models import Analysis
-from seigh.core.results.session import sessions
+from seigh.core.lab import workers
+from seigh.core.lab.models import Analysis
+from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 
 Open = Callable[..., AppTest]

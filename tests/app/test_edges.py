@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
-from seigh.app.doctor import examine_service
+from seigh.app.cli.doctor import examine_service
 from seigh.core import logs, private
+from seigh.core.lab.session import close, migrate, newest_revision, sessions
 from seigh.core.results.csv import to_csv
-from seigh.core.results.session import close, migrate, newest_revision, sessions
 from seigh.core.settings import Settings
 from seigh.tasks.celery_app import app as celery
 from tests.conftest import redis_of

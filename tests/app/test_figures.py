@@ -19,9 +19,9 @@ from seigh.app import figures, frame
 from seigh.app.charts import METRIC_NAMES
 from seigh.app.figures import Size, chart_of, table_of, told_columns
 from seigh.app.report import report
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
-from seigh.core.results import queries
-from seigh.core.results.session import sessions
 from seigh.core.settings import Settings
 from tests.app.charts.frames import D, curves, points
 from tests.plugging import forget, put_package

@@ -15,10 +15,10 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from seigh.app.analysis_form import missing_names
+from seigh.core.lab import queries, workers
+from seigh.core.lab.models import Analysis, Checkpoint
+from seigh.core.lab.session import sessions
 from seigh.core.problems import architectures
-from seigh.core.results import queries, workers
-from seigh.core.results.models import Analysis, Checkpoint
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from tests.core.problems.originals import write_mnist
 from tests.opening import go_to

@@ -8,10 +8,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from seigh.core.lab import incidents, queries, store
+from seigh.core.lab.models import Analysis, PairValue
+from seigh.core.lab.session import close, sessions
 from seigh.core.names import IOU, METRICS
-from seigh.core.results import incidents, queries, store
-from seigh.core.results.models import Analysis, PairValue
-from seigh.core.results.session import close, sessions
 from seigh.core.settings import Settings
 from tests.opening import MAIN
 

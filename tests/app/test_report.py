@@ -8,9 +8,9 @@ import pytest
 
 from seigh.app.charts import METRIC_NAMES
 from seigh.app.report import report
-from seigh.core.results import queries
-from seigh.core.results.session import sessions
-from seigh.core.results.store import StoreError
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
+from seigh.core.lab.store import StoreError
 from seigh.core.settings import Settings
 
 Add = Callable[..., int]

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from seigh.app import rows
 from seigh.app.rows import AnalysisRun, ComparisonRun, TrainingRun, rows_of, runs_of
 from seigh.core.access import OPERATOR
-from seigh.core.results import audit, queries, store
-from seigh.core.results.models import Analysis, Mask
-from seigh.core.results.session import sessions
+from seigh.core.lab import audit, queries, store
+from seigh.core.lab.models import Analysis, Mask
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
-from tests.core.results import lab
+from tests.core.lab import lab
 
 
 def every_curve(s: Session) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from seigh.core.lab import queries
+from seigh.core.lab.models import Training
+from seigh.core.lab.session import sessions
 from seigh.core.problems import training
-from seigh.core.results import queries
-from seigh.core.results.models import Training
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings, TrainingSettings
 from tests.opening import go_to
 

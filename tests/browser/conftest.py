@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from seigh.app import launch
-from seigh.core.results.session import close
+from seigh.app.cli import launch
+from seigh.core.lab.session import close
 from seigh.core.settings import Settings
 from tests.browser import chromium
 

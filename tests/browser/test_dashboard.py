@@ -13,10 +13,10 @@ import torch
 from playwright.sync_api import Locator, Page, expect
 
 from seigh.app.digits import value_of
+from seigh.core.lab import queries
+from seigh.core.lab.models import State
+from seigh.core.lab.session import sessions
 from seigh.core.problems import architectures, training
-from seigh.core.results import queries
-from seigh.core.results.models import State
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import Upload, submit
 from tests.browser.conftest import settled

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
+from seigh.core.lab import queries
+from seigh.core.lab.models import State
+from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
 from seigh.core.problems import training
-from seigh.core.results import queries
-from seigh.core.results.models import State
-from seigh.core.results.session import sessions
 from seigh.core.settings import SPLITS, AnalysisSettings, Settings
 from seigh.tasks import submit
 from tests.browser.conftest import look_at, settled

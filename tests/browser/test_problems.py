@@ -11,9 +11,9 @@ import pytest
 import torch
 from playwright.sync_api import Page, TimeoutError, expect
 
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
 from seigh.core.problems import architectures
-from seigh.core.results import queries
-from seigh.core.results.session import sessions
 from seigh.core.settings import Settings
 from tests.browser.conftest import settled
 from tests.browser.test_dashboard import CHECKPOINTS, chart, fill, upload

@@ -14,11 +14,11 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Page, expect
 
-from seigh.app import launch
+from seigh.app.cli import launch
 from seigh.core.access import OPERATOR, Role
+from seigh.core.lab import accounts, queries
+from seigh.core.lab.session import migrate, sessions
 from seigh.core.problems import training
-from seigh.core.results import accounts, queries
-from seigh.core.results.session import migrate, sessions
 from seigh.core.settings import Settings
 from tests.browser.conftest import settled
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from seigh.core.lab.session import engine
 from seigh.core.problems import architectures
-from seigh.core.results.session import engine
 from tests.deploy.compose import Stack, stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from seigh.core.problems import architectures
 from seigh.core.settings import Settings
-from tests.app.test_launch import Up, start_up, status_of
+from tests.app.cli.test_launch import Up, start_up, status_of
 from tests.conftest import ROOT, wait_until
 
 __all__ = ["start_up"]

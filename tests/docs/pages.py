@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seigh.app import cli
+from seigh.app.cli import command as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

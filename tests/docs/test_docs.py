@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import seigh
-from seigh.app.cli import cli
+from seigh.app.cli.command import cli
 from seigh.core.methods import BUILT_IN
 from seigh.core.names import SUBSETS, TableName
 from seigh.core.problems import data, training

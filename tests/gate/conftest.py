@@ -19,10 +19,10 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
-from seigh.app import launch
+from seigh.app.cli import launch
 from seigh.core.access import OPERATOR, Role
-from seigh.core.results import accounts
-from seigh.core.results.session import close, migrate, sessions
+from seigh.core.lab import accounts
+from seigh.core.lab.session import close, migrate, sessions
 from seigh.core.settings import Settings
 from tests.conftest import ROOT, wait_until
 

@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 import httpx2
 import pytest
 
-from seigh.app import launch
+from seigh.app.cli import launch
 from seigh.core.access import OPERATOR, Role
-from seigh.core.results import accounts
-from seigh.core.results.session import sessions
+from seigh.core.lab import accounts
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
 from tests.conftest import ROOT, wait_until
 from tests.gate.conftest import Server, serving

@@ -12,17 +12,17 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from seigh.app import cli
+from seigh.app.cli import command as cli
 from seigh.app.gate import dashboard
 from seigh.app.gate.visitors import access
 from seigh.core.access import OPERATOR, AccessError, Actor, Role
-from seigh.core.results import accounts, actions, audit, queries
-from seigh.core.results.accounts import AccountError
-from seigh.core.results.models import Account, Analysis, Audit, SignIn
-from seigh.core.results.session import sessions
+from seigh.core.lab import accounts, actions, audit, queries
+from seigh.core.lab.accounts import AccountError
+from seigh.core.lab.models import Account, Analysis, Audit, SignIn
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings, SettingsError
 from seigh.tasks import submit
-from tests.core.results import lab
+from tests.core.lab import lab
 from tests.gate.conftest import PASSWORDS, Server, serving
 
 pytestmark = pytest.mark.stack

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
 from sqlalchemy import func, select, update
 
+from seigh.core.lab import queries, store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import Analysis, Comparison, PairValue, State
+from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
-from seigh.core.results import queries, store
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import Analysis, Comparison, PairValue, State
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks import comparison as module
 from seigh.tasks import work

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.session import close, migrate, sessions
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.session import close, migrate, sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks import analysis, attempt, work
 from seigh.tasks.submit import Upload, submit
-from tests.core.results import lab
+from tests.core.lab import lab
 
 Make = Callable[..., Upload]
 

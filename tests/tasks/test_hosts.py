@@ -16,9 +16,9 @@ from sqlalchemy import select
 
 from benchmarks.stack import stack, wait_until
 from seigh.core.analysis import analyse
-from seigh.core.results import queries
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.session import sessions
+from seigh.core.lab import queries
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks.submit import submit
 from tests.conftest import ROOT

@@ -13,18 +13,18 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from seigh.core.results import queries, store, workers
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import Analysis, Checkpoint, Eigenvalue, State, now
-from seigh.core.results.session import sessions
-from seigh.core.results.space import mark
-from seigh.core.results.store import StoreError
+from seigh.core.lab import queries, store, workers
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import Analysis, Checkpoint, Eigenvalue, State, now
+from seigh.core.lab.session import sessions
+from seigh.core.lab.space import mark
+from seigh.core.lab.store import StoreError
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.tasks import readiness, work
 from seigh.tasks.recovery import Sweeper
 from seigh.tasks.submit import Upload, submit
 from tests.conftest import Worker, wait_until
-from tests.core.results import lab
+from tests.core.lab import lab
 
 Make = Callable[..., Upload]
 

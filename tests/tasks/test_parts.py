@@ -12,9 +12,9 @@ import torch
 from sqlalchemy import func, select
 
 from seigh.core.analysis import analyse
-from seigh.core.results import queries, store
-from seigh.core.results.models import Analysis, Part, State
-from seigh.core.results.session import sessions
+from seigh.core.lab import queries, store
+from seigh.core.lab.models import Analysis, Part, State
+from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import Upload
 from tests.conftest import Worker, wait_until

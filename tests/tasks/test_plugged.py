@@ -24,13 +24,13 @@ from seigh.app import identity
 from seigh.app.charts import curve as curve_chart
 from seigh.core import curves
 from seigh.core.analysis import analyse
+from seigh.core.lab import queries
+from seigh.core.lab.models import State
+from seigh.core.lab.session import sessions
+from seigh.core.lab.tables import export
 from seigh.core.methods import BUILT_IN, Method, UnknownMethod, markers
 from seigh.core.problems import architectures
 from seigh.core.problems.plugins import Registry, _merge
-from seigh.core.results import queries
-from seigh.core.results.models import State
-from seigh.core.results.session import sessions
-from seigh.core.results.tables import export
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.core.spectra import SpectrumError, rayleigh_ritz
 from seigh.tasks.submit import Upload, submit

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import redis
 
+from seigh.core.lab import queries
+from seigh.core.lab.models import State
+from seigh.core.lab.session import sessions
 from seigh.core.problems import architectures, training
-from seigh.core.results import queries
-from seigh.core.results.models import State
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import train
 from tests.conftest import Worker, wait_until

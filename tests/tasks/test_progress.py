@@ -10,15 +10,15 @@ import pytest
 import torch
 from sqlalchemy import text
 
+from seigh.core.lab import store
+from seigh.core.lab.models import Analysis, Training
+from seigh.core.lab.session import sessions
 from seigh.core.problems.data import DataError
-from seigh.core.results import store
-from seigh.core.results.models import Analysis, Training
-from seigh.core.results.session import sessions
 from seigh.core.settings import Settings
 from seigh.tasks import progress
 from seigh.tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
 from seigh.tasks.work import sentence
-from tests.core.results import lab
+from tests.core.lab import lab
 
 LOG = WorkLog(logging.getLogger(__name__), Analysis, 1)
 

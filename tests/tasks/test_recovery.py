@@ -12,12 +12,12 @@ import pytest
 import redis
 from sqlalchemy import update
 
-from seigh.core.results import store
-from seigh.core.results.models import Analysis, State, now
-from seigh.core.results.session import sessions
+from seigh.core.lab import store
+from seigh.core.lab.models import Analysis, State, now
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
 from seigh.tasks.recovery import Sweeper
-from tests.core.results import lab
+from tests.core.lab import lab
 
 
 def watched_for(seconds: int) -> None:

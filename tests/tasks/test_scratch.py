@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from seigh.core.results import store
-from seigh.core.results.models import Analysis, State
-from seigh.core.results.session import sessions
+from seigh.core.lab import store
+from seigh.core.lab.models import Analysis, State
+from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
 from seigh.tasks import recovery, work
 from seigh.tasks.scratch import scratch, sweep
-from tests.core.results import lab
+from tests.core.lab import lab
 
 
 def names(root: Path) -> list[str]:

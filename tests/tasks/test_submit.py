@@ -17,16 +17,16 @@ import pytest
 import redis
 from sqlalchemy import select
 
+from seigh.core.lab import queries, store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.models import Analysis, Training
+from seigh.core.lab.session import sessions
+from seigh.core.lab.store import StoreError
 from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.problems.data import DataError
-from seigh.core.results import queries, store
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.models import Analysis, Training
-from seigh.core.results.session import sessions
-from seigh.core.results.store import StoreError
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.tasks.submit import Submission, Upload, compare, delete, delete_model, retry, submit, train
-from tests.core.results import lab
+from tests.core.lab import lab
 
 Make = Callable[..., Upload]
 

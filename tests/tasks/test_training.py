@@ -13,10 +13,10 @@ import pytest
 import redis
 from sqlalchemy import select
 
+from seigh.core.lab import queries, store
+from seigh.core.lab.models import Analysis, Checkpoint, State, Training
+from seigh.core.lab.session import sessions
 from seigh.core.problems import training
-from seigh.core.results import queries, store
-from seigh.core.results.models import Analysis, Checkpoint, State, Training
-from seigh.core.results.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import delete, retry, train
 from tests.conftest import Worker, wait_until

@@ -19,12 +19,12 @@ from safetensors.numpy import load_file
 from sqlalchemy import func, select, text, update
 
 from seigh.core import analysis
-from seigh.core.results import incidents, queries, store
-from seigh.core.results.artifacts import ArtifactStore
-from seigh.core.results.keys import content_key
-from seigh.core.results.models import Analysis, Eigenvalue, OverlapPoint, State, now
-from seigh.core.results.queries import AnalysisDetail
-from seigh.core.results.session import sessions
+from seigh.core.lab import incidents, queries, store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.keys import content_key
+from seigh.core.lab.models import Analysis, Eigenvalue, OverlapPoint, State, now
+from seigh.core.lab.queries import AnalysisDetail
+from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.tasks.submit import Upload, retry, send, submit
 from tests.conftest import Worker, wait_until

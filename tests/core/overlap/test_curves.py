@@ -63,7 +63,7 @@ def test_best_mask_is_the_best_of_all(seed: int) -> None:
 def test_best_mask_beyond_one_block_of_columns(
     monkeypatch: pytest.MonkeyPatch, columns: int, seed: int
 ) -> None:
-    monkeypatch.setattr("seigh.core.spectra.eigenpairs._CACHED_BYTES", columns * 70 * 8)
+    monkeypatch.setattr("seigh.core.linalg.tiles._CACHED_BYTES", columns * 70 * 8)
     pairs = eigenpairs(1000, 70, seed)
     curve = curves(pairs).best
     for k in range(1, 71):
@@ -102,7 +102,7 @@ def test_one_parameter_alone_has_no_spread() -> None:
 
 
 def test_masses_are_the_squared_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seigh.core.spectra.eigenpairs._CACHED_BYTES", 1000)
+    monkeypatch.setattr("seigh.core.linalg.tiles._CACHED_BYTES", 1000)
     pairs, sizes = eigenpairs(60, 12, 0), (1, 4, 12)
     expected = torch.stack([pairs.vectors()[:, :k].square().sum(1) for k in sizes])
     torch.testing.assert_close(curves(pairs, sizes).masses, expected)

@@ -88,7 +88,7 @@ def test_the_answer_does_not_depend_on_how_the_parameters_are_numbered(family: s
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["pruned", "all equal", "quantised", "one per layer"])
 def test_large_groups_in_many_blocks(monkeypatch: pytest.MonkeyPatch, seed: int, kind: str) -> None:
-    monkeypatch.setattr("seigh.core.spectra.eigenpairs._CACHED_BYTES", 40 * 8 * 70)  # 70 coordinates a block
+    monkeypatch.setattr("seigh.core.linalg.tiles._CACHED_BYTES", 40 * 8 * 70)  # 70 coordinates a block
     generator = torch.Generator().manual_seed(seed)
     dimension, n = 1500, 40
     theta = torch.randn(dimension, generator=generator, dtype=torch.float64)

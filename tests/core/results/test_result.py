@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from seigh import AnalysisSettings, Result, analyse
+from seigh.core.lab import queries, store
+from seigh.core.lab.session import migrate, sessions
+from seigh.core.lab.tables import TABLES
 from seigh.core.methods import BUILT_IN
 from seigh.core.problems import architectures
-from seigh.core.results import queries, schema, store
+from seigh.core.results import schema
 from seigh.core.results.result import ResultError
-from seigh.core.results.session import migrate, sessions
-from seigh.core.results.tables import TABLES
 from seigh.core.settings import Settings
-from tests.core.results import lab
+from tests.core.lab import lab
 
 OPTIONAL = {"overlap": {"chance", "random_mean", "random_std", "best"}}  # which the database has otherwise
 

@@ -7,16 +7,7 @@ import doctest
 import pytest
 import torch
 
-from seigh.core.spectra import (
-    Shifted,
-    a_posteriori,
-    block_krylov,
-    exact,
-    operators,
-    residuals,
-    seigh,
-    ssvd,
-)
+from seigh.core.spectra import Shifted, a_posteriori, block_krylov, exact, operators, residuals, seigh, ssvd
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -2.0])

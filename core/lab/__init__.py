@@ -1,0 +1,1 @@
+"""The lab's database: models, work and its life, queries, tables, artefacts, accounts."""

@@ -1,0 +1,114 @@
+"""What people do to work in the database: whether they may, the deed, and a line in the audit, together.
+
+``seigh.core.lab.store`` does the deeds. Every function works in the transaction of the session it is
+given.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from seigh.core.access import Actor
+from seigh.core.lab import audit, store
+from seigh.core.lab.models import Analysis, Checkpoint, Comparison, Model, Training, Work
+
+
+def cancel(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
+    """Cancel work, as ``store.request_cancel`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it has ended already, or is gone.
+    """
+    about = _check(s, actor, kind, number)
+    store.request_cancel(s, kind, number)
+    audit.record(s, actor, "cancelled", kind.__tablename__, number, about)
+
+
+def retry(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
+    """Queue work again, as ``store.retry`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it has not failed, or is gone.
+    """
+    about = _check(s, actor, kind, number)
+    store.retry(s, kind, number)
+    audit.record(s, actor, "retried", kind.__tablename__, number, about)
+
+
+def delete(s: Session, actor: Actor, kind: type[Work], number: int) -> list[str]:
+    """Remove work, as ``store.delete`` does; the keys of files to delete after the commit.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is gone already.
+    """
+    about = _check(s, actor, kind, number)
+    files = store.delete(s, kind, number)
+    audit.record(s, actor, "deleted", kind.__tablename__, number, about)
+    return files
+
+
+def pin(s: Session, actor: Actor, number: int, pinned: bool) -> None:
+    """Keep an analysis's eigenvectors for good, or no longer.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is gone.
+    """
+    about = _check(s, actor, Analysis, number)
+    store.pin(s, number, pinned)
+    audit.record(s, actor, "pinned" if pinned else "unpinned", "analysis", number, about)
+
+
+def delete_model(s: Session, actor: Actor, model_id: int) -> list[str]:
+    """Remove a model with all that belongs to it, as ``store.delete_model`` does, if all is the actor's.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is gone already.
+    """
+    actor.check_work()
+    model = s.get(Model, model_id)
+    name = "" if model is None else model.name
+    for owner in [] if model is None else _owners(model):
+        actor.check_change(owner, f"A part of the model '{name}'")
+    files = store.delete_model(s, model_id)
+    audit.record(s, actor, "deleted", "model", model_id, name)
+    return files
+
+
+def submitted(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
+    """Write down who has put work in the queue."""
+    work = s.get(kind, number)
+    about = "" if work is None else _about(work)
+    audit.record(s, actor, "submitted", kind.__tablename__, number, about)
+
+
+def _check(s: Session, actor: Actor, kind: type[Work], number: int) -> str:
+    """Refuse what the actor may not change; else what it is called. Of work that is gone, the store tells."""
+    actor.check_work()
+    work = s.get(kind, number)
+    if work is None:
+        return ""
+    actor.check_change(work.submitted_by, f"{kind.__tablename__.capitalize()} {number}")
+    return _about(work)
+
+
+def _about(work: Work) -> str:
+    match work:
+        case Analysis():
+            return f"{work.checkpoint.model.name}, step {work.checkpoint.step}"
+        case Training():
+            return work.model.name
+        case Comparison():
+            return f"{len(work.analyses)} analyses"
+    return ""
+
+
+def _owners(model: Model) -> set[str]:
+    checkpoints: list[Checkpoint] = list(model.checkpoints)
+    found = {each.uploaded_by for each in checkpoints}
+    found |= {analysis.submitted_by for each in checkpoints for analysis in each.analyses}
+    return found | {training.submitted_by for training in model.trainings}

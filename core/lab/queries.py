@@ -1,0 +1,1026 @@
+"""What the pages and the exports read: every function one question, answered as a tidy table.
+
+The session is a reading one: ``with sessions(url)() as s``. Columns have the same types whether or not there
+are rows: times are aware and in UTC, unknown numbers are NaN (unknown whole ones, where some are, <NA>),
+unknown texts None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Double, Select, cast, distinct, func, select, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from seigh.core import version
+from seigh.core.lab.models import (
+    WORK,
+    Analysis,
+    Checkpoint,
+    Comparison,
+    Eigenvalue,
+    Environment,
+    FurtherCurve,
+    LayerShare,
+    MagnitudeBin,
+    Mask,
+    Model,
+    OverlapPoint,
+    PairValue,
+    StageTiming,
+    State,
+    SubspaceMetric,
+    Training,
+    Worker,
+)
+from seigh.core.lab.store import StoreError
+from seigh.core.lab.workers import is_alive
+from seigh.core.names import IOU, LARGEST
+from seigh.core.results.packed import PARTS, at, unpack
+from seigh.core.results.result import Outcome, Stage
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, SPECTRUM, STAGES
+
+MASKS: tuple[str, ...] = tuple(Mask)
+
+_TIME = "datetime64[us, UTC]"
+
+# What a column of a frame is: its type there, and what it is in SQL. A statement labels what it selects with
+# the columns' names, and a frame takes it by these names, so that no order matters.
+_Columns = dict[str, tuple[Any, Any]]
+
+# The columns that say which analysis a row is of, and what it was.
+_KNOWN: _Columns = {
+    "analysis_id": (int, Analysis.id),
+    "model_id": (int, Model.id),
+    "model": (object, Model.name),
+    "architecture": (object, Model.architecture),
+    "step": (int, Checkpoint.step),
+    "split": (object, Analysis.split),
+    "curvature": (object, Analysis.curvature),
+    # The patterns in its settings, as one text.
+    "subset": (object, Analysis.settings["parameters"]),
+    "parameters": (int, Analysis.parameters),
+    "method": (object, Analysis.method),
+    "k": (int, Analysis.k),
+    "samples": (int, Analysis.samples),
+    # Which samples it is of (``AnalysisSettings.subset``).
+    "sampling": (object, Analysis.settings["subset"]),
+    "seed": (int, Analysis.seed),
+    "data": (object, Analysis.data),
+    "data_sha256": (object, Analysis.data_sha256),
+    "finished_at": (_TIME, Analysis.finished_at),
+    "resolved_k": (float, Analysis.resolved_k),
+    "test_accuracy": (float, Checkpoint.test_accuracy),
+}
+
+
+def _known_columns(*names: str) -> _Columns:
+    return {name: _KNOWN[name] for name in names}
+
+
+def _of(table: Any, types: Mapping[str, Any]) -> _Columns:
+    """The columns of these types that are called in a frame as in a table."""
+    return {name: (kind, getattr(table, name)) for name, kind in types.items()}
+
+
+def _select(columns: _Columns) -> Select[Any]:
+    return select(*(what.label(name) for name, (_, what) in columns.items()))
+
+
+def _results(columns: _Columns, table: Any) -> Select[Any]:
+    """Columns of finished analyses and of a table of what was found of them, in a readable order."""
+    return (
+        _select(columns)
+        .select_from(table)
+        .join(Analysis, Analysis.id == table.analysis_id)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+    )
+
+
+def models(s: Session) -> pd.DataFrame:
+    """All models by name: id, name, architecture, parameters (of the whole model), checkpoints and analyses
+    (counts)."""
+    columns: _Columns = {
+        "id": (int, Model.id),
+        "name": (object, Model.name),
+        "architecture": (object, Model.architecture),
+        "parameters": (int, func.coalesce(func.max(Checkpoint.parameters), 0)),
+        "checkpoints": (int, func.count(distinct(Checkpoint.id))),
+        "analyses": (int, func.count(distinct(Analysis.id))),
+    }
+    statement = (
+        _select(columns)
+        .outerjoin(Model.checkpoints)
+        .outerjoin(Checkpoint.analyses)
+        .group_by(Model.id)
+        .order_by(Model.name)
+    )
+    return _frame(s, statement, columns)
+
+
+def checkpoints(s: Session, model: str) -> pd.DataFrame:
+    """The checkpoints of a model by step: checkpoint_id, step, filename, sha256, analyses (count)."""
+    columns: _Columns = {
+        "checkpoint_id": (int, Checkpoint.id),
+        "step": (int, Checkpoint.step),
+        "filename": (object, Checkpoint.filename),
+        "sha256": (object, Checkpoint.sha256),
+        "analyses": (int, func.count(Analysis.id)),
+    }
+    statement = (
+        _select(columns)
+        .join(Checkpoint.model)
+        .outerjoin(Checkpoint.analyses)
+        .where(Model.name == model)
+        .group_by(Checkpoint.id)
+        .order_by(Checkpoint.step)
+    )
+    return _frame(s, statement, columns)
+
+
+# --- Runs -------------------------------------------------------------------------------------------------
+
+# What all kinds of work have.
+_WORK: dict[str, Any] = {
+    "state": object,
+    "stage": object,
+    "progress": float,
+    "message": object,
+    "submitted_by": object,
+    "submitted_at": _TIME,
+    "started_at": _TIME,
+    "heartbeat_at": _TIME,
+    "finished_at": _TIME,
+    "attempts": int,
+    "worker": object,
+    "cancel_requested": bool,
+}
+
+_ANALYSIS: _Columns = {
+    "id": (int, Analysis.id),
+    **_known_columns(
+        *("model", "architecture", "step", "split", "curvature", "subset", "parameters", "method", "k"),
+        *("samples", "sampling", "seed", "data"),
+    ),
+    "hvps": (float, Analysis.hvps),
+    **_of(Analysis, _WORK),
+}
+
+_TRAINING: _Columns = {
+    "id": (int, Training.id),
+    "model": (object, Model.name),
+    "architecture": (object, Model.architecture),
+    "problem": (object, Training.problem),
+    "steps": (int, Training.steps),
+    "steps_done": ("Int64", Training.steps_done),
+    "seed": (int, Training.settings["seed"].as_integer()),
+    **_of(Training, _WORK),
+    "model_id": (int, Training.model_id),
+    "settings": (object, Training.settings),
+    "analyses": (object, Training.analyses),
+}
+
+_COMPARISON: _Columns = {
+    "id": (int, Comparison.id),
+    "analysis_ids": (object, Comparison.analyses),
+    "ks": (object, Comparison.ks),
+    **_of(Comparison, _WORK),
+}
+
+# Of all kinds: what only some have is unknown for the others.
+_RUN: dict[str, Any] = {
+    "kind": object,
+    "id": int,
+    "model": object,
+    "architecture": object,
+    "step": "Int64",
+    "split": object,
+    "curvature": object,
+    "subset": object,
+    "parameters": "Int64",
+    "method": object,
+    "k": "Int64",
+    "samples": "Int64",
+    "sampling": object,
+    "seed": "Int64",
+    "data": object,
+    "hvps": float,
+    "problem": object,
+    "steps": "Int64",
+    "steps_done": "Int64",
+    "analyses": "Int64",
+    "pairs": "Int64",
+    "eta_seconds": float,
+} | _WORK
+
+
+def runs(s: Session) -> pd.DataFrame:
+    """All work, the newest first.
+
+    Columns of all kinds: kind ("analysis", "training", "comparison"), id (within its kind), model, state,
+    stage, progress (in [0, 1]), eta_seconds (NaN unless running and under way), message, submitted_by,
+    submitted_at, started_at, heartbeat_at, finished_at, attempts, worker, cancel_requested.
+
+    Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
+    for all), parameters (D), method, k, samples (N), sampling (which samples these are, as the setting
+    ``subset`` says), seed, data, hvps (NaN before the first). Of a training: architecture, problem, steps,
+    steps_done (<NA> before the first), seed, analyses (how many are wanted of each checkpoint). Of a
+    comparison: analyses and pairs (counts); its model is all that its analyses are of.
+    """
+    frames = {
+        "analysis": _frame(s, _analyses(), _ANALYSIS),
+        "training": trainings(s),
+        "comparison": comparisons(s),
+    }
+    parts = [_as_runs(kind, frame) for kind, frame in frames.items()]
+    return pd.concat(parts, ignore_index=True).sort_values(
+        ["submitted_at", "id"], ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Work of one kind with the columns of all kinds."""
+    known = frame.assign(kind=kind, eta_seconds=_eta(frame))
+    nothing = [None] * len(frame)
+    return pd.DataFrame(
+        {
+            name: known[name].astype(dtype) if name in known else pd.Series(nothing, frame.index, dtype)
+            for name, dtype in _RUN.items()
+        }
+    )
+
+
+def _analyses() -> Select[Any]:
+    return _select(_ANALYSIS).join(Analysis.checkpoint).join(Checkpoint.model)
+
+
+def trainings(s: Session) -> pd.DataFrame:
+    """All trainings, the newest first.
+
+    Columns: id, model, architecture, problem, steps, steps_done (<NA> before the first), seed, those of
+    ``runs`` from state on, model_id, record (the steps to record, a list), recorded (how many of them are
+    checkpoints of the model by now) and analyses (how many are wanted of each).
+    """
+    statement = (
+        _select(_TRAINING).join(Training.model).order_by(Training.submitted_at.desc(), Training.id.desc())
+    )
+    frame = _frame(s, statement, _TRAINING)
+    steps: dict[int, set[int]] = {}
+    checkpoints = select(Checkpoint.model_id, Checkpoint.step).where(
+        Checkpoint.model_id.in_(select(Training.model_id))
+    )
+    for model_id, step in s.execute(checkpoints):
+        steps.setdefault(model_id, set()).add(step)
+    record = [settings["record"] for settings in frame.pop("settings")]
+    recorded = [len(steps.get(i, set()) & set(r)) for i, r in zip(frame["model_id"], record, strict=True)]
+    return frame.assign(
+        record=pd.Series(record, dtype=object),
+        recorded=pd.Series(recorded, dtype=int),
+        analyses=pd.Series([len(each) for each in frame["analyses"]], dtype=int),
+    )
+
+
+def comparisons(s: Session) -> pd.DataFrame:
+    """All comparisons, the newest first.
+
+    Columns: id, analysis_ids and ks (lists), those of ``runs`` from state on, model (the names of all models
+    that the analyses are of), analyses (count) and pairs (count of two different ones).
+    """
+    statement = _select(_COMPARISON).order_by(Comparison.submitted_at.desc(), Comparison.id.desc())
+    frame = _frame(s, statement, _COMPARISON)
+    ids = list(frame["analysis_ids"])
+    wanted = {number for each in ids for number in each}
+    names: dict[int, str] = dict(
+        s.execute(
+            select(Analysis.id, Model.name)
+            .join(Analysis.checkpoint)
+            .join(Checkpoint.model)
+            .where(Analysis.id.in_(wanted))
+        ).all()
+    )
+    models = [", ".join(sorted({names[n] for n in each if n in names})) for each in ids]
+    counts = pd.Series([len(each) for each in ids], dtype=int)
+    return frame.assign(
+        model=pd.Series(models, dtype=object),
+        analyses=counts,
+        pairs=counts * (counts - 1) // 2,
+    )
+
+
+def workers(s: Session) -> pd.DataFrame:
+    """The workers by name, those that died within the last hour too.
+
+    Columns: name (as in the column ``worker`` of ``runs``), host, pid, device ("cpu" or "cuda"), device_name,
+    memory (bytes of the device), torch (its version), threads, concurrency, queues (text), started_at,
+    heartbeat_at, alive (heard of lately), work (what it runs now, such as "analysis 7"; "" if nothing).
+    """
+    types = {
+        "name": object,
+        "host": object,
+        "pid": int,
+        "device": object,
+        "device_name": object,
+        "memory": int,
+        "torch": object,
+        "threads": int,
+        "concurrency": int,
+        "queues": object,
+        "started_at": _TIME,
+        "heartbeat_at": _TIME,
+    }
+    columns = _of(Worker, types) | {"alive": (bool, is_alive(s))}
+    frame = _frame(s, _select(columns).order_by(Worker.name), columns)
+    running: dict[str | None, list[str]] = {}
+    for name, kind in WORK.items():
+        for worker, number in s.execute(
+            select(kind.worker, kind.id).where(kind.state == State.running).order_by(kind.id)
+        ):
+            running.setdefault(worker, []).append(f"{name} {number}")
+    return frame.assign(
+        queues=pd.Series([", ".join(each) for each in frame["queues"]], frame.index, object),
+        work=pd.Series([", ".join(running.get(name, [])) for name in frame["name"]], frame.index, object),
+    )
+
+
+def _eta(frame: pd.DataFrame) -> pd.Series[float]:
+    """Seconds to go if the rest takes as long as the part done did, as of the last sign of life.
+
+    Both times come from the clock of the store, so a reader's clock plays no part.
+    """
+    elapsed = (frame["heartbeat_at"] - frame["started_at"]).dt.total_seconds()
+    under_way = (frame["state"] == State.running) & (frame["progress"] > 0)
+    return (elapsed * (1 / frame["progress"].where(under_way) - 1)).astype(float)
+
+
+@dataclass(frozen=True)
+class AnalysisDetail:
+    """One analysis with everything about it that is not a curve.
+
+    The fields up to ``cancel_requested`` are an analysis's columns of ``runs``; ``eta_seconds`` and ``hvps``
+    are None where those are NaN. ``seconds`` adds up the stages.
+    """
+
+    id: int
+    model: str
+    architecture: str
+    step: int
+    split: str
+    curvature: str
+    subset: str
+    parameters: int
+    method: str
+    k: int
+    samples: int
+    sampling: str
+    seed: int
+    data: str
+    state: str
+    stage: str | None
+    progress: float
+    eta_seconds: float | None
+    message: str | None
+    submitted_by: str
+    submitted_at: datetime
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    hvps: int | None
+    worker: str | None
+    cancel_requested: bool
+
+    checkpoint_sha256: str
+    filename: str
+    metrics: dict[str, float]  # those of train/test loss/accuracy that the checkpoint recorded
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    record: dict[str, Any]
+    data_sha256: str | None
+    stages: pd.DataFrame  # stage, seconds, hvps
+    seconds: float
+    resolved_k: int | None  # up to there every overlap is known to 1 %; None where errors are not
+    eigenvectors: str | None  # key in the artefact store; None unless finished
+    pinned: bool  # its eigenvectors are kept for good
+
+
+def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
+    """One analysis, or None if there is none of this id."""
+    frame = _frame(s, _analyses().where(Analysis.id == analysis_id), _ANALYSIS)
+    row = s.get(Analysis, analysis_id)
+    if row is None or frame.empty:
+        return None
+    eta = float(_eta(frame).iloc[0])
+    elsewhere = ("model", "architecture", "step", "subset", "sampling")
+    run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
+    checkpoint = row.checkpoint
+    recorded = {
+        name: getattr(checkpoint, name)
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    }
+    timings = stages(s, analysis_id)
+    return AnalysisDetail(
+        **(run | {"state": row.state.value}),
+        model=checkpoint.model.name,
+        architecture=checkpoint.model.architecture,
+        step=checkpoint.step,
+        subset=frame["subset"].iloc[0],
+        sampling=frame["sampling"].iloc[0],
+        eta_seconds=None if np.isnan(eta) else eta,
+        checkpoint_sha256=checkpoint.sha256,
+        filename=checkpoint.filename,
+        metrics={name: value for name, value in recorded.items() if value is not None},
+        settings=row.settings,
+        environment=row.environment.details if row.environment else {},
+        record=row.record or {},
+        data_sha256=row.data_sha256,
+        stages=timings,
+        seconds=float(timings["seconds"].sum()),
+        resolved_k=row.resolved_k,
+        eigenvectors=row.eigenvectors if row.state is State.finished else None,
+        pinned=row.pinned,
+    )
+
+
+def stages(s: Session, analysis_id: int) -> pd.DataFrame:
+    """What an analysis spent its time on, in order: stage, seconds, hvps."""
+    columns = _of(StageTiming, STAGES.types)
+    statement = _select(columns).where(StageTiming.analysis_id == analysis_id).order_by(StageTiming.position)
+    return _frame(s, statement, columns)
+
+
+def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.DataFrame:
+    """How long finished analyses of an architecture took: analysis_id, samples, k, method, curvature,
+    precision, device (as in the environment, ``cpu (x86_64)``), hvps, seconds (of all stages).
+
+    Left out are those that were interrupted or shared by several workers, whose times are not of one piece,
+    and those of other parameters than ``subset`` names (none: all).
+    """
+    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    columns: _Columns = {
+        **_known_columns("analysis_id", "samples", "k", "method", "curvature"),
+        "precision": (object, Analysis.settings["precision"]),
+        "device": (object, Environment.details["device"]),
+        "hvps": (int, Analysis.hvps),
+        "seconds": (float, seconds.scalar_subquery()),
+        "shared": (object, Analysis.record["shared"]),
+        "patterns": (object, Analysis.settings["parameters"]),
+    }
+    statement = (
+        _select(columns)
+        .join(Analysis.environment)
+        .where(
+            Analysis.state == State.finished,
+            Analysis.attempts == 1,
+            Analysis.hvps > 0,
+            Analysis.settings["architecture"].as_string() == architecture,
+        )
+        .order_by(Analysis.id)
+    )
+    found = _frame(s, statement, columns)
+    alone = [
+        not shared and list(patterns or ()) == list(subset)
+        for shared, patterns in zip(found.pop("shared"), found.pop("patterns"), strict=True)
+    ]
+    return found[pd.Series(alone, found.index, bool)].dropna(subset="seconds")
+
+
+def versions(s: Session) -> dict[int, str]:
+    """Which code computed each finished analysis, in words, by id; "" where it did not say so."""
+    rows = s.execute(
+        select(Analysis.id, Environment.details)
+        .join(Analysis.environment)
+        .where(Analysis.state == State.finished)
+    )
+    return {number: version.in_words(details) for number, details in rows}
+
+
+# --- Results ----------------------------------------------------------------------------------------------
+
+
+def spectrum(s: Session, analysis_id: int) -> pd.DataFrame:
+    """Eigenvalues by descending |λ|: position (from 1), value, magnitude (|λ|), sign ("positive" or
+    "negative"), residual (‖Hv − λv‖₂), and scree_lower and scree_upper, between which the share of ‖H‖²_F
+    lies that a matrix of this rank misses, with 95 % probability at all ranks together. The last three are
+    NaN where unknown."""
+    columns = _of(Eigenvalue, SPECTRUM.types)
+    statement = _select(columns).where(Eigenvalue.analysis_id == analysis_id).order_by(Eigenvalue.position)
+    frame = _frame(s, statement, columns)
+    frame.insert(2, "magnitude", frame["value"].abs())
+    signs = np.where(frame["value"] < 0, "negative", "positive")
+    frame.insert(3, "sign", pd.Series(signs, index=frame.index, dtype=object))
+    return frame
+
+
+_chance = cast(OverlapPoint.k, Double) / Analysis.parameters
+
+_POINT: _Columns = {
+    **_known_columns("analysis_id", "model", "step", "split", "curvature", "method", "seed", "samples"),
+    **_of(OverlapPoint, {"mask": object, "k": int}),
+    **_of(OverlapPoint, dict.fromkeys(("overlap", "std", "error", "least", "greatest", "tied"), float)),
+    "chance": (float, _chance),
+    "ratio": (float, OverlapPoint.overlap / _chance),
+}
+
+
+def _points(columns: _Columns) -> Select[Any]:
+    """The points of ``_POINT`` and more, of finished analyses, in a readable order."""
+    return _results(columns, OverlapPoint).order_by(OverlapPoint.mask, OverlapPoint.k)
+
+
+def overlap_curves(
+    s: Session, ids: Sequence[int], masks: Sequence[str] = MASKS, most: int | None = None
+) -> pd.DataFrame:
+    """Overlap as a function of k for these analyses, one row per analysis, mask and k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, samples, mask ("magnitude", "random",
+    "best"), k, overlap, std (of the overlap over random masks, else NaN), error (how far that of the
+    magnitude mask may be from the true one), least and greatest (its overlap over all choices among equal
+    magnitudes, of which ``overlap`` is the mean), tied (how many equal magnitudes compete for places in the
+    mask, 0 if none do), chance (k/D), ratio (overlap / chance). The four from error to tied are NaN for the
+    other masks and where unknown.
+
+    With ``most``, only so many values of k evenly spaced, as many spaced as on a log axis, and the largest of
+    every analysis: what a screen resolves of hundreds of long curves.
+    """
+    statement = _points(_POINT).where(Analysis.id.in_(ids), OverlapPoint.mask.in_(_masks(masks)))
+    if most is not None:
+        statement = statement.where(OverlapPoint.k.in_(_spaced(s, ids, most)))
+    return _frame(s, statement, _POINT)
+
+
+def _spaced(s: Session, ids: Sequence[int], most: int) -> list[int]:
+    """Whole numbers from 1 to the largest k of these analyses, as ``overlap_curves`` says."""
+    largest = s.scalars(select(Analysis.k).where(Analysis.id.in_(ids)).distinct()).all()
+    last = max(largest, default=1)
+    spaced = [np.rint(space(1, last, most)) for space in (np.linspace, np.geomspace)]
+    return sorted({int(k) for k in np.concatenate([*spaced, largest])})
+
+
+def overlap_by_step(
+    s: Session,
+    k: int | None = None,
+    *,
+    rho: float | None = None,
+    ids: Sequence[int] | None = None,
+    masks: Sequence[str] = (Mask.magnitude,),
+) -> pd.DataFrame:
+    """Overlap at one k, or at one sparsity ρ = k/D, over the training steps, of the finished analyses that
+    reach it.
+
+    The columns of ``overlap_curves``, and parameters (D), test_accuracy (in [0, 1], NaN where unknown) and
+    lambda_max (the eigenvalue of largest magnitude). At a sparsity, k is ρ·D to the nearest whole number, at
+    least 1. None for ``ids`` lets everything pass.
+    """
+    if (k is None) == (rho is None):
+        raise ValueError("either k or rho is needed")
+    largest = aliased(Eigenvalue)
+    columns = _POINT | _known_columns("parameters", "test_accuracy") | {"lambda_max": (float, largest.value)}
+    statement = (
+        _points(columns)
+        .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
+        .where(OverlapPoint.mask.in_(_masks(masks)))
+    )
+    if rho is None:
+        statement = statement.where(OverlapPoint.k == k)
+    else:
+        pairs = [(size, at_sparsity(rho, size)) for size in s.scalars(select(Analysis.parameters).distinct())]
+        statement = statement.where(tuple_(Analysis.parameters, OverlapPoint.k).in_(pairs))
+    if ids is not None:
+        statement = statement.where(Analysis.id.in_(ids))
+    return _frame(s, statement, columns)
+
+
+def at_sparsity(rho: float, parameters: int) -> int:
+    """The k of a sparsity ρ = k/D: ρ·D to the nearest whole number, at least 1."""
+    return max(1, round(rho * parameters))
+
+
+def eigenvalues(s: Session, ids: Sequence[int], most: int | None = None) -> pd.DataFrame:
+    """Eigenvalues of many finished analyses: analysis_id, model, step, split, position (from 1, by descending
+    |λ|), value, magnitude (|λ|), residual (‖Hv − λv‖₂, NaN where unknown).
+
+    With ``most``, only so many positions are given, chosen as ``overlap_curves`` chooses values of k.
+    """
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model", "step", "split"),
+        "position": (int, Eigenvalue.position),
+        "value": (float, Eigenvalue.value),
+        "magnitude": (float, func.abs(Eigenvalue.value)),
+        "residual": (float, Eigenvalue.residual),
+    }
+    statement = _results(columns, Eigenvalue).where(Analysis.id.in_(ids)).order_by(Eigenvalue.position)
+    if most is not None:
+        statement = statement.where(Eigenvalue.position.in_(_spaced(s, ids, most)))
+    return _frame(s, statement, columns)
+
+
+def recorded_metrics(s: Session, names: Sequence[str]) -> pd.DataFrame:
+    """Loss and accuracy that the checkpoints of these models recorded: model, step, split, metric ("loss" or
+    "accuracy"), value; what was not recorded has no row."""
+    kinds = [(split, metric) for metric in ("accuracy", "loss") for split in ("test", "train")]
+    statement = (
+        select(
+            Model.name,
+            Checkpoint.step,
+            *(getattr(Checkpoint, f"{split}_{metric}") for split, metric in kinds),
+        )
+        .join(Checkpoint.model)
+        .where(Model.name.in_(names))
+        .order_by(Model.name, Checkpoint.step)
+    )
+    rows = [
+        (model, step, *kind, value)
+        for model, step, *values in s.execute(statement)
+        for kind, value in zip(kinds, values, strict=True)
+        if value is not None
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "step", "split", "metric", "value"])
+    return frame.astype({"model": object, "step": int, "split": object, "metric": object, "value": float})
+
+
+def latest_results(s: Session, number: int) -> pd.DataFrame:
+    """The analyses that finished last, newest first: analysis_id, model_id, model, step, split, curvature,
+    parameters (D), k, samples, sampling (as in ``runs``), data, finished_at, resolved_k (NaN: unknown),
+    lambda_max, and of the magnitude mask at k: overlap, error (NaN: unknown), ratio (to chance)."""
+    largest = aliased(Eigenvalue)
+    chance = cast(Analysis.k, Double) / Analysis.parameters
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "parameters", "k"),
+        **_known_columns("samples", "sampling", "data", "finished_at", "resolved_k"),
+        "lambda_max": (float, largest.value),
+        "overlap": (float, OverlapPoint.overlap),
+        "error": (float, OverlapPoint.error),
+        "ratio": (float, OverlapPoint.overlap / chance),
+    }
+    statement = (
+        _select(columns)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
+        .join(
+            OverlapPoint,
+            (OverlapPoint.analysis_id == Analysis.id)
+            & (OverlapPoint.mask == Mask.magnitude)
+            & (OverlapPoint.k == Analysis.k),
+        )
+        .where(Analysis.state == State.finished)
+        .order_by(Analysis.finished_at.desc(), Analysis.id.desc())
+        .limit(number)
+    )
+    return _frame(s, statement, columns)
+
+
+def comparable(s: Session) -> pd.DataFrame:
+    """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
+    subset (as in ``runs``), loss (with its label smoothing and weight decay, if any), parameters (D), method,
+    k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
+    seed, data, resolved_k (NaN: unknown)."""
+    columns: _Columns = {
+        **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "subset"),
+        **{name: (object, Analysis.settings[name]) for name in ("loss", "label_smoothing", "weight_decay")},
+        **_known_columns("parameters", "method", "k", "samples", "sampling", "data_sha256", "seed", "data"),
+        **_known_columns("resolved_k"),
+    }
+    statement = (
+        _select(columns)
+        .join(Analysis.checkpoint)
+        .join(Checkpoint.model)
+        .where(Analysis.state == State.finished)
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+    )
+    frame = _frame(s, statement, columns)
+    parts = zip(frame["loss"], frame.pop("label_smoothing"), frame.pop("weight_decay"), strict=True)
+    hashes = frame.pop("data_sha256").fillna("").str.slice(0, 8)
+    return frame.assign(
+        loss=pd.Series([_loss(*each) for each in parts], frame.index, object),
+        sampling=frame["sampling"].where(frame["sampling"] != "indices", "indices " + hashes),
+    )
+
+
+def _loss(name: str | None, smoothing: float | None, decay: float | None) -> str:
+    """A loss in words; settings from before there was a choice have none of the three."""
+    parts = [name or "cross-entropy"]
+    parts += [f"label smoothing {smoothing:g}"] if smoothing else []
+    parts += [f"weight decay {decay:g}"] if decay else []
+    return ", ".join(parts)
+
+
+# --- Where an overlap lies, and pairs ---------------------------------------------------------------------
+
+
+def layer_shares(s: Session, analysis_id: int) -> pd.DataFrame:
+    """What each parameter tensor has of V_k, the mask and their overlap, at some k (the last is the largest).
+
+    Columns: k, position (from 0, in the model's order), name, parameters, and the shares eigenspace, mask and
+    overlap (NaN where there is none at all), which sum to 1 at every k. No rows: the analysis is older than
+    these numbers, and has to be deleted and run again to have them.
+    """
+    return _structure(s, LayerShare, analysis_id, LAYERS.types, LayerShare.position)
+
+
+def magnitude_bins(s: Session, analysis_id: int) -> pd.DataFrame:
+    """The mass ‖row of V_k‖² / k of coordinates of about the same |θ|, at some k; its mean of all is 1/D.
+
+    Columns: k, position (from 0, that of the largest |θ|), count (of coordinates), largest and smallest
+    (|θ|), and mean, low, median and high (10 %, 50 % and 90 % quantiles) of the mass. No rows: as in
+    ``layer_shares``.
+    """
+    return _structure(s, MagnitudeBin, analysis_id, MAGNITUDES.types, MagnitudeBin.position)
+
+
+def _structure(
+    s: Session, table: Any, analysis_id: int, types: Mapping[str, Any], within: Any
+) -> pd.DataFrame:
+    columns = _of(table, types)
+    statement = _select(columns).where(table.analysis_id == analysis_id).order_by(table.k, within)
+    return _frame(s, statement, columns)
+
+
+_METRIC: _Columns = _of(SubspaceMetric, METRICS.types)
+
+# Which analysis a row of the tables below is of.
+_WHICH: _Columns = _known_columns(
+    "analysis_id", "model", "step", "split", "curvature", "method", "seed", "parameters"
+)
+_CURVE: _Columns = _WHICH | {
+    "curve": (object, FurtherCurve.name),
+    "title": (object, FurtherCurve.title),
+    "note": (object, FurtherCurve.note),
+}
+
+
+def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """The further curves of these finished analyses, or those of these names; one row per analysis, curve, k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), curve (its name), title
+    (of its axis), note (how to read it), k, value, error (how far it may be from that of the true eigenspace)
+    and chance (of an eigenspace unrelated to the parameters); NaN where unknown.
+    """
+    frames = []
+    for row in s.execute(_curve_statement(ids, names, FurtherCurve.points)).mappings():
+        numbers = unpack(row["points"])
+        ks = np.arange(1, len(numbers["value"]) + 1)
+        frames.append(pd.DataFrame({name: row[name] for name in _CURVE} | {"k": ks} | numbers))
+    if not frames:
+        return pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
+    return pd.concat(frames, ignore_index=True)
+
+
+def curves_at(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
+    """One further curve of these finished analyses at one k, of those that have it; columns as ``curves``."""
+    statement = _curve_statement(ids, [name], at(FurtherCurve.points, k))
+    rows = [row for row in s.execute(statement).mappings() if row["points"]]  # the others end before k
+    frame = pd.DataFrame([[row[name] for name in _CURVE] for row in rows], columns=list(_CURVE))
+    return frame.assign(k=k, **unpack(b"".join(row["points"] for row in rows)))
+
+
+def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
+    """Title by name of the further curves that some of these analyses have, in the order of their names."""
+    statement = select(FurtherCurve.name, FurtherCurve.title).where(FurtherCurve.analysis_id.in_(ids))
+    return {row.name: row.title for row in s.execute(statement.distinct().order_by(FurtherCurve.name))}
+
+
+def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: Any) -> Select[Any]:
+    columns = _CURVE | {"points": (object, points)}
+    statement = _results(columns, FurtherCurve).where(Analysis.id.in_(ids)).order_by(FurtherCurve.name)
+    return statement if names is None else statement.where(FurtherCurve.name.in_(names))
+
+
+def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
+    """Every Grassmannian metric between mask and eigenspace of these finished analyses, at some k.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), k, metric, value, error
+    (how far it may be from that of the true eigenspace; NaN where unknown), random_mean and random_std (over
+    random subspaces), and of the likeness in [0, 1] (1 for equal subspaces, 0 for orthogonal ones, as the
+    paper plots it): normalised, normalised_error, normalised_random_mean, normalised_random_std.
+    """
+    columns = _WHICH | _METRIC
+    statement = _results(columns, SubspaceMetric).where(Analysis.id.in_(ids))
+    frame = _frame(s, statement.order_by(SubspaceMetric.k, SubspaceMetric.metric), columns)
+    largest = _largest(frame["metric"], frame["k"])
+    return frame.assign(
+        normalised=_likeness(frame["metric"], frame["value"], largest),
+        normalised_error=frame["error"] / largest,
+        normalised_random_mean=_likeness(frame["metric"], frame["random_mean"], largest),
+        normalised_random_std=frame["random_std"] / largest,
+    )
+
+
+def pair_values(
+    s: Session, ids: Sequence[int], ks: Sequence[int] | None = None, measures: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How alike pairs of these analyses are, in both orders, as far as comparisons have found it.
+
+    Columns: first_id, second_id, first_step, second_step, parameters (D), k, measure (a Grassmannian metric
+    of both eigenspaces, or "iou" of both magnitude masks), value, normalised (the likeness in [0, 1]: of
+    distances as in ``subspace_metrics``, else the value), chance (of the overlap k/D; of the IoU that of two
+    masks that share as many coordinates as random ones do on average; else NaN). None as a filter lets
+    everything pass.
+    """
+    first, second = aliased(Analysis), aliased(Analysis)
+    step, other_step = aliased(Checkpoint), aliased(Checkpoint)
+    columns: _Columns = {
+        **_of(PairValue, {"first_id": int, "second_id": int}),
+        "first_step": (int, step.step),
+        "second_step": (int, other_step.step),
+        "parameters": (int, first.parameters),
+        **_of(PairValue, {"k": int, "measure": object, "value": float}),
+    }
+    statement = (
+        _select(columns)
+        .join(first, first.id == PairValue.first_id)
+        .join(second, second.id == PairValue.second_id)
+        .join(step, step.id == first.checkpoint_id)
+        .join(other_step, other_step.id == second.checkpoint_id)
+        .where(PairValue.first_id.in_(ids), PairValue.second_id.in_(ids))
+        .order_by(PairValue.first_id, PairValue.second_id, PairValue.k, PairValue.measure)
+    )
+    if ks is not None:
+        statement = statement.where(PairValue.k.in_(ks))
+    if measures is not None:
+        statement = statement.where(PairValue.measure.in_(measures))
+    frame = _frame(s, statement, columns)
+    ends = {"first_id": "second_id", "first_step": "second_step"}
+    turned = ends | {there: here for here, there in ends.items()}
+    others = frame[frame["first_id"] != frame["second_id"]].rename(columns=turned)
+    frame = pd.concat([frame, others[list(columns)]], ignore_index=True)
+    share = frame["k"] / frame["parameters"]
+    chance = (share / (2 - share)).where(frame["measure"] == IOU, share.where(frame["measure"] == "overlap"))
+    likeness = _likeness(frame["measure"], frame["value"], _largest(frame["measure"], frame["k"]))
+    return frame.assign(normalised=likeness, chance=chance)
+
+
+def known_pairs(s: Session, ids: Sequence[int]) -> dict[tuple[int, int], set[tuple[int, str]]]:
+    """Of which pairs of these analyses (smaller id first) which values are known, as k and measure."""
+    known: dict[tuple[int, int], set[tuple[int, str]]] = {}
+    statement = select(PairValue.first_id, PairValue.second_id, PairValue.k, PairValue.measure).where(
+        PairValue.first_id.in_(ids), PairValue.second_id.in_(ids)
+    )
+    for first, second, k, measure in s.execute(statement):
+        known.setdefault((first, second), set()).add((k, measure))
+    return known
+
+
+def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd.DataFrame:
+    """Analyses whose pairs tell how masks and eigenspaces stabilise: those that differ in the step alone.
+
+    The finished ones with stored eigenvectors, of the same model and settings, where there are at least two.
+    Columns: set_id (the smallest analysis_id of the set), and those of ``comparable``. None lets all models
+    pass.
+    """
+    frame = comparable(s)
+    stored = select(Analysis.id, Analysis.settings_key).where(
+        Analysis.state == State.finished, Analysis.eigenvectors.is_not(None)
+    )
+    keys: dict[int, str] = {row.id: row.settings_key for row in s.execute(stored)}
+    frame = frame[frame["analysis_id"].isin(list(keys))]
+    if model_ids is not None:
+        frame = frame[frame["model_id"].isin(list(model_ids))]
+    alike = frame.groupby([frame["model_id"], frame["analysis_id"].map(keys)])["analysis_id"]
+    frame = frame.assign(set_id=alike.transform("min"))[alike.transform("size") >= 2]
+    columns = ["set_id", *(name for name in frame.columns if name != "set_id")]
+    return frame.sort_values(["set_id", "step", "analysis_id"], ignore_index=True)[columns]
+
+
+def _largest(metrics: pd.Series[Any], k: pd.Series[int]) -> pd.Series[float]:
+    """The largest value of each distance between k-dimensional subspaces; 1 for what is a likeness itself."""
+    forms = np.array([LARGEST.get(metric, (1.0, 0.0)) for metric in metrics]).reshape(-1, 2)
+    return pd.Series(forms[:, 0] * k.to_numpy(float) ** forms[:, 1], index=metrics.index)
+
+
+def _likeness(
+    metrics: pd.Series[Any], values: pd.Series[float], largest: pd.Series[float]
+) -> pd.Series[float]:
+    """Values as they are, but distances as 1 − distance / largest distance."""
+    return values.where(~metrics.isin(list(LARGEST)), 1 - values / largest)
+
+
+def records(s: Session, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The record of each of these finished analyses by its id, empty where there is none."""
+    statement = select(Analysis.id, Analysis.record).where(
+        Analysis.state == State.finished, Analysis.id.in_(ids)
+    )
+    return {row[0]: row[1] or {} for row in s.execute(statement.order_by(Analysis.id))}
+
+
+# --- Exports ----------------------------------------------------------------------------------------------
+
+
+def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
+    """A finished analysis as the JSON object that ``seigh analyze --json`` writes, and its model and step.
+
+    Raises:
+        StoreError: If it is not finished, or gone.
+    """
+    detail = analysis(s, analysis_id)
+    if detail is None:
+        raise StoreError(f"Analysis {analysis_id} no longer exists; reload the list of runs.")
+    if detail.state != State.finished:
+        raise StoreError(f"Analysis {analysis_id} is {detail.state}; only a finished one has results.")
+    eigenvalues = spectrum(s, analysis_id)
+    points = overlap_curves(s, [analysis_id])
+    by_mask = {mask: points[points["mask"] == mask] for mask in MASKS}
+    magnitude, random, best = (by_mask[mask] for mask in (Mask.magnitude, Mask.random, Mask.best))
+    timings = detail.stages[["stage", "seconds", "hvps"]].itertuples(index=False, name=None)
+    statement = select(FurtherCurve).where(FurtherCurve.analysis_id == analysis_id)
+    found = Outcome(
+        parameters=detail.parameters,
+        hvps=detail.hvps or 0,
+        eigenvalues=eigenvalues["value"].to_numpy(),
+        residuals=eigenvalues["residual"].to_numpy(),
+        scree_lower=eigenvalues["scree_lower"].to_numpy(),
+        scree_upper=eigenvalues["scree_upper"].to_numpy(),
+        overlap=magnitude["overlap"].to_numpy(),
+        overlap_error=magnitude["error"].to_numpy(),
+        least=magnitude["least"].to_numpy(),
+        greatest=magnitude["greatest"].to_numpy(),
+        tied=magnitude["tied"].to_numpy(),
+        resolved_k=detail.resolved_k,
+        random_mean=random["overlap"].to_numpy(),
+        random_std=random["std"].to_numpy(),
+        best=best["overlap"].to_numpy(),
+        layers=_rows(layer_shares(s, analysis_id)),
+        magnitudes=_rows(magnitude_bins(s, analysis_id)),
+        metrics=_rows(subspace_metrics(s, [analysis_id])),
+        curves={each.name: unpack(each.points) for each in s.scalars(statement.order_by(FurtherCurve.name))},
+        stages=[Stage(*each) for each in timings],
+        data_sha256=detail.data_sha256 or "",
+        environment=detail.environment,
+        record=detail.record,
+    )
+    document = found.document(detail.checkpoint_sha256, detail.settings)
+    return {"model": detail.model, "step": detail.step} | document
+
+
+def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every overlap point of the finished analyses of these models, or of all; one row per point.
+
+    The columns of ``overlap_curves``, and architecture, subset (as in ``runs``), parameters (D), data,
+    sampling (as in ``runs``), resolved_k (NaN where unknown) and test_accuracy.
+
+    Raises:
+        StoreError: If there is no model of one of the names.
+    """
+    more = ("architecture", "subset", "parameters", "data", "sampling", "resolved_k", "test_accuracy")
+    columns = _POINT | _known_columns(*more)
+    statement = _points(columns)
+    if names is not None:
+        statement = statement.where(Model.name.in_(model_names(s, names)))
+    return _frame(s, statement, columns)
+
+
+def model_names(s: Session, names: Sequence[str] | None = None) -> list[str]:
+    """These names of models, or all.
+
+    Raises:
+        StoreError: If there is no model of one of the names.
+    """
+    known = sorted(s.scalars(select(Model.name)))
+    if unknown := [name for name in names or () if name not in known]:
+        raise StoreError(
+            f"There is no model '{unknown[0]}'; there is {', '.join(known) or 'none at all yet'}."
+        )
+    return known if names is None else list(names)
+
+
+# --- What the functions above share -----------------------------------------------------------------------
+
+
+def _masks(masks: Sequence[str]) -> list[Mask]:
+    return [Mask(mask) for mask in masks]
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, with None for what is unknown: JSON has no NaN."""
+    known = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(frame.columns, row, strict=True)) for row in known.to_numpy().tolist()]
+
+
+def _frame(s: Session, statement: Select[Any], columns: _Columns) -> pd.DataFrame:
+    """The rows of a statement, each column by its label, in the order and with the types of ``columns``."""
+    found = s.execute(statement)
+    labels = list(found.keys())
+    values: Sequence[Sequence[Any]] = list(zip(*found, strict=True)) or [()] * len(labels)
+    labelled = dict(zip(labels, values, strict=True))
+    return pd.DataFrame(
+        {
+            name: pd.Series([_plain(value, name) for value in labelled[name]], dtype=kind)
+            for name, (kind, _) in columns.items()
+        }
+    )
+
+
+def _plain(value: Any, name: str) -> Any:
+    if name == "subset":  # what was analysed before there were patterns has none
+        return ", ".join(value or ())
+    if name == "sampling":  # what was analysed before there was a choice is balanced
+        return value or "balanced"
+    return value.value if isinstance(value, State | Mask) else value

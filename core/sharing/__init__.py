@@ -1,0 +1,1 @@
+"""One decomposition computed by several processes."""

@@ -10,8 +10,9 @@ import streamlit as st
 
 from seigh.app.common import counted, database, duration, plain, settings, size
 from seigh.app.rows import rows_of
-from seigh.core import methods
+from seigh.core import methods, preparation
 from seigh.core.analysis import Cost, cost
+from seigh.core.errors import UserError
 from seigh.core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
 from seigh.core.lab import queries
 from seigh.core.lab.models import Worker
@@ -38,9 +39,9 @@ def costs(chosen: Sequence[AnalysisSettings], checkpoints: int, page: str) -> li
         return []
     first = chosen[0]
     try:
-        parameters = architectures.parameter_count(first.architecture, first.parameters)
+        parameters = preparation.check(first, settings())
         each = cost(first, parameters)
-    except SettingsError as error:
+    except UserError as error:
         st.caption("None: these settings cannot work.")
         return [str(error)]
     analyses = checkpoints * len(chosen)

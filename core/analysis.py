@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from seigh.core import curves, methods, version
+from seigh.core import curves, methods, preparation, version
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import available_memory
@@ -226,7 +226,7 @@ def analyse(
         SpectrumError: The Hessian has no usable spectrum (NaN, or rank below k), or the basis does not fit.
     """
     environment = environment or Settings()
-    curves.check(settings.curves)
+    preparation.check(settings)
     name = name or checkpoint.name
     clock = _Clock(settings, progress)
     with reproducible(), freed_memory_kept():

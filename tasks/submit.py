@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from seigh.core import curves
+from seigh.core import preparation
 from seigh.core.access import OPERATOR, Actor, acting
 from seigh.core.checksum import sha256_of
 from seigh.core.lab import actions, store
@@ -22,7 +22,7 @@ from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
 from seigh.core.names import Place
-from seigh.core.problems import architectures, checkpoints, data, losses, training
+from seigh.core.problems import architectures, checkpoints, data, training
 from seigh.core.settings import (
     SPLITS,
     AnalysisSettings,
@@ -128,7 +128,7 @@ def submit(
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
     checked = [_check(file, architecture) for file in files]
     steps, notes = checkpoints.settled(checked)
-    wanted, data_files = _check_settings(settings, architecture, env)
+    wanted, data_files = _check_settings(settings, env)
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
@@ -221,7 +221,7 @@ def train(
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
         )
-    wanted, data_files = _check_settings(analyses, architecture, env)
+    wanted, data_files = _check_settings(analyses, env)
 
     def add_rows(s: Session) -> tuple[list[int], list[int]]:
         model = store.add_model(s, model_name, architecture)
@@ -375,7 +375,7 @@ def _canonical(settings: AnalysisSettings) -> AnalysisSettings:
 
 
 def _check_settings(
-    settings: Sequence[AnalysisSettings], architecture: str, env: Settings
+    settings: Sequence[AnalysisSettings], env: Settings
 ) -> tuple[dict[AnalysisSettings, int], dict[str, str]]:
     """Check analyses of an architecture.
 
@@ -383,17 +383,8 @@ def _check_settings(
         The settings, with N and with their data named as they will be stored, and D, the number of
         parameters that they choose; and the data files to store, with their hashes.
     """
-    parameters = {each: architectures.parameter_count(architecture, each.parameters) for each in settings}
-    for each, number in parameters.items():
-        each.check(number)
-        losses.build(each)  # refuses a name that no loss has
-        curves.check(each.curves)
-        if env.max_k is not None and each.k > env.max_k:
-            raise SettingsError(
-                f"k = {each.k:,} is more than this installation allows, {env.max_k:,}; choose a smaller k, "
-                "or raise SEIGH_MAX_K."
-            )
-    sizes = _sizes(settings, architecture, env)
+    parameters = {each: preparation.check(each, env) for each in settings}
+    sizes = dict(zip(settings, preparation.sizes(settings, env), strict=True))
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
     complete = {each: each.model_copy(update={"samples": sizes[each]}) for each in settings}
     return {_with_stored_data(complete[each], data_files): n for each, n in parameters.items()}, data_files
@@ -406,22 +397,6 @@ def _check(upload: Upload, architecture: str) -> _Checked:
     epoch = checkpoint.epoch if upload.epoch is None else upload.epoch
     guess = checkpoint.guess if step is None and epoch is None else None
     return _Checked(upload, step, epoch, guess, checkpoint.sha256, checkpoint.size, checkpoint.metrics)
-
-
-def _sizes(
-    settings: Sequence[AnalysisSettings], architecture: str, env: Settings
-) -> dict[AnalysisSettings, int]:
-    """N of every subset that the settings ask for, which is drawn once."""
-    sizes = {}
-    model = architectures.build(architecture)
-    for name, split in {(each.data, each.split): None for each in settings}:
-        dataset = data.load(name, split, env=env)
-        data.check_matches(dataset, model)
-        for each in settings:
-            if (each.data, each.split) == (name, split):
-                index = data.subset_index(dataset, each.subset, each.samples, each.seed, each.listed)
-                sizes[each] = len(index)
-    return sizes
 
 
 def _hash_of_file(name: str) -> str | None:

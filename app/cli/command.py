@@ -355,8 +355,8 @@ def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
     methods.get(options["method"])  # before anything slow
-    from seigh.core import curves
-    from seigh.core.problems import architectures, checkpoints, losses
+    from seigh.core import preparation
+    from seigh.core.problems import architectures, checkpoints
     from seigh.core.problems import data as datasets
 
     architecture = options.pop("architecture")
@@ -374,9 +374,7 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
         settings = AnalysisSettings(architecture=architectures.canonical(architecture), **options)
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
-    settings.check(architectures.parameter_count(settings.architecture, settings.parameters))
-    losses.build(settings)  # refuses a name that no loss has
-    curves.check(settings.curves)
+    preparation.check(settings)
     return settings
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -703,23 +704,25 @@ class _BlockKrylov:
         self.last = part
 
     def _save(self) -> None:
-        counts = [
-            self.last.start,
-            self.last.stop,
-            self.spent,
-            self.products,
-            self.broken_down,
-            self.restarts,
-            self._checked,
-            self._ask_at,
-            self._restarted,
-        ]
+        saved = _Saved(
+            start=self.last.start,
+            stop=self.last.stop,
+            spent=self.spent,
+            products=self.products,
+            broken_down=self.broken_down,
+            restarts=self.restarts,
+            checked=self._checked,
+            ask_at=self._ask_at,
+            restarted=self._restarted,
+            left_open=len(self._left_open),
+            asymmetry=self._asymmetry,
+        )
         state = {
             "projected": self.projected[: self.last.stop, : self.last.stop],
-            "counts": torch.tensor([*counts, len(self._left_open)]),
             "asked": torch.tensor(self._asked, dtype=torch.int64),
-            "fresh": self._fresh.to_tensor(self._asymmetry),
             "generator": self.generator.get_state(),
+            **_tensors("run", saved),
+            **_tensors("fresh", self._fresh),
         }
         for number, each in enumerate(self._left_open):
             at = (-1, -1) if each.at is None else (each.at.start, each.at.stop)
@@ -736,21 +739,72 @@ class _BlockKrylov:
     def _resume(self) -> int:
         """Go on where an earlier process was; the products that it has made, 0 if there was none."""
         state = self.basis.load(self.facts)
-        if state is None or "fresh" not in state:
+        if state is None or "run-spent" not in state:  # that of an earlier release has other names
             return 0
-        start, stop, self.spent, products, broken_down, restarts, *more = state["counts"].tolist()
-        self._checked, self._ask_at, self._restarted, count = more
-        for number in range(count):
+        saved = _Saved(**_values(_Saved, "run", state))
+        self._fresh = _Fresh(**_values(_Fresh, "fresh", state))
+        for number in range(saved.left_open):
             tail, gramian, whole = (state[f"open-{number}-{name}"] for name in ("tail", "gram", "whole"))
             first, after = state[f"open-{number}-at"].tolist()
             self._left_open.append(_Open(tail, gramian, whole, slice(first, after) if first >= 0 else None))
-        self._fresh, self._asymmetry = _Fresh.from_tensor(state["fresh"])
         self._last_gram, self._asked = state.get("last_gram"), state["asked"].tolist()
-        self.last, self.broken_down = slice(start, stop), bool(broken_down)
-        self.products, self.restarts = max(self.products, products), self.restarts or bool(restarts)
-        self.projected[:stop, :stop] = state["projected"]
+        self.last, self.spent, self.broken_down = (
+            slice(saved.start, saved.stop),
+            saved.spent,
+            saved.broken_down,
+        )
+        self._checked, self._ask_at, self._restarted = saved.checked, saved.ask_at, saved.restarted
+        self._asymmetry = saved.asymmetry
+        self.products = max(self.products, saved.products)
+        self.restarts = self.restarts or saved.restarts
+        self.projected[: saved.stop, : saved.stop] = state["projected"]
         self.generator.set_state(state["generator"].cpu())
         return self.spent
+
+
+@dataclass
+class _Saved:
+    """Where a run was when its state was saved.
+
+    Attributes:
+        start: Where the last block begins in the basis.
+        stop: Where it ends.
+        spent: Products made.
+        products: Products after which the iteration ends.
+        broken_down: Whether a block had to be filled up with random vectors.
+        restarts: Whether the basis is replaced when it is full.
+        checked: Products after which the residuals were looked at last.
+        ask_at: Products after which the pairs are asked about next.
+        restarted: How many times the basis was replaced.
+        left_open: How many blocks have products that were not followed.
+        asymmetry: Largest entry of (XᵀHX − XᵀHᵀX)/2 of all blocks X.
+    """
+
+    start: int = 0
+    stop: int = 0
+    spent: int = 0
+    products: int = 0
+    broken_down: bool = False
+    restarts: bool = False
+    checked: int = 0
+    ask_at: int = 0
+    restarted: int = 0
+    left_open: int = 0
+    asymmetry: float = 0.0
+
+
+def _tensors(prefix: str, state: _Saved | _Fresh) -> dict[str, Tensor]:
+    """Each field as a tensor under its own name, numbers in fp64."""
+    kinds = {bool: torch.bool, int: torch.int64, float: torch.float64}
+    return {
+        f"{prefix}-{name}": torch.tensor(value, dtype=kinds[type(value)])
+        for name, value in vars(state).items()
+    }
+
+
+def _values(kind: type[_Saved | _Fresh], prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields that ``_tensors`` has written."""
+    return {each.name: tensors[f"{prefix}-{each.name}"].item() for each in fields(kind)}
 
 
 @dataclass
@@ -784,18 +838,6 @@ class _Fresh:
     def rounds_in(self, size: int) -> int:
         """Blocks that its Krylov space has in a basis of this size."""
         return -(-(size - self.start) // self.width)
-
-    def to_tensor(self, more: float) -> Tensor:
-        """All of it, and one number more, in fp64."""
-        return torch.tensor([*astuple(self), more], dtype=torch.float64)
-
-    @classmethod
-    def from_tensor(cls, stored: Tensor) -> tuple[_Fresh, float]:
-        begun, main, start, width, rounds, products, largest, bound, more = stored.tolist()
-        block = cls(
-            bool(begun), int(main), int(start), int(width), int(rounds), int(products), largest, bound
-        )
-        return block, more
 
 
 def fresh_size(k: int) -> tuple[int, int]:

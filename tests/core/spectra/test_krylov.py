@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seigh.core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, residuals
+from seigh.core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, krylov, residuals
 from seigh.core.spectra.krylov import default_block, default_products
 from seigh.core.spectra.residuals import CHECKS
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
@@ -325,3 +325,12 @@ def test_a_file_s_pages_are_given_back(tmp_path: Path) -> None:
         elif mapped and line.startswith("Rss:"):
             resident += int(line.split()[1])
     assert resident * 1024 < size * columns * 4 / 2
+
+
+def test_the_state_of_a_run_is_saved_by_names_to_the_last_bit() -> None:
+    saved = krylov._Saved(3, 7, 40, 60, True, False, 11, 13, 1, 2, asymmetry=1 / 3)
+    fresh = krylov._Fresh(True, 5, 6, 4, 8, 32, largest=0.1 + 0.2, bound=float("inf"))
+    tensors = krylov._tensors("run", saved) | krylov._tensors("fresh", fresh)
+    assert krylov._Saved(**krylov._values(krylov._Saved, "run", tensors)) == saved
+    assert krylov._Fresh(**krylov._values(krylov._Fresh, "fresh", tensors)) == fresh
+    assert tensors["run-asymmetry"].dtype == torch.float64

@@ -352,12 +352,11 @@ class AnalysisSettings(BaseModel):
 
         Raises:
             UnknownMethod: There is no such method.
-            SettingsError: N is not known yet.
         """
         options = {name: getattr(self, name) for name in methods.get(self.method).options}
         itemsize = 8 if self.precision == "float64" else 4
         return methods.Request(
-            self.k, parameters, self.n_samples, self.seed, options, itemsize=itemsize, **more
+            self.k, parameters, self.samples, self.seed, options, itemsize=itemsize, **more
         )
 
     @property

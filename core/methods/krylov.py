@@ -31,7 +31,8 @@ def _block(request: Request) -> int:
     from seigh.core.spectra import krylov
 
     # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
-    return krylov.default_block(request.k, request.dimension, cheap=request.samples < request.k)
+    cheap = request.samples is not None and request.samples < request.k
+    return krylov.default_block(request.k, request.dimension, cheap=cheap)
 
 
 def _products(request: Request) -> int:

@@ -31,7 +31,7 @@ class Request:
     Attributes:
         k: Number of wanted eigenpairs.
         dimension: D, the number of parameters.
-        samples: N, over which every product is a mean: what it costs.
+        samples: N, over which every product is a mean: what it costs; None before the data have been read.
         seed: Of everything random.
         options: Values of the settings that belong to the method, by name.
         further: Pairs beyond k that help to state errors, if they are to be had for nothing.
@@ -45,7 +45,7 @@ class Request:
 
     k: int
     dimension: int
-    samples: int
+    samples: int | None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     further: int = 0

@@ -120,10 +120,10 @@ def test_what_is_written_tells_of_ties(tmp_path: Path) -> None:
     )  # all masks lie in the scales
     assert (norm["mask"], norm["overlap"]) == (pytest.approx(1), pytest.approx(1))
     # The metrics are of one of the masks, and their error reaches all of them.
-    metric = next(each for each in result.metrics if each.k == K and each.metric == "overlap")
-    assert metric.error is not None
-    assert metric.value - metric.error <= point["least"] + 1e-9
-    assert metric.value + metric.error >= point["greatest"] - 1e-9
+    metric = next(each for each in result.metrics if each["k"] == K and each["metric"] == "overlap")
+    assert metric["error"] is not None
+    assert metric["value"] - metric["error"] <= point["least"] + 1e-9
+    assert metric["value"] + metric["error"] >= point["greatest"] - 1e-9
 
 
 @pytest.mark.parametrize("seed", [0, 1])

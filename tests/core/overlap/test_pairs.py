@@ -20,7 +20,7 @@ def write(path: Path, k: int, seed: int) -> torch.Tensor:
 
 
 def test_stored_eigenspaces_at_every_k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seigh.core.spectra.tiles.CHUNK_BYTES", 2**14)  # many blocks
+    monkeypatch.setattr("seigh.core.linalg.tiles.CHUNK_BYTES", 2**14)  # many blocks
     one, other = write(tmp_path / "one", 12, 0), write(tmp_path / "other", 9, 1)
     with stored_vectors(tmp_path / "one") as first, stored_vectors(tmp_path / "other") as second:
         assert first.shape == (12, 500)

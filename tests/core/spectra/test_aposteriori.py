@@ -225,7 +225,7 @@ def test_blocks_do_not_change_the_estimates(monkeypatch: pytest.MonkeyPatch) -> 
     matrix, _, _ = hessian_like(100, 0)
     pairs = block_krylov(matrix, 10)
     whole = a_posteriori(matrix, pairs, tests=70)
-    monkeypatch.setattr("seigh.core.spectra.tiles.CHUNK_BYTES", 8 * 13 * len(pairs.basis))
+    monkeypatch.setattr("seigh.core.linalg.tiles.CHUNK_BYTES", 8 * 13 * len(pairs.basis))
     monkeypatch.setattr("seigh.core.spectra.aposteriori._BLOCK", 9)
     blocks = a_posteriori(matrix, pairs, tests=70)
     assert blocks.error == pytest.approx(whole.error, rel=1e-10)

@@ -179,7 +179,7 @@ def take(files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint
     with st.spinner(f"Reading {counted(len(parts), 'file', 'files')} …"):
         st.session_state[FILES] = joined(files, uploads.read(parts, folder()))
     st.session_state.setdefault("new_steps", {}).update(steps)
-    if not st.session_state.get("new_model"):
+    if not files or not st.session_state.get("new_model"):
         st.session_state["new_model"] = model
     st.session_state["new_stored_missing"] = missing
     st.rerun()

@@ -572,6 +572,7 @@ def test_stored_checkpoints_are_analysed_again_and_what_start_did_is_said_beside
     open_page: Open, add: Add, home: Settings
 ) -> None:
     add("queued", model="mine", step=0)  # whose file is not there
+    add("queued", model="other", step=0)
     app = uploaded(open_page("new_analysis"), {f"step_{step}.safetensors": weights() for step in (30, 70)})
     app.selectbox(key="new_model").select("mine")
     app.number_input(key="new_samples").set_value(30)
@@ -593,6 +594,7 @@ def test_stored_checkpoints_are_analysed_again_and_what_start_did_is_said_beside
     assert "The file of checkpoint" in texts(app, "error")
     assert len(app.session_state["new_brought"]) == 2
     app.button(key="new_clear").click().run()
+    app.session_state["new_model"] = "other"  # as it was left; what is taken belongs to its own
     app.multiselect(key="new_stored_steps_mine").select(70).run()
     app.button(key="new_stored").click().run()
     app.number_input(key="new_k").set_value(4).run()

@@ -33,6 +33,11 @@ SPARKLINE_POINTS = 30  # evenly spaced, and on a log axis
 
 def page() -> None:
     st.title("Overview")
+    st.markdown(
+        "How much of the top eigenspaces of a network's Hessian lies on its largest weights, and how does "
+        "that change over training? The lab computes it from checkpoints, with the error of every number, "
+        "and compares steps, splits and models."
+    )
     with database()() as s:
         show_incidents(s)
         models = queries.models(s)

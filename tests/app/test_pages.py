@@ -696,3 +696,8 @@ def test_analyses_of_other_samples_are_lines_of_their_own(open_page: Open, add: 
     headings = "\n".join(str(each.value) for kind in ("markdown", "caption") for each in app.get(kind))
     assert "differ from those shown only in" not in headings
     assert not app.exception
+
+
+def test_the_overview_says_what_the_lab_answers(open_page: Open) -> None:
+    app = open_page("overview")
+    assert "How much of the top eigenspaces" in " ".join(each.value for each in app.markdown)

@@ -68,10 +68,10 @@ _KEPT: Any = {"persist_state": "session"}
 def model_name(page: str) -> str:
     """The name of a model, new or known."""
     with database()() as s:
-        known = queries.models(s)
+        known = queries.model_names(s)
     chosen = st.selectbox(
         "Model name",
-        known["name"].tolist(),
+        known,
         index=None,
         key=f"{page}_model",
         accept_new_options=True,
@@ -101,8 +101,8 @@ def user_name() -> str:
 
 def missing_names(model: str, user: str) -> list[str]:
     """What is still to be filled in of the two above, or put right."""
-    wrong = ["Give the model a name."] if not model else [each for each in [store.wrong_name(model)] if each]
-    return wrong + ["Enter your name."] * (not user)
+    wrong = store.wrong_name(model) if model else "Give the model a name."
+    return [each for each in (wrong, "" if user else "Enter your name.") if each]
 
 
 def say_theta(architecture: str, patterns: Sequence[str] = ()) -> None:

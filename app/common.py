@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import pandas as pd
 import streamlit as st
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from seigh.app.charts import model_color
+from seigh.app.charts import MOST_COLORS
 from seigh.app.charts.overlap import RANDOM_DATA
 from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
@@ -28,6 +28,7 @@ from seigh.core.lab.session import FAULTS, in_words, migrate, sessions
 from seigh.core.settings import Settings
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,6 @@ def _free_for_database() -> int | None:
     return None
 
 
-def model_colors(models: pd.DataFrame) -> dict[str, str]:
-    """The colour of every model of ``queries.models`` by its name."""
-    return {name: model_color(number) for number, name in zip(models["id"], models["name"], strict=True)}
-
-
 def asked_in_url(page: str) -> dict[str, list[str]]:
     """The selection that the address asks of ``page``; empty if the page itself wrote it there."""
     asked = {name: st.query_params.get_all(name) for name in st.query_params}
@@ -158,12 +154,69 @@ def named(names: Sequence[str], most: int = 6) -> str:
     return f"{shown} and {counted(len(names) - most, 'other', 'others')}" if len(names) > most else shown
 
 
+def choose_one(
+    label: str,
+    options: Sequence[T],
+    key: str,
+    asked: T | None,
+    *,
+    in_address: bool,
+    placeholder: str,
+    format_func: Callable[[T], str] = str,
+) -> T | None:
+    """One of several things; None where the address asks for one that is gone, until another one is chosen.
+
+    Args:
+        label: Of the choice.
+        options: What there is, the first of which is shown at first.
+        key: Of the choice in the session.
+        asked: What the address asks for, if that can be read.
+        in_address: Whether it asks for anything here.
+        placeholder: What stands there while nothing is chosen.
+        format_func: What each is called.
+    """
+    wanted = asked or st.session_state.get(key, options[0])
+    if wanted is not None and wanted not in options:
+        wanted = None if in_address else options[0]
+    st.session_state[key] = wanted
+    return st.selectbox(
+        label,
+        options,
+        format_func=format_func,
+        key=key,
+        persist_state="session",
+        placeholder=placeholder,
+    )
+
+
+FEW_MODELS = 6  # compared before anybody asks for others
+
+
+def say_few_are_shown(chosen: Sequence[str], models: Sequence[str]) -> None:
+    """Say that these are the first of more models, if nobody has chosen others."""
+    if list(chosen) == list(models[:FEW_MODELS]) != list(models):
+        st.caption(f"{FEW_MODELS} of {len(models)} models are shown at first; choose those to compare.")
+
+
+def of_different_colors(chosen: pd.DataFrame) -> pd.DataFrame:
+    """As many of the analyses as have colours of their own; which are left out is said."""
+    groups = list(dict.fromkeys(chosen.sort_values(["model_id", "group"])["group"]))
+    if len(groups) <= MOST_COLORS:
+        return chosen
+    st.warning(
+        f"No more than {MOST_COLORS} lines can be told apart by colour; left out: "
+        f"{named(groups[MOST_COLORS:], most=20)}. Choose fewer models or settings to see them.",
+        icon=":material/palette:",
+    )
+    return chosen[chosen["group"].isin(groups[:MOST_COLORS])]
+
+
 def nothing_yet(message: str) -> None:
     """An empty state that says what to do next."""
     with st.container(border=True):
         st.markdown(message)
         link("new_analysis", "Start an analysis", icon=":material/add_circle:")
-        st.caption("Or let `seigh demo` train a small network and fill these pages in about three minutes.")
+        st.caption("Or let `seigh demo` train a small network and fill these pages in a minute or two.")
 
 
 # GitHub's Markdown makes links of what looks like an address, after it has taken the escapes away.

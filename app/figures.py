@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -21,10 +20,10 @@ from seigh.app import charts
 from seigh.app.checks import TIES_ALONG_K, ties_among
 from seigh.app.digits import number
 from seigh.app.panels import Panel
-from seigh.core.errors import UserError
+from seigh.core.errors import UserError, first_line
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
-from seigh.core.names import METRICS, PLUGINS
+from seigh.core.names import METRICS
 
 _log = logging.getLogger(__name__)
 
@@ -542,11 +541,6 @@ def _upper(title: str) -> str:
 # --- Of plug-ins ------------------------------------------------------------------------------------------
 
 
-def plugged() -> bool:
-    """Whether any package could have registered a figure: what asks for them imports torch."""
-    return bool(entry_points(group=PLUGINS))
-
-
 def of_plugins(
     result: Mapping[str, Any], *, of: str = "", file: str = ""
 ) -> tuple[list[tuple[str, Figure]], list[str]]:
@@ -574,8 +568,7 @@ def of_plugins(
             failed.append(str(error))
         except Exception as error:  # a plug-in's code may fail in every way there is
             _log.exception("The figure '%s' is left out, because it fails.", name)
-            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-            failed.append(f"The figure {name} cannot be drawn ({reason}); ask who wrote it.")
+            failed.append(f"The figure {name} cannot be drawn ({first_line(error)}); ask who wrote it.")
     return found, failed
 
 

@@ -15,6 +15,12 @@ from seigh.core.names import IOU
 # Which line, and which colour, the rows of an analysis belong to.
 LINE = ["analysis_id", "series", "group"]
 
+
+def in_lines(analyses: pd.DataFrame) -> pd.DataFrame:
+    """The analyses with the line, and the colour, that each is a point of."""
+    return analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
+
+
 MASKS_MEASURE = "IoU of masks"
 
 
@@ -67,9 +73,8 @@ def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
     return frame[frame["k"] == size]
 
 
-SHARED_AXIS = (
-    10.0  # beyond this ratio of their largest overlaps, a panel beside another one is a line at zero
-)
+# Beyond this ratio of their largest overlaps, a panel beside another one is a line at zero.
+SHARED_AXIS = 10.0
 
 
 def top_of(curves: pd.DataFrame) -> float | None:

@@ -23,6 +23,7 @@ from seigh.app.panels import (
     LINE,
     further_points,
     heatmaps_found,
+    in_lines,
     last_steps,
     metrics_near,
     names_of_sets,
@@ -37,6 +38,7 @@ from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
 from seigh.core.lab.store import StoreError
 from seigh.core.names import IOU
+from seigh.core.plugged import any_plugins
 
 PANEL_POINTS = 150  # values of k of a curve, evenly spaced and on a log axis
 MOST_PANELS = 24
@@ -67,7 +69,7 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
     analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
     if analyses.empty:
         raise StoreError("There is no finished analysis to report; wait for one, or choose other models.")
-    analyses = analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
+    analyses = in_lines(analyses)
     if k is None and rho is None:
         k = int(analyses["k"].min())
     found = list(_figures(s, analyses, Size(k, rho)))
@@ -172,7 +174,6 @@ def _heatmaps(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure
 def _of_single_analyses(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
     """Of each line at its last step: in which layers, at which magnitudes, and what plug-ins draw."""
     last = last_steps(analyses).sort_values("series")
-    plugged = figures.plugged()
     for each in rows_of(last.head(MOST_PANELS), AnalysisOfLine):
         k, where = size.of(each.parameters), f"{each.series}, step {each.step:,}"
         layers = queries.layer_shares(s, each.analysis_id)
@@ -182,7 +183,7 @@ def _of_single_analyses(s: Session, analyses: pd.DataFrame, size: Size) -> Itera
         if len(bins):
             color = charts.model_color(each.model_id)
             yield figures.magnitudes(nearest(bins, k), each.parameters, color, of=where)
-        if plugged:
+        if any_plugins():
             found, failed = figures.of_plugins(queries.export_result(s, each.analysis_id), of=where)
             yield from (figure for _, figure in found)
             yield from (f"{where}: {sentence}" for sentence in failed)

@@ -59,6 +59,7 @@ class StoredCheckpoint:
     step: int
     filename: str
     sha256: str
+    key: str
     analyses: int
 
 

@@ -35,7 +35,8 @@ from sqlalchemy import (
 )
 
 from benchmarks import report
-from seigh.core.results.packed import PARTS, at, pack
+from seigh.core.results.packed import at, pack
+from seigh.core.results.schema import PARTS
 
 _metadata = MetaData()
 POINTS = Table(

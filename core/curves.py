@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from seigh.core.errors import UserError
+from seigh.core.errors import UserError, first_line
 from seigh.core.overlap.observables import OBSERVABLES, Curve, Observable, Scene
 from seigh.core.problems import plugins
 from seigh.core.settings import SettingsError
@@ -49,8 +49,7 @@ def compute(names: Sequence[str], scene: Scene) -> tuple[dict[str, Curve], dict[
             failed[name] = str(error)
         except Exception as error:  # a plug-in's code may fail in every way there is
             _log.exception("The curve '%s' is left out, because it fails.", name)
-            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-            failed[name] = f"The curve {name} cannot be computed ({reason}); ask who wrote it."
+            failed[name] = f"The curve {name} cannot be computed ({first_line(error)}); ask who wrote it."
     return found, failed
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of others' code says, to stand in brackets: its first line, or else its kind."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 class UserError(ValueError):
     """Something that its user can put right; the message is one sentence: what is wrong, and what to do.
 

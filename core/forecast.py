@@ -69,7 +69,7 @@ def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Time
     Raises:
         SettingsError: The settings cannot work for a model of D = ``parameters``.
     """
-    dense = {name for name, method in methods.BUILT_IN.items() if method.dense}
+    dense = {name for name, method in methods.available().items() if method.dense}
     comparable = [each for each in timed if (each.method in dense) == (settings.method in dense)]
     if not comparable:
         return None
@@ -107,11 +107,10 @@ def from_arithmetic(
     """
     each = cost(settings, parameters)
     forward = architectures.forward_operations(settings.architecture, sample)
-    wide = 8 if settings.precision == "float64" else 4
     if methods.get(settings.method).dense:
         algebra = 10.0 * parameters**3
     else:
-        algebra = 4.0 * parameters * (each.memory / (wide * parameters)) ** 2
+        algebra = 4.0 * parameters * (each.memory / (settings.itemsize * parameters)) ** 2
     operations = PASSES * forward * settings.n_samples * each.hvps
     slow, fast = SPEEDS[device]
     slower = SLOWER_IN_FLOAT64[device] if settings.precision == "float64" else 1.0

@@ -69,6 +69,3 @@ TableName = Literal[
     "stages",
     "training",
 ]
-
-# The group of entry points in which packages register plug-ins (``seigh.core.problems.plugins``).
-PLUGINS = "seigh.problems"

@@ -354,10 +354,14 @@ class AnalysisSettings(BaseModel):
             UnknownMethod: There is no such method.
         """
         options = {name: getattr(self, name) for name in methods.get(self.method).options}
-        itemsize = 8 if self.precision == "float64" else 4
         return methods.Request(
-            self.k, parameters, self.samples, self.seed, options, itemsize=itemsize, **more
+            self.k, parameters, self.samples, self.seed, options, itemsize=self.itemsize, **more
         )
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a weight, and of a number of a vector."""
+        return 8 if self.precision == "float64" else 4
 
     @property
     def key(self) -> str:

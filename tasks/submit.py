@@ -17,7 +17,7 @@ from seigh.core.access import OPERATOR, Actor, acting
 from seigh.core.checksum import sha256_of
 from seigh.core.lab import actions, store
 from seigh.core.lab.artifacts import ArtifactStore
-from seigh.core.lab.keys import content_key
+from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
@@ -90,7 +90,7 @@ class _Checked:
 
     def is_in(self, artifacts: ArtifactStore) -> bool:
         """Whether the file is stored already."""
-        key = content_key("checkpoints", self.sha256, Path(self.upload.name).suffix)
+        key = checkpoint_key(self.sha256, self.upload.name)
         return artifacts.path(key).exists()
 
 

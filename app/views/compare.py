@@ -11,6 +11,7 @@ import streamlit as st
 
 from seigh.app import charts, figures
 from seigh.app.common import (
+    FEW_MODELS,
     address_is_read,
     asked_in_url,
     counted,
@@ -18,14 +19,16 @@ from seigh.app.common import (
     keep_in_url,
     named,
     nothing_yet,
+    of_different_colors,
     plain,
+    say_few_are_shown,
     say_what_is_gone,
     warn_of_random_data,
     whole_number,
 )
 from seigh.app.figures import Size
 from seigh.app.frame import explain, show
-from seigh.app.panels import LINE, further_points, last_steps, top_of
+from seigh.app.panels import LINE, further_points, in_lines, last_steps, top_of
 from seigh.app.report import report
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
@@ -63,7 +66,6 @@ VIEWS = {
 # Sparsities ρ = k/D to compare at, the paper's among them.
 SPARSITIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
-FEW_MODELS = 6  # compared before anybody asks for others
 FEW_STEPS = 6  # curves in a panel before anybody asks for others
 PANELS = 6  # on the page at a time
 PANEL_POINTS = 100  # values of k of a curve in a panel, evenly spaced and on a log axis
@@ -158,28 +160,10 @@ def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Data
         with place:
             first = options[:FEW_MODELS] if name == "model" else options
             selection[name] = several("compare_" + name, LABELS[name], options, asked.get(name), first)
-        if name == "model" and selection[name] == first != options:
-            st.caption(f"{FEW_MODELS} of {len(options)} models are shown at first; choose those to compare.")
+        if name == "model":
+            say_few_are_shown(selection[name], options)
         analyses = analyses[analyses[name].isin(selection[name])]
     return in_lines(analyses), selection
-
-
-def in_lines(analyses: pd.DataFrame) -> pd.DataFrame:
-    """The analyses with the line, and the colour, that each is a point of."""
-    return analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
-
-
-def of_different_colors(chosen: pd.DataFrame) -> pd.DataFrame:
-    """As many of the analyses as have colours of their own; which are left out is said."""
-    groups = list(dict.fromkeys(chosen.sort_values(["model_id", "group"])["group"]))
-    if len(groups) <= charts.MOST_COLORS:
-        return chosen
-    st.warning(
-        f"No more than {charts.MOST_COLORS} lines can be told apart by colour; left out: "
-        f"{named(groups[charts.MOST_COLORS :], most=20)}. Choose fewer models or settings to see them.",
-        icon=":material/palette:",
-    )
-    return chosen[chosen["group"].isin(groups[: charts.MOST_COLORS])]
 
 
 def say_what_differs(chosen: pd.DataFrame) -> None:

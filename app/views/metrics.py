@@ -10,14 +10,18 @@ import streamlit as st
 
 from seigh.app import charts, figures
 from seigh.app.common import (
+    FEW_MODELS,
     address_is_read,
     asked_in_url,
+    choose_one,
     database,
     keep_in_url,
     matrix,
     named,
     nothing_yet,
+    of_different_colors,
     plain,
+    say_few_are_shown,
     say_what_is_gone,
     warn_of_random_data,
     whole_number,
@@ -25,7 +29,7 @@ from seigh.app.common import (
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.digits import with_error
 from seigh.app.frame import explain, show
-from seigh.app.panels import LINE
+from seigh.app.panels import LINE, in_lines
 from seigh.app.rows import Analysis, rows_of
 from seigh.core.lab import queries
 from seigh.core.names import METRICS
@@ -38,8 +42,6 @@ VIEWS = {
     "pair": "Two analyses",
     "random": "At random",
 }
-
-FEW_MODELS = 6  # compared before anybody asks for others
 
 KINDS: tuple[Kind, ...] = ("subspaces", "masks")
 
@@ -96,18 +98,11 @@ def over_training(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> dict[s
     st.header("Mask and eigenspace over training", help=plain(figures.METRIC_SYMBOLS), anchor=False)
     names = sorted(analyses["model"].unique())
     gone = say_what_is_gone(asked.get("model"), names, "model")
-    first = names[:FEW_MODELS]
-    wanted = asked.get("model") or st.session_state.get("metrics_models") or first
+    wanted = asked.get("model") or st.session_state.get("metrics_models") or names[:FEW_MODELS]
     st.session_state["metrics_models"] = [name for name in names if name in wanted]
     chosen = st.multiselect("Models", names, key="metrics_models", persist_state="session")
-    if chosen == first != names:
-        st.caption(f"{FEW_MODELS} of {len(names)} models are shown at first; choose those to compare.")
-    analyses = analyses[analyses["model"].isin(chosen)]
-    analyses = analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
-    groups = list(dict.fromkeys(analyses["group"]))
-    if len(groups) > charts.MOST_COLORS:
-        st.warning(f"Too many lines to tell apart; left out: {named(groups[charts.MOST_COLORS :], most=20)}.")
-        analyses = analyses[analyses["group"].isin(groups[: charts.MOST_COLORS])]
+    say_few_are_shown(chosen, names)
+    analyses = of_different_colors(in_lines(analyses[analyses["model"].isin(chosen)]))
     with database()() as s:
         metrics = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
     if metrics.empty:
@@ -211,19 +206,14 @@ def two_analyses(finished: pd.DataFrame, asked: dict[str, list[str]]) -> dict[st
 def choose_analysis(
     label: str, options: list[int], names: dict[int, str], key: str, asked: dict[str, list[str]]
 ) -> int | None:
-    """One of the analyses; None where the address asks for one that is gone, until another one is chosen."""
-    state = f"metrics_{key}"
-    wanted = whole_number(asked, key) or st.session_state.get(state, options[0])
-    if wanted is not None and wanted not in options:
-        wanted = None if key in asked else options[0]
-    st.session_state[state] = wanted
-    return st.selectbox(
+    return choose_one(
         label,
         options,
-        format_func=names.__getitem__,
-        key=state,
-        persist_state="session",
+        f"metrics_{key}",
+        whole_number(asked, key),
+        in_address=key in asked,
         placeholder="Choose an analysis",
+        format_func=names.__getitem__,
     )
 
 

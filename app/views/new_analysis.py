@@ -24,7 +24,6 @@ from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
 from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
-from seigh.core.lab.keys import content_key
 from seigh.core.names import Place
 from seigh.core.problems import architectures, data
 from seigh.core.problems.checkpoints import Position
@@ -167,14 +166,14 @@ def take(files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint
     artifacts = ArtifactStore(settings().artifact_folder)
     parts, steps, missing = [], {}, []
     for each in wanted:
-        key = content_key("checkpoints", each.sha256, PurePath(each.filename).suffix)
         try:
-            path = artifacts.check(key, each.sha256, f"The file of checkpoint '{each.filename}'")
+            path = artifacts.check(each.key, each.sha256, f"The file of checkpoint '{each.filename}'")
         except UserError as error:
             missing.append(str(error))
             continue
-        part = Part(uuid.uuid4().hex, each.filename, path)
-        parts.append(copied(part))
+        part = room_for(each.filename)
+        shutil.copyfile(path, part.path)  # a copy, as it is removed when somebody removes all files
+        parts.append(part)
         steps[part.id] = each.step
     with st.spinner(f"Reading {counted(len(parts), 'file', 'files')} …"):
         st.session_state[FILES] = joined(files, uploads.read(parts, folder()))
@@ -183,14 +182,6 @@ def take(files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint
         st.session_state["new_model"] = model
     st.session_state["new_stored_missing"] = missing
     st.rerun()
-
-
-def copied(part: Part) -> Part:
-    """A file in a place of its own, as it is removed when somebody removes all files."""
-    path = folder() / part.id / "upload" / part.name
-    path.parent.mkdir(parents=True)
-    shutil.copyfile(part.path, path)
-    return Part(part.id, part.name, path)
 
 
 def joined(files: Sequence[Brought], new: Sequence[Brought]) -> list[Brought]:
@@ -221,14 +212,20 @@ def folder() -> Path:
 
 
 def kept(upload: Any) -> Part:
-    """The upload as a file of its own name, in a folder whose name the browser has no part in."""
+    """The upload as a file of its own name."""
+    part = room_for(upload.name)
+    part.path.write_bytes(upload.getbuffer())
+    return part
+
+
+def room_for(name: str) -> Part:
+    """A file to be, of this name or what is left of it, in a folder whose name the browser has no part in."""
     number = uuid.uuid4().hex
-    name = PurePath(upload.name.replace("\0", "")).name
+    name = PurePath(name.replace("\0", "")).name
     if name in ("", ".", ".."):
         name = "file"
     path = folder() / number / "upload" / name
     path.parent.mkdir(parents=True)
-    path.write_bytes(upload.getbuffer())
     return Part(number, name, path)
 
 

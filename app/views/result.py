@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from seigh.app import figures, identity
+from seigh.app.charts import model_color
 from seigh.app.checks import checks, ties_at
 from seigh.app.cli.options import command_line
 from seigh.app.common import (
@@ -21,7 +22,6 @@ from seigh.app.common import (
     is_synthetic,
     keep_in_url,
     matrix,
-    model_colors,
     nothing_yet,
     plain,
     samples_of,
@@ -39,6 +39,7 @@ from seigh.core.errors import UserError
 from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
 from seigh.core.lab.queries import AnalysisDetail
+from seigh.core.plugged import any_plugins
 from seigh.core.settings import AnalysisSettings
 
 RANDOM_DATA = (
@@ -53,7 +54,6 @@ def page() -> None:
     st.title("Result")
     with database()() as s:
         finished = queries.comparable(s)
-        models = queries.models(s)
     asked = asked_in_url("result")
     number = choose_analysis(finished, whole_number(asked, "analysis"))
     if number is None:
@@ -72,7 +72,8 @@ def page() -> None:
         keep_in_url("result", {"analysis": [str(number)]})
         unfinished(number)
         return
-    k = results(detail, model_colors(models)[detail.model], asked)
+    of = finished.set_index("analysis_id")
+    k = results(detail, model_color(int(of["model_id"][number])), asked)
     keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]})
 
 
@@ -205,7 +206,7 @@ def further(detail: AnalysisDetail, color: str) -> None:
 
 def plugged(detail: AnalysisDetail) -> None:
     """The figures of plug-ins, and why one of them is not there."""
-    if not figures.plugged():
+    if not any_plugins():
         return
     with database()() as s:
         result = queries.export_result(s, detail.id)

@@ -9,6 +9,7 @@ from seigh.app import figures
 from seigh.app.common import (
     address_is_read,
     asked_in_url,
+    choose_one,
     counted,
     database,
     keep_in_url,
@@ -41,7 +42,14 @@ def page() -> None:
     asked = asked_in_url("stabilisation")
     models = sorted(sets["model"].unique())
     say_what_is_gone(asked.get("model"), models, "model")
-    model = choose_model(models, asked)
+    model = choose_one(
+        "Model",
+        models,
+        "stabilisation_model",
+        asked.get("model", [None])[0],
+        in_address="model" in asked,
+        placeholder="Choose a model",
+    )
     if model is None:
         address_is_read("stabilisation")
         return
@@ -57,16 +65,6 @@ def page() -> None:
     warn_of_random_data(chosen)
     heatmaps(chosen, model, k)
     keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]})
-
-
-def choose_model(options: list[str], asked: dict[str, list[str]]) -> str | None:
-    """One of the models; None where the address asks for one that is gone, until another one is chosen."""
-    key = "stabilisation_model"
-    wanted = asked.get("model", [None])[0] or st.session_state.get(key, options[0])
-    if wanted is not None and wanted not in options:
-        wanted = None if "model" in asked else options[0]
-    st.session_state[key] = wanted
-    return st.selectbox("Model", options, key=key, persist_state="session", placeholder="Choose a model")
 
 
 def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Literal
 
 Kind = Literal["checkpoints", "data"]
@@ -10,6 +11,11 @@ Kind = Literal["checkpoints", "data"]
 def content_key(kind: Kind, sha256: str, suffix: str) -> str:
     """The key of a file whose content has this hash; ``suffix`` (``.pt``) is its name's."""
     return f"{kind}/{sha256}{suffix.lower()}"
+
+
+def checkpoint_key(sha256: str, filename: str) -> str:
+    """The key of a checkpoint whose content has this hash and whose file has this name."""
+    return content_key("checkpoints", sha256, PurePath(filename).suffix)
 
 
 def eigenvectors_key(analysis_id: int, token: str) -> str:

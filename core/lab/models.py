@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -28,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from seigh.core.access import Role
-from seigh.core.lab.keys import content_key
+from seigh.core.lab.keys import checkpoint_key
 from seigh.core.names import Place
 
 
@@ -130,7 +129,7 @@ class Checkpoint(Base):
     @property
     def key(self) -> str:
         """The key of its file in the artefact store."""
-        return content_key("checkpoints", self.sha256, PurePath(self.filename).suffix)
+        return checkpoint_key(self.sha256, self.filename)
 
 
 class Environment(Base):

@@ -18,6 +18,7 @@ from sqlalchemy import Double, Select, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from seigh.core import version
+from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.models import (
     WORK,
     Analysis,
@@ -41,9 +42,9 @@ from seigh.core.lab.models import (
 from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
-from seigh.core.results.packed import PARTS, at, unpack
+from seigh.core.results.packed import at, unpack
 from seigh.core.results.result import Outcome, Stage
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, SPECTRUM, STAGES
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, PARTS, SPECTRUM, STAGES
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -92,6 +93,11 @@ def _select(columns: _Columns) -> Select[Any]:
     return select(*(what.label(name) for name, (_, what) in columns.items()))
 
 
+def _of_analyses(columns: _Columns) -> Select[Any]:
+    """Columns of analyses, their checkpoints and models."""
+    return _select(columns).join(Analysis.checkpoint).join(Checkpoint.model)
+
+
 def _results(columns: _Columns, table: Any) -> Select[Any]:
     """Columns of finished analyses and of a table of what was found of them, in a readable order."""
     return (
@@ -127,9 +133,9 @@ def models(s: Session) -> pd.DataFrame:
 
 
 def checkpoints(s: Session, model: str) -> pd.DataFrame:
-    """The checkpoints of a model by step: checkpoint_id, step, filename, sha256, analyses (count)."""
+    """The checkpoints of a model by step: step, filename, sha256, key (of the file in the artefact store),
+    analyses (count)."""
     columns: _Columns = {
-        "checkpoint_id": (int, Checkpoint.id),
         "step": (int, Checkpoint.step),
         "filename": (object, Checkpoint.filename),
         "sha256": (object, Checkpoint.sha256),
@@ -143,7 +149,11 @@ def checkpoints(s: Session, model: str) -> pd.DataFrame:
         .group_by(Checkpoint.id)
         .order_by(Checkpoint.step)
     )
-    return _frame(s, statement, columns)
+    frame = _frame(s, statement, columns)
+    keys = [
+        checkpoint_key(sha256, name) for sha256, name in zip(frame["sha256"], frame["filename"], strict=True)
+    ]
+    return frame.assign(key=pd.Series(keys, frame.index, object))
 
 
 # --- Runs -------------------------------------------------------------------------------------------------
@@ -236,7 +246,7 @@ def runs(s: Session) -> pd.DataFrame:
     comparison: analyses and pairs (counts); its model is all that its analyses are of.
     """
     frames = {
-        "analysis": _frame(s, _analyses(), _ANALYSIS),
+        "analysis": _frame(s, _of_analyses(_ANALYSIS), _ANALYSIS),
         "training": trainings(s),
         "comparison": comparisons(s),
     }
@@ -256,10 +266,6 @@ def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
             for name, dtype in _RUN.items()
         }
     )
-
-
-def _analyses() -> Select[Any]:
-    return _select(_ANALYSIS).join(Analysis.checkpoint).join(Checkpoint.model)
 
 
 def trainings(s: Session) -> pd.DataFrame:
@@ -413,7 +419,7 @@ class AnalysisDetail:
 
 def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     """One analysis, or None if there is none of this id."""
-    frame = _frame(s, _analyses().where(Analysis.id == analysis_id), _ANALYSIS)
+    frame = _frame(s, _of_analyses(_ANALYSIS).where(Analysis.id == analysis_id), _ANALYSIS)
     row = s.get(Analysis, analysis_id)
     if row is None or frame.empty:
         return None
@@ -661,9 +667,7 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
         "ratio": (float, OverlapPoint.overlap / chance),
     }
     statement = (
-        _select(columns)
-        .join(Analysis.checkpoint)
-        .join(Checkpoint.model)
+        _of_analyses(columns)
         .join(largest, (largest.analysis_id == Analysis.id) & (largest.position == 1))
         .join(
             OverlapPoint,
@@ -690,9 +694,7 @@ def comparable(s: Session) -> pd.DataFrame:
         **_known_columns("resolved_k"),
     }
     statement = (
-        _select(columns)
-        .join(Analysis.checkpoint)
-        .join(Checkpoint.model)
+        _of_analyses(columns)
         .where(Analysis.state == State.finished)
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )

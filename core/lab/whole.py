@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from seigh.core.checksum import sha256_of
-from seigh.core.lab.keys import content_key
+from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.leftovers import temporary_files
 from seigh.core.lab.models import Analysis, Base, Checkpoint, State
 
@@ -87,7 +87,7 @@ def _wanted(s: Session) -> dict[str, tuple[str | None, str]]:
     """The files that rows refer to, with their checksums and what they belong to."""
     found: dict[str, tuple[str | None, str]] = {}
     for sha256, filename in s.execute(select(Checkpoint.sha256, Checkpoint.filename)):
-        found[content_key("checkpoints", sha256, PurePath(filename).suffix)] = (
+        found[checkpoint_key(sha256, filename)] = (
             sha256,
             f"checkpoint '{filename}'",
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from seigh.core.methods.exact import EXACT, EXACT_MAX_PARAMETERS
 from seigh.core.methods.krylov import KRYLOV
 from seigh.core.methods.method import MARKERS, Method, Request, UnknownMethod
 from seigh.core.methods.sketches import SEIGH, SSVD
-from seigh.core.names import PLUGINS
+from seigh.core.plugged import any_plugins
 
 __all__ = [
     "BUILT_IN",
@@ -48,7 +47,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 @cache
 def available() -> Mapping[str, Method]:
     """All methods by name: what is built in, and what plug-ins have registered."""
-    if not entry_points(group=PLUGINS):  # looking costs the import of torch
+    if not any_plugins():  # looking costs the import of torch
         return BUILT_IN
     from seigh.core.problems import plugins
 

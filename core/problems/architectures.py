@@ -28,6 +28,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from seigh.core.curvature import select_parameters
+from seigh.core.errors import first_line
 from seigh.core.problems import paper, plugins, zoo
 from seigh.core.problems.outputs import with_tensor_outputs
 from seigh.core.problems.sources import Shape, Source
@@ -275,8 +276,7 @@ def _built(spec: Spec) -> nn.Module:
     except SettingsError:
         raise
     except Exception as error:  # a constructor refuses sizes in every way there is
-        reason = f"{error}".strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise SettingsError(f"{spec} cannot be built ({reason}); choose other options.") from error
+        raise SettingsError(f"{spec} cannot be built ({first_line(error)}); choose other options.") from error
 
 
 def _options(name: str) -> Mapping[str, Value]:
@@ -664,7 +664,7 @@ def _prefixed() -> tuple[Source, ...]:
 @cache
 def _names(source: Source) -> tuple[str, ...]:
     """The architectures of a source; of a plug-in's that fails, none, which is logged."""
-    if source.name not in plugins.registry().sources:
+    if plugins.registry().sources.get(source.name) is not source:
         return tuple(source.names())
     try:
         return tuple(name for name in source.names() if name.startswith(f"{source.name}/"))

@@ -30,13 +30,11 @@ from torch import nn
 
 from seigh.core.figures import OfResult
 from seigh.core.methods import BUILT_IN, Method
-from seigh.core.names import PLUGINS
 from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
+from seigh.core.plugged import GROUP
 from seigh.core.problems import paper, zoo
 from seigh.core.problems.sources import Source
 from seigh.core.problems.spec import Value
-
-GROUP = PLUGINS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 

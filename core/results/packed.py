@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, func
 
-PARTS = ("value", "error", "chance")
+from seigh.core.results.schema import PARTS
 
 _TYPE = np.dtype("<f8")
 _BYTES = len(PARTS) * _TYPE.itemsize  # of one k

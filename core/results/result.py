@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seigh.core.errors import UserError
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, OVERLAP, STAGES, Table
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, OVERLAP, PARTS, STAGES, Table
 
 Floats = NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
@@ -168,17 +168,7 @@ class Outcome:
                 "This is no result of an analysis; take an object of the list that 'seigh analyze --json' "
                 "writes, or the file Everything (JSON) of a page."
             ) from error
-        known = {each.name for each in fields(Outcome)}
-        return {name: value for name, value in found.items() if name in known}
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Self:
-        """The outcome that a JSON object is of.
-
-        Raises:
-            ResultError: It is of none.
-        """
-        return cls(**cls._parts(document))
+        return found
 
 
 def _list(values: NDArray[Any] | None, length: int) -> list[Any]:
@@ -204,7 +194,7 @@ def _known(value: Any) -> Any:
 def _curve(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Value, error and chance of a curve; null for a part of which nothing is known."""
     written: dict[str, Any] = {}
-    for part in ("value", "error", "chance"):
+    for part in PARTS:
         values = parts[part]
         known = [] if values is None else _list(np.asarray(values, dtype=np.float64), len(values))
         written[part] = known if any(each is not None for each in known) else None

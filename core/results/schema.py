@@ -168,6 +168,9 @@ CURVES = Table(
     ),
 )
 
+# What a curve says at each k.
+PARTS = tuple(name for name in CURVES.names if name not in CURVES.keys)
+
 TABLES: Mapping[str, Table] = MappingProxyType(
     {each.name: each for each in (SPECTRUM, OVERLAP, LAYERS, MAGNITUDES, METRICS, STAGES, CURVES)}
 )

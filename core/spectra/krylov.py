@@ -748,11 +748,8 @@ class _BlockKrylov:
             first, after = state[f"open-{number}-at"].tolist()
             self._left_open.append(_Open(tail, gramian, whole, slice(first, after) if first >= 0 else None))
         self._last_gram, self._asked = state.get("last_gram"), state["asked"].tolist()
-        self.last, self.spent, self.broken_down = (
-            slice(saved.start, saved.stop),
-            saved.spent,
-            saved.broken_down,
-        )
+        self.last, self.spent = slice(saved.start, saved.stop), saved.spent
+        self.broken_down = saved.broken_down
         self._checked, self._ask_at, self._restarted = saved.checked, saved.ask_at, saved.restarted
         self._asymmetry = saved.asymmetry
         self.products = max(self.products, saved.products)

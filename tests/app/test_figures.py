@@ -24,7 +24,7 @@ from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
 from seigh.core.settings import Settings
 from tests.app.charts.frames import D, curves, points
-from tests.plugging import forget, put_package
+from tests.plugging import installed
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -70,13 +70,8 @@ def register(registry):
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    site = tmp_path / "site-packages"
-    monkeypatch.syspath_prepend(str(site))
-    put_package(site, "our_figures", DECAY)
-    yield
-    sys.modules.pop("our_figures", None)
-    monkeypatch.undo()
-    forget()
+    with installed("our_figures", DECAY, tmp_path / "site-packages", monkeypatch):
+        yield
 
 
 def made(home: Settings, **size: float) -> str:

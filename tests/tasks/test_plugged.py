@@ -7,7 +7,6 @@ is changed for it.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from seigh.core.spectra import SpectrumError, rayleigh_ritz
 from seigh.tasks.submit import Upload, submit
 from tests.conftest import Worker, wait_until
 from tests.opening import forget_caches, open_page
-from tests.plugging import forget, put_package
+from tests.plugging import installed
 
 K = 6
 OURS = '''
@@ -117,15 +116,8 @@ NAMES = ("lab-broken", "lab-mass", "overlap-layerwise", "overlap-smallest", "par
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package is installed, here and for the processes that are started."""
-    site = tmp_path / "site-packages"
-    path = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{path}" if path else str(site))
-    monkeypatch.syspath_prepend(str(site))
-    put_package(site, "our_curves", OURS)
-    yield
-    sys.modules.pop("our_curves", None)
-    monkeypatch.undo()
-    forget()
+    with installed("our_curves", OURS, tmp_path / "site-packages", monkeypatch):
+        yield
 
 
 def checkpoint(folder: Path) -> Path:

@@ -103,6 +103,27 @@ def test_a_package_adds_architectures_with_options(install: Install) -> None:
         architectures.build("our-net(width=2000)")
 
 
+NAMESAKE = """
+from torch import nn
+from seigh.core.problems.sources import Source
+
+def net(*_):
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+
+def register(registry):
+    registry.architecture("single-net", net, options={})
+    registry.source(Source("our_lab", lambda: ["our_lab/net-5", "net-without-prefix"], net))
+"""
+
+
+def test_a_package_whose_source_has_its_name_keeps_its_single_architectures(install: Install) -> None:
+    install("our_lab", NAMESAKE)
+    assert {"single-net", "our_lab/net-5"} < set(architectures.names())
+    assert "net-without-prefix" not in architectures.names()
+    for name in ("single-net", "our_lab/net-5"):
+        assert architectures.parameter_count(name) == 256 * 10 + 10
+
+
 def test_tied_and_frozen_parameters_of_a_package_count_as_they_should(install: Install) -> None:
     install("our_lab", OURS)
     trainable = 256 * 8 + 8 + 8 * 8 + 8 + 8 + 8 * 10 + 10

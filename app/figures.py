@@ -392,6 +392,43 @@ def random_subspaces(study: pd.DataFrame, dimension: int, k: int, kind: str) -> 
     )
 
 
+SKETCH_SYMBOLS = (
+    "H: a matrix with a known spectrum. Ĥ: what a method makes of it, of rank n_O. ‖·‖: the Frobenius norm. "
+    "n_O: columns of the outer sketch, which are kept: memory of n_O vectors. n_I: inner measurements: SEIGH "
+    "takes n_I products with H, SSVD 2·n_O + n_I. Vₖ: the span of the k eigenvectors of largest |λ|."
+)
+
+
+def sketches_by_sizes(study: pd.DataFrame, outer: int, inner: int, of: str) -> Figure:
+    """SEIGH's error by n_O and n_I, of ``seigh.core.spectra.study.study``; ``of`` is the matrix."""
+    return Figure(
+        title="SEIGH by its sizes",
+        how="a cell is the error of one choice of n_O and n_I, the mean over draws of its test matrices: "
+        "brighter is better. Going right costs products, going up costs memory. Near n_I = n_O the core "
+        "cannot be recovered well; the paper takes n_I = 2·n_O. The frame is your choice.",
+        alt=f"Relative error of SEIGH for each n_O and n_I on a matrix with {of}.",
+        table=study[study["method"] == "seigh"],
+        draw=lambda table: charts.error_by_sizes(table, outer, inner),
+        symbols=SKETCH_SYMBOLS,
+        file="seigh-by-sizes",
+    )
+
+
+def methods_by_products(study: pd.DataFrame, outer: int, of: str) -> Figure:
+    """The error of every method at one n_O by its products, of ``seigh.core.spectra.study.study``."""
+    return Figure(
+        title=f"Error per product, n_O = {outer:,}",
+        how="what an error costs: each line is a method at this n_O, its points are values of n_I, and its "
+        "band reaches from the least to the greatest of the draws. Krylov chooses its number of products "
+        "itself. No matrix of rank n_O is nearer to H than the dotted line.",
+        alt=f"Relative error of SEIGH, SSVD and Krylov against products with H, for a matrix with {of}.",
+        table=study[study["outer"] == outer],
+        draw=charts.error_by_products,
+        symbols=SKETCH_SYMBOLS,
+        file=f"methods-by-products-nO{outer}",
+    )
+
+
 # --- Of one analysis --------------------------------------------------------------------------------------
 
 # The best mask has so much more than the largest weights that a linear axis would make these a line at zero.

@@ -62,6 +62,7 @@ PAGES: Mapping[str, Page] = {
         Page("compare", "Compare", ":material/stacked_line_chart:", "Results"),
         Page("stabilisation", "Stabilisation", ":material/grid_on:", "Results"),
         Page("metrics", "Metrics", ":material/square_foot:", "Results"),
+        Page("accuracy", "Accuracy", ":material/target:", "Results"),
         Page("accounts", "Accounts", ":material/group:", "Lab"),
     )
 }

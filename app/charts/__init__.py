@@ -5,6 +5,7 @@ screen readers and tests find its marks. Colours: no two groups that are compare
 (``group_colors``), the neutral grey is chance, and nothing is told apart by colour alone.
 """
 
+from seigh.app.charts.accuracy import error_by_products, error_by_sizes
 from seigh.app.charts.base import (
     AS_SVG,
     CHANCE_LABEL,
@@ -69,6 +70,8 @@ __all__ = [
     "curve",
     "curve_by_step",
     "distinct_lines",
+    "error_by_products",
+    "error_by_sizes",
     "group_colors",
     "heatmap",
     "lambda_by_step",

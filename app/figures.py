@@ -379,16 +379,34 @@ def two_eigenspaces(values: pd.DataFrame, first: str, second: str) -> Figure:
 
 
 def random_subspaces(study: pd.DataFrame, dimension: int, k: int, kind: str) -> Figure:
-    """How every metric sees two random subspaces, of ``seigh.core.overlap.metrics.random_study``."""
+    """How every metric sees two random subspaces of R^D by k, of
+    ``seigh.core.overlap.metrics.random_study``."""
     return Figure(
         title=f"Random {kind} of D = {dimension:,} dimensions",
         how="a metric is of use where its line stays away from both 0 and 1 and its band is narrow: then a "
-        "value tells alike from random. Lines that lie at 0 for all k tell nothing. The upright line is k.",
+        "value tells alike from random. Lines that lie at 0 for all k tell nothing. A line is the median, a "
+        "band has 90 % of the draws, the upright line is k.",
         alt=f"Likeness of two random {kind} by every metric, against their dimension k, D = {dimension}.",
         table=study,
         draw=lambda table: charts.random_study(table, charts.METRIC_NAMES, k),
         symbols=METRIC_SYMBOLS,
         file=f"random-{kind}-D{dimension}",
+    )
+
+
+def random_by_size(study: pd.DataFrame, dimension: int, rho: float, kind: str) -> Figure:
+    """How every metric sees two random subspaces by D at one ρ = k/D, of
+    ``seigh.core.overlap.metrics.random_study``."""
+    return Figure(
+        title=f"Random {kind} at ρ = {rho:.3g}",
+        how="networks of different sizes can be compared by a metric whose line is level: it then depends on "
+        "ρ = k/D alone, and not on D. A line is the median, a band has 90 % of the draws, which get narrower "
+        "with D; the upright line is the D of your choice.",
+        alt=f"Likeness of two random {kind} by every metric, against D, at k/D = {rho:.3g}.",
+        table=study,
+        draw=lambda table: charts.random_study(table, charts.METRIC_NAMES, dimension, "dimension"),
+        symbols=METRIC_SYMBOLS,
+        file=f"random-{kind}-rho{rho:.3g}",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -316,6 +318,9 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
     )
 
 
+Along = Literal["k", "dimension"]
+
+
 def metric_looks(labels: dict[str, str]) -> tuple[alt.Color, alt.StrokeDash]:
     """Colour and dashes of every metric, by its name in the column ``label``."""
     names, keys = list(labels.values()), legend(column_width=150, symbolType="stroke")
@@ -365,48 +370,40 @@ def pair_metrics(frame: pd.DataFrame, labels: dict[str, str]) -> alt.LayerChart:
     return layered(chance, lines, points, height=METRICS_HEIGHT)
 
 
-def random_study(frame: pd.DataFrame, labels: dict[str, str], k: int) -> alt.LayerChart:
-    """How every metric sees two random subspaces of R^D, against their dimension k.
+def random_study(
+    frame: pd.DataFrame, labels: dict[str, str], mark: int, along: Along = "k"
+) -> alt.LayerChart:
+    """How every metric sees two random subspaces of R^D: median and 90 % of the draws.
 
     Args:
-        frame: ``random_study`` of one D: k, metric, normalised_mean, normalised_std, mean, std.
+        frame: ``random_study``: dimension, k, metric, mean, std, and normalised_median, …_low and …_high.
         labels: Name of every metric.
-        k: The dimension to mark.
+        mark: The value of ``along`` to mark.
+        along: What the horizontal axis is: the subspaces' dimension k, or D.
     """
-    frame = frame.assign(
-        label=frame["metric"].map(labels),
-        low=(frame["normalised_mean"] - frame["normalised_std"]).clip(lower=0.0),
-        high=frame["normalised_mean"] + frame["normalised_std"],
-    )
-    x, (color, dash) = dimension_axis(), metric_looks(labels)
-    y = alt.Y("normalised_mean:Q", title="likeness, from 0 to 1")
-    lines = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=2.5)
-        .encode(
-            x=x,
-            y=y,
-            color=color,
-            strokeDash=dash,
-        )
-    )
-    points = (
-        alt.Chart(frame)
-        .mark_point(filled=True, size=35)
-        .encode(
-            x=x,
-            y=y,
-            color=color,
-            tooltip=[
-                alt.Tooltip("label:N", title="metric"),
-                alt.Tooltip("k:Q", format=",d"),
-                alt.Tooltip("normalised_mean:Q", title="likeness, mean", format=".4g"),
-                alt.Tooltip("normalised_std:Q", title="likeness, std", format=".2g"),
-                alt.Tooltip("mean:Q", title="raw, mean", format=".4g"),
-                alt.Tooltip("std:Q", title="raw, std", format=".2g"),
-            ],
-        )
-    )
-    band = alt.Chart(frame).mark_area(opacity=0.2).encode(x=x, y="low:Q", y2="high:Q", color=color)
-    mark = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(x="k:Q")
-    return layered(band, mark, lines, points, height=METRICS_HEIGHT)
+    frame = frame.assign(label=frame["metric"].map(labels))
+    x, (color, dash) = dimension_axis() if along == "k" else _space_axis(), metric_looks(labels)
+    y = alt.Y("normalised_median:Q", title="likeness, from 0 to 1", scale=LIKENESS)
+    tooltip = [
+        alt.Tooltip("label:N", title="metric"),
+        alt.Tooltip("dimension:Q", title="D", format=",d"),
+        alt.Tooltip("k:Q", format=",d"),
+        alt.Tooltip("normalised_median:Q", title="likeness, median", format=".4g"),
+        alt.Tooltip("normalised_low:Q", title="5 %", format=".4g"),
+        alt.Tooltip("normalised_high:Q", title="95 %", format=".4g"),
+        alt.Tooltip("mean:Q", title="raw, mean", format=".4g"),
+        alt.Tooltip("std:Q", title="raw, std", format=".2g"),
+    ]
+    base = alt.Chart(frame)
+    lines = base.mark_line(strokeWidth=2.5).encode(x=x, y=y, color=color, strokeDash=dash)
+    points = base.mark_point(filled=True, size=35).encode(x=x, y=y, color=color, tooltip=tooltip)
+    ends = {"y": alt.Y("normalised_low:Q", title="likeness, from 0 to 1"), "y2": "normalised_high:Q"}
+    band = base.mark_area(opacity=0.2).encode(x=x, color=color, **ends)
+    rule = alt.Chart(pd.DataFrame({along: [mark]})).mark_rule(color=NEUTRAL, strokeWidth=1.5)
+    return layered(band, rule.encode(x=f"{along}:Q"), lines, points, height=METRICS_HEIGHT)
+
+
+def _space_axis() -> alt.X:
+    """The dimension of the space, on a log axis."""
+    axis = alt.Axis(format="~s", tickCount=6)
+    return alt.X("dimension:Q", title="D", scale=alt.Scale(type="log", nice=False), axis=axis)

@@ -45,6 +45,9 @@ VIEWS = {
 
 KINDS: tuple[Kind, ...] = ("subspaces", "masks")
 
+# What the study of random subspaces is drawn against.
+ALONG = {"k": "k", "dimension": "D, at this ρ = k/D"}
+
 # Of the study of random subspaces: how many values of k are drawn up to which, and the largest to choose.
 STUDY_POINTS = 25
 STUDIED_K = 1000  # about a second, and four at twice that
@@ -253,8 +256,27 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
             help="Subspaces: uniformly, as an eigenspace that knows nothing of the other. Masks: two sets of "
             "k coordinates.",
         )
-    study = random_study(dimension, k, kind)
-    show(figures.random_subspaces(study, dimension, k, kind), "metrics_random")
+        asked_along = asked.get("along", [""])[0]
+        if asked_along in ALONG:
+            st.session_state["metrics_random_along"] = asked_along
+        along = st.segmented_control(
+            "Against",
+            list(ALONG),
+            key="metrics_random_along",
+            default=None if "metrics_random_along" in st.session_state else "k",
+            format_func=ALONG.__getitem__,
+            required=True,
+            persist_state="session",
+        )
+    if along == "k":
+        study = random_study([(dimension, size) for size in spaced(1, min(dimension, STUDIED_K), k)], kind)
+        show(figures.random_subspaces(study, dimension, k, kind), "metrics_random")
+    else:
+        rho = k / dimension
+        # k is a whole number, so that the smallest D is that of k = 1.
+        pairs = [(round(size / rho), size) for size in spaced(1, min(STUDIED_K, round(LARGEST_D * rho)), k)]
+        study = random_study([(dimension if size == k else other, size) for other, size in pairs], kind)
+        show(figures.random_by_size(study, dimension, rho, kind), "metrics_random")
     at_k = study[study["k"] == k]
     table = pd.DataFrame(
         {
@@ -268,14 +290,18 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
     )
     st.markdown(f"**At k = {k:,}**, mean ± std over random {kind}:")
     st.table(table, border="horizontal", hide_index=True)
-    return {"d": [str(dimension)], "k": [str(k)]}
+    return {"d": [str(dimension)], "k": [str(k)], "along": [str(along)]}
+
+
+def spaced(least: int, most: int, among: int) -> list[int]:
+    """Whole numbers evenly spaced on a log axis, and one that is to be among them."""
+    even = np.rint(np.geomspace(least, max(least, most), STUDY_POINTS))
+    return sorted({int(size) for size in even} | {among})
 
 
 @st.cache_data(show_spinner="Drawing random subspaces …", max_entries=50)
-def random_study(dimension: int, k: int, kind: Kind) -> pd.DataFrame:
-    """The study at the chosen k, and at others evenly spaced on a log axis."""
+def random_study(sizes: list[tuple[int, int]], kind: Kind) -> pd.DataFrame:
+    """The study at these D and k."""
     from seigh.core.overlap.metrics import random_study  # brings torch, which the other views do not need
 
-    spaced = np.rint(np.geomspace(1, min(dimension, STUDIED_K), STUDY_POINTS))
-    sizes = sorted({int(size) for size in spaced} | {k})
-    return pd.DataFrame(random_study([dimension], sizes, kind=kind))
+    return pd.DataFrame(random_study(sizes, kind=kind))

@@ -15,8 +15,8 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -285,10 +285,14 @@ def sizes(n: int, dimension: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A metric over random subspaces: mean, and standard deviation (n−1 in the denominator) over draws."""
+    """A metric over random subspaces: mean, and standard deviation (n−1 in the denominator) over draws; and
+    the 5 %, 50 % and 95 % quantiles of the draws."""
 
     mean: float
     std: float
+    low: float
+    median: float
+    high: float
 
 
 @lru_cache(maxsize=4096)
@@ -310,10 +314,16 @@ def random_metrics(
     drawn = draws or min(_MOST, max(_LEAST, _DRAWN // k))
     draw = random_angles if kind == "subspaces" else random_mask_angles
     found = {
-        metric: Baseline(float(values.mean()), float(values.std(ddof=1)))
+        metric: Baseline(float(values.mean()), float(values.std(ddof=1)), *_quantiles(values))
         for metric, values in _metrics(draw(dimension, k, drawn, generator)).items()
     }
-    return found | {"overlap": Baseline(k / dimension, _overlap_std(dimension, k, kind))}
+    exact = {"mean": k / dimension, "std": _overlap_std(dimension, k, kind)}
+    return found | {"overlap": replace(found["overlap"], **exact)}
+
+
+def _quantiles(values: Floats) -> list[float]:
+    quantiles: list[float] = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    return quantiles
 
 
 def random_angles(dimension: int, k: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -362,28 +372,41 @@ def random_mask_angles(dimension: int, k: int, draws: int, generator: np.random.
 
 
 def random_study(
-    dimensions: Sequence[int], ks: Sequence[int], *, kind: Kind = "subspaces", draws: int = 32, seed: int = 0
+    sizes: Iterable[tuple[int, int]], *, kind: Kind = "subspaces", draws: int = 32, seed: int = 0
 ) -> list[dict[str, float | str]]:
-    """The paper's synthetic study (§4): how every metric sees random subspaces, for all D and all k ≤ D.
+    """The paper's synthetic study (§4): how every metric sees random subspaces.
 
-    Rows with ``dimension``, ``k``, ``metric``, ``mean``, ``std``, and ``normalised_mean`` and
-    ``normalised_std`` of the likeness in [0, 1].
+    Args:
+        sizes: D and k ≤ D of each pair of subspaces.
+        kind: As of ``random_metrics``.
+        draws: How many pairs are drawn of each size.
+        seed: Seeds the draws.
+
+    Returns:
+        Rows with ``dimension``, ``k``, ``metric``, ``mean``, ``std``; and of the likeness in [0, 1],
+        ``normalised_mean``, ``normalised_std`` and the 5 %, 50 % and 95 % quantiles ``normalised_low``,
+        ``normalised_median`` and ``normalised_high``.
     """
-    return [
-        {
-            "dimension": dimension,
-            "k": k,
-            "metric": metric,
-            "mean": baseline.mean,
-            "std": baseline.std,
-            "normalised_mean": normalised(metric, baseline.mean, k),
-            "normalised_std": baseline.std / largest(metric, k),
-        }
-        for dimension in dimensions
-        for k in ks
-        if k <= dimension
-        for metric, baseline in random_metrics(dimension, k, kind=kind, draws=draws, seed=seed).items()
-    ]
+    rows: list[dict[str, float | str]] = []
+    for dimension, k in sizes:
+        for metric, found in random_metrics(dimension, k, kind=kind, draws=draws, seed=seed).items():
+            # A small distance is a large likeness.
+            ends = sorted(normalised(metric, end, k) for end in (found.low, found.high))
+            rows.append(
+                {
+                    "dimension": dimension,
+                    "k": k,
+                    "metric": metric,
+                    "mean": found.mean,
+                    "std": found.std,
+                    "normalised_mean": normalised(metric, found.mean, k),
+                    "normalised_std": found.std / largest(metric, k),
+                    "normalised_low": ends[0],
+                    "normalised_median": normalised(metric, found.median, k),
+                    "normalised_high": ends[1],
+                }
+            )
+    return rows
 
 
 def _overlap_std(dimension: int, k: int, kind: Kind) -> float:

@@ -631,6 +631,14 @@ def test_metrics_of_random_subspaces_need_no_analysis(open_page: Open) -> None:
     assert app.query_params["d"] == "1000"
 
 
+def test_metrics_of_random_subspaces_by_the_size_of_the_network(open_page: Open) -> None:
+    app = open_page("metrics", view="random", d="1000", k="10", along="dimension")
+    assert not app.exception
+    assert "ρ" in app.header[0].value
+    assert app.table[0].value["raw"].tolist()[-1].startswith("0.0100 ±")
+    assert app.query_params["along"] == "dimension"
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -639,6 +647,8 @@ def test_metrics_of_random_subspaces_need_no_analysis(open_page: Open) -> None:
         {"view": "pair", "first": "999", "second": "x"},
         {"view": "random", "d": "1", "k": "0"},
         {"view": "random", "d": "999999999", "k": "99999"},
+        {"view": "random", "d": "999999999", "k": "1", "along": "dimension"},
+        {"view": "random", "d": "2", "k": "2", "along": "x"},
     ],
 )
 def test_metrics_cope_with_any_address(

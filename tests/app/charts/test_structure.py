@@ -123,7 +123,8 @@ def test_the_random_study_names_every_metric_and_marks_k() -> None:
     labels |= {"projection_2": "p2", "projection_f": "pf", "fubini_study": "fs", "overlap": "overlap"}
     frame = pd.DataFrame(
         [
-            {"k": k, "metric": metric, "mean": 1.0, "std": 0.1, "normalised_mean": 0.5, "normalised_std": 0.1}
+            {"dimension": 10 * k, "k": k, "metric": metric, "mean": 1.0, "std": 0.1}
+            | {"normalised_low": 0.4, "normalised_median": 0.5, "normalised_high": 0.6}
             for k in (1, 10, 100)
             for metric in labels
         ]
@@ -139,6 +140,9 @@ def test_the_random_study_names_every_metric_and_marks_k() -> None:
     assert len(set(looks)) == 7
     _, rule = layer(chart, "rule")
     assert rule["k"].tolist() == [10]
+    chart = charts.random_study(frame, labels, 700, "dimension")
+    assert layer(chart, "line")[0]["x"]["field"] == "dimension"
+    assert layer(chart, "rule")[1]["dimension"].tolist() == [700]
 
 
 def test_two_eigenspaces_have_random_ones_beside_them_where_these_are_known() -> None:

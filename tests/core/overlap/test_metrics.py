@@ -203,11 +203,31 @@ def test_all_of_space_is_equal_to_itself() -> None:
     assert random_metrics(1, 1)["overlap"].mean == 1
 
 
-def test_the_study_has_every_metric_of_every_size_that_fits() -> None:
-    rows = random_study([10, 100], [5, 50], draws=4)
-    assert {(row["dimension"], row["k"]) for row in rows} == {(10, 5), (100, 5), (100, 50)}
-    assert len(rows) == 3 * len(METRICS)
+def test_the_study_has_every_metric_of_every_size() -> None:
+    sizes = [(10, 5), (100, 5), (100, 50)]
+    rows = random_study(sizes, draws=4)
+    assert [(row["dimension"], row["k"]) for row in rows] == [size for size in sizes for _ in METRICS]
     assert all(-1e-9 <= float(row["normalised_mean"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["subspaces", "masks"])
+def test_the_quantiles_of_the_study_are_those_of_independent_draws(kind: module.Kind) -> None:
+    rows = {row["metric"]: row for row in random_study([(40, 6)], kind=kind, draws=DRAWS, seed=3)}
+    generator = np.random.default_rng(8)
+    truth = []
+    for _ in range(DRAWS):
+        if kind == "subspaces":
+            other = np.linalg.qr(generator.standard_normal((40, 6)))[0]
+        else:
+            other = np.eye(40)[:, generator.choice(40, 6, replace=False)]
+        truth.append(independent(np.arccos(np.linalg.svd(other[:6], compute_uv=False).clip(0, 1))))
+    for metric in METRICS:
+        values = np.array([module.normalised(metric, each[metric], 6) for each in truth])
+        for share, name in ((0.05, "low"), (0.5, "median"), (0.95, "high")):
+            found = float(rows[metric][f"normalised_{name}"])
+            # As many of the independent draws lie below, up to four deviations; ties count on both sides.
+            reach = 4 * math.sqrt(2 * share * (1 - share) / DRAWS)
+            assert (values < found - 1e-9).mean() - reach <= share <= (values <= found + 1e-9).mean() + reach
 
 
 def test_sizes_are_round_the_papers_and_the_last() -> None:

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from seigh.core import curves, methods, preparation, version
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import available_memory
+from seigh.core.landscape import Earlier, NetworkLandscape
 from seigh.core.names import REDUCED
 from seigh.core.network import (
     Plan,
@@ -204,6 +205,7 @@ def analyse(
     progress: Callable[[Progress], None] | None = None,
     before: Plan | None = None,
     hire: Hire | None = None,
+    earlier: Callable[[int | None], Sequence[Earlier]] = lambda _: (),
 ) -> Result:
     """Overlap between the largest parameters of a checkpoint and the top eigenspaces of its Hessian.
 
@@ -218,6 +220,8 @@ def analyse(
         progress: Told after each batch of products and at each stage; what it raises ends the analysis.
         before: How an earlier attempt on such a device has computed products, to compute them the same way.
         hire: Asked, once it is known how products are computed, who shares the analysis, if anybody does.
+        earlier: Gives the checkpoints of the same training before this one, for masks and curves that look
+            at what training has changed; asked if there are such, with the step that the checkpoint says.
 
     Raises:
         CheckpointError: The file is no checkpoint of the architecture.
@@ -231,7 +235,7 @@ def analyse(
     clock = _Clock(settings, progress)
     with reproducible(), freed_memory_kept():
         try:
-            return _analyse(checkpoint, settings, name, environment, scratch, clock, before, hire)
+            return _analyse(checkpoint, settings, name, environment, scratch, clock, before, hire, earlier)
         except SpectrumError as error:
             raise SpectrumError(f"Checkpoint '{name}': {error}") from error
 
@@ -245,6 +249,7 @@ def _analyse(
     clock: _Clock,
     before: Plan | None,
     hire: Hire | None,
+    earlier: Callable[[int | None], Sequence[Earlier]],
 ) -> Result:
     with clock.stage("load"):
         network = load(checkpoint, settings, name, environment)
@@ -322,6 +327,9 @@ def _analyse(
         metrics = mask_metrics(pairs.basis, order, at, behind.tolist(), reach.tolist())
         masks = replace(masks, masses=torch.empty(0))  # as large as G eigenvectors
 
+    with clock.stage("missed"):
+        estimate, scree = missed(hessian, pairs, settings)
+
     computed: dict[str, Curve] = {}
     failed: dict[str, str] = {}
     if settings.curves:
@@ -332,11 +340,18 @@ def _analyse(
                 tilts(found.pairs, found.residuals, settings.k),
                 theta.named(model),
                 partial(_overlap_of, found, pairs),
+                found=found.pairs,
+                residuals=found.residuals,
+                operator=hessian,
+                estimate=estimate,
+                request=settings.request(theta.dimension),
+                ground=NetworkLandscape(
+                    *(network, loss, made, environment),
+                    earlier=lambda: earlier(network.stored.step),
+                    count=clock.counter,
+                ),
             )
             computed, failed = curves.compute(settings.curves, scene)
-
-    with clock.stage("missed"):
-        estimate, scree = missed(hessian, pairs, settings)
 
     return Result(
         parameters=theta.dimension,
@@ -688,7 +703,8 @@ def _products(
     if not method.ritz or settings.precision in REDUCED:
         hvps += k  # which measure the residuals
     checks = min(CHECKS, k) * (1 if dtype == torch.float64 else 2)
-    return hvps + checks + settings.error_tests
+    beyond = curves.products(settings.curves, settings.request(parameters))
+    return hvps + checks + settings.error_tests + math.ceil(beyond)
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from seigh.core.errors import UserError, first_line
+from seigh.core.methods import Request
 from seigh.core.overlap.observables import OBSERVABLES, Curve, Observable, Scene
 from seigh.core.problems import plugins
 from seigh.core.settings import SettingsError
@@ -33,6 +34,15 @@ def check(names: Sequence[str]) -> None:
         if name not in available():
             known = ", ".join(available())
             raise SettingsError(f"There is no curve '{name}'; there are {known}.")
+
+
+def products(names: Sequence[str], request: Request) -> float:
+    """What the curves of these names cost beyond the eigenpairs, in products; what they share counts once."""
+    parts: dict[str, float] = {}
+    for name in set(names) & available().keys():
+        for what, number in available()[name].cost(request).items():
+            parts[what] = max(number, parts.get(what, 0.0))
+    return sum(parts.values())
 
 
 def compute(names: Sequence[str], scene: Scene) -> tuple[dict[str, Curve], dict[str, str]]:

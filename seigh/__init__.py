@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from seigh.core.errors import UserError
     from seigh.core.figures import Figure
     from seigh.core.methods import Method, Request
-    from seigh.core.overlap.observables import Curve, Observable, ScoredMask
+    from seigh.core.overlap.observables import (
+        GRADIENT,
+        Curve,
+        EmpiricalFisher,
+        Observable,
+        ScoredMask,
+        Unavailable,
+    )
     from seigh.core.problems.data import Dataset
     from seigh.core.problems.plugins import Registry
     from seigh.core.problems.recorder import Recorder
@@ -46,11 +53,13 @@ if TYPE_CHECKING:
     from seigh.core.spectra import Eigenpairs, Operator, SingularTriplets, block_krylov, exact, seigh, ssvd
 
 __all__ = [
+    "GRADIENT",
     "AnalysisSettings",
     "CurvatureOperator",
     "Curve",
     "Dataset",
     "Eigenpairs",
+    "EmpiricalFisher",
     "Figure",
     "Method",
     "Observable",
@@ -64,6 +73,7 @@ __all__ = [
     "Settings",
     "SingularTriplets",
     "Source",
+    "Unavailable",
     "UserError",
     "analyse",
     "block_krylov",
@@ -78,7 +88,14 @@ _MODULES = {
     "seigh.core.errors": ("UserError",),
     "seigh.core.figures": ("Figure",),
     "seigh.core.methods": ("Method", "Request"),
-    "seigh.core.overlap.observables": ("Curve", "Observable", "ScoredMask"),
+    "seigh.core.overlap.observables": (
+        "Curve",
+        "EmpiricalFisher",
+        "GRADIENT",
+        "Observable",
+        "ScoredMask",
+        "Unavailable",
+    ),
     "seigh.core.problems.data": ("Dataset",),
     "seigh.core.problems.plugins": ("Registry",),
     "seigh.core.problems.recorder": ("Recorder",),

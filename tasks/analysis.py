@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from seigh.core import analysis, curves
-from seigh.core.lab import store
+from seigh.core.lab import queries, store
 from seigh.core.lab.artifacts import ArtifactStore, Damaged, Missing
 from seigh.core.lab.keys import eigenvectors_key
 from seigh.core.lab.models import Analysis, Checkpoint
 from seigh.core.lab.store import StoreError
+from seigh.core.landscape import Earlier
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks import parts
 from seigh.tasks.attempt import Attempt
@@ -56,11 +57,19 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result
         progress=progress,
         before=conductor.before,
         hire=conductor.hire,
+        earlier=lambda _: _earlier(attempt, checkpoint),
     )
     if result.checkpoint_sha256 != checkpoint.sha256:  # it changed in between
         checkpoint_file(_artifacts(attempt), checkpoint)
         raise ClaimLost
     return result
+
+
+def _earlier(attempt: Attempt[Analysis], checkpoint: Checkpoint) -> list[Earlier]:
+    """The first checkpoint of the model and the one before this one, where there are such."""
+    before = attempt.read(lambda s: queries.first_and_previous(s, checkpoint.model_id, checkpoint.step))
+    artifacts = _artifacts(attempt)
+    return [Earlier(checkpoint_file(artifacts, each), each.filename, each.step) for each in before]
 
 
 def checkpoint_file(artifacts: ArtifactStore, checkpoint: Checkpoint) -> Path:

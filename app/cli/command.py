@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from seigh.core.analysis import Progress as AnalysisProgress
     from seigh.core.analysis import Result
+    from seigh.core.landscape import Earlier
     from seigh.core.problems.training import Problem
     from seigh.tasks.submit import Submission
 
@@ -433,6 +435,31 @@ def _only(fitting: list[str], name: str) -> str:
     return fitting[0]
 
 
+def _earlier_of(
+    files: Sequence[Path], steps: Sequence[int | None]
+) -> Callable[[int, int | None], list[Earlier]]:
+    """Which of the files come before one of them in training, told its number and the step that it says."""
+
+    @cache
+    def known() -> list[tuple[Path, int | None]]:
+        from seigh.core.problems import checkpoints
+
+        told = zip(files, steps, strict=True)
+        return [(file, checkpoints.read(file).step if step is None else step) for file, step in told]
+
+    def earlier(number: int, step: int | None) -> list[Earlier]:
+        from seigh.core.landscape import Earlier
+
+        own = step if steps[number] is None else steps[number]
+        return [
+            Earlier(file, file.name, each)
+            for file, each in (known() if own is not None else ())
+            if each is not None and own is not None and each < own
+        ]
+
+    return earlier
+
+
 @cli.command()
 @with_settings(_settings, _whole)
 def analyze(
@@ -460,6 +487,7 @@ def analyze(
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
     _draw(settings, architectures.build(settings.architecture), env)
     results = []
+    earlier = _earlier_of(files, [step for step, _ in facts])
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
         for number, file in enumerate(files):
@@ -471,7 +499,13 @@ def analyze(
                     description=f"{escape(name)}: {progress.stage}",
                 )
 
-            result = analyse(file, settings, environment=env, progress=show)
+            result = analyse(
+                file,
+                settings,
+                environment=env,
+                progress=show,
+                earlier=partial(earlier, number),
+            )
             told = _given(step=facts[number][0], epoch=facts[number][1])
             results.append(replace(result, record=result.record | told))
             bar.update(task, completed=number + 1, description="Analysing")

@@ -8,19 +8,27 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seigh.core.errors import UserError
 from seigh.core.linalg.tiles import chunks
-from seigh.core.spectra.eigenpairs import Eigenpairs
+from seigh.core.methods import Request
+from seigh.core.spectra import APosteriori, Eigenpairs, Operator
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+class Unavailable(UserError):
+    """What an observable or a mask needs is not to be had for this analysis; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,90 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Past:
+    """θ at an earlier checkpoint of the same training.
+
+    Attributes:
+        theta: (D,) float64.
+        step: Its training step.
+    """
+
+    theta: Tensor
+    step: int
+
+
+class Landscape(Protocol):
+    """The loss L of an analysis as a function of θ, its penalty (λ/2)‖θ‖² included.
+
+    Whatever is asked for is computed in float64 unless it says otherwise, and nothing before it is asked for
+    (``seigh.core.landscape``).
+
+    Attributes:
+        split: Of the data that L is the mean over.
+        theta: (D,) float64, θ of the checkpoint.
+        other: The landscape of the same θ on the other split.
+    """
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def theta(self) -> Tensor: ...
+
+    @property
+    def other(self) -> Landscape: ...
+
+    def loss(self, theta: Tensor) -> float:
+        """L at θ (D,)."""
+
+    def gradient(self) -> Tensor:
+        """∇L at θ: (D,), computed once."""
+
+    def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights w (n,) and gradients ∇ℓ (n, D) of blocks of samples: Σ w ∇ℓ is ∇L without its penalty.
+
+        They are N · D numbers: look at a block and let go of it. Each pass computes them anew.
+        """
+
+    def matrix(self, kind: str) -> Operator:
+        """``hessian`` or ``ggn``, in the precision of the analysis, λ·I of the penalty included."""
+
+    def past(self, which: str) -> Past:
+        """The ``first`` checkpoint of this training, or the ``previous`` one, where they are known."""
+
+
+class EmpiricalFisher:
+    """F = Σ_n w_n ∇ℓ_n ∇ℓ_nᵀ with the labels of the data (Kunstner et al. 2019, arXiv 1905.12558, eq. 4).
+
+    Every product goes through the gradients of all samples, which are computed anew. The penalty has no part
+    in it.
+    """
+
+    def __init__(self, landscape: Landscape) -> None:
+        theta = landscape.theta
+        self.shape = (len(theta), len(theta))
+        self.dtype = theta.dtype
+        self.device = theta.device
+        self._landscape = landscape
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """(D, b) → (D, b), in float64."""
+        total = torch.zeros(block.shape, dtype=self.dtype, device=self.device)
+        for weights, gradients in self._landscape.sample_gradients():
+            inner = gradients @ block.to(self.device, self.dtype)
+            total += gradients.T @ (weights.view(-1, *[1] * (inner.ndim - 1)) * inner)
+        return total
+
+
+@dataclass(frozen=True)
 class Scene:
     """What observables and masks may look at.
+
+    Eigenpairs and θ are there anyway. What the loss and its matrices tell is computed when it is asked for,
+    and kept if it is small: a gradient is computed once for all that ask for it. Whoever asks for products or
+    gradients declares what they cost (``Observable.cost``). Where something is not to be had, such as an
+    earlier checkpoint, asking for it raises ``Unavailable``; let it pass, and the analysis says so in place
+    of the curve.
 
     Attributes:
         vectors: (K, D), an eigenvector in each row, in the precision of the products, by descending |λ|. It
@@ -56,6 +146,14 @@ class Scene:
         tensors: θ by the names of its parameters, in the order of the coordinates.
         overlap: Of scores (D,), the curve of their mask: the overlap of the k coordinates of largest score
             with V_k, its stated error, ties included, and chance k/D.
+        found: All pairs that were found, further ones than K among them, with their residuals; None where
+            only the K are known.
+        residuals: ‖Hv − λv‖₂ of all of them.
+        operator: H of the analysis, its penalty included: products are counted in the ``hvps`` of the
+            analysis.
+        estimate: What products with random vectors tell of H outside of the K pairs; they are made anyway.
+        request: k, D, N, seed and options of the analysis, as ``Observable.cost`` has them.
+        ground: The loss; ask for it by ``landscape``.
     """
 
     vectors: Tensor
@@ -63,6 +161,55 @@ class Scene:
     tilts: Tensor
     tensors: Mapping[str, Tensor]
     overlap: Callable[[Tensor], Curve]
+    found: Eigenpairs | None = None
+    residuals: Tensor | None = None
+    operator: Operator | None = None
+    estimate: APosteriori | None = None
+    request: Request | None = None
+    ground: Landscape | None = None
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made when ``key`` is first asked for and kept for all who ask for it later."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
+
+    @property
+    def landscape(self) -> Landscape:
+        """The loss of the analysis: gradients, losses at other θ, other matrices, the other split, the past.
+
+        Raises:
+            Unavailable: The eigenpairs are those of a matrix, not of a network.
+        """
+        if self.ground is None:
+            raise Unavailable("There is a matrix here and no network, so there is no loss to ask for this.")
+        return self.ground
+
+    @property
+    def hessian(self) -> Operator:
+        """H of the analysis, its penalty included.
+
+        Raises:
+            Unavailable: There are eigenpairs alone.
+        """
+        if self.operator is None:
+            raise Unavailable("There are eigenpairs here and no operator, so there are no further products.")
+        return self.operator
+
+
+def free(_: Request) -> Mapping[str, float]:
+    """The cost of what needs no products."""
+    return {}
+
+
+GRADIENT: Mapping[str, float] = MappingProxyType({"gradient": 0.5})
+"""The cost of the gradient of the loss in products: three forward passes and not six, once for all."""
+
+OTHER_GRADIENT: Mapping[str, float] = MappingProxyType({"gradient of the other split": 0.5})
+"""The cost of that on the other split."""
+
+Cost = Callable[[Request], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -74,12 +221,16 @@ class Observable:
         title: Of its axis; with the unit, if it has one.
         note: How to read it, in one sentence that begins in lower case.
         compute: Of a scene, the curve.
+        cost: Of a request, what is computed beyond the eigenpairs, in products with one vector: products by
+            what they are for. What several observables share has the same name, and counts once. A gradient
+            is worth half a product (``GRADIENT``), the loss at one θ a sixth.
     """
 
     name: str
     title: str
     note: str
     compute: Callable[[Scene], Curve]
+    cost: Cost = free
 
 
 @dataclass(frozen=True)
@@ -92,12 +243,14 @@ class ScoredMask:
         note: What its scores are, in one sentence that begins in lower case.
         scores: Of a scene, (D,) finite numbers ≥ 0. Equal scores tie: the overlap is then the mean over all
             masks that they admit, and its error covers them all.
+        cost: As of ``Observable``.
     """
 
     name: str
     title: str
     note: str
     scores: Callable[[Scene], Tensor]
+    cost: Cost = free
 
     def observable(self) -> Observable:
         """The overlap of the mask with V_k."""
@@ -106,6 +259,7 @@ class ScoredMask:
             f"overlap of {self.title}",
             f"{self.note} At chance, the mask has no more of the eigenspace than any other one.",
             lambda scene: scene.overlap(self.scores(scene)),
+            self.cost,
         )
 
 

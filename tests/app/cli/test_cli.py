@@ -549,6 +549,24 @@ def test_analyze_writes_one_object_per_checkpoint(run: Run, files: list[Path], t
         np.testing.assert_allclose(result["eigenvalues"], analyse(file, settings).eigenvalues, rtol=1e-4)
 
 
+def test_files_before_one_in_training_are_told_by_their_steps(tmp_path: Path) -> None:
+    files = [tmp_path / f"net_{number}.safetensors" for number in range(4)]
+    for file, step in zip(files, (50, 0, None, 100), strict=True):
+        tensors = architectures.build("tanh-mlp").state_dict()
+        safetensors.torch.save_file(
+            tensors, file, None if step is None else {"format": "pt", "step": str(step)}
+        )
+
+    def steps(given: list[int | None], number: int, own: int | None) -> list[tuple[str, int]]:
+        return [(each.name, each.step) for each in cli._earlier_of(files, given)(number, own)]
+
+    nothing: list[int | None] = [None] * 4
+    assert steps(nothing, 0, 50) == [("net_1.safetensors", 0)]
+    assert steps(nothing, 3, 100) == [("net_0.safetensors", 50), ("net_1.safetensors", 0)]
+    assert steps(nothing, 2, None) == steps(nothing, 1, 0) == []
+    assert steps([None, 70, 60, None], 1, 0) == [("net_0.safetensors", 50), ("net_2.safetensors", 60)]
+
+
 def test_analyze_takes_chosen_parameters_and_says_how_wrong_it_is(
     run: Run, files: list[Path], tmp_path: Path
 ) -> None:

@@ -1,0 +1,241 @@
+"""The loss of a network as a function of θ: its value, gradients and matrices, for observables and masks.
+
+Everything is computed in float64 from a copy of the network, so that a gradient near a minimum is more than
+the rounding errors of its samples; products with H alone are in the precision of the analysis, as its
+eigenpairs are. Nothing is computed before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.curvature.certificate import Float64, copied, in_float64
+from seigh.core.curvature.operator import chosen_parameters
+from seigh.core.curvature.paths import Function, arithmetic
+from seigh.core.network import Network, Objective, Plan, objective, parameters_of, planned
+from seigh.core.overlap.observables import Past, Unavailable
+from seigh.core.problems import data as datasets
+from seigh.core.problems.checkpoints import CheckpointError
+from seigh.core.settings import Settings
+from seigh.core.spectra import Operator, Shifted
+
+# Bytes of the per-sample gradients that are held at once.
+_BLOCK = 2**27
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A checkpoint of the same training before the one that is analysed.
+
+    Attributes:
+        path: Its file.
+        name: What to call it in messages.
+        step: Its training step.
+    """
+
+    path: Path
+    name: str
+    step: int
+
+
+class NetworkLandscape:
+    """``Landscape`` of a network on one split of its data.
+
+    Attributes:
+        split: Of the data.
+        value: The loss at θ without its penalty, in the precision of the analysis.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Objective,
+        plan: Plan,
+        environment: Settings,
+        *,
+        earlier: Callable[[], Sequence[Earlier]] = tuple,
+        count: Callable[[], Callable[[int], None]] | None = None,
+    ) -> None:
+        """Args:
+        network: The model, θ and the data.
+        loss: Its loss.
+        plan: How its products are computed.
+        environment: Where data sets lie.
+        earlier: Gives the checkpoints of the same training before this one, in any order.
+        count: Gives what an operator tells how many products it has made.
+        """
+        self.split: str = network.settings.split
+        self.value = loss.value
+        self._network = network
+        self._objective = loss
+        self._plan = plan
+        self._environment = environment
+        self._earlier = earlier
+        self._count = count or (lambda: lambda _: None)
+        self._made: dict[str, Operator] = {}
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """θ: (D,) float64."""
+        return self._network.theta.flat(self._network.model).double()
+
+    @cached_property
+    def _function(self) -> Function:
+        model, loss = copied(self._network.model), copied(self._objective.loss)
+        return Function(model, loss, chosen_parameters(model, self._network.theta.names))
+
+    @cached_property
+    def _batches(self) -> list[tuple[Tensor, Tensor, float]]:
+        """Inputs, targets and weight in the mean of each batch of data."""
+        x, y = in_float64(self._network.x), in_float64(self._objective.targets)
+        size = max(1, -(-self._plan.batch_size // 2))
+        shares = torch.split(self._weights, size)
+        parts = zip(torch.split(x, size), torch.split(y, size), shares, strict=True)
+        return [(a, b, float(share.sum())) for a, b, share in parts if float(share.sum())]
+
+    @property
+    def _weights(self) -> Tensor:
+        """(N,) float64 on the CPU: each sample's weight in the mean."""
+        shares, samples = self._objective.mean.shares, len(self._network.x)
+        if shares is None:
+            return torch.full((samples,), 1 / samples, dtype=torch.float64)
+        return shares.double().cpu()
+
+    @cached_property
+    def _outside(self) -> float:
+        """‖θ‖² of the trainable parameters that no coordinate stands for, which the penalty counts too."""
+        whole = (
+            p.detach().double().square().sum() for p in self._network.model.parameters() if p.requires_grad
+        )
+        return float(sum(whole, torch.zeros((), dtype=torch.float64)) - self.theta.square().sum().cpu())
+
+    def _evaluate(self, leaves: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        with Float64(), arithmetic(self._network.device, None):
+            value: Tensor = self._function.loss(self._function.outputs(leaves, x), y)
+        return value
+
+    def loss(self, theta: Tensor) -> float:
+        """L at θ (D,), its penalty (λ/2)‖θ‖² included, in float64."""
+        theta = theta.detach().to(self._network.device, torch.float64)
+        leaves = self._function.split(theta)
+        with torch.no_grad():
+            total = sum(float(self._evaluate(leaves, x, y)) * share for x, y, share in self._batches)
+        decay = self._network.settings.weight_decay
+        return total + 0.5 * decay * (float(theta.square().sum()) + self._outside)
+
+    @cached_property
+    def _gradient(self) -> Tensor:
+        total = self._network.settings.weight_decay * self.theta
+        leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
+        for x, y, share in self._batches:
+            with torch.enable_grad():
+                value = self._evaluate(leaves, x, y)
+            parts = torch.autograd.grad(value, leaves, allow_unused=True)
+            total = total.add(self._function.join([*parts], self.theta), alpha=share)
+        return total
+
+    def gradient(self) -> Tensor:
+        """∇L, that of the penalty included: (D,) float64, computed once."""
+        return self._gradient
+
+    def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(n,) weights w and (n, D) gradients ∇ℓ of blocks of samples, float64, without the penalty.
+
+        Σ w ∇ℓ over all samples is ∇L without its penalty. They are as many numbers as N · D: look at a block
+        and let go of it. Each pass computes them anew, as a gradient of all samples is worth.
+        """
+        x, y = in_float64(self._network.x), in_float64(self._objective.targets)
+        weights = self._weights.to(self._network.device)
+        leaves = self._function.split(self.theta)
+        size = max(1, _BLOCK // (8 * len(self.theta)))
+
+        def value(parts: list[Tensor], one: Tensor, target: Tensor) -> Tensor:
+            return self._evaluate(parts, one[None], target[None])
+
+        at_once = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0, 0), randomness="error")
+        fits = True
+        for start in range(0, len(x), size):
+            block = slice(start, start + size)
+            rows = None
+            if fits:
+                try:
+                    rows = torch.cat([part.flatten(1) for part in at_once(leaves, x[block], y[block])], 1)
+                except Exception:  # what vmap does not know it refuses by every kind of exception
+                    fits = False
+            if rows is None:
+                rows = torch.stack([self._one(x[n], y[n]) for n in range(len(x))[block]])
+            yield weights[block], rows.detach()
+
+    def _one(self, x: Tensor, y: Tensor) -> Tensor:
+        leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
+        with torch.enable_grad():
+            value = self._evaluate(leaves, x[None], y[None])
+        parts = torch.autograd.grad(value, leaves, allow_unused=True)
+        return self._function.join([*parts], self.theta)
+
+    def matrix(self, kind: str) -> Operator:
+        """The Hessian ("hessian") or GGN ("ggn") with its penalty, in the precision of the analysis."""
+        if kind not in self._made:
+            settings: Any = self._network.settings.model_copy(update={"curvature": kind})
+            operator: CurvatureOperator = planned(
+                replace(self._network, settings=settings),
+                self._objective,
+                self._plan,
+                after_batch=self._count(),
+            )
+            decay = settings.weight_decay
+            self._made[kind] = Shifted(operator, decay) if decay else operator
+        return self._made[kind]
+
+    @cached_property
+    def other(self) -> NetworkLandscape:
+        """The same θ on the other split: as many samples, chosen by the same rule.
+
+        Raises:
+            UserError: There is no such split, or the analysis is of listed samples.
+        """
+        settings = self._network.settings
+        if settings.subset == "indices":
+            raise Unavailable(
+                "The samples of this analysis are listed, so there are none of the other split to set "
+                "beside them; choose another subset."
+            )
+        split = "train" if settings.split == "test" else "test"
+        subset = datasets.fitting_subset(
+            *(settings.data, split, settings.samples, settings.seed, self._network.model),
+            subset=settings.subset,
+            env=self._environment,
+        )
+        x, y = (each.to(self._network.device) for each in (subset.x, subset.y))
+        x = x.to(self._network.dtype) if x.is_floating_point() else x
+        settings = settings.model_copy(update={"split": split, "samples": len(subset.index)})
+        network = replace(self._network, settings=settings, subset=subset, x=x, y=y)
+        return NetworkLandscape(
+            *(network, objective(network), self._plan, self._environment),
+            earlier=self._earlier,
+            count=self._count,
+        )
+
+    def past(self, which: str) -> Past:
+        """θ of an earlier checkpoint of the same training: the ``first`` of all, or the ``previous`` one.
+
+        Raises:
+            UserError: There is none, or its file cannot be read or is of another network.
+        """
+        before = self._earlier()
+        if not before:
+            raise Unavailable("No earlier checkpoint of this training is known here; add one, with its step.")
+        pick = min if which == "first" else max
+        chosen = pick(before, key=lambda each: each.step)
+        theta = parameters_of(chosen.path, self._network.settings, chosen.name)
+        if theta.shape != self.theta.shape:
+            raise CheckpointError(f"'{chosen.name}' has other parameters than this checkpoint.")
+        return Past(theta.to(self._network.device, torch.float64), chosen.step)

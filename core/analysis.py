@@ -307,6 +307,8 @@ def _analyse(
 
     with clock.stage("masks"):
         kept = found.pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
+        if settings.curves and not kept:  # they look at further pairs too, which must not be written over
+            found = replace(found, pairs=found.pairs.turned(settings.k))
         room = (
             storage.room("vectors", settings.k, theta.dimension, network.dtype) if kept else found.pairs.basis
         )

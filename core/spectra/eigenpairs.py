@@ -85,6 +85,25 @@ class Eigenpairs(Vectors):
         unit = torch.eye(len(self.values), dtype=self.coefficients.dtype, device=self.coefficients.device)
         return replace(self, basis=vectors, coefficients=unit, coarser=None)
 
+    def turned(self, k: int) -> Eigenpairs:
+        """The same pairs in a basis whose first k rows are the first k vectors, written over the old one.
+
+        Everything stays available, ``coarser`` included, in the memory of one basis, but of what is returned
+        alone: this object must not be used any more.
+        """
+        leading = self.coefficients[:, :k]
+        rotation = torch.linalg.qr(leading, mode="complete").Q
+        rotation[:, :k] = leading  # instead of ±
+        coarser = self.coarser
+        if coarser is not None and coarser.basis.data_ptr() == self.basis.data_ptr():  # its leading rows
+            coarser = replace(
+                coarser,
+                basis=self.basis,
+                coefficients=rotation[: len(coarser.coefficients)].T @ coarser.coefficients,
+            )
+        form(self.basis, rotation, self.basis)
+        return replace(self, coefficients=rotation.T @ self.coefficients, coarser=coarser)
+
     def shifted(self, shift: float) -> Eigenpairs:
         """The same pairs as those of H + ``shift``·I, in their order; ``coarser`` is dropped.
 

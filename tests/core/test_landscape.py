@@ -232,3 +232,32 @@ def test_an_analysis_lets_curves_and_masks_ask_and_counts_what_they_take(
     assert scene.estimate is not None
     assert scene.request is not None
     assert (scene.request.k, scene.request.dimension) == (4, D)
+
+
+@pytest.mark.parametrize("method", ["krylov", "seigh", "exact"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_mask_with_the_same_scores_has_the_same_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, on_disk: bool
+) -> None:
+    """What a mask is computed from must not have been written over by the eigenvectors, further ones too."""
+    scored = ScoredMask(
+        "same",
+        "the largest |θ|",
+        "…",
+        lambda scene: torch.cat([each.flatten().abs() for each in scene.tensors.values()]),
+    )
+    monkeypatch.setattr(curves, "available", lambda: {"overlap-same": scored.observable()})
+    sizes = {"outer": 24, "inner": 48} if method == "seigh" else {}
+    # A basis that is much larger than K, of which the K vectors are a part.
+    asked = settings(curves=("overlap-same",), method=method, k=8, parameters=(), weight_decay=0, **sizes)
+    if method == "exact":
+        asked = asked.model_copy(update={"parameters": ("linear3.*",)})
+    environment = Settings(memory_gb=1e-6) if on_disk else Settings()
+    path = checkpoint(tmp_path, 1)
+    found = analyse(path, asked, environment=environment, scratch=tmp_path / "scratch" if on_disk else None)
+    plain = analyse(path, asked.model_copy(update={"curves": ()}))
+    again = found.curves["overlap-same"]
+    np.testing.assert_allclose(again["value"], plain.overlap, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(again["error"], plain.overlap_error, rtol=0.1, atol=1e-8)
+    np.testing.assert_allclose(found.overlap, plain.overlap, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(found.eigenvectors.norm(dim=1), 1, rtol=1e-5)

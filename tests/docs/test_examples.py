@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,7 @@ def test_a_plug_in_is_written_as_the_page_says(
     information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
-    modules = ("our_curves", "our_method", "our_zoo", "our_figures")
+    modules = ("our_curves", "our_questions", "our_method", "our_zoo", "our_figures")
     for module, text in zip(modules, further, strict=True):
         (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(
@@ -74,7 +75,18 @@ def test_a_plug_in_is_written_as_the_page_says(
     try:
         for words in commands(page["sh"]):
             run(words)
-        asked = ["--curves", "last-layer", "--curves", "overlap-smallest", "--json", "curves.json"]
+        asked = [
+            "--curves",
+            "last-layer",
+            "--curves",
+            "overlap-smallest",
+            "--curves",
+            "bends",
+            "--curves",
+            "overlap-slopes",
+            "--json",
+            "curves.json",
+        ]
         asked += ["--method", "power"]
         run([*words, *asked])
         assert architectures.build("zoo/net-8")[1].out_features == 8  # type: ignore[union-attr, index]
@@ -89,8 +101,9 @@ def test_a_plug_in_is_written_as_the_page_says(
     assert "our-net" in printed
     assert printed.count("Overlap at k = 10") == 3
     for each in results:
-        assert each["curves"].keys() == {"last-layer", "overlap-smallest"}
+        assert each["curves"].keys() == {"last-layer", "overlap-smallest", "bends", "overlap-slopes"}
         assert each["settings"]["method"] == "power"
+        np.testing.assert_allclose(each["curves"]["bends"]["value"], each["eigenvalues"], rtol=1e-3)
     for ((name, figure),), failed in found_figures:
         assert (name, failed) == ("decay", [])
         assert figures.table_of(figure)["relative"].iloc[0] == 1

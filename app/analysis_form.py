@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from seigh.app import identity
 from seigh.app.common import database, plain, settings, typed_name
-from seigh.core import curves, methods, ranges
+from seigh.core import curves, methods
 from seigh.core.lab import queries, store
 from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
 from seigh.core.problems import architectures, data, losses
@@ -42,7 +42,8 @@ SUBSET_NOTES: dict[SubsetName, str] = {
 }
 LOSS_NOTES = {
     "cross-entropy": "Cross-entropy of the softmax",
-    "mse": "Squared difference to the label's unit vector, mean over the outputs",
+    "mse": "Squared difference to the targets, or to the label's unit vector; mean over the outputs",
+    "bce": "Binary cross-entropy of a sigmoid for each output; mean over the outputs",
 }
 # The paper's settings for the Hessian, its Table 1; SEIGH with n_I = 2·n_O, of the MLP as printed.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -145,21 +146,23 @@ def absent(about: Description) -> list[str]:
     return [f"Get the files of {about.name} first."] if about.missing else []
 
 
+# The settings that decide whether data fit: which samples, and what the loss compares.
+_OF_DATA = {"architecture", "data", "split", "subset", "samples", "seed", "indices"}
+_OF_DATA |= {"loss", "class_weights", "ignore_index"}
+
+
 @st.cache_data(max_entries=200, show_spinner="Checking the data …")
-def drawn(
-    dataset: str,
-    split: str,
-    subset: SubsetName,
-    samples: int | None,
-    seed: int,
-    indices: str,
-    architecture: str,
-) -> tuple[int, str | None]:
-    """N, and why the subset cannot be drawn or fed to the architecture, if it cannot."""
-    model = architectures.build(architecture)
+def drawn(asked: str) -> tuple[int, str | None]:
+    """N, and why the subset cannot be drawn or fed to the architecture, if it cannot; of settings as JSON."""
+    wanted = AnalysisSettings.model_validate_json(asked)
     try:
         _, index = data.fitting_index(
-            dataset, split, samples, seed, model, subset=subset, indices=ranges.parse(indices), env=settings()
+            *(wanted.data, wanted.split, wanted.samples, wanted.seed),
+            architectures.build(wanted.architecture),
+            subset=wanted.subset,
+            indices=wanted.listed,
+            env=settings(),
+            settings=wanted,
         )
     except DataError as error:
         return 0, str(error)
@@ -218,10 +221,7 @@ def analysis_settings(
         ]
     except ValidationError as error:
         return [], [refusal(error)]
-    found = [
-        drawn(dataset, each.split, each.subset, each.samples, seed, each.indices, architecture)
-        for each in chosen
-    ]
+    found = [drawn(each.model_dump_json(include=_OF_DATA)) for each in chosen]
     if problems := list(dict.fromkeys(problem for _, problem in found if problem)):
         return [] if subset == "all" else chosen, problems
     complete = [
@@ -363,13 +363,37 @@ def _loss(page: str) -> dict[str, Any]:
             "Label smoothing", min_value=0.0, max_value=0.99, value=0.0, step=0.05, key=f"{page}_smoothing",
             help="Share of each target that is spread evenly over all classes.", **_KEPT,
         )  # fmt: skip
+    weights, ignored = "", None
+    if loss in ("cross-entropy", "bce"):
+        weights = st.text_input(
+            "Class weights", key=f"{page}_class_weights", placeholder="1 for all", max_chars=100_000,
+            help="Of each class, with commas between: 1,0.5,2. Of bce, the weight of the positive targets of "
+            "each output.", **_KEPT,
+        )  # fmt: skip
+    if loss == "cross-entropy":
+        ignored = st.number_input(
+            "Label without loss", value=None, step=1, placeholder="-100", key=f"{page}_ignore_index",
+            help="Samples, pixels or positions with this label are left out of the mean.", **_KEPT,
+        )  # fmt: skip
     decay = st.number_input(
         "Weight decay λ", min_value=0.0, max_value=1e5, value=0.0, step=1e-4, format="%g",
         key=f"{page}_decay", help="As of torch.optim.SGD: (λ/2)‖θ‖² is added to the loss.", **_KEPT,
     )  # fmt: skip
+    groups = st.text_input(
+        "Weight decay by parameter group", key=f"{page}_penalty", placeholder="the same for all",
+        max_chars=1000, help="λ of parameters by their names, with commas between: *.bias=0, head.*=0.01.",
+        **_KEPT,
+    )  # fmt: skip
+    penalty = tuple(part for each in groups.split(",") if (part := each.strip()))
+    in_matrix = f"λ·I with λ = {decay:g} is added to the matrix, which shifts every eigenvalue."
+    if penalty:
+        in_matrix = "diag(λ), with the λ of each parameter's group, is added to the matrix."
     st.caption(
-        f"Weight decay is in: λ·I with λ = {decay:g} is added to the matrix, which shifts every eigenvalue."
-        if decay
+        f"Weight decay is in: {in_matrix}"
+        if decay or penalty
         else "Weight decay is not in: the matrix is that of the loss on the samples alone."
     )
-    return {"loss": loss, "label_smoothing": smoothing, "weight_decay": decay}
+    return {
+        "loss": loss, "label_smoothing": smoothing, "class_weights": weights or "", "ignore_index": ignored,
+        "weight_decay": decay, "penalty": penalty,
+    }  # fmt: skip

@@ -26,8 +26,10 @@ from seigh.core.device import available_memory
 from seigh.core.landscape import Earlier, NetworkLandscape
 from seigh.core.names import REDUCED
 from seigh.core.network import (
+    Network,
     Plan,
     certified,
+    decays,
     load,
     objective,
     plan,
@@ -36,6 +38,7 @@ from seigh.core.network import (
     reference,
     reproducible,
     seconds_per_product,
+    without_influence,
 )
 from seigh.core.overlap import (
     FURTHER,
@@ -232,18 +235,54 @@ def analyse(
     environment = environment or Settings()
     preparation.check(settings)
     name = name or checkpoint.name
+    return analyse_network(
+        lambda: load(checkpoint, settings, name, environment),
+        settings,
+        called=f"Checkpoint '{name}'",
+        environment=environment,
+        scratch=scratch,
+        progress=progress,
+        before=before,
+        hire=hire,
+        earlier=earlier,
+    )
+
+
+def analyse_network(
+    opened: Callable[[], Network],
+    settings: AnalysisSettings,
+    *,
+    called: str,
+    environment: Settings,
+    scratch: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    before: Plan | None = None,
+    hire: Hire | None = None,
+    earlier: Callable[[int | None], Sequence[Earlier]] = lambda _: (),
+) -> Result:
+    """What ``analyse`` does once it is known where the network comes from.
+
+    Args:
+        opened: Gives the network and its data; called once, as the first stage.
+        settings: What to compute.
+        called: What the network is called at the beginning of a sentence.
+        environment: As for ``analyse``, like the rest.
+        scratch: Likewise.
+        progress: Likewise.
+        before: Likewise.
+        hire: Likewise.
+        earlier: Likewise.
+    """
     clock = _Clock(settings, progress)
     with reproducible(), freed_memory_kept():
         try:
-            return _analyse(checkpoint, settings, name, environment, scratch, clock, before, hire, earlier)
+            return _analyse(opened, environment, scratch, clock, before, hire, earlier)
         except SpectrumError as error:
-            raise SpectrumError(f"Checkpoint '{name}': {error}") from error
+            raise SpectrumError(f"{called}: {error}") from error
 
 
 def _analyse(
-    checkpoint: Path,
-    settings: AnalysisSettings,
-    name: str,
+    opened: Callable[[], Network],
     environment: Settings,
     scratch: Path | None,
     clock: _Clock,
@@ -252,7 +291,7 @@ def _analyse(
     earlier: Callable[[int | None], Sequence[Earlier]],
 ) -> Result:
     with clock.stage("load"):
-        network = load(checkpoint, settings, name, environment)
+        network = opened()
         settings = network.settings
         model, theta = network.model, network.theta
         storage = Storage(_basis_memory(environment, network.device), scratch)
@@ -261,6 +300,7 @@ def _analyse(
 
     with clock.stage("operator"):
         loss = objective(network)
+        idle = without_influence(network, loss)
         if before is not None and before.device == facts["device"]:
             curvature, made = planned(network, loss, before, after_batch=clock.counter()), before
         else:
@@ -278,7 +318,8 @@ def _analyse(
         if crew is not None:
             products = SharedOperator(curvature, crew, made.columns)
             storage = SharedStorage(storage.memory, storage.folder, crew, curvature)
-        hessian = _with_weight_decay(products, settings)
+        groups = decays(network)
+        hessian = _with_weight_decay(products, settings, groups)
 
     order = largest_first(theta.flat(model), settings.k)
     precise = exactly = None
@@ -298,6 +339,7 @@ def _analyse(
         order,
         exactly=exactly,
         reference=precise,
+        decays=groups,
         storage=storage,
         resumed=clock.resume,
         stage=clock.stage,
@@ -391,9 +433,11 @@ def _analyse(
                 "name": settings.loss,
                 "label_smoothing": settings.label_smoothing,
                 "weight_decay": settings.weight_decay,
-                "penalty": losses.penalty(model, settings.weight_decay),
+                "penalty": losses.penalty(model, settings),
+                **_of_loss(settings),
             },
             "theta": asdict(architectures.theta_facts(model)),
+            **({"without_influence": idle} if idle else {}),
             "data": {
                 "indices": network.subset.index.tolist(),
                 "synthetic": network.subset.synthetic,
@@ -484,9 +528,26 @@ def _hired(
     )
 
 
-def _with_weight_decay(curvature: Operator, settings: AnalysisSettings) -> Operator:
-    """The matrix of the loss with its penalty (λ/2)‖θ‖², whose part is exactly λ·I."""
+def _with_weight_decay(
+    curvature: Operator, settings: AnalysisSettings, decays: Tensor | None = None
+) -> Operator:
+    """The matrix of the loss with its penalty (λ/2)‖θ‖², whose part is exactly λ·I; or with the penalty of
+    each parameter group, whose part is diag(``decays``)."""
+    if decays is not None:
+        return Shifted(curvature, decays)
     return Shifted(curvature, settings.weight_decay) if settings.weight_decay else curvature
+
+
+def _of_loss(settings: AnalysisSettings) -> dict[str, Any]:
+    """What else decides the loss, as far as it was asked for."""
+    told: dict[str, Any] = {}
+    if settings.weights:
+        told["class_weights"] = settings.weights
+    if settings.ignore_index is not None:
+        told["ignore_index"] = settings.ignore_index
+    if settings.penalty:
+        told["penalties"] = dict(settings.decays)
+    return told
 
 
 def _norms(estimate: APosteriori) -> dict[str, Any]:
@@ -531,6 +592,7 @@ def eigenspace(
     *,
     exactly: Operator | None = None,
     reference: Operator | None = None,
+    decays: Tensor | None = None,
     storage: Storage | None = None,
     resumed: Callable[[int], None] | None = None,
     stage: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
@@ -543,6 +605,7 @@ def eigenspace(
         order: (k,), the mask's coordinates.
         exactly: The same operator without reduced precision, where ``operator`` has it.
         reference: The same operator in float64, by which some pairs are checked.
+        decays: λ of each coordinate, (D,), where it is not the settings' for all.
         storage: Where the basis lives.
         resumed: Told how many products an earlier attempt has made.
         stage: Called with the name of each stage, around it.
@@ -551,10 +614,12 @@ def eigenspace(
         SpectrumError: There are not k pairs, or a product is not finite.
     """
     k = settings.k
-    penalised = _with_weight_decay(operator, settings)
-    checked = None if reference is None else _with_weight_decay(reference, settings)
+    penalised = _with_weight_decay(operator, settings, decays)
+    checked = None if reference is None else _with_weight_decay(reference, settings, decays)
     with stage("eigenpairs"):
-        pairs = eigenpairs(operator, settings, order, reference=checked, storage=storage, resumed=resumed)
+        pairs = eigenpairs(
+            operator, settings, order, reference=checked, decays=decays, storage=storage, resumed=resumed
+        )
         if len(pairs.values) < k:
             raise SpectrumError(
                 f"The Hessian's sketch has numerical rank {len(pairs.values):,}, so there are no "
@@ -563,7 +628,7 @@ def eigenspace(
     with stage("residuals"):
         errors, spent = pairs.residuals, pairs.hvps
         if exactly is not None:
-            exact_hessian = _with_weight_decay(exactly, settings)
+            exact_hessian = _with_weight_decay(exactly, settings, decays)
             errors = residuals(exact_hessian, pairs, storage=storage, resumed=resumed)
             pairs = replace(pairs, rounding=errors)
             spent += len(errors)
@@ -610,6 +675,7 @@ def eigenpairs(
     order: Tensor,
     *,
     reference: Operator | None = None,
+    decays: Tensor | None = None,
     storage: Storage | None = None,
     resumed: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
@@ -624,6 +690,7 @@ def eigenpairs(
         order: (k,), the mask's coordinates: unless it was given a tolerance, Krylov goes on for a while if
             the overlap with this mask is not resolved yet.
         reference: The same operator in float64, the penalty included, by which Krylov's pairs are checked.
+        decays: As for ``eigenspace``.
         storage: Where the basis lives.
         resumed: Told how many products an earlier attempt has made.
     """
@@ -636,7 +703,7 @@ def eigenpairs(
         storage=storage,
         resumed=resumed,
     )
-    penalised = _with_weight_decay(operator, settings)
+    penalised = _with_weight_decay(operator, settings, decays)
     found = method.run(penalised if method.penalised else operator, request)
     if method.plugged or not isinstance(found, Eigenpairs):
         return _of_plugin(penalised, method, found, settings)

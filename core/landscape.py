@@ -20,9 +20,10 @@ from seigh.core.curvature import CurvatureOperator
 from seigh.core.curvature.certificate import Float64, copied, in_float64
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
-from seigh.core.network import Network, Objective, Plan, objective, parameters_of, planned
+from seigh.core.network import Network, Objective, Plan, decays, objective, parameters_of, planned
 from seigh.core.overlap.observables import Past, Unavailable
 from seigh.core.problems import data as datasets
+from seigh.core.problems import losses
 from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.settings import Settings
 from seigh.core.spectra import Operator, Shifted
@@ -110,12 +111,16 @@ class NetworkLandscape:
         return shares.double().cpu()
 
     @cached_property
+    def _decays(self) -> Tensor | float:
+        """λ of each coordinate, (D,), or of all."""
+        groups = decays(self._network)
+        return self._network.settings.weight_decay if groups is None else groups
+
+    @cached_property
     def _outside(self) -> float:
-        """‖θ‖² of the trainable parameters that no coordinate stands for, which the penalty counts too."""
-        whole = (
-            p.detach().double().square().sum() for p in self._network.model.parameters() if p.requires_grad
-        )
-        return float(sum(whole, torch.zeros((), dtype=torch.float64)) - self.theta.square().sum().cpu())
+        """The penalty of the trainable parameters that no coordinate stands for."""
+        whole = losses.penalty(self._network.model, self._network.settings)
+        return whole - float(0.5 * (self._decays * self.theta.square()).sum())
 
     def _evaluate(self, leaves: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         with Float64(), arithmetic(self._network.device, None):
@@ -128,12 +133,11 @@ class NetworkLandscape:
         leaves = self._function.split(theta)
         with torch.no_grad():
             total = sum(float(self._evaluate(leaves, x, y)) * share for x, y, share in self._batches)
-        decay = self._network.settings.weight_decay
-        return total + 0.5 * decay * (float(theta.square().sum()) + self._outside)
+        return total + self._outside + float(0.5 * (self._decays * theta.square()).sum())
 
     @cached_property
     def _gradient(self) -> Tensor:
-        total = self._network.settings.weight_decay * self.theta
+        total = self._decays * self.theta
         leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
         for x, y, share in self._batches:
             with torch.enable_grad():
@@ -172,7 +176,8 @@ class NetworkLandscape:
                     fits = False
             if rows is None:
                 rows = torch.stack([self._one(x[n], y[n]) for n in range(len(x))[block]])
-            yield weights[block], rows.detach()
+            counted = weights[block] > 0  # of samples without loss, that of their own mean is 0/0
+            yield weights[block], torch.where(counted[:, None], rows.detach(), 0)
 
     def _one(self, x: Tensor, y: Tensor) -> Tensor:
         leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
@@ -191,8 +196,8 @@ class NetworkLandscape:
                 self._plan,
                 after_batch=self._count(),
             )
-            decay = settings.weight_decay
-            self._made[kind] = Shifted(operator, decay) if decay else operator
+            penalised = bool(settings.weight_decay or settings.penalty)
+            self._made[kind] = Shifted(operator, self._decays) if penalised else operator
         return self._made[kind]
 
     @cached_property
@@ -208,14 +213,20 @@ class NetworkLandscape:
                 "The samples of this analysis are listed, so there are none of the other split to set "
                 "beside them; choose another subset."
             )
+        if settings.data.startswith(datasets.IN_MEMORY):
+            raise Unavailable(
+                "The data of this analysis were in memory, so there are none of the other split to set "
+                "beside them; leave this curve out."
+            )
         split = "train" if settings.split == "test" else "test"
         subset = datasets.fitting_subset(
             *(settings.data, split, settings.samples, settings.seed, self._network.model),
             subset=settings.subset,
             env=self._environment,
+            settings=settings,
         )
         x, y = (each.to(self._network.device) for each in (subset.x, subset.y))
-        x = x.to(self._network.dtype) if x.is_floating_point() else x
+        x, y = (each.to(self._network.dtype) if each.is_floating_point() else each for each in (x, y))
         settings = settings.model_copy(update={"split": split, "samples": len(subset.index)})
         network = replace(self._network, settings=settings, subset=subset, x=x, y=y)
         return NetworkLandscape(

@@ -112,9 +112,10 @@ class Network:
         theta: Which of its parameters count.
         subset: The data.
         x: Inputs (N, …), on the device.
-        y: Labels (N,), on the device.
+        y: Targets (N, …), on the device.
         device: Where products are computed.
         dtype: Of weights and vectors.
+        loss: A loss of somebody's own; None for the one that the settings name.
     """
 
     settings: AnalysisSettings
@@ -126,6 +127,7 @@ class Network:
     y: Tensor
     device: torch.device
     dtype: torch.dtype
+    loss: nn.Module | None = None
 
 
 def load(checkpoint: Path, settings: AnalysisSettings, name: str, environment: Settings) -> Network:
@@ -138,7 +140,7 @@ def load(checkpoint: Path, settings: AnalysisSettings, name: str, environment: S
     """
     device = pick_device(environment.device)
     stored, model = _read(checkpoint, settings, name)
-    theta = _theta(model, settings)
+    theta = chosen_theta(model, settings)
     settings.check(theta.dimension)
     subset = datasets.fitting_subset(
         settings.data,
@@ -149,13 +151,13 @@ def load(checkpoint: Path, settings: AnalysisSettings, name: str, environment: S
         subset=settings.subset,
         indices=settings.listed,
         env=environment,
+        settings=settings,
     )
     settings = settings.model_copy(update={"samples": len(subset.index)})
     dtype = precision(settings)
     model.to(device)
     x, y = subset.x.to(device), subset.y.to(device)
-    if x.is_floating_point():
-        x = x.to(dtype)
+    x, y = (each.to(dtype) if each.is_floating_point() else each for each in (x, y))
     return Network(settings, stored, model, theta, subset, x, y, device, dtype)
 
 
@@ -167,7 +169,7 @@ def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None
         SettingsError: The settings choose parameters that the model has not.
     """
     _, model = _read(checkpoint, settings, name or checkpoint.name)
-    return _theta(model, settings).flat(model)
+    return chosen_theta(model, settings).flat(model)
 
 
 def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Checkpoint, nn.Module]:
@@ -183,7 +185,12 @@ def precision(settings: AnalysisSettings) -> torch.dtype:
     return torch.float64 if settings.precision == "float64" else torch.float32
 
 
-def _theta(model: nn.Module, settings: AnalysisSettings) -> Theta:
+def chosen_theta(model: nn.Module, settings: AnalysisSettings) -> Theta:
+    """Which parameters of a model the settings choose.
+
+    Raises:
+        SettingsError: They choose none.
+    """
     if not settings.parameters:
         return Theta(None, parameter_count(model))
     try:
@@ -192,6 +199,18 @@ def _theta(model: nn.Module, settings: AnalysisSettings) -> Theta:
         raise SettingsError(str(error)) from error
     named = dict(model.named_parameters())
     return Theta(names, sum(named[name].numel() for name in names))
+
+
+def decays(network: Network) -> Tensor | None:
+    """λ of each coordinate of θ, (D,) float64; None where it is the settings' weight decay for all."""
+    settings = network.settings
+    if not settings.penalty:
+        return None
+    parts = [
+        torch.full((p.numel(),), losses.decay_of(settings, name), dtype=torch.float64)
+        for name, p in network.theta.named(network.model).items()
+    ]
+    return torch.cat(parts).to(network.device)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -207,14 +226,14 @@ class Objective:
         loss: The mean over the samples.
         targets: (N, …), as the loss takes them.
         value: The loss on the subset.
-        accuracy: On the subset.
+        accuracy: On the subset; None where there are no classes.
         mean: How the loss weighs the samples, and what was measured of it.
     """
 
     loss: nn.Module
     targets: Tensor
     value: float
-    accuracy: float
+    accuracy: float | None
     mean: Mean
 
 
@@ -226,7 +245,8 @@ def objective(network: Network) -> Objective:
         SpectrumError: The network's outputs are not finite.
     """
     settings = network.settings
-    loss = losses.build(settings).to(network.device, network.dtype)
+    loss = losses.build(settings) if network.loss is None else network.loss
+    loss = loss.to(network.device, network.dtype)
     with torch.no_grad(), arithmetic(network.device, None):
         outputs = _outputs(network)
         if not bool(outputs.isfinite().all()):
@@ -237,7 +257,7 @@ def objective(network: Network) -> Objective:
         targets = losses.targets(settings.loss, network.y, outputs)
         mean = losses.mean(settings.loss, loss, outputs, targets)
         value = float(loss(outputs, targets))
-        accuracy = float((outputs.argmax(1) == network.y).double().mean())
+        accuracy = losses.accuracy(settings, network.y, outputs)
     return Objective(loss, targets, value, accuracy, mean)
 
 
@@ -269,6 +289,20 @@ def _outputs(network: Network) -> Tensor:
             "one row for each sample, (N, classes)."
         )
     return outputs
+
+
+def without_influence(network: Network, objective: Objective) -> dict[str, int]:
+    """The tensors of θ that the loss does not depend on, and how many numbers each has: their rows of the
+    matrix and of every eigenvector are 0. Found by what autograd reaches, on a few samples."""
+    named = network.theta.named(network.model)
+    chosen = {name: p for name, p in network.model.named_parameters() if name in named}
+    few = slice(0, min(_FEW_SAMPLES, len(network.x)))
+    with torch.enable_grad(), arithmetic(network.device, None):
+        value = objective.loss(network.model(network.x[few]), objective.targets[few])
+        if not value.requires_grad:
+            return {name: p.numel() for name, p in named.items()}
+        found = torch.autograd.grad(value, list(chosen.values()), allow_unused=True)
+    return {name: p.numel() for (name, p), slope in zip(chosen.items(), found, strict=True) if slope is None}
 
 
 def certified(

@@ -29,6 +29,7 @@ def check(settings: AnalysisSettings, env: Settings | None = None) -> int:
     parameters = architectures.parameter_count(settings.architecture, settings.parameters)
     settings.check(parameters)
     losses.build(settings)
+    losses.check_penalty(settings, architectures.trainable(settings.architecture))
     curves.check(settings.curves)
     if env is not None and env.max_k is not None and settings.k > env.max_k:
         raise SettingsError(
@@ -55,9 +56,8 @@ def sizes(settings: Sequence[AnalysisSettings], env: Settings | None = None) -> 
     read = {}
     for name, split in dict.fromkeys((each.data, each.split) for each in settings):
         dataset = data.load(name, split, env=env or Settings())
-        data.check_matches(dataset, model)
-        of_it = [each for each in settings if (each.data, each.split) == (name, split)]
-        for each in of_it:
+        for each in [each for each in settings if (each.data, each.split) == (name, split)]:
+            data.check_matches(dataset, model, each)
             index = data.subset_index(dataset, each.subset, each.samples, each.seed, each.listed)
             read[each] = len(index)
     return [read[each] for each in settings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -197,6 +198,37 @@ def _indices(given: Any) -> list[int]:
     return ascending
 
 
+def _weights(text: str) -> list[float]:
+    """Class weights, written as text.
+
+    Raises:
+        ValueError: If they are no positive numbers.
+    """
+    try:
+        found = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        found = [math.nan]
+    if not all(math.isfinite(each) and each > 0 for each in found):
+        raise ValueError("class weights are positive numbers with commas between, like 1,0.5,2")
+    return found
+
+
+def _decay(text: str) -> tuple[str, float]:
+    """The pattern and λ of a penalty ``PATTERN=λ``.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    pattern, _, number = text.rpartition("=")
+    try:
+        decay = float(number)
+    except ValueError:
+        decay = math.nan
+    if not pattern.strip() or not 0 <= decay < 1e6:
+        raise ValueError(f"the penalty '{text[:80]}' is not understood; write PATTERN=λ, like *.bias=0")
+    return pattern.strip(), decay
+
+
 class AnalysisSettings(BaseModel):
     """Everything that decides the numbers of one analysis, apart from the checkpoint.
 
@@ -214,8 +246,14 @@ class AnalysisSettings(BaseModel):
             empty.
         loss: Name of the loss (``seigh.core.problems.losses``), the mean over the samples.
         label_smoothing: ε of cross-entropy: the share of each target that is spread evenly over all classes.
+        class_weights: Weight of each class in cross-entropy, or of the positive targets of each output in bce
+            (``pos_weight``), as text with commas: ``1,0.5,2``; all are 1 when empty.
+        ignore_index: The label of positions and samples that have no loss, of cross-entropy; −100, as in
+            PyTorch, when not given.
         weight_decay: λ, as of ``torch.optim.SGD``: (λ/2)‖θ‖² is part of the loss and λ·I of the Hessian, and
             of the GGN.
+        penalty: λ of some parameters in place of ``weight_decay``, as of an optimiser's parameter groups:
+            texts ``PATTERN=λ`` such as ``*.bias=0``, of which the last that matches a name counts.
         subset: Which samples the Hessian is taken on: ``balanced``, N of them, drawn with as many of one
             class as of another; ``all``; ``first-per-class``, the paper's, the first N / classes samples of
             each class; ``random``, any N of them; or ``indices``.
@@ -252,7 +290,10 @@ class AnalysisSettings(BaseModel):
     parameters: tuple[str, ...] = ()
     loss: str = Field(default="cross-entropy", max_length=100)
     label_smoothing: float = Field(default=0, ge=0, lt=1)
+    class_weights: str = Field(default="", max_length=100_000)
+    ignore_index: int | None = Field(default=None, ge=-(2**31), lt=2**31)
     weight_decay: float = Field(default=0, ge=0, lt=1e6)
+    penalty: tuple[Annotated[str, Field(max_length=400)], ...] = Field(default=(), max_length=1000)
     subset: SubsetName = "balanced"
     samples: int | None = Field(default=500, ge=1)
     indices: str = ""
@@ -298,16 +339,29 @@ class AnalysisSettings(BaseModel):
     def _each_once(cls, curves: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(curves)))
 
+    @field_validator("class_weights")
+    @classmethod
+    def _positive_weights(cls, text: str) -> str:
+        return ",".join(f"{each:.17g}" for each in _weights(text))
+
+    @field_validator("penalty")
+    @classmethod
+    def _patterns_with_numbers(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{pattern}={decay:.17g}" for pattern, decay in map(_decay, given))
+
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the usual subset and no curves, so that versions which know no others read the rest."""
+        """Leave out what is usual of later settings, which earlier versions do not know."""
         written: dict[str, Any] = serialise(self)
         if self.subset == "balanced":
             written.pop("subset", None)
         if not self.indices:
             written.pop("indices", None)
-        if not self.curves:
-            written.pop("curves", None)
+        for name in ("curves", "class_weights", "penalty"):
+            if not getattr(self, name):
+                written.pop(name, None)
+        if self.ignore_index is None:
+            written.pop("ignore_index", None)
         return written
 
     @model_validator(mode="after")
@@ -321,6 +375,15 @@ class AnalysisSettings(BaseModel):
                 raise ValueError(f"{subject} to {' and '.join(owners)}; leave {them} out for {self.method}")
         if self.loss != "cross-entropy" and self.label_smoothing:
             raise ValueError(f"label smoothing belongs to cross-entropy; leave it out for {self.loss}")
+        if self.loss != "cross-entropy" and self.ignore_index is not None:
+            raise ValueError(f"an ignored label belongs to cross-entropy; leave it out for {self.loss}")
+        if self.loss not in ("cross-entropy", "bce") and self.class_weights:
+            raise ValueError(f"class weights belong to cross-entropy and bce; leave them out for {self.loss}")
+        if self.penalty and self.method in methods.BUILT_IN and not methods.BUILT_IN[self.method].penalised:
+            raise ValueError(
+                "a penalty by parameter group gives the matrix full rank, of which a sketch finds no "
+                f"eigenvectors; choose krylov or exact in place of {self.method}"
+            )
         if self.hvp_path is None and (self.hvp_columns is not None or self.batch_size is not None):
             raise ValueError("hvp_columns and batch_size belong to a forced path; give hvp_path with them")
         return self
@@ -337,6 +400,16 @@ class AnalysisSettings(BaseModel):
                 "N is the number of all samples, which is known when the data have been read."
             )
         return self.samples
+
+    @property
+    def weights(self) -> list[float]:
+        """The class weights; empty where all are 1."""
+        return _weights(self.class_weights)
+
+    @property
+    def decays(self) -> list[tuple[str, float]]:
+        """Pattern and λ of each penalty of a parameter group."""
+        return [_decay(each) for each in self.penalty]
 
     @property
     def listed(self) -> list[int]:

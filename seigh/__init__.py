@@ -3,7 +3,11 @@
 What is below is for scripts, notebooks and training loops; the dashboard and the ``seigh`` command are built
 of the same parts. Everything is imported when it is first asked for, so that ``import seigh`` costs nothing.
 
-Analyse a checkpoint, without a server::
+Analyse a model in memory, with any loss and any data::
+
+    result = seigh.analyse(model, loss, (x, y), k=20)
+
+or a checkpoint, without a server::
 
     from pathlib import Path
 
@@ -31,10 +35,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seigh.core.analysis import Result, analyse
+    from seigh.core.analysis import Result
     from seigh.core.curvature import CurvatureOperator
     from seigh.core.errors import UserError
     from seigh.core.figures import Figure
+    from seigh.core.inprocess import analyse
     from seigh.core.methods import Method, Request
     from seigh.core.overlap.observables import (
         GRADIENT,
@@ -83,10 +88,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "seigh.core.analysis": ("Result", "analyse"),
+    "seigh.core.analysis": ("Result",),
     "seigh.core.curvature": ("CurvatureOperator",),
     "seigh.core.errors": ("UserError",),
     "seigh.core.figures": ("Figure",),
+    "seigh.core.inprocess": ("analyse",),
     "seigh.core.methods": ("Method", "Request"),
     "seigh.core.overlap.observables": (
         "Curve",

@@ -393,6 +393,7 @@ def _draw(settings: AnalysisSettings, model: nn.Module, env: Settings) -> None:
         subset=settings.subset,
         indices=settings.listed,
         env=env,
+        settings=settings,
     )
 
 

@@ -33,10 +33,25 @@ _OPTIONS: dict[str, Any] = {
         metavar="PATTERN",
         help="Only parameters with such a name, like 'layer4.*'; may be given several times.",
     ),
-    "loss": typer.Option(help="Cross-entropy, mse, or the loss of a plug-in; the mean over the samples."),
+    "loss": typer.Option(
+        help="cross-entropy (labels, or soft labels), mse (numbers of the outputs' shape, or labels as unit "
+        "vectors), bce (0 and 1 for each output), or the loss of a plug-in; the mean over the samples."
+    ),
     "label_smoothing": typer.Option(help="Share of cross-entropy's targets that is spread over all classes."),
+    "class_weights": typer.Option(
+        metavar="W,W,…",
+        help="Weight of each class in cross-entropy, or of the positive targets of each output in bce.",
+    ),
+    "ignore_index": typer.Option(
+        help="Label of positions and samples without loss, of cross-entropy; -100 if not given."
+    ),
     "weight_decay": typer.Option(
         help="λ of (λ/2)‖θ‖² in the loss, as of SGD: adds λ·I to the matrix; left out by default."
+    ),
+    "penalty": typer.Option(
+        metavar="PATTERN=λ",
+        help="λ of the parameters with such a name in place of --weight-decay, like '*.bias=0'; may be given "
+        "several times, and the last that matches counts.",
     ),
     "subset": typer.Option(
         help="Which samples the Hessian is taken on: N with as many of one class as of another, drawn by the "
@@ -83,7 +98,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 # Options that may be given several times.
-_SEVERAL = ("parameters", "curves")
+_SEVERAL = ("parameters", "penalty", "curves")
 
 Files = Annotated[
     list[Path],

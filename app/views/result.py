@@ -428,7 +428,7 @@ def numerical_facts(record: dict[str, Any]) -> dict[str, Any]:
     if loss := record.get("loss"):
         facts["loss"] = loss_fact(loss)
     if theta := record.get("theta"):
-        facts["θ"] = theta_fact(theta)
+        facts["θ"] = theta_fact(theta, record.get("without_influence", {}))
     if notes := record.get("notes"):
         facts["checkpoint"] = " ".join(notes)
     if hvp := record.get("hvp"):
@@ -452,18 +452,30 @@ def loss_fact(loss: dict[str, Any]) -> str:
     words = f"{loss['name']}, the mean over the samples"
     if smoothing := loss["label_smoothing"]:
         words += f", with label smoothing {smoothing:g}"
+    if weights := loss.get("class_weights"):
+        some = ", ".join(f"{each:g}" for each in weights[:10]) + (", …" if len(weights) > 10 else "")
+        words += f", with class weights {some}"
+    if (ignored := loss.get("ignore_index")) is not None:
+        words += f", without the label {ignored}"
+    if penalties := loss.get("penalties"):
+        groups = ", ".join(f"{decay:g} for {pattern}" for pattern, decay in penalties.items())
+        usual = f"{loss['weight_decay']:g}"
+        return f"{words}; weight decay is in: diag(λ) is part of the matrix, with λ = {groups}, else {usual}"
     if decay := loss["weight_decay"]:
         return f"{words}; weight decay is in: λ·I with λ = {decay:g} is part of the matrix"
     return f"{words}; weight decay is not in"
 
 
-def theta_fact(theta: dict[str, int]) -> str:
+def theta_fact(theta: dict[str, int], idle: dict[str, int]) -> str:
     """How many parameters of the model can make up θ."""
     words = f"{theta['trainable']:,} trainable parameters"
     if tied := theta["tied"]:
         words += f"; {tied:,} that are tied to others count once"
     if frozen := theta["frozen"]:
         words += f"; {frozen:,} that are frozen are left out"
+    if idle:
+        some = ", ".join(list(idle)[:3]) + (", …" if len(idle) > 3 else "")
+        words += f"; the loss does not depend on {sum(idle.values()):,} of them ({some})"
     return words
 
 

@@ -669,12 +669,17 @@ def _relative(found: Tensor, truth: Tensor) -> float:
 
 def copied(module: nn.Module) -> nn.Module:
     """A float64 copy; integers stay what they are."""
+    return cloned(module).double()
+
+
+def cloned(module: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the module."""
     memo: dict[int, Any] = {}
     for each in module.modules():
         for value in vars(each).values():  # such as the weight that ``weight_norm`` has computed last
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(module, memo).double()
+    return copy.deepcopy(module, memo)
 
 
 def _scale(leaves: Sequence[Tensor]) -> float:

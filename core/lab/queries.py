@@ -684,12 +684,12 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
 
 def comparable(s: Session) -> pd.DataFrame:
     """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
-    subset (as in ``runs``), loss (with its label smoothing and weight decay, if any), parameters (D), method,
+    subset (as in ``runs``), loss (with what else decides it, if anything), parameters (D), method,
     k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
     seed, data, resolved_k (NaN: unknown)."""
     columns: _Columns = {
         **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "subset"),
-        **{name: (object, Analysis.settings[name]) for name in ("loss", "label_smoothing", "weight_decay")},
+        **{name: (object, Analysis.settings[name]) for name in _LOSS},
         **_known_columns("parameters", "method", "k", "samples", "sampling", "data_sha256", "seed", "data"),
         **_known_columns("resolved_k"),
     }
@@ -699,7 +699,7 @@ def comparable(s: Session) -> pd.DataFrame:
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )
     frame = _frame(s, statement, columns)
-    parts = zip(frame["loss"], frame.pop("label_smoothing"), frame.pop("weight_decay"), strict=True)
+    parts = zip(*[frame["loss"], *(frame.pop(name) for name in _LOSS[1:])], strict=True)
     hashes = frame.pop("data_sha256").fillna("").str.slice(0, 8)
     return frame.assign(
         loss=pd.Series([_loss(*each) for each in parts], frame.index, object),
@@ -707,11 +707,25 @@ def comparable(s: Session) -> pd.DataFrame:
     )
 
 
-def _loss(name: str | None, smoothing: float | None, decay: float | None) -> str:
-    """A loss in words; settings from before there was a choice have none of the three."""
+# The settings that decide the loss.
+_LOSS = ("loss", "label_smoothing", "class_weights", "ignore_index", "weight_decay", "penalty")
+
+
+def _loss(
+    name: str | None,
+    smoothing: float | None,
+    weights: str | None,
+    ignored: int | None,
+    decay: float | None,
+    penalty: list[str] | None,
+) -> str:
+    """A loss in words; settings from before there was a choice have none of them."""
     parts = [name or "cross-entropy"]
     parts += [f"label smoothing {smoothing:g}"] if smoothing else []
+    parts += [f"class weights {weights if len(weights) <= 40 else f'{weights[:40]} …'}"] if weights else []
+    parts += [f"label {ignored:.0f} ignored"] if ignored is not None and ignored == ignored else []
     parts += [f"weight decay {decay:g}"] if decay else []
+    parts += [f"weight decay of {' and '.join(penalty)}"] if penalty else []
     return ", ".join(parts)
 
 

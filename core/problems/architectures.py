@@ -179,6 +179,15 @@ def parameter_count(text: str, patterns: Sequence[str] = ()) -> int:
     return sum(parameters[each].numel() for each in chosen)
 
 
+def trainable(text: str) -> list[str]:
+    """The names of an architecture's trainable parameters, in its order.
+
+    Raises:
+        SettingsError: As ``canonical``.
+    """
+    return [name for name, p in _skeleton(str(_checked(parse(text)))).named_parameters() if p.requires_grad]
+
+
 def expected_tensors(text: str) -> dict[str, torch.Tensor]:
     """The state dict of an architecture on the meta device: names, shapes and types, no numbers.
 

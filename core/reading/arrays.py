@@ -31,7 +31,7 @@ _Numbers = np.ndarray[Any, Any]
 
 
 def read(task: Task) -> dict[str, Any]:
-    """Samples in float32 and labels in int64, refused unless they are what they should be."""
+    """Samples in float32, and targets in int64 or float32, refused unless they are what they should be."""
     try:
         arrays = _read_npz(task) if task.name.lower().endswith(".npz") else _read_safetensors(task)
     except (Refusal, MemoryError):
@@ -66,7 +66,7 @@ def _read_npy(task: Task, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _
             "save x and y as plain arrays of numbers."
         )
     if dtype.kind not in "biufc":
-        raise Refusal(f"'{name}' holds text, records or dates; save x as float32 and y as int64.")
+        raise Refusal(f"'{name}' holds text, records or dates; save x as float32, and y as int64 or float32.")
     _check_size(task, shape, dtype.itemsize)
     if math.prod(shape) * dtype.itemsize > entry.file_size:
         raise ValueError("the array claims more than its entry holds")
@@ -129,7 +129,7 @@ def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
     """Write samples and labels, refused unless they are what they should be."""
     name = task.name
     if any(array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8) for array in (x, y)):
-        raise Refusal(f"'{name}' holds unusual numbers; save x as float32 and y as int64.")
+        raise Refusal(f"'{name}' holds unusual numbers; save x as float32, and y as int64 or float32.")
     if x.dtype == np.uint8:
         raise Refusal(
             f"x in '{name}' holds images of bytes (uint8); scale them as in training, such as by x / 255, "
@@ -139,38 +139,27 @@ def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
         raise Refusal(
             f"x in '{name}' is {x.dtype.name}; save it as floating-point numbers, scaled as in training."
         )
-    if _one_hot(x, y):
-        raise Refusal(
-            f"y in '{name}' is one-hot, of shape {y.shape}; save the labels themselves, y.argmax(1)."
-        )
-    if y.dtype.kind not in "iu":
-        raise Refusal(f"y in '{name}' is {y.dtype.name}; save the labels as integers.")
-    if x.ndim < 2 or y.ndim != 1:
-        raise Refusal(f"x in '{name}' has shape {x.shape} and y {y.shape}; expected are (N, …) and (N,).")
+    floats = _is_float(y)
+    if not floats and y.dtype.kind not in "iub":
+        raise Refusal(f"y in '{name}' is {y.dtype.name}; save labels as integers, or targets as float32.")
+    if x.ndim < 2 or y.ndim < 1:
+        raise Refusal(f"x in '{name}' has shape {x.shape} and y {y.shape}; expected are (N, …) for both.")
     if len(x) != len(y):
         raise Refusal(
-            f"'{name}' has {len(x):,} samples in x and {len(y):,} labels in y; save as many of each."
+            f"'{name}' has {len(x):,} samples in x and {len(y):,} targets in y; save as many of each."
         )
-    if x.size == 0:
+    if x.size == 0 or y.size == 0:
         raise Refusal(f"'{name}' holds no samples.")
-    labels = np.ascontiguousarray(y.astype("<i8"))
+    kind = "float32" if floats else "int64"
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which is said below
-        write_converted(labels, "int64", task.target)
+        write_converted(y if floats else np.ascontiguousarray(y.astype("<i8")), kind, task.target)
         write_converted(x, "float32", task.target)
-    sizes = [("int64", labels.size), ("float32", x.size)]
-    if first_not_finite(task.numbers(), sizes) is not None:
-        raise Refusal(f"x in '{name}' holds NaN or infinite values; remove those samples.")
-    if int(labels.min()) < 0:
-        raise Refusal(f"y in '{name}' holds the label {int(labels.min())}; labels count from 0.")
-    return described([("int64", labels.shape), ("float32", x.shape)], {"y": 0, "x": 1})
+    wrong = first_not_finite(task.numbers(), [(kind, y.size), ("float32", x.size)])
+    if wrong is not None:
+        which = "y" if floats and wrong == 0 else "x"
+        raise Refusal(f"{which} in '{name}' holds NaN or infinite values; remove those samples.")
+    return described([(kind, y.shape), ("float32", x.shape)], {"y": 0, "x": 1})
 
 
 def _is_float(array: _Numbers) -> bool:
     return array.dtype.kind == "f" or "float" in array.dtype.name
-
-
-def _one_hot(x: _Numbers, y: _Numbers) -> bool:
-    """Whether each row of y has a single one, and otherwise zeros."""
-    if y.ndim != 2 or y.shape[1] < 2 or len(x) != len(y) or y.dtype.kind == "c":
-        return False
-    return bool(((y == 0) | (y == 1)).all()) and bool((y.astype(np.float32).sum(1) == 1).all())

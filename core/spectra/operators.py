@@ -30,14 +30,17 @@ class Operator(Protocol):
 
 
 class Shifted:
-    """H + λI, from products with H.
+    """H + λI, or H + diag(λ) with a λ for each coordinate, from products with H.
 
     >>> Shifted(torch.eye(2), 0.5) @ torch.ones(2, 1)
     tensor([[1.5000],
             [1.5000]])
+    >>> Shifted(torch.eye(2), torch.tensor([0.0, 0.5])) @ torch.ones(2, 1)
+    tensor([[1.0000],
+            [1.5000]])
     """
 
-    def __init__(self, operator: Operator, shift: float) -> None:
+    def __init__(self, operator: Operator, shift: float | Tensor) -> None:
         self.shape = operator.shape
         self.dtype = operator.dtype
         self.device = operator.device
@@ -46,7 +49,11 @@ class Shifted:
 
     def __matmul__(self, block: Tensor) -> Tensor:
         """(D, b) → (D, b)."""
-        return torch.add(self._operator @ block, block, alpha=self._shift)
+        product = self._operator @ block
+        if isinstance(self._shift, Tensor):
+            shift = self._shift.to(block.device, block.dtype)
+            return product.addcmul_(block, shift[:, None] if block.ndim == 2 else shift)
+        return torch.add(product, block, alpha=self._shift)
 
 
 class Deferred:

@@ -5,6 +5,7 @@ from seigh.core.problems.data.dataset import DataError, Dataset, Samples
 from seigh.core.problems.data.files import SUFFIXES as FILE_SUFFIXES
 from seigh.core.problems.data.indices import read_indices
 from seigh.core.problems.data.subsets import (
+    IN_MEMORY,
     Subset,
     balanced_index,
     check_matches,
@@ -19,6 +20,7 @@ from seigh.core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
 
 __all__ = [
     "FILE_SUFFIXES",
+    "IN_MEMORY",
     "RANDOM_EXAMPLE",
     "DataError",
     "Dataset",

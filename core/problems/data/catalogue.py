@@ -62,8 +62,8 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
 
     Args:
         name: One of ``names()``, ``random(CxHxW,classes=n)``, the path of a ``.npz`` or ``.safetensors``
-            file with ``x`` (N, …) float and ``y`` (N,) integer, or ``sha256:<digest>`` of such a file in the
-            artefact store.
+            file with ``x`` (N, …) float and ``y`` (N, …) integer or float, or ``sha256:<digest>`` of such a
+            file in the artefact store.
         split: ``train`` or ``test``; a file has no splits and is used whole for both.
         env: Where data directory and artefact store are; from ``SEIGH_*`` when not given.
 
@@ -99,8 +99,12 @@ def _plugged(name: str, split: str) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise DataError(f"The plug-in of {name} gives no core.problems.data.Dataset; ask who wrote it.")
     y = dataset.y
-    if y.dtype != torch.int64 or y.shape != (dataset.samples.shape[0],) or not len(y) or int(y.min()) < 0:
-        raise DataError(f"The labels of {name} are not N int64 ≥ 0, one for each sample; ask who wrote it.")
+    if y.dtype not in (torch.int64, torch.float32) or not y.ndim or not y.numel():
+        raise DataError(f"The targets of {name} are not int64 or float32; ask who wrote it.")
+    if len(y) != dataset.samples.shape[0] or not bool(y.isfinite().all()):
+        raise DataError(
+            f"The targets of {name} are not N finite numbers, one for each sample; ask who wrote it."
+        )
     first = dataset.take(torch.zeros(1, dtype=torch.int64))
     if (first.is_floating_point() and first.dtype != torch.float32) or first.is_complex():
         raise DataError(f"The samples of {name} are not float32 (or integers); ask who wrote it.")

@@ -33,12 +33,13 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled samples.
+    """Samples and their targets.
 
     Attributes:
         name: The data set's name, or the name of the file.
         samples: (N, …), in memory or decoded on demand.
-        y: Class labels, (N,) int64, each ≥ 0.
+        y: Class labels, (N,) int64, or what else a loss compares outputs with: labels of positions, (N, …)
+            int64, or numbers, (N, …) float32.
         synthetic: Whether the samples are made up, so that results on them are trials only.
         class_names: What the labels stand for, where that is known.
     """

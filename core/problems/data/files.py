@@ -1,4 +1,4 @@
-"""A user's own data: ``.npz`` or ``.safetensors`` files with samples ``x`` and labels ``y``.
+"""A user's own data: ``.npz`` or ``.safetensors`` files with samples ``x`` and targets ``y``.
 
 A child with limits reads them (``seigh.core.reading.arrays``); nothing in a file is ever executed.
 """
@@ -40,7 +40,7 @@ def stored(digest: str, artifact_folder: Path) -> Path:
 
 
 def read(path: Path) -> Dataset:
-    """The samples and labels of a file.
+    """The samples and targets of a file.
 
     Raises:
         DataError: If there is no such file, or it is not usable.

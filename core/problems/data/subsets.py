@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from seigh.core.curvature.causes import place, reason
 from seigh.core.device import available_memory
 from seigh.core.names import SubsetName
+from seigh.core.problems import losses
 from seigh.core.problems.data.catalogue import load
 from seigh.core.problems.data.dataset import DataError, Dataset
 from seigh.core.problems.data.originals import partial_imagenet
 from seigh.core.problems.outputs import OutputsError
-from seigh.core.settings import Settings
+from seigh.core.settings import AnalysisSettings, Settings
+
+# With what the name of data begins that were in memory; the start of the hash of their content follows.
+IN_MEMORY = "memory:"
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class Subset:
     Attributes:
         name: Of the data set.
         x: Samples, (n, …) float32.
-        y: Class labels, (n,) int64.
+        y: Targets, (n, …) int64 or float32.
         index: Which of the data set's samples they are, (n,) int64, ascending.
         synthetic: Whether the samples are made up.
+        more: What else decides the inputs, where ``x`` does not do so alone.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Subset:
     y: Tensor
     index: Tensor
     synthetic: bool
+    more: tuple[Tensor, ...] = ()
 
 
 def balanced_index(dataset: Dataset, samples: int, seed: int) -> Tensor:
@@ -153,7 +159,7 @@ def _classes(dataset: Dataset) -> tuple[Tensor, Tensor]:
     if dataset.y.ndim != 1 or dataset.y.is_floating_point():
         raise DataError(
             f"The targets of {dataset.name} are no classes, so no subset of it is class-balanced; choose the "
-            "subset all or random (--subset all)."
+            "subset random or all (--subset random, or all)."
         )
     classes, counts = torch.unique(dataset.y, return_counts=True)
     return classes, counts
@@ -179,14 +185,19 @@ def _share(dataset: Dataset, counts: Tensor, samples: int) -> int:
 def content_hash(subset: Subset) -> str:
     """Hex SHA-256 of the shapes and numbers of samples and labels: equal means the same data."""
     digest = hashlib.sha256()
-    for tensor in (subset.x, subset.y):
+    for tensor in (subset.x, subset.y, *subset.more):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 
 
-def check_matches(dataset: Dataset, model: nn.Module) -> None:
-    """Check that a classifier in eval mode takes these samples and has an output for every label.
+def check_matches(dataset: Dataset, model: nn.Module, settings: AnalysisSettings | None = None) -> None:
+    """Check that a model in eval mode takes these samples, and the loss its outputs with these targets.
+
+    Args:
+        dataset: The data.
+        model: In eval mode.
+        settings: With the loss; cross-entropy when not given.
 
     Raises:
         DataError: If it does not.
@@ -206,25 +217,12 @@ def check_matches(dataset: Dataset, model: nn.Module) -> None:
             f"{type(model).__name__} gives {shape} for one sample of {dataset.name}; let it return one row "
             "of outputs for each sample, (N, classes)."
         )
-    if found.ndim > 2:
-        return  # of which only the loss knows how they pair with labels
-    outputs = found.shape[1] if found.ndim == 2 else 1
-    largest = int(dataset.y.max())
-    if largest >= outputs == 1:
-        raise DataError(
-            "This architecture has one output for each sample, as a regression or a classifier with a sigmoid"
-            f" has, and the labels of {dataset.name}, 0 to {largest}, need an output for each class; give it "
-            f"{largest + 1} outputs."
-        )
-    if largest >= outputs:
-        from_one = largest == outputs and int(dataset.y.min()) > 0
-        remedy = (
-            "its labels seem to count from 1: save y - 1" if from_one else "choose data with fewer classes"
-        )
-        raise DataError(
-            f"{dataset.name} has the label {largest}, but this architecture has {outputs} outputs "
-            f"(labels 0 to {outputs - 1}); {remedy}."
-        )
+    settings = settings or AnalysisSettings(architecture="", data=dataset.name)
+    if wrong := losses.mismatch(settings, dataset.y, tuple(found.shape[1:]), dataset.name):
+        raise DataError(wrong)
+    if found.ndim != 2 or dataset.y.is_floating_point():
+        return
+    outputs, largest = found.shape[1], int(dataset.y.max())
     if outputs > largest + 1 and partial_imagenet(dataset):
         raise DataError(
             f"The folder has {len(dataset.class_names):,} of ImageNet's classes, numbered from 0, which are "
@@ -305,6 +303,7 @@ def fitting_index(
     subset: SubsetName = "balanced",
     indices: Sequence[int] = (),
     env: Settings | None = None,
+    settings: AnalysisSettings | None = None,
 ) -> tuple[Dataset, Tensor]:
     """A data set that a model in eval mode takes, and which of its samples are a subset.
 
@@ -314,7 +313,7 @@ def fitting_index(
         DataError: If there is no such data, the model does not take it, or it has no such subset.
     """
     dataset = load(name, split, env=env)
-    check_matches(dataset, model)
+    check_matches(dataset, model, settings)
     return dataset, subset_index(dataset, subset, samples, seed, indices)
 
 
@@ -328,6 +327,7 @@ def fitting_subset(
     subset: SubsetName = "balanced",
     indices: Sequence[int] = (),
     env: Settings | None = None,
+    settings: AnalysisSettings | None = None,
 ) -> Subset:
     """The subset of a data set, checked against a model in eval mode.
 
@@ -340,12 +340,15 @@ def fitting_subset(
         subset: Which samples.
         indices: Those of the subset ``indices``.
         env: As in ``load``.
+        settings: As in ``check_matches``.
 
     Raises:
         DataError: If there is no such data, the model does not take it, it has no such subset, the samples
             do not fit into memory, or a sample's file is damaged.
     """
-    dataset, index = fitting_index(name, split, samples, seed, model, subset=subset, indices=indices, env=env)
+    dataset, index = fitting_index(
+        name, split, samples, seed, model, subset=subset, indices=indices, env=env, settings=settings
+    )
     needed = 4 * len(index) * math.prod(dataset.shape)
     if not isinstance(dataset.samples, Tensor) and needed > (there := available_memory(torch.device("cpu"))):
         raise DataError(

@@ -44,9 +44,9 @@ def register(registry):
     registry.data("mnist", no_dataset)
     registry.data("no-dataset", no_dataset)
     registry.data("fails", lambda split: 1 / 0)
-    registry.data("float-labels", labels(torch.zeros(3)))
+    registry.data("double-labels", labels(torch.zeros(3).double()))
     registry.data("two-labels", labels(torch.zeros(2, dtype=torch.int64)))
-    registry.data("negative", labels(torch.tensor([0, -1, 1])))
+    registry.data("infinite", labels(torch.tensor([0, torch.nan, 1])))
     registry.data("double", lambda split: Dataset("odd", torch.zeros(3, 2).double(), torch.arange(3)))
 '''
 
@@ -125,7 +125,7 @@ def test_files_are_told_from_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("plug_in")
 def test_a_plug_ins_data_set_goes_by_its_registered_name() -> None:
     assert data.names()[-7:] == (
-        "ours", "no-dataset", "fails", "float-labels", "two-labels", "negative", "double",
+        "ours", "no-dataset", "fails", "double-labels", "two-labels", "infinite", "double",
     )  # fmt: skip
     loaded = data.load("ours", "test")
     assert loaded.name == "ours"
@@ -150,9 +150,9 @@ def test_a_plug_in_does_not_replace_what_comes_along(tmp_path: Path) -> None:
     [
         ("fails", r"data set fails of a plug-in fails \(ZeroDivisionError"),
         ("no-dataset", "gives no core.problems.data.Dataset"),
-        ("float-labels", "labels of float-labels are not N int64"),
-        ("two-labels", "labels of two-labels are not N int64"),
-        ("negative", "labels of negative are not N int64"),
+        ("double-labels", "targets of double-labels are not int64 or float32"),
+        ("two-labels", "targets of two-labels are not N finite"),
+        ("infinite", "targets of infinite are not N finite"),
         ("double", "samples of double are not float32"),
     ],
 )

@@ -131,7 +131,7 @@ def test_targets_without_classes_can_be_taken_in_all_ways_but_by_class(kind: str
     assert len(data.subset_index(whole, "random", 5, seed=0)) == 5
     assert data.subset_index(whole, "indices", None, seed=0, indices=[2, 3]).tolist() == [2, 3]
     for subset in ("balanced", "first-per-class"):
-        with pytest.raises(DataError, match=r"targets of some are no classes.*subset all or random"):
+        with pytest.raises(DataError, match=r"targets of some are no classes.*subset random or all"):
             data.subset_index(whole, subset, 4, seed=0)
 
 

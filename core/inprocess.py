@@ -576,10 +576,10 @@ def _network(
 def _check_outputs(
     model: nn.Module, x: Tensor, samples: _Samples, settings: AnalysisSettings, named: bool
 ) -> None:
-    """Refuse a model that does not take a sample, and targets that do not pair with a named loss."""
+    """Refuse a model that does not take the samples, and targets that do not pair with a named loss."""
     try:
         with torch.no_grad():
-            found = model(x[:1])
+            found = model(x[:2])  # some layers take no single one
     except SettingsError:
         raise
     except Exception as error:  # layers refuse shapes, and networks fail, by every kind of exception
@@ -587,7 +587,7 @@ def _check_outputs(
         names = list(samples.keywords) or [""] * len(shapes)
         given = ", ".join(f"{name} {shape}".strip() for name, shape in zip(names, shapes, strict=True))
         raise DataError(
-            f"{type(model).__name__} fails on the first sample of inputs {given} ({reason(error)}); give "
+            f"{type(model).__name__} fails on the first samples of inputs {given} ({reason(error)}); give "
             "inputs as in training."
         ) from error
     if not named or not isinstance(found, Tensor) or not found.ndim:

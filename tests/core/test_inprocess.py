@@ -139,7 +139,8 @@ def test_all_forms_of_data_give_the_same_numbers(data: tuple[Tensor, Tensor]) ->
         found = seigh.analyse(model, weighted, form, **ask)
         np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=1e-9)
         assert found.record["subset_loss"] == pytest.approx(expected.record["subset_loss"], rel=1e-12)
-    assert found.data_sha256 == expected.data_sha256
+        if isinstance(form, TensorDataset | Items):
+            assert found.data_sha256 == expected.data_sha256
     forced = seigh.analyse(model, weighted, data, **ask, hvp_path="double-backward", batch_size=4)
     np.testing.assert_allclose(forced.eigenvalues, expected.eigenvalues, rtol=1e-9)
 
@@ -319,7 +320,12 @@ X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.aran
     ("model", "loss", "given", "said"),
     [
         (Dropping, F.cross_entropy, (X, Y), "is random in eval mode"),
-        (norm, F.cross_entropy, (X, Y), r"\(BatchNorm1d\) mixes the samples of a batch"),
+        (
+            norm,
+            F.cross_entropy,
+            (torch.cat([X] * 3), torch.cat([Y] * 3)),
+            r"\(BatchNorm1d\) mixes the samples of a batch",
+        ),
         (Detached, F.cross_entropy, (X, Y), "is not the derivative of its loss"),
         (Liar, F.cross_entropy, (X, Y), "path 'double-backward'|second derivative|are wrong"),
         (Net, nn.CrossEntropyLoss(reduction="sum"), (X, Y), "is no mean over its samples"),
@@ -329,7 +335,7 @@ X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.aran
         (Net, "cross-entropy", (X, Y.float()), "save the labels as integers"),
         (Net, "hinge", (X, Y), "no loss 'hinge'"),
         (Net, 3, (X, Y), "The loss is int; give a function"),
-        (Net, F.cross_entropy, (X[:, :3], Y), r"Net fails on the first sample of inputs \(8, 3\)"),
+        (Net, F.cross_entropy, (X[:, :3], Y), r"Net fails on the first samples of inputs \(8, 3\)"),
         (Net, F.cross_entropy, (X, Y[:5]), "5 and 8 samples"),
         (Net, F.cross_entropy, (X * torch.nan, Y), "inputs hold NaN"),
         (Net, F.cross_entropy, (X[:0], Y[:0]), "no samples"),

@@ -17,7 +17,7 @@ from seigh.app import identity
 from seigh.app.common import database, plain, settings, typed_name
 from seigh.core import curves, methods
 from seigh.core.lab import queries, store
-from seigh.core.names import KINDS, PATHS, SUBSETS, TEST_MATRICES, SubsetName
+from seigh.core.names import KINDS, PATHS, PRIORITIES, SUBSETS, TEST_MATRICES, Priority, SubsetName
 from seigh.core.problems import architectures, data, losses
 from seigh.core.problems.data import DataError, Description
 from seigh.core.settings import (
@@ -98,6 +98,28 @@ def user_name() -> str:
         **_KEPT,
     )
     return str(name).strip()
+
+
+PRIORITY_NOTES: dict[Priority, str] = {
+    "high": "about a day before others",
+    "normal": "short work first, a fair share for everybody",
+    "low": "about a day behind others",
+}
+
+
+def priority(page: str) -> Priority:
+    """How soon what is asked for is to be begun beside other work."""
+    chosen: Priority = st.selectbox(
+        "Priority",
+        PRIORITIES,
+        index=PRIORITIES.index("normal"),
+        format_func=lambda name: f"{name} – {PRIORITY_NOTES[name]}",
+        key=f"{page}_priority",
+        help="Of work that waits, short pieces are begun first and everybody has their turn. What has waited "
+        "for long comes before all that is new. Runs can change it as long as work waits.",
+        **_KEPT,
+    )
+    return chosen
 
 
 def missing_names(model: str, user: str) -> list[str]:

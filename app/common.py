@@ -21,7 +21,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from seigh.app.charts import MOST_COLORS
 from seigh.app.charts.overlap import RANDOM_DATA
 from seigh.app.navigation import link
-from seigh.app.rows import AnalysisRun, ComparisonRun, HasMatrix, HasParameters, HasSamples, Run, TrainingRun
+from seigh.app.rows import (
+    AnalysisRun,
+    ComparisonRun,
+    HasMatrix,
+    HasParameters,
+    HasRemaining,
+    HasSamples,
+    Run,
+    TrainingRun,
+)
 from seigh.core.errors import UserError
 from seigh.core.lab import incidents
 from seigh.core.lab.session import FAULTS, in_words, migrate, sessions
@@ -323,6 +332,33 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86_400:,} days"
+
+
+def between(low: float, high: float) -> str:
+    """A range of times, no more exactly than it is known: ``2 to 3 min``, ``40 s to 2 min``."""
+    first, last = _roughly(low), _roughly(high)
+    if first == last:
+        return f"about {last}"
+    number, _, unit = first.partition(" ")
+    return f"{number if unit == last.partition(' ')[2] else first} to {last}"
+
+
+def _roughly(seconds: float) -> str:
+    """A length of time in one unit and no more than two digits."""
+    for unit, length in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * length:
+            count = seconds / length
+            return f"{count:.0f} {unit}" if count >= 9.5 or unit != "h" else f"{count:.2g} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 0.95 else f"{max(seconds, 0.1):.1f} s"
+
+
+def left(run: HasRemaining) -> str:
+    """How long running work will go on, with the sign before it; empty while nothing tells."""
+    if run.late:
+        return " · longer than expected"
+    if run.remaining_low is None or run.remaining_high is None:
+        return ""
+    return f" · {between(run.remaining_low, run.remaining_high)} left"
 
 
 def ago(moment: datetime) -> str:

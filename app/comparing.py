@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from seigh.app import identity
-from seigh.app.common import counted, database, duration, guarded, plain, settings
+from seigh.app.common import counted, database, guarded, left, plain, settings
 from seigh.app.rows import Comparison, ComparisonRun, rows_of
 from seigh.core.errors import UserError
 from seigh.core.lab import queries
@@ -75,9 +75,8 @@ def progress(numbers: Sequence[int]) -> None:
     runs = runs[(runs["kind"] == "comparison") & runs["id"].isin(list(numbers))]
     at_work = runs[runs["state"].isin([State.queued, State.running])]
     for run in rows_of(at_work, ComparisonRun):
-        remaining = "" if run.eta_seconds is None else f" · about {duration(run.eta_seconds)} left"
         what = f"comparing {counted(run.pairs, 'pair', 'pairs')}"
-        st.progress(run.progress, text=f"{what} · {run.stage or run.state}{remaining}")
+        st.progress(run.progress, text=f"{what} · {run.stage or run.state}{left(run)}")
     for run in rows_of(runs[runs["state"] == State.failed], ComparisonRun):
         st.error(plain(run.message or "The comparison failed."), icon=":material/error:")
     if at_work.empty and not (runs["state"] == State.failed).any():

@@ -8,19 +8,17 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from seigh.app.common import counted, database, duration, plain, settings, size
-from seigh.app.rows import rows_of
+from seigh.app.common import between, counted, database, duration, plain, settings, size
 from seigh.core import methods, preparation
 from seigh.core.analysis import Cost, cost
 from seigh.core.errors import UserError
-from seigh.core.forecast import Forecast, Kind, Timed, from_arithmetic, from_timed
+from seigh.core.forecast import Forecast, Kind, Timed
 from seigh.core.lab import queries
 from seigh.core.lab.models import Worker
 from seigh.core.lab.space import room
 from seigh.core.lab.workers import alive
-from seigh.core.problems import architectures, data
-from seigh.core.problems.data import DataError
 from seigh.core.settings import AnalysisSettings, SettingsError
+from seigh.tasks import expected as expecting
 
 LONG = 86_400.0  # s; more than that is said
 ABSURD = 7 * 86_400.0  # s, at least that long: nothing starts before somebody has confirmed it
@@ -54,50 +52,12 @@ def costs(chosen: Sequence[AnalysisSettings], checkpoints: int, page: str) -> li
     with database()() as s:
         timings = queries.timings(s, first.architecture, first.parameters)
         workers = alive(s)
-    kind = kind_of(workers)
-    timed = timed_like(timings, first, kind)
-    expected = forecast(first, parameters, timed, kind)
+    kind = expecting.kind_of({worker.device for worker in workers}, settings())
+    timed = expecting.timed_like(timings, first, kind)
+    expected = expecting.of_one(first, parameters, timed, kind, settings())
     say_time(expected, analyses, workers, kind)
     st.table(by_method(first, parameters, timed, kind), border="horizontal", hide_index=True)
     return warn(each, first, analyses, expected, workers, page)
-
-
-def timed_like(timings: pd.DataFrame, chosen: AnalysisSettings, kind: Kind) -> list[Timed]:
-    """The analyses of the same curvature and precision on such a device."""
-    same = timings[
-        (timings["curvature"] == chosen.curvature)
-        & (timings["precision"] == chosen.precision)
-        & timings["device"].fillna("").str.startswith(kind)
-    ]
-    return rows_of(same, Timed)
-
-
-def kind_of(workers: Sequence[Worker]) -> Kind:
-    """What analyses will run on: a GPU if a worker that is there has one."""
-    devices = {worker.device for worker in workers} or {settings().device.partition(":")[0]}
-    return "cuda" if "cuda" in devices else "cpu"
-
-
-def forecast(
-    chosen: AnalysisSettings, parameters: int, timed: Sequence[Timed], kind: Kind
-) -> Forecast | None:
-    """Seconds of one analysis, from an earlier one if there is one like it; None if nothing is known."""
-    if found := from_timed(chosen, parameters, timed):
-        return found
-    shape = shape_of(chosen)
-    try:
-        return None if shape is None else from_arithmetic(chosen, parameters, shape, kind)
-    except SettingsError:
-        return None
-
-
-def shape_of(chosen: AnalysisSettings) -> tuple[int, ...] | None:
-    """Shape of a sample: as the data set has it, else as the architecture takes it."""
-    try:
-        shape = data.describe(chosen.data, env=settings()).shape
-    except DataError:
-        shape = None
-    return shape or architectures.describe(chosen.architecture).takes
 
 
 def say_time(expected: Forecast | None, analyses: int, workers: Sequence[Worker], kind: Kind) -> None:
@@ -129,12 +89,6 @@ def say_time(expected: Forecast | None, analyses: int, workers: Sequence[Worker]
         )
 
 
-def between(low: float, high: float) -> str:
-    """A range of times, as people say it."""
-    first, last = duration(low), duration(high)
-    return f"about {last}" if first == last else f"{first} to {last}"
-
-
 def of_no_method() -> dict[str, Any]:
     """Settings that belong to one method, at their defaults."""
     return {name: AnalysisSettings.model_fields[name].get_default() for name in methods.OPTIONS}
@@ -152,7 +106,7 @@ def by_method(chosen: AnalysisSettings, parameters: int, timed: Sequence[Timed],
         except SettingsError:
             rows.append({"method": name, "HVPs": "–", "memory": "cannot work", "time of one": "–"})
             continue
-        expected = forecast(other, parameters, timed, kind)
+        expected = expecting.of_one(other, parameters, timed, kind, settings())
         took = "not known" if expected is None else between(expected.low, expected.high)
         rows.append(
             {

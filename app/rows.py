@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
+from seigh.core.names import Priority
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -167,6 +169,17 @@ class HasSamples(Protocol):
     def data(self) -> str: ...
 
 
+class HasRemaining(Protocol):
+    """Work, as far as it says how long it will go on."""
+
+    @property
+    def remaining_low(self) -> float | None: ...
+    @property
+    def remaining_high(self) -> float | None: ...
+    @property
+    def late(self) -> bool: ...
+
+
 # --- Work of all kinds ------------------------------------------------------------------------------------
 
 
@@ -180,7 +193,9 @@ class Work:
     state: str
     stage: str | None
     progress: float
-    eta_seconds: float | None
+    remaining_low: float | None
+    remaining_high: float | None
+    late: bool
     message: str | None
     submitted_by: str
     submitted_at: datetime
@@ -190,6 +205,7 @@ class Work:
     attempts: int
     worker: str | None
     cancel_requested: bool
+    priority: Priority
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ Share = Literal["auto", "always", "never"]
 Place = Literal["any", "cpu", "gpu"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
+# How soon queued work is to be begun beside other work (``seigh.core.lab.turns``); no part of its numbers.
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
 # Tables that can be exported (``seigh.core.lab.tables``).
 TableName = Literal[
     "overlap",

@@ -13,7 +13,7 @@ from seigh.core.lab.models import Analysis, Checkpoint
 from seigh.core.lab.store import StoreError
 from seigh.core.landscape import Earlier
 from seigh.core.settings import AnalysisSettings
-from seigh.tasks import parts
+from seigh.tasks import expected, parts
 from seigh.tasks.attempt import Attempt
 from seigh.tasks.parts import Conductor
 from seigh.tasks.progress import ClaimLost, heed
@@ -39,18 +39,21 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result
     if checkpoint is None:  # deleted, and the analysis with it
         raise ClaimLost
     path = checkpoint_file(_artifacts(attempt), checkpoint)
+    settings = AnalysisSettings.model_validate(attempt.work.settings)
+    pace = attempt.read(lambda s: expected.pace(s, settings, attempt.work.parameters, attempt.env))
     resumed = 0
 
     def progress(at: analysis.Progress) -> None:
         nonlocal resumed
+        done = at.fraction if pace is None else pace(at.stage, at.hvps, at.fraction)
         if at.resumed > resumed:
             resumed = at.resumed
             attempt.log.info("goes on after %d products", resumed)
-        attempt.lifeline(at.stage + conductor.about, at.fraction, hvps=at.hvps)
+        attempt.lifeline(at.stage + conductor.about, done, hvps=at.hvps)
 
     result = analysis.analyse(
         path,
-        AnalysisSettings.model_validate(attempt.work.settings),
+        settings,
         name=checkpoint.filename,
         environment=attempt.env,
         scratch=attempt.folder,

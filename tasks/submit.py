@@ -21,7 +21,7 @@ from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
-from seigh.core.names import Place
+from seigh.core.names import Place, Priority
 from seigh.core.problems import architectures, checkpoints, data, training
 from seigh.core.settings import (
     SPLITS,
@@ -31,6 +31,7 @@ from seigh.core.settings import (
     TrainingSettings,
     refusal,
 )
+from seigh.tasks import expected
 from seigh.tasks.celery_app import TASK, app
 from seigh.tasks.queues import QUEUES
 
@@ -101,6 +102,7 @@ def submit(
     settings: Sequence[AnalysisSettings],
     user: str | Actor,
     place: Place = "any",
+    priority: Priority = "normal",
     env: Settings | None = None,
 ) -> Submission:
     """Queue an analysis of every file with each of the settings; all of them or none.
@@ -112,6 +114,7 @@ def submit(
             goes to the artefact store.
         user: Who submits; a mere name is somebody at the command line.
         place: Whether to wait for a worker with a GPU, or for one without; no part of the settings.
+        priority: How soon the analyses are to be begun beside other work; no part of the settings.
         env: Where database, artefacts and broker are; from ``SEIGH_*`` when not given.
 
     Raises:
@@ -129,6 +132,7 @@ def submit(
     checked = [_check(file, architecture) for file in files]
     steps, notes = checkpoints.settled(checked)
     wanted, data_files = _check_settings(settings, env)
+    times = _expected(settings, wanted, env)
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
@@ -147,7 +151,14 @@ def submit(
             )
             for each, number in wanted.items():
                 analysis, created = store.queue_analysis(
-                    s, checkpoint, each, actor.name, parameters=number, place=place
+                    s,
+                    checkpoint,
+                    each,
+                    actor.name,
+                    parameters=number,
+                    place=place,
+                    priority=priority,
+                    expected=times[each],
                 )
                 if created:
                     actions.submitted(s, actor, Analysis, analysis.id)
@@ -180,6 +191,7 @@ def train(
     learning_rate: float | None = None,
     *,
     user: str | Actor,
+    priority: Priority = "normal",
     env: Settings | None = None,
 ) -> tuple[int, str | None]:
     """Queue a training, and with each of its checkpoints, as it is recorded, these analyses of it.
@@ -197,6 +209,7 @@ def train(
         batch: Samples in a batch; the problem's when not given.
         learning_rate: Of SGD; the problem's when not given.
         user: Who submits; a mere name is somebody at the command line.
+        priority: As in ``submit``, of the training and of its analyses.
         env: As in ``submit``.
 
     Returns:
@@ -222,10 +235,22 @@ def train(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
         )
     wanted, data_files = _check_settings(analyses, env)
+    times = _expected(analyses, wanted, env)
+    with sessions(env.database)() as s:
+        whole = expected.of_training(s, settings, env)
 
     def add_rows(s: Session) -> tuple[list[int], list[int]]:
         model = store.add_model(s, model_name, architecture)
-        row, queued, more = store.queue_training(s, model, settings, wanted, actor.name)
+        row, queued, more = store.queue_training(
+            s,
+            model,
+            settings,
+            wanted,
+            actor.name,
+            priority=priority,
+            expected=whole,
+            expected_each=times,
+        )
         trainings.append(row.id)
         if queued:
             actions.submitted(s, actor, Training, row.id)
@@ -256,7 +281,8 @@ def compare(
     env, actor = env or Settings(), acting(user)
     actor.check_work()
     with sessions(env.database).begin() as s:
-        comparison, created = store.queue_comparison(s, analysis_ids, ks, actor.name)
+        time = expected.of_comparison(s, analysis_ids, ks)
+        comparison, created = store.queue_comparison(s, analysis_ids, ks, actor.name, expected=time)
         number = comparison.id
         if created:
             actions.submitted(s, actor, Comparison, number)
@@ -388,6 +414,25 @@ def _check_settings(
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
     complete = {each: each.model_copy(update={"samples": sizes[each]}) for each in settings}
     return {_with_stored_data(complete[each], data_files): n for each, n in parameters.items()}, data_files
+
+
+def _expected(
+    settings: Sequence[AnalysisSettings], wanted: Mapping[AnalysisSettings, int], env: Settings
+) -> dict[AnalysisSettings, store.Expected | None]:
+    """How long an analysis with each of the settings to be stored is expected to take.
+
+    ``settings`` are the same with the data named as before they are stored: there their shape is read.
+    """
+    numbers = list(wanted.values())
+    distinct = list(dict.fromkeys(settings))
+    if len(distinct) != len(numbers):  # two that differ only in how they are written
+        return dict.fromkeys(wanted)
+    distinct = [
+        each.model_copy(update={"samples": stored.samples})
+        for each, stored in zip(distinct, wanted, strict=True)
+    ]
+    with sessions(env.database)() as s:
+        return dict(zip(wanted, expected.of_analyses(s, distinct, numbers, env), strict=True))
 
 
 def _check(upload: Upload, architecture: str) -> _Checked:

@@ -16,16 +16,18 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.core import logs, version
 from seigh.core.errors import UserError
-from seigh.core.lab import store
+from seigh.core.lab import store, turns
 from seigh.core.lab.models import WORK, Analysis, Comparison, Training, Work
 from seigh.core.lab.session import DatabaseFull, sessions
 from seigh.core.linalg.memory import is_out_of_memory
+from seigh.core.names import Place
 from seigh.core.settings import Settings, SettingsError
 from seigh.tasks import analysis, comparison, training
-from seigh.tasks.attempt import Attempt, write
+from seigh.tasks.attempt import Attempt, read, write
 from seigh.tasks.celery_app import TASK, app
 from seigh.tasks.ending import HandedBack
 from seigh.tasks.progress import Cancelled, ClaimLost, Lifeline, WorkLog
+from seigh.tasks.queues import QUEUES
 from seigh.tasks.readiness import reason_to_wait
 from seigh.tasks.scratch import root, scratch
 from seigh.tasks.submit import send
@@ -41,42 +43,78 @@ _LATER = 5.0  # seconds
 _concurrency = 1
 
 
-@app.task(name=TASK)
-def run(name: str, number: int) -> None:
-    """Run queued work, of the kind of this name, and write its results, or why there are none.
+@app.task(name=TASK, bind=True)
+def run(self: Any, name: str, number: int) -> None:
+    """Run queued work and write its results, or why there are none.
 
-    Does nothing if it is not to be run: ended, deleted, or running elsewhere.
+    A message from a queue says that there is work for its workers; which of it is to be run is looked up
+    only now (``seigh.core.lab.turns``). There are as many messages as there is work, and each is good for one
+    piece of it, though perhaps for another one than was new when it was sent. Called without a queue, the
+    work of this name and number is run. Does nothing if that is not to be run: ended, deleted, or running
+    elsewhere.
     """
-    kind = WORK[name]
+    env = Settings()
+    place = _place_of(self.request)
+    found: tuple[type[Work], int] | None = WORK[name], number
+    if place is not None:
+        try:
+            found = _next(place, env)
+        except DBAPIError:
+            raise
+        except Exception:  # a row that cannot be read; whoever claims it sets it aside
+            get_task_logger(__name__).exception("the order of the queue is not known")
+            place = None
+    while found is not None:
+        kind, number = found
+        with logs.about(kind.__tablename__, number):
+            if _run(kind, number, env):
+                return
+        found = None if place is None else _next(place, env)  # another worker was faster
     with logs.about(name, number):
-        _run(kind, number, Settings())
+        WorkLog(get_task_logger(__name__), WORK[name], number).info(
+            "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
+        )
 
 
-def _run(kind: type[Work], number: int, env: Settings) -> None:
+def _place_of(request: Any) -> Place | None:
+    """For which place the queue is that a message came from; None if it came from none."""
+    queue = (request.delivery_info or {}).get("routing_key")
+    return next((place for place, name in QUEUES.items() if name == queue), None)
+
+
+def _next(place: Place, env: Settings) -> tuple[type[Work], int] | None:
+    """The queued work for a place whose turn it is."""
+
+    def first(s: Session) -> tuple[type[Work], int] | None:
+        waiting = turns.queue(s, place, env.max_running_per_user)
+        return (WORK[waiting[0].kind], waiting[0].number) if waiting else None
+
+    return read(sessions(env.database), first)
+
+
+def _run(kind: type[Work], number: int, env: Settings) -> bool:
+    """Run this work; False if it is not to be run, or no more."""
     maker = sessions(env.database)
     log = WorkLog(get_task_logger(__name__), kind, number)
     if reason := reason_to_wait(env.device):
         log.error("left to others: %s", reason)
         time.sleep(_LATER)  # the sweep sends it again
-        return
+        return True
     token = uuid.uuid4().hex
     try:
         claimed = write(maker, lambda s: _claim(s, kind, number, token, env))
     except DatabaseFull as error:
         log.error("left for later: %s", error)
-        return
+        return True
     except DBAPIError:  # the database's trouble, and not the row's
         raise
     except Exception as error:  # a row that cannot be read; it would come back for ever
         log.exception("set aside")
         reason = sentence(error, kind)
         write(maker, lambda s: store.set_aside(s, kind, number, reason))
-        return
+        return True
     if claimed is None:
-        log.info(
-            "nothing to do: it has ended, was deleted, is running elsewhere, or enough of its user's run"
-        )
-        return
+        return False
     log.info("attempt %d", claimed.attempts)
     try:
         _attempt(claimed, token, env, maker, log)
@@ -92,6 +130,7 @@ def _run(kind: type[Work], number: int, env: Settings) -> None:
         if write(maker, lambda s: store.give_back(s, kind, number, token)):
             log.info("handed back: the worker ends")
             send(kind, [number], env)
+    return True
 
 
 def _claim(s: Session, kind: type[Work], number: int, token: str, env: Settings) -> Work | None:

@@ -44,7 +44,7 @@ from seigh.app.digits import number, with_error
 from seigh.core import methods, private
 from seigh.core.errors import UserError
 from seigh.core.logs import Redacted, redact
-from seigh.core.names import SPARSITIES, Place, TableName
+from seigh.core.names import SPARSITIES, Place, Priority, TableName
 from seigh.core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, refusal
 
 if TYPE_CHECKING:
@@ -526,6 +526,13 @@ def submit(
     place: Annotated[
         Place, typer.Option(help="Whether only a worker with a GPU, or only one without, is to do it.")
     ] = "any",
+    priority: Annotated[
+        Priority,
+        typer.Option(
+            help="In the queue short work comes first and everybody has a fair share; high comes about a day "
+            "before others, low a day behind."
+        ),
+    ] = "normal",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
     """Queue analyses of checkpoints for the lab's workers.
@@ -539,7 +546,7 @@ def submit(
     given = list(zip(_one_each("--step", steps, files), _one_each("--epoch", epochs, files), strict=True))
     env = environment()
     migrate(env.database)
-    submission = _submit(files, model, [settings], env, place, given)
+    submission = _submit(files, model, [settings], env, place, priority, given)
     if wait:
         _wait_for(submission.analysis_ids, env)
 
@@ -550,13 +557,14 @@ def _submit(
     settings: Sequence[AnalysisSettings],
     env: Settings,
     place: Place = "any",
+    priority: Priority = "normal",
     given: Sequence[tuple[int | None, int | None]] = (),
 ) -> Submission:
     """Queue an analysis of every file with each of the settings, and say what came of it.
 
     ``given``: step and epoch of every file, as far as somebody gave them.
     """
-    submission = _queue(files, model, settings, env, place, given)
+    submission = _queue(files, model, settings, env, place, priority, given)
     _say_queued([submission], model)
     return submission
 
@@ -567,6 +575,7 @@ def _queue(
     settings: Sequence[AnalysisSettings],
     env: Settings,
     place: Place = "any",
+    priority: Priority = "normal",
     given: Sequence[tuple[int | None, int | None]] = (),
 ) -> Submission:
     from seigh.tasks.submit import Upload, submit
@@ -578,6 +587,7 @@ def _queue(
         settings=settings,
         user=_user(),
         place=place,
+        priority=priority,
         env=env,
     )
 

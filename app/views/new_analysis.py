@@ -24,7 +24,7 @@ from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core.errors import UserError
 from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
-from seigh.core.names import Place
+from seigh.core.names import Place, Priority
 from seigh.core.problems import architectures, data
 from seigh.core.problems.checkpoints import Position
 from seigh.core.problems.data import DataError
@@ -71,13 +71,14 @@ def page() -> None:
         left, right = st.columns(2)
         with left:
             user = form.user_name()
+            priority = form.priority("new")
         with right:
             place = choose_place()
     with st.container(border=True):
         st.header("Cost")
         problems += costs(chosen, len(used), "new")
     problems = missing_files(used, table) + guesses + form.missing_names(model, user) + problems
-    start(used, table, chosen, problems, model=model, place=place)
+    start(used, table, chosen, problems, model=model, place=place, priority=priority)
 
 
 def report_last_submission() -> bool:
@@ -568,6 +569,7 @@ def start(
     *,
     model: str,
     place: Place,
+    priority: Priority,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
     label = "Start" if problems else f"Start {counted(len(used) * len(chosen), 'analysis', 'analyses')}"
@@ -588,6 +590,7 @@ def start(
                 settings=chosen,
                 user=identity.current(),
                 place=place,
+                priority=priority,
                 env=settings(),
             )
     except UserError as error:

@@ -9,8 +9,8 @@ from seigh.app.common import (
     ago,
     counted,
     database,
-    duration,
     guarded,
+    left,
     nothing_yet,
     plain,
     samples_of,
@@ -83,9 +83,8 @@ def at_work() -> None:
     if running.empty:
         st.caption("Nothing runs at the moment.")
     for run in runs_of(running.head(AT_WORK)):
-        remaining = "" if run.eta_seconds is None else f" · about {duration(run.eta_seconds)} left"
         st.progress(
-            run.progress, text=f"**{plain(run.model)}** · {title_of(run)} · {run.progress:.0%}{remaining}"
+            run.progress, text=f"**{plain(run.model)}** · {title_of(run)} · {run.progress:.0%}{left(run)}"
         )
     if len(running) > AT_WORK:
         st.caption(f"And {counted(len(running) - AT_WORK, 'other', 'others')}.")

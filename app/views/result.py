@@ -21,6 +21,7 @@ from seigh.app.common import (
     guarded,
     is_synthetic,
     keep_in_url,
+    left,
     matrix,
     nothing_yet,
     plain,
@@ -118,8 +119,7 @@ def unfinished(number: int) -> None:
     elif detail.state == State.cancelled:
         st.info("This analysis was cancelled; Runs can start it again.")
     else:
-        remaining = "" if detail.eta_seconds is None else f" · about {duration(detail.eta_seconds)} left"
-        st.progress(detail.progress, text=f"{detail.stage or detail.state}{remaining}")
+        st.progress(detail.progress, text=f"{detail.stage or detail.state}{left(detail)}")
         st.caption("The result appears here as soon as it is there.")
     link("runs", "See all runs", icon=":material/list:")
 

@@ -17,6 +17,7 @@ from seigh.app.common import (
     duration,
     guarded,
     keep_in_url,
+    left,
     nothing_yet,
     plain,
     samples_of,
@@ -31,9 +32,10 @@ from seigh.app.rows import AnalysisRun, Deed, Run, TrainingRun, rows_of, runs_of
 from seigh.core.access import Actor, Role
 from seigh.core.errors import UserError
 from seigh.core.lab import actions as actions_on_work
-from seigh.core.lab import audit, queries
+from seigh.core.lab import audit, queries, turns
 from seigh.core.lab.load import Load, load
 from seigh.core.lab.models import WORK, State
+from seigh.core.names import PRIORITIES
 
 PER_PAGE = 20
 LOG_LINES = 40
@@ -46,6 +48,8 @@ STATES = {
     State.failed: ("red", ":material/error:"),
     State.cancelled: ("orange", ":material/cancel:"),
 }
+# What a worker ends before it looks whether its work is still wanted.
+STEPS_OF = {"analysis": "batch of products or decomposition", "training": "step", "comparison": "pair"}
 KINDS = {"analysis": "analyses", "training": "trainings", "comparison": "comparisons"}
 
 
@@ -71,6 +75,7 @@ def live() -> None:
         show_incidents(s)
         runs = queries.runs(s)
         work = load(s)
+        places = {(each.kind, each.number): place for place, each in enumerate(turns.queue(s), start=1)}
     if runs.empty:
         nothing_yet("**No runs yet.** Every analysis that somebody starts appears here, with its progress.")
         return
@@ -86,7 +91,7 @@ def live() -> None:
     with database()() as s:
         done = audit.of(s, list(zip(shown["kind"], shown["id"].tolist(), strict=True)))
     for run in runs_of(shown):
-        show(run, actor, done)
+        show(run, actor, done, places.get((run.kind, run.id)))
     log_tail(actor)
 
 
@@ -174,8 +179,8 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["state"].isin(states)] if states else runs
 
 
-def show(run: Run, actor: Actor, done: pd.DataFrame) -> None:
-    """One run, with what the actor can do about it."""
+def show(run: Run, actor: Actor, done: pd.DataFrame, place: int | None) -> None:
+    """One run, with what the actor can do about it; ``place`` is that in the queue, from 1."""
     color, icon = STATES[State(run.state)]
     with st.container(border=True, key=f"run_{run.kind}_{run.id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -188,16 +193,16 @@ def show(run: Run, actor: Actor, done: pd.DataFrame) -> None:
             st.progress(run.progress, text=working(run))
         if run.state == State.failed:
             st.error(plain(run.message or "It failed."), icon=":material/error:")
-        st.caption(facts(run))
+        st.caption(facts(run) + (f" · number {place:,} in the queue" if place else ""))
 
 
 def working(run: Run) -> str:
     """What running work is at, how fast it is and how long it will take."""
+    stage = run.stage or "starting"
     if run.cancel_requested:
-        return "stopping …"
-    parts = [run.stage or "starting", f"{run.progress:.0%}"]
-    if run.eta_seconds is not None:
-        parts.append(f"about {duration(run.eta_seconds)} left")
+        step = STEPS_OF.get(run.kind, "step")
+        return f"stopping: the worker ends the {step} at hand ({stage}) and looks after each"
+    parts = [stage, f"{run.progress:.0%}{left(run)}"]
     if isinstance(run, AnalysisRun) and run.hvps and run.started_at is not None:
         seconds = 0.0 if run.heartbeat_at is None else (run.heartbeat_at - run.started_at).total_seconds()
         rate = f", {run.hvps / seconds:,.3g} per second" if seconds > 0 else ""
@@ -232,6 +237,8 @@ def actions(run: Run, actor: Actor) -> None:
             opened(run)
         return
     name = f"{run.kind}_{run.id}"
+    if run.state == State.queued:
+        priority(run, name)
     if run.state in (State.queued, State.running):
         if not run.cancel_requested:
             confirmed(
@@ -263,6 +270,22 @@ def actions(run: Run, actor: Actor) -> None:
         "Yes, delete it",
         delete,
         run,
+    )
+
+
+def priority(run: Run, name: str) -> None:
+    """How soon a run that waits is to be begun, as the database says, whoever has set it."""
+    key = f"priority_{name}"
+    st.session_state[key] = run.priority
+    st.selectbox(
+        f"Priority of {run.kind} {run.id}",
+        PRIORITIES,
+        format_func=lambda each: f"{each} priority",
+        key=key,
+        on_change=prioritise,
+        args=(run.kind, run.id, key),
+        label_visibility="collapsed",
+        width=180,
     )
 
 
@@ -328,6 +351,14 @@ def cancel(kind: str, number: int) -> None:
         with database().begin() as s:
             actions_on_work.cancel(s, identity.current(), WORK[kind], number)
     except UserError as error:  # it has ended in the meantime
+        st.toast(plain(str(error)), icon=":material/info:")
+
+
+def prioritise(kind: str, number: int, key: str) -> None:
+    try:
+        with database().begin() as s:
+            actions_on_work.prioritise(s, identity.current(), WORK[kind], number, st.session_state[key])
+    except UserError as error:  # it has begun in the meantime
         st.toast(plain(str(error)), icon=":material/info:")
 
 

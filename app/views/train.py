@@ -13,6 +13,7 @@ from seigh.app.common import counted, plain, settings
 from seigh.app.costs import costs
 from seigh.app.navigation import link
 from seigh.core.errors import UserError
+from seigh.core.names import Priority
 from seigh.core.problems import architectures, data, training
 from seigh.core.problems.data import DataError
 from seigh.core.problems.training import Problem
@@ -36,6 +37,7 @@ def page() -> None:
             model = form.model_name("train")
         with right:
             user = form.user_name()
+            priority = form.priority("train")
     with st.container(border=True):
         st.header("Analyses")
         chosen: list[AnalysisSettings] = []
@@ -47,7 +49,8 @@ def page() -> None:
             problems += wrong + costs(chosen, len(plan.get("record", ())), "train")
         else:
             st.caption("None: the checkpoints join the model, and can be analysed at any time.")
-    start(name, plan, chosen, form.missing_names(model, user) + problems, model=model)
+    problems = form.missing_names(model, user) + problems
+    start(name, plan, chosen, problems, model=model, priority=priority)
 
 
 def report_last_training() -> None:
@@ -135,6 +138,7 @@ def start(
     problems: Sequence[str],
     *,
     model: str,
+    priority: Priority,
 ) -> None:
     """The button, and beside it why it cannot be pressed yet."""
     checkpoints = len(plan.get("record", ()))
@@ -153,7 +157,13 @@ def start(
     try:
         with st.spinner("Checking everything once more and queueing …"):
             st.session_state["train_submission"] = submit.train(
-                name, model, analyses=chosen, user=identity.current(), env=settings(), **plan
+                name,
+                model,
+                analyses=chosen,
+                user=identity.current(),
+                priority=priority,
+                env=settings(),
+                **plan,
             )
     except UserError as error:
         st.error(plain(str(error)), icon=":material/error:")

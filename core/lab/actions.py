@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from seigh.core.access import Actor
 from seigh.core.lab import audit, store
 from seigh.core.lab.models import Analysis, Checkpoint, Comparison, Model, Training, Work
+from seigh.core.names import Priority
 
 
 def cancel(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
@@ -23,6 +24,18 @@ def cancel(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
     about = _check(s, actor, kind, number)
     store.request_cancel(s, kind, number)
     audit.record(s, actor, "cancelled", kind.__tablename__, number, about)
+
+
+def prioritise(s: Session, actor: Actor, kind: type[Work], number: int, priority: Priority) -> None:
+    """Set the priority of queued work, as ``store.prioritise`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is queued no more, or gone.
+    """
+    about = _check(s, actor, kind, number)
+    store.prioritise(s, kind, number, priority)
+    audit.record(s, actor, f"set to {priority} priority", kind.__tablename__, number, about)
 
 
 def retry(s: Session, actor: Actor, kind: type[Work], number: int) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from seigh.core.access import Role
 from seigh.core.lab.keys import checkpoint_key
-from seigh.core.names import Place
+from seigh.core.names import Place, Priority
 
 
 def now() -> datetime:
@@ -174,6 +174,10 @@ class Work(Base):
     claim: Mapped[str | None] = mapped_column(String(64))  # token of the attempt that owns it
     worker: Mapped[str | None] = mapped_column(String(255))  # where that attempt runs
     place: Mapped[Place] = mapped_column(String(8), default="any", server_default="any")  # where it may run
+    priority: Mapped[Priority] = mapped_column(String(8), default="normal", server_default="normal")
+    expected_seconds: Mapped[float | None]  # that it will take, as far as that is known before
+    expected_spread: Mapped[float | None]  # the factor by which it may take longer or shorter
+    progress_at: Mapped[datetime | None]  # when ``progress`` last grew
 
     submitted_by: Mapped[str] = mapped_column(String(100))
     submitted_at: Mapped[datetime] = mapped_column(default=now)

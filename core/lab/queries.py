@@ -39,6 +39,7 @@ from seigh.core.lab.models import (
     Training,
     Worker,
 )
+from seigh.core.lab.pace import Remaining, remaining
 from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
@@ -172,6 +173,10 @@ _WORK: dict[str, Any] = {
     "attempts": int,
     "worker": object,
     "cancel_requested": bool,
+    "priority": object,
+    "expected_seconds": float,
+    "expected_spread": float,
+    "progress_at": _TIME,
 }
 
 _ANALYSIS: _Columns = {
@@ -228,7 +233,9 @@ _RUN: dict[str, Any] = {
     "steps_done": "Int64",
     "analyses": "Int64",
     "pairs": "Int64",
-    "eta_seconds": float,
+    "remaining_low": float,
+    "remaining_high": float,
+    "late": bool,
 } | _WORK
 
 
@@ -236,8 +243,12 @@ def runs(s: Session) -> pd.DataFrame:
     """All work, the newest first.
 
     Columns of all kinds: kind ("analysis", "training", "comparison"), id (within its kind), model, state,
-    stage, progress (in [0, 1]), eta_seconds (NaN unless running and under way), message, submitted_by,
-    submitted_at, started_at, heartbeat_at, finished_at, attempts, worker, cancel_requested.
+    stage, progress (in [0, 1]), remaining_low and remaining_high (seconds that it will go on, as of the last
+    sign of life; NaN unless it runs and something tells), late (it takes longer than expected, so nothing
+    does), message, submitted_by, submitted_at, started_at, heartbeat_at, finished_at, attempts, worker,
+    cancel_requested, priority,
+    expected_seconds and expected_spread (that it will take, and the factor by which it may take longer or
+    shorter, as known before it began; NaN where unknown), progress_at (when ``progress`` last grew).
 
     Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
     for all), parameters (D), method, k, samples (N), sampling (which samples these are, as the setting
@@ -258,7 +269,7 @@ def runs(s: Session) -> pd.DataFrame:
 
 def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Work of one kind with the columns of all kinds."""
-    known = frame.assign(kind=kind, eta_seconds=_eta(frame))
+    known = frame.assign(kind=kind, **_remaining(frame))
     nothing = [None] * len(frame)
     return pd.DataFrame(
         {
@@ -356,22 +367,36 @@ def workers(s: Session) -> pd.DataFrame:
     )
 
 
-def _eta(frame: pd.DataFrame) -> pd.Series[float]:
-    """Seconds to go if the rest takes as long as the part done did, as of the last sign of life.
+_OF_REMAINING = ("started_at", "progress_at", "heartbeat_at", "expected_seconds", "expected_spread")
 
-    Both times come from the clock of the store, so a reader's clock plays no part.
-    """
-    elapsed = (frame["heartbeat_at"] - frame["started_at"]).dt.total_seconds()
-    under_way = (frame["state"] == State.running) & (frame["progress"] > 0)
-    return (elapsed * (1 / frame["progress"].where(under_way) - 1)).astype(float)
+
+def _remaining(frame: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """The columns that say how long work will go on."""
+    found: list[Remaining | None] = [None] * len(frame)
+    for place in np.flatnonzero((frame["state"] == State.running).to_numpy()):
+        row = frame.iloc[int(place)]
+        known = {name: None if pd.isna(row[name]) else row[name] for name in _OF_REMAINING}
+        found[place] = remaining(
+            progress=float(row["progress"]),
+            started_at=known["started_at"],
+            progress_at=known["progress_at"],
+            heartbeat_at=known["heartbeat_at"],
+            seconds=known["expected_seconds"],
+            spread=known["expected_spread"],
+        )
+    return {
+        "remaining_low": pd.Series([each.low if each else None for each in found], frame.index, float),
+        "remaining_high": pd.Series([each.high if each else None for each in found], frame.index, float),
+        "late": pd.Series([bool(each and each.late) for each in found], frame.index, bool),
+    }
 
 
 @dataclass(frozen=True)
 class AnalysisDetail:
     """One analysis with everything about it that is not a curve.
 
-    The fields up to ``cancel_requested`` are an analysis's columns of ``runs``; ``eta_seconds`` and ``hvps``
-    are None where those are NaN. ``seconds`` adds up the stages.
+    The fields up to ``progress_at`` are an analysis's columns of ``runs``; what is NaN there
+    is None here. ``seconds`` adds up the stages.
     """
 
     id: int
@@ -391,7 +416,9 @@ class AnalysisDetail:
     state: str
     stage: str | None
     progress: float
-    eta_seconds: float | None
+    remaining_low: float | None
+    remaining_high: float | None
+    late: bool
     message: str | None
     submitted_by: str
     submitted_at: datetime
@@ -402,6 +429,10 @@ class AnalysisDetail:
     hvps: int | None
     worker: str | None
     cancel_requested: bool
+    priority: str
+    expected_seconds: float | None
+    expected_spread: float | None
+    progress_at: datetime | None
 
     checkpoint_sha256: str
     filename: str
@@ -423,7 +454,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     row = s.get(Analysis, analysis_id)
     if row is None or frame.empty:
         return None
-    eta = float(_eta(frame).iloc[0])
+    left = {name: column.iloc[0] for name, column in _remaining(frame).items()}
     elsewhere = ("model", "architecture", "step", "subset", "sampling")
     run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
     checkpoint = row.checkpoint
@@ -439,7 +470,9 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         step=checkpoint.step,
         subset=frame["subset"].iloc[0],
         sampling=frame["sampling"].iloc[0],
-        eta_seconds=None if np.isnan(eta) else eta,
+        remaining_low=None if np.isnan(left["remaining_low"]) else float(left["remaining_low"]),
+        remaining_high=None if np.isnan(left["remaining_high"]) else float(left["remaining_high"]),
+        late=bool(left["late"]),
         checkpoint_sha256=checkpoint.sha256,
         filename=checkpoint.filename,
         metrics={name: value for name, value in recorded.items() if value is not None},
@@ -496,6 +529,27 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
         for shared, patterns in zip(found.pop("shared"), found.pop("patterns"), strict=True)
     ]
     return found[pd.Series(alone, found.index, bool)].dropna(subset="seconds")
+
+
+def seconds_per_step(s: Session, problem: str) -> float | None:
+    """What a step of the last training of a problem took that was not interrupted; None if there is none."""
+    statement = (
+        select(Training.started_at, Training.finished_at, Training.steps)
+        .where(
+            Training.problem == problem,
+            Training.state == State.finished,
+            Training.attempts == 1,
+            Training.steps > 0,
+            Training.started_at.is_not(None),
+            Training.finished_at.is_not(None),
+        )
+        .order_by(Training.id.desc())
+        .limit(1)
+    )
+    for begun, ended, steps in s.execute(statement):
+        if begun is not None and ended is not None:
+            return max(0.0, float((ended - begun).total_seconds())) / steps
+    return None
 
 
 def versions(s: Session) -> dict[int, str]:

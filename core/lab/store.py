@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, literal, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
@@ -49,9 +50,10 @@ from seigh.core.lab.models import (
     State,
     SubspaceMetric,
     Training,
+    UTCDateTime,
     Work,
 )
-from seigh.core.names import Place
+from seigh.core.names import Place, Priority
 from seigh.core.results.packed import pack
 from seigh.core.results.result import Outcome
 from seigh.core.settings import AnalysisSettings, TrainingSettings
@@ -198,6 +200,21 @@ def delete_model(s: Session, model_id: int) -> list[str]:
     return sorted(files)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The time that work will take: seconds, and the factor by which it may take longer or shorter."""
+
+    seconds: float
+    spread: float
+
+
+def _told(expected: Expected | None) -> dict[str, float | None]:
+    """The columns of it."""
+    if expected is None:
+        return {"expected_seconds": None, "expected_spread": None}
+    return {"expected_seconds": expected.seconds, "expected_spread": expected.spread}
+
+
 # --- The queue --------------------------------------------------------------------------------------------
 
 
@@ -209,12 +226,14 @@ def queue_analysis(
     *,
     parameters: int,
     place: Place = "any",
+    priority: Priority = "normal",
+    expected: Expected | None = None,
 ) -> tuple[Analysis, bool]:
     """The analysis of a checkpoint with these settings, and whether this call has put it in the queue.
 
     There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
     queued again. ``parameters`` is D, the number of those that the settings choose; ``place``, where it is to
-    run.
+    run; ``priority`` and ``expected``, the time that it will take, decide about its turn.
     """
     analysis, added = _get_or_add(
         s,
@@ -234,12 +253,16 @@ def queue_analysis(
             seed=settings.seed,
             parameters=parameters,
             place=place,
+            priority=priority,
+            **_told(expected),
             submitted_by=user[:100],
             submitted_at=present(s),
         ),
     )
     if not added and _revive(s, Analysis, analysis.id, user):
-        analysis.place = place
+        analysis.place, analysis.priority = place, priority
+        for name, value in _told(expected).items():
+            setattr(analysis, name, value)
         added = True
     return analysis, added
 
@@ -250,6 +273,10 @@ def queue_training(
     settings: TrainingSettings,
     analyses: Mapping[AnalysisSettings, int],
     user: str,
+    *,
+    priority: Priority = "normal",
+    expected: Expected | None = None,
+    expected_each: Mapping[AnalysisSettings, Expected | None] = MappingProxyType({}),
 ) -> tuple[Training, bool, list[int]]:
     """The training of a model, and whether this call has put it in the queue.
 
@@ -257,6 +284,9 @@ def queue_training(
     cancelled: then it is queued again. Either way ``analyses`` (with D, the number of parameters that each
     chooses) will be queued for its checkpoints as they are recorded, besides those asked for earlier; for
     the checkpoints that are recorded already they are queued now, and their ids end the answer.
+
+    ``priority`` is that of the training and of its analyses; ``expected`` is the time that the
+    training will take, and ``expected_each`` that of each of the analyses, as far as they are known.
 
     Raises:
         StoreError: If the model has, or will have from another training, a checkpoint at a step to record.
@@ -274,6 +304,8 @@ def queue_training(
             key=key,
             analyses=[],
             steps=settings.steps,
+            priority=priority,
+            **_told(expected),
             submitted_by=user[:100],
             submitted_at=present(s),
         ),
@@ -283,18 +315,33 @@ def queue_training(
     else:
         added = _revive(s, Training, training.id, user)
     training = _locked(s, Training, training.id)
+    if added:
+        training.priority = priority
     wanted = _analyses(training)
-    more = {each: number for each, number in analyses.items() if each not in wanted}
+    more = {
+        each: Wanted(number, expected_each.get(each))
+        for each, number in analyses.items()
+        if each not in wanted
+    }
     training.analyses = [
-        {"settings": each.model_dump(mode="json"), "parameters": number}
-        for each, number in (wanted | more).items()
+        {"settings": each.model_dump(mode="json"), "parameters": its.parameters}
+        | ({} if its.expected is None else {"expected": [its.expected.seconds, its.expected.spread]})
+        for each, its in (wanted | more).items()
     ]
     recorded = s.scalars(
         select(Checkpoint)
         .where(Checkpoint.model_id == training.model_id, Checkpoint.step.in_(settings.record))
         .order_by(Checkpoint.step)
     ).all()
-    return training, added, _queue_all(s, recorded, more, user)
+    return training, added, _queue_all(s, recorded, more, user, priority)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An analysis that is wanted of each checkpoint: D, and the time that it will take, if that is known."""
+
+    parameters: int
+    expected: Expected | None
 
 
 def _check_steps_are_free(s: Session, training: Training, settings: TrainingSettings) -> None:
@@ -316,33 +363,53 @@ def _check_steps_are_free(s: Session, training: Training, settings: TrainingSett
             )
 
 
-def _analyses(training: Training) -> dict[AnalysisSettings, int]:
-    """The analyses to queue for each of a training's checkpoints, with their D."""
+def _analyses(training: Training) -> dict[AnalysisSettings, Wanted]:
+    """The analyses to queue for each of a training's checkpoints."""
     return {
-        AnalysisSettings.model_validate(each["settings"]): each["parameters"] for each in training.analyses
+        AnalysisSettings.model_validate(each["settings"]): Wanted(
+            each["parameters"], Expected(*each["expected"]) if each.get("expected") else None
+        )
+        for each in training.analyses
     }
 
 
 def _queue_all(
-    s: Session, checkpoints: Sequence[Checkpoint], analyses: Mapping[AnalysisSettings, int], user: str
+    s: Session,
+    checkpoints: Sequence[Checkpoint],
+    analyses: Mapping[AnalysisSettings, Wanted],
+    user: str,
+    priority: Priority,
 ) -> list[int]:
     """Ids of those that this call has put in the queue."""
     queued = []
     for checkpoint in checkpoints:
-        for settings, parameters in analyses.items():
-            analysis, added = queue_analysis(s, checkpoint, settings, user, parameters=parameters)
+        for settings, its in analyses.items():
+            analysis, added = queue_analysis(
+                s,
+                checkpoint,
+                settings,
+                user,
+                parameters=its.parameters,
+                priority=priority,
+                expected=its.expected,
+            )
             if added:
                 queued.append(analysis.id)
     return queued
 
 
 def queue_comparison(
-    s: Session, analysis_ids: Sequence[int], ks: Sequence[int], user: str
+    s: Session,
+    analysis_ids: Sequence[int],
+    ks: Sequence[int],
+    user: str,
+    *,
+    expected: Expected | None = None,
 ) -> tuple[Comparison, bool]:
     """The comparison of all pairs of analyses at these k, and whether this call has put it in the queue.
 
     There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
-    queued again.
+    queued again. ``expected`` is the time that it will take, if that is known.
 
     Raises:
         StoreError: If one of the analyses is not finished or has no eigenvectors any more, or they have not
@@ -356,7 +423,12 @@ def queue_comparison(
         Comparison,
         Comparison.key == key,
         new=lambda: Comparison(
-            analyses=ids, ks=sizes, key=key, submitted_by=user[:100], submitted_at=present(s)
+            analyses=ids,
+            ks=sizes,
+            key=key,
+            **_told(expected),
+            submitted_by=user[:100],
+            submitted_at=present(s),
         ),
     )
     added = added or _revive(s, Comparison, comparison.id, user)
@@ -460,6 +532,18 @@ def request_cancel(s: Session, kind: type[Work], number: int) -> None:
         work.cancel_requested = True
     else:
         raise StoreError(f"{_name(kind, number)} is already {work.state}; there is nothing to cancel.")
+
+
+def prioritise(s: Session, kind: type[Work], number: int, priority: Priority) -> None:
+    """Set how soon queued work is to be begun beside other work (``seigh.core.lab.turns``).
+
+    Raises:
+        StoreError: If it is queued no more, or gone.
+    """
+    work = _locked(s, kind, number)
+    if work.state is not State.queued:
+        raise StoreError(f"{_name(kind, number)} is {work.state}; only queued work has a priority.")
+    work.priority = priority
 
 
 def delete(s: Session, kind: type[Work], number: int) -> list[str]:
@@ -567,6 +651,7 @@ def claim(
             message=None,
             started_at=time,
             heartbeat_at=time,
+            progress_at=None,
             finished_at=None,
             **dict.fromkeys(kind.counts),
         )
@@ -604,7 +689,9 @@ def report(
         progress: The part that is done, in [0, 1].
         **counts: What it has done so far, by the columns that ``kind.counts`` names.
     """
-    return _beat(s, kind, number, token, stage=stage[:64], progress=min(max(progress, 0.0), 1.0), **counts)
+    done = min(max(progress, 0.0), 1.0)
+    further = case((kind.progress < done, literal(present(s), UTCDateTime)), else_=kind.progress_at)
+    return _beat(s, kind, number, token, stage=stage[:64], progress=done, progress_at=further, **counts)
 
 
 def heartbeat(s: Session, kind: type[Work], number: int, token: str) -> Standing:
@@ -675,7 +762,7 @@ def record_checkpoint(
         metrics=metrics,
         user=training.submitted_by,
     )
-    return _queue_all(s, [checkpoint], _analyses(training), training.submitted_by)
+    return _queue_all(s, [checkpoint], _analyses(training), training.submitted_by, training.priority)
 
 
 def finish(
@@ -1025,7 +1112,7 @@ def _gone(kind: type[Work], number: int) -> StoreError:
 def _requeue(work: Work) -> None:
     work.state = State.queued
     work.claim = work.worker = work.stage = work.message = None
-    work.started_at = work.heartbeat_at = work.finished_at = None
+    work.started_at = work.heartbeat_at = work.progress_at = work.finished_at = None
     work.progress, work.cancel_requested = 0.0, False
     for name in work.counts:
         setattr(work, name, None)

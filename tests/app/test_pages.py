@@ -8,7 +8,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from seigh.core.lab import incidents, queries, store
+from seigh.core.lab import incidents, queries, store, turns
 from seigh.core.lab.models import Analysis, PairValue
 from seigh.core.lab.session import close, sessions
 from seigh.core.names import IOU, METRICS
@@ -711,3 +711,23 @@ def test_analyses_of_other_samples_are_lines_of_their_own(open_page: Open, add: 
 def test_the_overview_says_what_the_lab_answers(open_page: Open) -> None:
     app = open_page("overview")
     assert "How much of the top eigenspaces" in " ".join(each.value for each in app.markdown)
+
+
+def test_runs_tells_the_place_in_the_queue_and_changes_the_priority(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    first, second = add("queued", step=0), add("queued", step=1)
+    app = open_page("runs")
+    places = {number: f"analysis {number} " for number in (first, second)}
+    said = {number: next(c.value for c in app.caption if places[number] in c.value) for number in places}
+    assert "number 1 in the queue" in said[first]
+    assert "number 2 in the queue" in said[second]
+    app.selectbox(key=f"priority_analysis_{second}").set_value("high").run()
+    assert not app.exception
+    with sessions(home.database)() as s:
+        assert [(each.number, each.priority) for each in turns.queue(s)] == [
+            (second, "high"),
+            (first, "normal"),
+        ]
+    said = {number: next(c.value for c in app.caption if places[number] in c.value) for number in places}
+    assert "number 1 in the queue" in said[second]

@@ -7,7 +7,7 @@ imported when its page is first opened, because some bring torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +58,7 @@ PAGES: Mapping[str, Page] = {
         Page("new_analysis", "New analysis", ":material/add_circle:", "SEIGH Lab"),
         Page("train", "Train", ":material/model_training:", "SEIGH Lab"),
         Page("runs", "Runs", ":material/list:", "SEIGH Lab"),
+        Page("analyses", "Analyses", ":material/table:", "Results"),
         Page("result", "Result", ":material/insights:", "Results"),
         Page("compare", "Compare", ":material/stacked_line_chart:", "Results"),
         Page("stabilisation", "Stabilisation", ":material/grid_on:", "Results"),
@@ -68,7 +69,9 @@ PAGES: Mapping[str, Page] = {
 }
 
 
-def link(name: str, label: str, *, icon: str | None = None, query: Mapping[str, str] | None = None) -> None:
+def link(
+    name: str, label: str, *, icon: str | None = None, query: Mapping[str, str | Sequence[str]] | None = None
+) -> None:
     """A link to a page.
 
     Args:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
-from seigh.core.names import Priority
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -205,7 +203,7 @@ class Work:
     attempts: int
     worker: str | None
     cancel_requested: bool
-    priority: Priority
+    priority: str
 
 
 @dataclass(frozen=True)

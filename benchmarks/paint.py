@@ -34,6 +34,8 @@ from tests.browser import chromium
 PAGES = (
     "",
     "runs",
+    "analyses",
+    "analyses?q=tag:baseline",
     "result",
     "compare",
     "compare?view=spectrum",
@@ -44,7 +46,7 @@ PAGES = (
     "train",
 )
 PORT = 8710
-STEPS, SPLITS = 10, ("train", "test")
+SPLITS = ("train", "test")
 PARAMETERS = 895_210
 REST_MS = 1000
 
@@ -69,13 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--home", type=Path, help="SEIGH_HOME of a lab that has results")
     parser.add_argument("--analyses", type=int, default=200, help="how many to make up without a home")
+    parser.add_argument("--models", type=int, default=10, help="of how many models they are")
     parser.add_argument("--k", type=int, default=1500, help="their eigenpairs")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         home = chosen.home or Path(folder)
         if chosen.home is None:
-            fill(Settings(home=home), chosen.analyses, chosen.k)
+            fill(Settings(home=home), chosen.analyses, chosen.k, chosen.models)
         with dashboard(home) as url, window() as browser:
             measure(browser, url, 1)  # the server's own imports and caches
             print(f"{'':28}{'paint':>8}{'title':>8}{'drawn':>8}{'again: paint':>14}{'title':>8}{'drawn':>8}")
@@ -179,12 +182,13 @@ def window() -> Iterator[Browser]:
 # --- Made-up results --------------------------------------------------------------------------------------
 
 
-def fill(settings: Settings, analyses: int, k: int) -> None:
-    """So many finished analyses of k eigenpairs each, of models with ``STEPS`` steps and two splits."""
+def fill(settings: Settings, analyses: int, k: int, models: int = 10) -> None:
+    """So many finished analyses of k eigenpairs each, of models with as many steps and two splits."""
+    steps = max(1, analyses // (len(SPLITS) * models))
     migrate(settings.database)
     maker = sessions(settings.database)
     for number in range(analyses):
-        line, step = divmod(number, STEPS)
+        line, step = divmod(number, steps)
         model, split = divmod(line, len(SPLITS))
         chosen = AnalysisSettings(architecture="3c3d", data="cifar-10", split=SPLITS[split], k=k, samples=500)
         with maker.begin() as s:
@@ -192,11 +196,11 @@ def fill(settings: Settings, analyses: int, k: int) -> None:
                 s,
                 store.add_model(s, f"model {model + 1}", "3c3d"),
                 step=1000 * step,
-                sha256=f"{model * STEPS + step:064x}",
+                sha256=f"{model * steps + step:064x}",
                 filename=f"step_{step}.safetensors",
                 size=4 * PARAMETERS,
                 parameters=PARAMETERS,
-                metrics={"test_accuracy": step / STEPS, "test_loss": 1 / (step + 1)},
+                metrics={"test_accuracy": step / steps, "test_loss": 1 / (step + 1)},
                 user="benchmark",
             )
             s.flush()
@@ -204,6 +208,8 @@ def fill(settings: Settings, analyses: int, k: int) -> None:
             s.flush()
             store.claim(s, Analysis, analysis.id, "made-up", "nobody")
             store.finish(s, analysis.id, "made-up", results(k, seed=number), eigenvectors=f"{number}")
+            if number % 7 == 0:
+                store.tag_analyses(s, [analysis.id], ["baseline"])
 
 
 def results(k: int, seed: int) -> Outcome:

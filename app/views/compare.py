@@ -80,6 +80,9 @@ def page() -> None:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
     asked = asked_in_url("compare")
+    only = only_chosen(analyses, asked)
+    if only is not None:
+        finished = analyses = charts.distinct_lines(finished[finished["analysis_id"].isin(only)])
     for name, label in LABELS.items():
         say_what_is_gone(asked.get(name), sorted(analyses[name].unique()), GONE.get(name, label.lower()))
     chosen, selection = choose(analyses, asked)
@@ -93,6 +96,8 @@ def page() -> None:
     say_what_differs(chosen)
     view = choose_view(asked)
     selection["view"] = [view]
+    if only is not None:
+        selection["analysis"] = [str(each) for each in only]
     colors, size = charts.group_colors(chosen), None
     if view == "overlap":
         size = choose_size(chosen, asked)
@@ -111,6 +116,35 @@ def page() -> None:
         selection |= size.in_url
     offer_report(chosen, size)
     keep_in_url("compare", selection)
+
+
+def only_chosen(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> list[int] | None:
+    """The analyses that somebody has chosen on *Analyses*, to be compared alone; None if nobody has."""
+    if asked:
+        wanted = [int(each) for each in asked.get("analysis", []) if each.isdecimal() and len(each) < 10]
+        st.session_state["compare_only"] = wanted
+        if wanted and "model" not in asked:  # a choice of before would hide some of them
+            for name in LABELS:
+                st.session_state.pop(f"compare_{name}", None)
+    wanted = st.session_state.get("compare_only", [])
+    if not wanted:
+        return None
+    there = analyses.loc[analyses["analysis_id"].isin(wanted), "analysis_id"].tolist()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"Only {counted(len(there), 'analysis', 'analyses')} of the {len(wanted):,} chosen on Analyses "
+            "are compared: the others are not finished, not there, or points that another one has."
+            if len(there) < len(wanted)
+            else f"Only the {counted(len(wanted), 'analysis', 'analyses')} chosen on Analyses "
+            f"{'is' if len(wanted) == 1 else 'are'} compared."
+        )
+        st.button("Compare all", key="compare_all", type="tertiary", on_click=forget_chosen)
+    return there
+
+
+def forget_chosen() -> None:
+    st.session_state["compare_only"] = []
+    st.query_params.clear()
 
 
 def offer_report(chosen: pd.DataFrame, size: Size | None) -> None:

@@ -16,7 +16,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from seigh.app import analysis_form as form
 from seigh.app import identity, uploads
-from seigh.app.common import counted, database, plain, settings, size
+from seigh.app.common import asked_in_url, counted, database, keep_in_url, plain, settings, size
 from seigh.app.costs import costs
 from seigh.app.navigation import link
 from seigh.app.rows import StoredCheckpoint, rows_of
@@ -132,6 +132,9 @@ def stored(files: Sequence[Brought]) -> None:
     """Take checkpoints of a model that the lab has already, as if somebody had brought them again."""
     for sentence in st.session_state.pop("new_stored_missing", ()):
         st.error(plain(sentence), icon=":material/block:")
+    asked = [int(each) for each in asked_in_url("new_analysis").get("checkpoint", []) if each.isdecimal()]
+    if asked:
+        take_asked(asked)
     with database()() as s:
         models = queries.models(s)
     names = models.loc[models["checkpoints"] > 0, "name"].tolist()
@@ -158,14 +161,37 @@ def stored(files: Sequence[Brought]) -> None:
             take(files, name, wanted)
 
 
+def take_asked(asked: Sequence[int]) -> None:
+    """Take the checkpoints that the address names, those of one model, and leave the address bare."""
+    with database()() as s:
+        found = queries.stored_checkpoints(s, asked)
+    keep_in_url("new_analysis", {})
+    said = []
+    if len(gone := set(asked) - set(found["id"])):
+        said.append(f"{counted(len(gone), 'checkpoint is', 'checkpoints are')} no longer there.")
+    models = list(dict.fromkeys(found["model"]))
+    if len(models) > 1:
+        said.append(
+            f"Analyses are started of one model at a time: the checkpoints are those of {models[0]}; start "
+            f"those of {', '.join(models[1:])} by themselves."
+        )
+    if not models:
+        st.session_state["new_stored_missing"] = said
+        st.rerun()
+    forget_files()
+    take((), models[0], rows_of(found[found["model"] == models[0]], StoredCheckpoint), said)
+
+
 def analysed(analyses: int) -> str:
     return f" ({counted(analyses, 'analysis', 'analyses')})" if analyses else ""
 
 
-def take(files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint]) -> None:
-    """Add stored checkpoints to the files, with their steps, and choose their model."""
+def take(
+    files: Sequence[Brought], model: str, wanted: Sequence[StoredCheckpoint], said: Sequence[str] = ()
+) -> None:
+    """Add stored checkpoints to the files, with their steps, choose their model, and say what is ``said``."""
     artifacts = ArtifactStore(settings().artifact_folder)
-    parts, steps, missing = [], {}, []
+    parts, steps, missing = [], {}, list(said)
     for each in wanted:
         try:
             path = artifacts.check(each.key, each.sha256, f"The file of checkpoint '{each.filename}'")

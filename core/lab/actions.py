@@ -6,6 +6,8 @@ given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from seigh.core.access import Actor
@@ -75,6 +77,66 @@ def pin(s: Session, actor: Actor, number: int, pinned: bool) -> None:
     audit.record(s, actor, "pinned" if pinned else "unpinned", "analysis", number, about)
 
 
+def rename_model(s: Session, actor: Actor, model_id: int, name: str) -> None:
+    """Give a model another name, as ``store.rename_model`` does, if all of it is the actor's.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If the name cannot be one, or is taken, or the model is gone.
+    """
+    before = _check_model(s, actor, model_id)
+    store.rename_model(s, model_id, name)
+    audit.record(s, actor, "renamed", "model", model_id, f"{before} → {name.strip()}")
+
+
+def describe_model(s: Session, actor: Actor, model_id: int, note: str) -> None:
+    """Write down what people are to know about a model, as ``store.describe_model`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If the note is too long, or the model is gone.
+    """
+    name = _check_model(s, actor, model_id)
+    store.describe_model(s, model_id, note)
+    audit.record(s, actor, "described", "model", model_id, name)
+
+
+def archive_model(s: Session, actor: Actor, model_id: int, archived: bool) -> None:
+    """Put a model away or take it back, as ``store.archive_model`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is gone.
+    """
+    name = _check_model(s, actor, model_id)
+    store.archive_model(s, model_id, archived)
+    audit.record(s, actor, "archived" if archived else "taken back", "model", model_id, name)
+
+
+def tag_model(s: Session, actor: Actor, model_id: int, names: Sequence[str]) -> None:
+    """Put these tags, and no others, on a model; whoever may work may.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If a name cannot be a tag, or the model is gone.
+    """
+    actor.check_work()
+    store.tag_model(s, model_id, names)
+
+
+def tag_analyses(
+    s: Session, actor: Actor, numbers: Sequence[int], add: Sequence[str], remove: Sequence[str] = ()
+) -> None:
+    """Put tags on analyses, and take others away; whoever may work may.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If a name cannot be a tag.
+    """
+    actor.check_work()
+    store.tag_analyses(s, numbers, add, remove)
+
+
 def delete_model(s: Session, actor: Actor, model_id: int) -> list[str]:
     """Remove a model with all that belongs to it, as ``store.delete_model`` does, if all is the actor's.
 
@@ -82,11 +144,7 @@ def delete_model(s: Session, actor: Actor, model_id: int) -> list[str]:
         AccessError: If the actor may not.
         StoreError: If it is gone already.
     """
-    actor.check_work()
-    model = s.get(Model, model_id)
-    name = "" if model is None else model.name
-    for owner in [] if model is None else _owners(model):
-        actor.check_change(owner, f"A part of the model '{name}'")
+    name = _check_model(s, actor, model_id)
     files = store.delete_model(s, model_id)
     audit.record(s, actor, "deleted", "model", model_id, name)
     return files
@@ -107,6 +165,16 @@ def _check(s: Session, actor: Actor, kind: type[Work], number: int) -> str:
         return ""
     actor.check_change(work.submitted_by, f"{kind.__tablename__.capitalize()} {number}")
     return _about(work)
+
+
+def _check_model(s: Session, actor: Actor, model_id: int) -> str:
+    """Refuse a model with a part that is somebody else's; else its name, "" of one that is gone."""
+    actor.check_work()
+    model = s.get(Model, model_id)
+    name = "" if model is None else model.name
+    for owner in [] if model is None else _owners(model):
+        actor.check_change(owner, f"A part of the model '{name}'")
+    return name
 
 
 def _about(work: Work) -> str:

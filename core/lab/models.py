@@ -96,6 +96,8 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(200), unique=True)
     architecture: Mapped[str] = mapped_column(String(300))  # a name, with options if any
     created_at: Mapped[datetime] = mapped_column(default=now)
+    note: Mapped[str] = mapped_column(Text, default="", server_default="")  # what people say of it
+    archived: Mapped[bool] = mapped_column(default=False, server_default=false())  # offered no more
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(
         back_populates="model", order_by="Checkpoint.step", cascade="all, delete-orphan"
@@ -271,6 +273,28 @@ class Comparison(Work):
 WORK: MappingProxyType[str, type[Work]] = MappingProxyType(
     {kind.__tablename__: kind for kind in (Analysis, Training, Comparison)}
 )
+
+
+class AnalysisTag(Base):
+    """A word that somebody has put on an analysis, to find it by."""
+
+    __tablename__ = "analysis_tag"
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(String(60), primary_key=True, index=True)
+
+
+class ModelTag(Base):
+    """A word that somebody has put on a model; its analyses are found by it, too."""
+
+    __tablename__ = "model_tag"
+
+    model_id: Mapped[int] = mapped_column(
+        ForeignKey("model.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(String(60), primary_key=True, index=True)
 
 
 class Part(Base):

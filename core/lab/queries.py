@@ -157,6 +157,29 @@ def checkpoints(s: Session, model: str) -> pd.DataFrame:
     return frame.assign(key=pd.Series(keys, frame.index, object))
 
 
+def stored_checkpoints(s: Session, ids: Sequence[int]) -> pd.DataFrame:
+    """These checkpoints by model and step: id, model, and the columns of ``checkpoints``."""
+    names = s.execute(
+        select(Checkpoint.id, Model.name, Checkpoint.step)
+        .join(Checkpoint.model)
+        .where(Checkpoint.id.in_(ids))
+        .order_by(Model.name, Checkpoint.step)
+    ).all()
+    frames = []
+    for model in dict.fromkeys(row.name for row in names):
+        steps = {row.step: row.id for row in names if row.name == model}
+        found = checkpoints(s, model)
+        found = found[found["step"].isin(list(steps))]
+        frames.append(found.assign(id=found["step"].map(steps), model=model))
+    return pd.concat(frames, ignore_index=True) if frames else checkpoints(s, "").assign(id=[], model=[])
+
+
+def checkpoints_of(s: Session, analysis_ids: Sequence[int]) -> list[int]:
+    """The ids of the checkpoints that these analyses are of."""
+    statement = select(Analysis.checkpoint_id).where(Analysis.id.in_(analysis_ids)).distinct()
+    return sorted(s.scalars(statement))
+
+
 # --- Runs -------------------------------------------------------------------------------------------------
 
 # What all kinds of work have.

@@ -34,6 +34,7 @@ from seigh.core.errors import UserError
 from seigh.core.lab.clock import present
 from seigh.core.lab.models import (
     Analysis,
+    AnalysisTag,
     Base,
     Checkpoint,
     Comparison,
@@ -44,6 +45,7 @@ from seigh.core.lab.models import (
     MagnitudeBin,
     Mask,
     Model,
+    ModelTag,
     OverlapPoint,
     PairValue,
     StageTiming,
@@ -72,6 +74,7 @@ _UNDER_WAY = (State.queued, State.running)
 _CLAIM_LOCK = 0x5E16_4002
 
 _LARGEST_STEP = 2**31 - 1  # the column is a 32-bit integer
+_LONGEST_TAG, _LONGEST_NOTE = 60, 10_000  # characters
 
 
 class StoreError(UserError):
@@ -177,6 +180,92 @@ def add_checkpoint(
     return checkpoint
 
 
+def rename_model(s: Session, model_id: int, name: str) -> None:
+    """Give a model another name; what the lab has of it stays.
+
+    Raises:
+        StoreError: If the name cannot be one, or is taken, or the model is gone.
+    """
+    model, name = _model(s, model_id), name.strip()
+    if not name:
+        raise StoreError("The model has no name; give it one.")
+    if wrong := wrong_name(name):
+        raise StoreError(wrong)
+    taken = s.scalars(select(Model.id).where(Model.name == name, Model.id != model_id)).one_or_none()
+    if taken is not None:
+        raise StoreError(f"There is a model '{name}' already; choose another name.")
+    model.name = name
+    s.flush()
+
+
+def describe_model(s: Session, model_id: int, note: str) -> None:
+    """Write down what people are to know about a model.
+
+    Raises:
+        StoreError: If the note is too long, or the model is gone.
+    """
+    if len(note) > _LONGEST_NOTE:
+        raise StoreError(f"A note has at most {_LONGEST_NOTE:,} characters; shorten it.")
+    _model(s, model_id).note = note.strip()
+
+
+def archive_model(s: Session, model_id: int, archived: bool) -> None:
+    """Put a model away, so that pages no longer offer it, or take it back; nothing of it is lost.
+
+    Raises:
+        StoreError: If it is gone.
+    """
+    _model(s, model_id).archived = archived
+
+
+def tag_model(s: Session, model_id: int, names: Sequence[str]) -> None:
+    """Put these tags, and no others, on a model.
+
+    Raises:
+        StoreError: If a name cannot be a tag, or the model is gone.
+    """
+    _model(s, model_id)
+    wanted = tag_names(names)
+    s.execute(sql_delete(ModelTag).where(ModelTag.model_id == model_id))
+    _insert(s, ModelTag, [{"model_id": model_id, "name": name} for name in wanted])
+
+
+def tag_analyses(s: Session, numbers: Sequence[int], add: Sequence[str], remove: Sequence[str] = ()) -> None:
+    """Put tags on analyses, and take others away; those that are gone are passed over.
+
+    Raises:
+        StoreError: If a name cannot be a tag.
+    """
+    there = set(s.scalars(select(Analysis.id).where(Analysis.id.in_(numbers))))
+    gone = [*tag_names(remove), *(wanted := tag_names(add))]
+    s.execute(sql_delete(AnalysisTag).where(AnalysisTag.analysis_id.in_(there), AnalysisTag.name.in_(gone)))
+    rows = [{"analysis_id": number, "name": name} for number in sorted(there) for name in wanted]
+    _insert(s, AnalysisTag, rows)
+
+
+def tag_names(names: Sequence[str]) -> list[str]:
+    """Tags as they are stored: without blanks around them, each once.
+
+    Raises:
+        StoreError: If one of them cannot be a tag.
+    """
+    wanted = list(dict.fromkeys(name.strip() for name in names))
+    for name in wanted:
+        if not name or len(name) > _LONGEST_TAG or not name.isprintable() or "," in name:
+            raise StoreError(
+                f"A tag has 1 to {_LONGEST_TAG} printable characters and no comma; '{name[:80]}' is none, so "
+                "choose another one."
+            )
+    return wanted
+
+
+def _model(s: Session, model_id: int) -> Model:
+    model = s.get(Model, model_id, with_for_update=True, populate_existing=True)
+    if model is None:
+        raise StoreError(f"Model {model_id} no longer exists; reload the page.")
+    return model
+
+
 def delete_model(s: Session, model_id: int) -> list[str]:
     """Remove a model with its checkpoints, their analyses and its trainings; workers at them stop.
 
@@ -185,9 +274,7 @@ def delete_model(s: Session, model_id: int) -> list[str]:
     Raises:
         StoreError: If it is gone already.
     """
-    model = s.get(Model, model_id, with_for_update=True, populate_existing=True)
-    if model is None:
-        raise StoreError(f"Model {model_id} no longer exists; reload the page.")
+    model = _model(s, model_id)
     checkpoints = list(model.checkpoints)
     files = {key for each in checkpoints for analysis in each.analyses if (key := analysis.eigenvectors)}
     hashes = {each.sha256 for each in checkpoints}

@@ -31,7 +31,7 @@ def by_method(app: AppTest) -> pd.DataFrame:
 
 def test_without_an_earlier_analysis_a_rough_range_is_said_as_such(open_page: Open) -> None:
     app = open_page("new_analysis")
-    assert re.search(r"\*\*Time:\*\* \S+ s to .+ for an analysis", words(app))
+    assert re.search(r"\*\*Time:\*\* \S+ to .+ for an analysis", words(app))
     assert "A rough range" in words(app)
     table = by_method(app)
     assert list(table.index) == ["**krylov**", "seigh", "ssvd", "exact"]

@@ -31,7 +31,7 @@ def state_of(home: Settings, number: int) -> str:
 # --- All pages --------------------------------------------------------------------------------------------
 
 
-EMPTY = ["overview", "runs", "result", "compare", "stabilisation", "metrics"]
+EMPTY = ["overview", "runs", "analyses", "result", "compare", "stabilisation", "metrics"]
 
 
 @pytest.mark.parametrize("name", EMPTY)

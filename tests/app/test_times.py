@@ -17,7 +17,9 @@ from seigh.app.common import between, left
         (90_000.0, 400_000.0, "25 h to 5 days"), (0.0, 0.05, "about 0.1 s"),
     ],
 )  # fmt: skip
-def test_a_range_of_times_is_said_no_more_exactly_than_it_is_known(low: float, high: float, said: str) -> None:
+def test_a_range_of_times_is_said_no_more_exactly_than_it_is_known(
+    low: float, high: float, said: str
+) -> None:
     assert between(low, high) == said
 
 

@@ -34,6 +34,8 @@ POINTS = len(STEPS) * len(SPLITS)
 PAGES = {
     "overview": "",
     "runs": "runs",
+    "analyses": "analyses",
+    "analyses-groups": "analyses?by=model&by=split",
     "result": "result",
     "compare": "compare",
     "compare-spectrum": "compare?view=spectrum",

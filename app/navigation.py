@@ -59,6 +59,7 @@ PAGES: Mapping[str, Page] = {
         Page("train", "Train", ":material/model_training:", "SEIGH Lab"),
         Page("runs", "Runs", ":material/list:", "SEIGH Lab"),
         Page("analyses", "Analyses", ":material/table:", "Results"),
+        Page("model", "Model", ":material/deployed_code:", "Results"),
         Page("result", "Result", ":material/insights:", "Results"),
         Page("compare", "Compare", ":material/stacked_line_chart:", "Results"),
         Page("stabilisation", "Stabilisation", ":material/grid_on:", "Results"),

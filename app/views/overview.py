@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -129,15 +131,32 @@ def card(result: LatestResult, curve: pd.DataFrame) -> None:
 
 def all_models(models: pd.DataFrame) -> None:
     st.header("Models", anchor=False)
-    st.dataframe(
-        models.drop(columns="id"),
+    away = int(models["archived"].sum())
+    models = models[~models["archived"]]
+    event: Any = st.dataframe(
+        models.drop(columns=["id", "archived"]),
         hide_index=True,
         key="overview_models",
+        on_select="rerun",
+        selection_mode="single-row",
         column_config={
             "name": st.column_config.TextColumn("model"),
             "parameters": st.column_config.NumberColumn("parameters D", format="localized"),
         },
     )
+    chosen = [place for place in event.selection.rows if place < len(models)]
+    st.caption(
+        "Choose a row at its left to open its page."
+        + (f" {counted(away, 'archived model is', 'archived models are')} not listed." if away else "")
+    )
     with st.container(horizontal=True):
+        if chosen:
+            row = models.iloc[chosen[0]]
+            link(
+                "model",
+                f"Open {plain(row['name'])}",
+                icon=":material/deployed_code:",
+                query={"id": str(row["id"])},
+            )
         link("compare", "Compare them", icon=":material/stacked_line_chart:")
         link("new_analysis", "Start an analysis", icon=":material/add_circle:")

@@ -74,6 +74,10 @@ def page() -> None:
         unfinished(number)
         return
     of = finished.set_index("analysis_id")
+    link(
+        "model", f"Model {plain(detail.model)}", icon=":material/deployed_code:",
+        query={"id": str(of["model_id"][number])},
+    )  # fmt: skip
     k = results(detail, model_color(int(of["model_id"][number])), asked)
     keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]})
 

@@ -31,6 +31,7 @@ from seigh.core.lab.models import (
     MagnitudeBin,
     Mask,
     Model,
+    ModelTag,
     OverlapPoint,
     PairValue,
     StageTiming,
@@ -114,7 +115,7 @@ def _results(columns: _Columns, table: Any) -> Select[Any]:
 
 def models(s: Session) -> pd.DataFrame:
     """All models by name: id, name, architecture, parameters (of the whole model), checkpoints and analyses
-    (counts)."""
+    (counts), archived."""
     columns: _Columns = {
         "id": (int, Model.id),
         "name": (object, Model.name),
@@ -122,6 +123,7 @@ def models(s: Session) -> pd.DataFrame:
         "parameters": (int, func.coalesce(func.max(Checkpoint.parameters), 0)),
         "checkpoints": (int, func.count(distinct(Checkpoint.id))),
         "analyses": (int, func.count(distinct(Analysis.id))),
+        "archived": (bool, Model.archived),
     }
     statement = (
         _select(columns)
@@ -155,6 +157,71 @@ def checkpoints(s: Session, model: str) -> pd.DataFrame:
         checkpoint_key(sha256, name) for sha256, name in zip(frame["sha256"], frame["filename"], strict=True)
     ]
     return frame.assign(key=pd.Series(keys, frame.index, object))
+
+
+@dataclass(frozen=True)
+class ModelDetail:
+    """A model with what people have said of it."""
+
+    id: int
+    name: str
+    architecture: str
+    created_at: datetime
+    note: str
+    archived: bool
+    tags: tuple[str, ...]
+
+
+def model(s: Session, model_id: int) -> ModelDetail | None:
+    """One model, or None if there is none of this id."""
+    row = s.get(Model, model_id)
+    if row is None:
+        return None
+    tags = s.scalars(select(ModelTag.name).where(ModelTag.model_id == model_id).order_by(ModelTag.name)).all()
+    return ModelDetail(
+        row.id, row.name, row.architecture, row.created_at, row.note, row.archived, tuple(tags)
+    )
+
+
+def recorded_checkpoints(s: Session, model_id: int) -> pd.DataFrame:
+    """The checkpoints of a model by step: id, step, filename, sha256, key, size (bytes), parameters,
+    train_loss, train_accuracy, test_loss, test_accuracy (NaN where not recorded), uploaded_by, uploaded_at,
+    analyses (count of all) and settings (the finished ones in words, each kind once)."""
+    columns: _Columns = {
+        **_of(Checkpoint, {"id": int, "step": int, "filename": object, "sha256": object, "size": int}),
+        "parameters": (int, Checkpoint.parameters),
+        **_of(
+            Checkpoint, dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), float)
+        ),
+        **_of(Checkpoint, {"uploaded_by": object, "uploaded_at": _TIME}),
+    }
+    statement = _select(columns).where(Checkpoint.model_id == model_id).order_by(Checkpoint.step)
+    frame = _frame(s, statement, columns)
+    analyses = s.execute(
+        select(
+            Analysis.checkpoint_id, Analysis.state, Analysis.split, Analysis.method, Analysis.k,
+            Analysis.samples,
+        )
+        .join(Analysis.checkpoint)
+        .where(Checkpoint.model_id == model_id)
+        .order_by(Analysis.split, Analysis.method, Analysis.k, Analysis.samples)
+    ).all()  # fmt: skip
+    counts: dict[int, int] = {}
+    words: dict[int, dict[str, None]] = {}
+    for number, state, split, method, k, samples in analyses:
+        counts[number] = counts.get(number, 0) + 1
+        if state is State.finished:
+            words.setdefault(number, {})[f"{split} {method} k = {k:,}, N = {samples:,}"] = None
+    keys = [
+        checkpoint_key(sha256, name) for sha256, name in zip(frame["sha256"], frame["filename"], strict=True)
+    ]
+    return frame.assign(
+        key=pd.Series(keys, frame.index, object),
+        analyses=pd.Series([counts.get(each, 0) for each in frame["id"]], frame.index, int),
+        settings=pd.Series(
+            ["; ".join(words.get(each, {})) or "–" for each in frame["id"]], frame.index, object
+        ),
+    )
 
 
 def stored_checkpoints(s: Session, ids: Sequence[int]) -> pd.DataFrame:

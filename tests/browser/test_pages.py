@@ -36,6 +36,7 @@ PAGES = {
     "runs": "runs",
     "analyses": "analyses",
     "analyses-groups": "analyses?by=model&by=split",
+    "model": "model",
     "result": "result",
     "compare": "compare",
     "compare-spectrum": "compare?view=spectrum",

@@ -251,7 +251,9 @@ def several(
     st.session_state[key] = [option for option in options if option in wanted]
     st.session_state[f"{key}_first"] = list(default)
     if len(options) <= 4 and sum(map(len, options)) < 40:
-        return st.pills(label, options, selection_mode="multi", key=key, persist_state="session")
+        return st.pills(
+            label, options, selection_mode="multi", format_func=plain, key=key, persist_state="session"
+        )
     return st.multiselect(label, options, key=key, persist_state="session", wrap=True)
 
 

@@ -130,6 +130,8 @@ def brought() -> list[Brought]:
 
 def stored(files: Sequence[Brought]) -> None:
     """Take checkpoints of a model that the lab has already, as if somebody had brought them again."""
+    for sentence in st.session_state.pop("new_again", ()):
+        st.info(plain(sentence), icon=":material/content_copy:")
     for sentence in st.session_state.pop("new_stored_missing", ()):
         st.error(plain(sentence), icon=":material/block:")
     asked = [int(each) for each in asked_in_url("new_analysis").get("checkpoint", []) if each.isdecimal()]
@@ -221,8 +223,18 @@ def joined(files: Sequence[Brought], new: Sequence[Brought]) -> list[Brought]:
             found.append(file)
             hashes |= {file.outline.sha256} if file.outline else set()
         else:
-            st.toast(plain(f"{file.name} is there already."), icon=":material/content_copy:")
+            same = next(each.name for each in found if each.outline and is_same(each, file))
+            st.session_state.setdefault("new_again", []).append(
+                f"{file.name} is there already: it has the same content as {same}, so it is not added."
+                if same != file.name
+                else f"{file.name} is there already, with the same content."
+            )
     return found
+
+
+def is_same(one: Brought, other: Brought) -> bool:
+    """Whether two files have the same content."""
+    return bool(one.outline and other.outline and one.outline.sha256 == other.outline.sha256)
 
 
 def forget_files() -> None:

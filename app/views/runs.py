@@ -245,7 +245,12 @@ def actions(run: Run, actor: Actor) -> None:
                 "Cancel",
                 ":material/cancel:",
                 f"cancel_{name}",
-                f"Stop {run.kind} {run.id}? What it has computed so far is lost.",
+                f"Stop {run.kind} {run.id}? "
+                + (
+                    "What it has computed so far is lost."
+                    if run.state == State.running
+                    else "It has not begun, so nothing is lost."
+                ),
                 "Yes, cancel it",
                 cancel,
                 run,

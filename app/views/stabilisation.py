@@ -80,7 +80,7 @@ def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Dat
             "Hessian on",
             list(names),
             selection_mode="multi",
-            format_func=names.__getitem__,
+            format_func=lambda name: plain(names[name]),
             key="stabilisation_sets",
             persist_state="session",
         )

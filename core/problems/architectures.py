@@ -143,8 +143,10 @@ def describe(text: str) -> Architecture:
     options = _options(spec.name)
     values = dict(options) | dict(spec.options)
     source = _source(spec.name)
+    # A plug-in's words may mean something else.
+    words = _HELP if any(source is each for each in (PAPER, TORCHVISION, TIMM)) else {}
     explained = {
-        name: Option(default, _HELP.get(name, f"The argument {name} of its constructor."))
+        name: Option(default, words.get(name, f"The argument {name} of its constructor."))
         for name, default in options.items()
     }
     name = "paper" if spec.name in _PAPER else source.name

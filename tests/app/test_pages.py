@@ -31,7 +31,7 @@ def state_of(home: Settings, number: int) -> str:
 # --- All pages --------------------------------------------------------------------------------------------
 
 
-EMPTY = ["overview", "runs", "analyses", "result", "compare", "stabilisation", "metrics"]
+EMPTY = ["overview", "runs", "analyses", "model", "result", "compare", "stabilisation", "metrics"]
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -731,3 +731,29 @@ def test_runs_tells_the_place_in_the_queue_and_changes_the_priority(
         ]
     said = {number: next(c.value for c in app.caption if places[number] in c.value) for number in places}
     assert "number 1 in the queue" in said[second]
+
+
+def test_cancelling_what_has_not_begun_does_not_warn_of_a_loss(open_page: Open, add: Add) -> None:
+    waits, runs = add("queued", step=0), add("running", step=1)
+    said = {line for line in texts(open_page("runs"), "markdown").splitlines() if line.startswith("Stop ")}
+    assert said == {
+        f"Stop analysis {waits}? It has not begun, so nothing is lost.",
+        f"Stop analysis {runs}? What it has computed so far is lost.",
+    }
+
+
+def test_what_is_being_cancelled_says_what_it_waits_for(open_page: Open, add: Add, home: Settings) -> None:
+    number = add("running")
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, Analysis, number)
+    (progress,) = open_page("runs").get("progress")
+    assert progress.text == (
+        "stopping: the worker ends the batch of products or decomposition at hand (eigenpairs) "
+        "and looks after each"
+    )
+
+
+def test_an_address_as_a_name_is_no_link_in_a_choice(open_page: Open, add: Add) -> None:
+    add(model="http://x.example")
+    (option,) = open_page("compare").pills(key="compare_model").options
+    assert "http\\:\u2060//" in option  # which shows as it is, and links nowhere

@@ -91,6 +91,8 @@ def test_a_package_adds_architectures_with_options(install: Install) -> None:
         "alexnet",
     ]
     described = architectures.describe("our-net(width=8)")
+    # "Units in each hidden layer" is said of another network's width.
+    assert described.options["width"].help == "The argument width of its constructor."
     assert (described.source, described.takes) == ("our_lab", (1, 16, 16))
     assert {name: option.default for name, option in described.options.items()} == {
         "width": 6,

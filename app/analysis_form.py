@@ -44,6 +44,8 @@ LOSS_NOTES = {
     "cross-entropy": "Cross-entropy of the softmax",
     "mse": "Squared difference to the targets, or to the label's unit vector; mean over the outputs",
     "bce": "Binary cross-entropy of a sigmoid for each output; mean over the outputs",
+    "next-token": "Cross-entropy of each token with the one after it, mean over the tokens",
+    "token-cross-entropy": "Cross-entropy of each token with its own label, mean over the tokens",
 }
 # The paper's settings for the Hessian, its Table 1; SEIGH with n_I = 2·n_O, of the MLP as printed.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -193,7 +195,7 @@ def drawn(asked: str) -> tuple[int, str | None]:
 
 def has_no_splits(dataset: str) -> bool:
     """Whether all splits of it are the same samples."""
-    return PurePath(dataset).suffix.lower() in data.FILE_SUFFIXES
+    return PurePath(data.options_of(dataset)[0]).suffix.lower() in data.FILE_SUFFIXES
 
 
 # --- Settings ---------------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ def analysis_settings(
 ) -> tuple[list[AnalysisSettings], list[str]]:
     """Settings for every chosen split of a data set, and what is wrong with them."""
     defaults = AnalysisSettings(architecture=architecture, data=dataset or "")
+    _suit(page, architecture)
     choose_preset(page)
     left, right = st.columns(2)
     with left:
@@ -256,6 +259,14 @@ def analysis_settings(
     elif subset == "indices":
         said.caption(f"N = {complete[0].n_samples:,}.")
     return complete, []
+
+
+def _suit(page: str, architecture: str) -> None:
+    """Choose the usual loss of another architecture, and samples that need no classes for one of tokens."""
+    loss = architectures.usual_loss(architecture)
+    if st.session_state.get(f"{page}_usual_loss", "cross-entropy") != loss:
+        st.session_state[f"{page}_usual_loss"] = st.session_state[f"{page}_loss"] = loss
+        st.session_state[f"{page}_subset"] = "balanced" if loss == "cross-entropy" else "random"
 
 
 def _subset(page: str) -> tuple[SubsetName, int | None, str | None]:

@@ -17,11 +17,11 @@ from seigh.core.curvature import CurvatureOperator, choose, footprint, select_pa
 from seigh.core.curvature.causes import operation, place, reason
 from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64
 from seigh.core.curvature.paths import arithmetic
-from seigh.core.curvature.shares import Mean
+from seigh.core.curvature.shares import LossError, Mean
 from seigh.core.device import available_memory, pick_device
 from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.names import PATHS, REDUCED, PathName
-from seigh.core.problems import architectures, checkpoints, losses
+from seigh.core.problems import architectures, checkpoints, losses, token_losses
 from seigh.core.problems import data as datasets
 from seigh.core.problems.checkpoints import Checkpoint
 from seigh.core.problems.data import Subset
@@ -30,6 +30,9 @@ from seigh.core.spectra.operators import SpectrumError
 
 # Part of the machine's memory for what a product computes on its way.
 _PRODUCT_SHARE = 0.25
+
+# Outputs of tokens that are held at once: a vocabulary of 50,000 makes many.
+_OUTPUTS_AT_ONCE = 2**24
 
 # Samples on which the cause of a failure is looked for.
 _FEW_SAMPLES = 16
@@ -248,12 +251,9 @@ def objective(network: Network) -> Objective:
     loss = losses.build(settings) if network.loss is None else network.loss
     loss = loss.to(network.device, network.dtype)
     with torch.no_grad(), arithmetic(network.device, None):
-        outputs = _outputs(network)
-        if not bool(outputs.isfinite().all()):
-            raise SpectrumError(
-                "The network's outputs are not finite (NaN or infinity): they overflow at this checkpoint; "
-                "check the weights, or use float64."
-            )
+        if isinstance(loss, token_losses.TokenCrossEntropy):
+            return _objective_of_tokens(network, loss)
+        outputs = _outputs(network, network.x)
         targets = losses.targets(settings.loss, network.y, outputs)
         mean = losses.mean(settings.loss, loss, outputs, targets)
         value = float(loss(outputs, targets))
@@ -261,15 +261,33 @@ def objective(network: Network) -> Objective:
     return Objective(loss, targets, value, accuracy, mean)
 
 
-def _outputs(network: Network) -> Tensor:
-    """The network's outputs for all samples.
+def _objective_of_tokens(network: Network, loss: token_losses.TokenCrossEntropy) -> Objective:
+    """The objective of a network with outputs for every token, which are computed some samples at a time."""
+    name, first = network.settings.loss, _outputs(network, network.x[:1])
+    targets = losses.targets(name, network.y, first)
+    try:
+        token_losses.check(name, network.x, network.y, first, targets)
+        tally = token_losses.Tally(loss, targets)
+        for x in torch.split(network.x, max(1, _OUTPUTS_AT_ONCE // first.numel())):
+            tally.add(_outputs(network, x))
+        mean = tally.mean()
+    except LossError as error:
+        raise SettingsError(f"The loss '{name}' {error}") from error
+    if not mean.curvature.passed:
+        raise SettingsError(mean.curvature.sentence)
+    return Objective(loss, targets, tally.value, tally.accuracy, mean)
+
+
+def _outputs(network: Network, x: Tensor) -> Tensor:
+    """The network's outputs for samples x (n, …).
 
     Raises:
         SettingsError: It fails, or gives no row of numbers for each sample.
+        SpectrumError: They are not finite.
     """
-    samples, name = len(network.x), type(network.model).__name__
+    samples, name = len(x), type(network.model).__name__
     try:
-        outputs = network.model(network.x)
+        outputs = network.model(x)
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, SettingsError):
             raise
@@ -287,6 +305,11 @@ def _outputs(network: Network) -> Tensor:
         raise SettingsError(
             f"{name} returns outputs of shape {tuple(outputs.shape)} for {samples:,} samples; let it return "
             "one row for each sample, (N, classes)."
+        )
+    if not bool(outputs.isfinite().all()):
+        raise SpectrumError(
+            "The network's outputs are not finite (NaN or infinity): they overflow at this checkpoint; "
+            "check the weights, or use float64."
         )
     return outputs
 

@@ -367,7 +367,8 @@ def _rehearse(add_rows: Callable[[Session], object], env: Settings) -> None:
 def _store_data(data_files: Mapping[str, str], env: Settings) -> None:
     """Keep data files, paths with their hashes."""
     artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
-    for path, sha256 in data_files.items():
+    for name, sha256 in data_files.items():
+        path, _ = data.options_of(name)
         artifacts.put_file("data", Path(path), sha256, Path(path).suffix)
 
 
@@ -381,7 +382,7 @@ def _check_problem(settings: TrainingSettings, env: Settings) -> str:
     recipe = training.known(settings.problem)
     model = architectures.build(recipe.architecture)
     for split in SPLITS:
-        data.check_matches(data.load(recipe.data, split, env=env), model)
+        data.check_matches(data.load(recipe.data, split, env=env), model, recipe.settings)
     whole = data.load(recipe.data, "train", env=env)
     training.check(settings.problem, whole, settings.batch, settings.learning_rate)
     return architectures.canonical(recipe.architecture)
@@ -448,10 +449,12 @@ def _hash_of_file(name: str) -> str | None:
     """SHA-256 of the data file ``name``; None for a data set, or what is in the artefact store already."""
     if not data.is_file(name):
         return None
-    return sha256_of(Path(name))
+    base, _ = data.options_of(name)
+    return sha256_of(Path(base))
 
 
 def _with_stored_data(settings: AnalysisSettings, data_files: dict[str, str]) -> AnalysisSettings:
     sha256 = data_files.get(settings.data)
-    stored = f"sha256:{sha256}" if sha256 else data.canonical(settings.data)
+    _, options = data.options_of(settings.data)
+    stored = data.with_options(f"sha256:{sha256}", options) if sha256 else data.canonical(settings.data)
     return settings.model_copy(update={"data": stored})

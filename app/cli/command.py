@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from seigh.core.analysis import Progress as AnalysisProgress
     from seigh.core.analysis import Result
     from seigh.core.landscape import Earlier
+    from seigh.core.problems.checkpoints import Checkpoint
     from seigh.core.problems.training import Problem
     from seigh.tasks.submit import Submission
 
@@ -277,6 +278,7 @@ def _settings_of_problem(recipe: Problem, options: dict[str, Any], env: Settings
     from seigh.core.problems import architectures
 
     split = options.pop("split", "test")
+    options |= {"loss": recipe.loss, "subset": recipe.subset}
     settings = [
         AnalysisSettings(architecture=recipe.architecture, data=recipe.data, split=each, **options)
         for each in (SPLITS if split == "both" else [split])
@@ -358,17 +360,20 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
     methods.get(options["method"])  # before anything slow
     from seigh.core import preparation
-    from seigh.core.problems import architectures, checkpoints
+    from seigh.core.problems import architectures, checkpoints, huggingface
     from seigh.core.problems import data as datasets
 
     architecture = options.pop("architecture")
+    if architecture and huggingface.is_meant(architecture):
+        architecture = architectures.canonical(architecture)
     for file in files:
         checkpoint = checkpoints.read(file)
-        architecture = architecture or _only(checkpoints.fitting_architectures(checkpoint), file.name)
+        architecture = architecture or _architecture_of(checkpoint, file)
         checkpoints.check_fits(checkpoint, architecture)
         for note in checkpoint.notes:
             err.print(f"{escape(file.name)}: {escape(note)}", soft_wrap=True)
     options["data"] = datasets.canonical(options["data"])
+    options |= _suiting(architecture, options)
     options["indices"] = datasets.read_indices(options["indices"]) if options["indices"] else ""
     if options["indices"] and options["subset"] == AnalysisSettings.model_fields["subset"].get_default():
         options["subset"] = "indices"
@@ -378,6 +383,36 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
         raise SettingsError(refusal(error)) from error
     preparation.check(settings)
     return settings
+
+
+def _architecture_of(checkpoint: Checkpoint, file: Path) -> str:
+    """The architecture that the tensors fit, or the one that the configuration beside the file describes."""
+    from seigh.core.problems import architectures, checkpoints, huggingface
+
+    fitting = checkpoints.fitting_architectures(checkpoint)
+    beside = huggingface.beside(file)
+    if fitting or beside is None:
+        return _only(fitting, file.name)
+    found = architectures.canonical(str(beside))
+    err.print(f"The architecture is {escape(found)}, by {escape(str(beside))}.", soft_wrap=True)
+    return found
+
+
+def _suiting(architecture: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Loss and subset for an architecture that the usual ones cannot work for: one of tokens."""
+    from seigh.core.problems import architectures
+
+    usual = {name: AnalysisSettings.model_fields[name].get_default() for name in ("loss", "subset")}
+    loss = architectures.usual_loss(architecture)
+    if loss == usual["loss"] or options["loss"] not in (usual["loss"], loss):
+        return {}
+    chosen = {"loss": loss}
+    if options["subset"] == usual["subset"] and not options["indices"]:
+        chosen["subset"] = "random"
+    said = ", ".join(f"{name} {value}" for name, value in chosen.items() if options[name] != value)
+    if said:
+        err.print(f"For a network of tokens: {said}.", soft_wrap=True)
+    return chosen
 
 
 def _draw(settings: AnalysisSettings, model: nn.Module, env: Settings) -> None:

@@ -20,12 +20,13 @@ from seigh.core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
     "data": typer.Option(
-        help="Name of a data set, random(3x32x32,classes=10) for trials, or a .npz or .safetensors file "
-        "with x and y."
+        help="Name of a data set, random(3x32x32,classes=10) for trials, a .npz or .safetensors file with x "
+        "and y, or tokens: .jsonl, .parquet, .arrow, .npy, or a stream 'FILE.bin(block=256,dtype=uint16)'."
     ),
     "architecture": typer.Option(
-        help="Name of the architecture, with options like 'resnet18(num_classes=10)'; the one that the "
-        "tensors fit if not given."
+        help="Name of the architecture, with options like 'resnet18(num_classes=10)', or the config.json of "
+        "a transformers model; the one that the tensors fit, or that a config.json beside them describes, "
+        "if not given."
     ),
     "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
     "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),
@@ -35,7 +36,8 @@ _OPTIONS: dict[str, Any] = {
     ),
     "loss": typer.Option(
         help="cross-entropy (labels, or soft labels), mse (numbers of the outputs' shape, or labels as unit "
-        "vectors), bce (0 and 1 for each output), or the loss of a plug-in; the mean over the samples."
+        "vectors), bce (0 and 1 for each output), next-token or token-cross-entropy (a label for each "
+        "token), or the loss of a plug-in; the mean over the samples, or over their tokens."
     ),
     "label_smoothing": typer.Option(help="Share of cross-entropy's targets that is spread over all classes."),
     "class_weights": typer.Option(

@@ -25,7 +25,7 @@ from seigh.core.errors import UserError
 from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.names import Place, Priority
-from seigh.core.problems import architectures, data
+from seigh.core.problems import architectures, data, huggingface
 from seigh.core.problems.checkpoints import Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
@@ -115,17 +115,33 @@ def brought() -> list[Brought]:
         key=f"new_files_{emptied('files')}",
         max_upload_size=settings().max_upload_mb,
         help="State dicts and the dictionaries that trainers save (.pt, .pth, .ckpt, .bin) or .safetensors, "
-        "also in several files with their .index.json. They are read as tensors: nothing in them is run.",
+        "also in several files with their .index.json. They are read as tensors: nothing in them is run. "
+        "The config.json of a transformers model says its architecture.",
     )
+    if sentence := st.session_state.pop("new_config_refused", None):
+        st.error(plain(sentence), icon=":material/block:")
     if uploaded:
-        with st.spinner(f"Reading {counted(len(uploaded), 'file', 'files')} …"):
-            new = uploads.read([kept(upload) for upload in uploaded], folder())
+        weights = [upload for upload in uploaded if not take_configuration(upload)]
+        with st.spinner(f"Reading {counted(len(weights), 'file', 'files')} …"):
+            new = uploads.read([kept(upload) for upload in weights], folder())
         st.session_state[FILES] = joined(files, new)
         empty("files", uploaded)
     stored(files)
     if files:
         st.button("Remove all files", icon=":material/delete:", key="new_clear", on_click=forget_files)
     return files
+
+
+def take_configuration(upload: Any) -> bool:
+    """Whether an upload is the configuration of a ``transformers`` model, which is then the architecture."""
+    if PurePath(upload.name).name.lower() != huggingface.FILE:
+        return False
+    try:
+        found = architectures.canonical(huggingface.from_json(bytes(upload.getbuffer()), upload.name))
+        st.session_state["new_architecture"] = found
+    except SettingsError as error:
+        st.session_state["new_config_refused"] = str(error)
+    return True
 
 
 def stored(files: Sequence[Brought]) -> None:
@@ -493,7 +509,9 @@ def choose_data(architecture: str | None) -> tuple[str | None, list[str]]:
     with right:
         if source == OWN_FILE:
             path = own_data()
-            return path, [] if path else ["Upload the data file."]
+            if path is None:
+                return None, ["Upload the data file."]
+            return as_tokens(path)
         name = random_data(architecture) if source == RANDOM else source
     try:
         about = data.describe(name, env=settings())
@@ -515,12 +533,35 @@ def own_data() -> str | None:
         type=[suffix.removeprefix(".") for suffix in data.FILE_SUFFIXES],
         key=f"new_data_file_{emptied('data')}",
         max_upload_size=settings().max_upload_mb,
-        help="x (N, …) floating-point samples as in training and y (N,) integer labels. It has no splits.",
+        help="x (N, …) floating-point samples as in training and y (N,) integer labels, or tokens: rows of "
+        "input_ids (.jsonl, .parquet, .arrow, .npy), or one stream of them (.bin, .npy). It has no splits.",
     )
     if upload is not None:
         st.session_state["new_data_file"] = kept(upload).path
         empty("data", [upload])
     return None
+
+
+def as_tokens(path: str) -> tuple[str | None, list[str]]:
+    """The name of an uploaded file with how it is to be read, of a stream of tokens."""
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in data.STREAM_SUFFIXES:
+        return path, []
+    options: dict[str, Any] = {}
+    length = st.number_input(
+        "Block, tokens", min_value=1, max_value=2**20, value=None, key="new_block", persist_state="session",
+        placeholder="of one long stream", help="Tokens of a sample. Not needed for rows of tokens.",
+    )  # fmt: skip
+    if length is not None:
+        options["block"] = int(length)
+    if suffix != ".npy":
+        options["dtype"] = st.selectbox(
+            "Type of a token", data.TOKEN_DTYPES, key="new_dtype", persist_state="session",
+            help="nanoGPT and llm.c write uint16; OLMo uint16 or uint32, by the size of its vocabulary.",
+        )  # fmt: skip
+        if length is None:
+            return None, ["Say how many tokens a block has."]
+    return data.with_options(path, options), []
 
 
 def forget_data() -> None:

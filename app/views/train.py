@@ -71,7 +71,7 @@ def choose_problem() -> tuple[str, Problem, list[str]]:
     name = str(st.selectbox("Problem", list(known), key="train_problem", persist_state="session"))
     recipe = known[name]
     st.markdown(
-        f"**{plain(recipe.architecture)}** on **{plain(recipe.data)}**: plain SGD on the mean cross-entropy, "
+        f"**{plain(recipe.architecture)}** on **{plain(recipe.data)}**: plain SGD on the mean {recipe.loss}, "
         f"learning rate {recipe.learning_rate:.4g}, batches of {recipe.batch:,}, no schedule and no weight "
         "decay."
         + (f" {recipe.held_out:.0%} of the training split is held out." if recipe.held_out else "")

@@ -94,7 +94,7 @@ class Model(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
-    architecture: Mapped[str] = mapped_column(String(300))  # a name, with options if any
+    architecture: Mapped[str] = mapped_column(String(2000))  # a name, with options if any
     created_at: Mapped[datetime] = mapped_column(default=now)
     note: Mapped[str] = mapped_column(Text, default="", server_default="")  # what people say of it
     archived: Mapped[bool] = mapped_column(default=False, server_default=false())  # offered no more

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from seigh.core.curvature import select_parameters
 from seigh.core.errors import first_line
-from seigh.core.problems import paper, plugins, zoo
+from seigh.core.problems import gpt, huggingface, paper, plugins, token_losses, zoo
 from seigh.core.problems.outputs import with_tensor_outputs
 from seigh.core.problems.sources import Shape, Source
 from seigh.core.problems.spec import Spec, Value, parse
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 _HELP: Mapping[str, str] = MappingProxyType(
     {
         "num_classes": "Number of classes, which is that of the outputs.",
+        "vocabulary": "Number of different tokens.",
+        "block": "Tokens of a sample, at most.",
         "inputs": "Number of inputs: the numbers in one sample.",
         "width": "Units in each hidden layer.",
         "depth": "Number of hidden layers.",
@@ -75,7 +78,7 @@ class Architecture:
 
     Attributes:
         name: What people choose, without options.
-        source: Where it comes from: ``paper``, ``torchvision``, ``timm``, or the package of a plug-in.
+        source: Where it comes from: ``paper``, ``torchvision``, ``timm``, ``hf``, or a plug-in's package.
         line: What it is, in a line.
         options: By name.
         takes: Shape of one sample, with the options as given; None if a plug-in does not say.
@@ -111,9 +114,14 @@ _RESNET = "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
 
 @cache
 def names(*, timm: bool = True) -> tuple[str, ...]:
-    """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed."""
+    """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed.
+
+    Those of ``transformers`` are none without a configuration.
+    """
     found = [*_PAPER]
     for source in (*_plain(), *_prefixed()):
+        if source is HUGGING_FACE:
+            continue
         if timm or source is not TIMM:
             found += _names(source)
     return tuple(dict.fromkeys(found))
@@ -125,9 +133,13 @@ def canonical(text: str) -> str:
     >>> canonical("resnet18( num_classes = 10 )"), canonical("tanh-mlp(width=20)")
     ('resnet18(num_classes=10)', 'tanh-mlp')
 
+    Of ``transformers``, the path of a ``config.json`` is a way to write it, too.
+
     Raises:
         SettingsError: There is no such architecture or option, or it cannot be built with this value.
     """
+    if huggingface.is_meant(text):
+        text = huggingface.read(Path(text))
     spec = _checked(parse(text))
     _skeleton(str(spec))
     return str(spec)
@@ -232,13 +244,31 @@ def forward_operations(text: str, sample: Shape) -> int:
 
     skeleton = _skeleton(str(_checked(parse(text))))
     try:
+        dtype = torch.float32 if vocabulary(skeleton) is None else torch.int64
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            skeleton(torch.empty(1, *sample, device="meta"))
+            skeleton(torch.empty(1, *sample, device="meta", dtype=dtype))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise SettingsError(
             f"{text} does not take samples of the shape {'×'.join(map(str, sample))}."
         ) from error
     return int(counter.get_total_flops())
+
+
+def usual_loss(text: str) -> str:
+    """Name of the loss that an architecture is usually trained with.
+
+    >>> usual_loss("tanh-mlp"), usual_loss("char-gpt(depth=1)")
+    ('cross-entropy', 'next-token')
+    """
+    if text.partition("(")[0].strip() == CHARACTERS.name:
+        return token_losses.NEXT_TOKEN
+    return huggingface.usual_loss(text) or "cross-entropy"
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """How many tokens a model tells apart, 0 … V − 1; None if it takes no tokens, or does not say."""
+    size = getattr(model, "vocabulary", None)
+    return size if isinstance(size, int) else None
 
 
 # --- From a name to a model -------------------------------------------------------------------------------
@@ -248,12 +278,17 @@ def _checked(spec: Spec) -> Spec:
     """The spec without defaults, once its name and options exist and its values are of their kinds."""
     if _found(spec.name) is None:
         near = ", ".join(_PAPER)
+        if spec.name.startswith(huggingface.PREFIX):
+            raise SettingsError(huggingface.unknown(spec.name))
         raise SettingsError(
             f"There is no architecture '{spec.name}'; choose one of {near}, or a classifier of torchvision "
             "by its name there."
         )
     if spec.argument is not None:
         raise SettingsError(f"'{spec}' gives {spec.argument} without a name; write options as name=value.")
+    own = _source(spec.name).canonical
+    if own is not None:
+        return own(spec)
     if not spec.options:
         return spec
     defaults = _candidates(spec.name)
@@ -606,6 +641,21 @@ PAPER = Source(
 )
 
 
+def _char_gpt_options(_: str) -> Mapping[str, Value]:
+    return {each.name: each.default for each in inspect.signature(gpt.CharGPT).parameters.values()}
+
+
+CHARACTERS = Source(
+    "char-gpt",
+    names=lambda: ("char-gpt",),
+    build=lambda _, options: gpt.CharGPT(**options),  # type: ignore[arg-type]
+    options=_char_gpt_options,
+    takes=lambda _, options: (int(options["block"]),),
+    line=lambda _: (inspect.getdoc(gpt.CharGPT) or "").partition("\n")[0],
+    on_meta=True,
+)
+
+
 def _torchvision_takes(name: str, options: Mapping[str, Value]) -> Shape:
     size = int(options.get("image_size", 0)) or zoo.torchvision_size(name)
     return 3, size, size
@@ -641,6 +691,9 @@ TIMM = Source(
 )
 
 
+HUGGING_FACE = huggingface.SOURCE
+
+
 def _of_package(package: str) -> Source:
     """The architectures that a package has registered one by one."""
     own = {name: each for name, each in plugins.registry().architectures.items() if each.package == package}
@@ -663,13 +716,13 @@ def _of_package(package: str) -> Source:
 def _plain() -> tuple[Source, ...]:
     """Those whose architectures have plain names. Importing torchvision takes long, so it is asked last."""
     packages = dict.fromkeys(each.package for each in plugins.registry().architectures.values())
-    return PAPER, *map(_of_package, packages), TORCHVISION
+    return PAPER, CHARACTERS, *map(_of_package, packages), TORCHVISION
 
 
 @cache
 def _prefixed() -> tuple[Source, ...]:
     """Those whose architectures are called by the source's name, a slash, and their own."""
-    return *plugins.registry().sources.values(), TIMM
+    return *plugins.registry().sources.values(), HUGGING_FACE, TIMM
 
 
 @cache

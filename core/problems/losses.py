@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seigh.core.curvature.causes import operation, reason
 from seigh.core.curvature.shares import LossError, Mean, mean_of
 from seigh.core.linalg.memory import is_out_of_memory
-from seigh.core.problems import plugins
+from seigh.core.problems import plugins, token_losses
 from seigh.core.settings import AnalysisSettings, SettingsError
 
 # The label that has no loss unless the settings name another one, as in PyTorch.
@@ -37,7 +37,13 @@ def _bce(settings: AnalysisSettings) -> nn.Module:
 
 # What makes each of the losses that are here without a plug-in.
 BUILT_IN: Mapping[str, Callable[[AnalysisSettings], nn.Module]] = MappingProxyType(
-    {"cross-entropy": _cross_entropy, "mse": lambda _: nn.MSELoss(), "bce": _bce}
+    {
+        "cross-entropy": _cross_entropy,
+        "mse": lambda _: nn.MSELoss(),
+        "bce": _bce,
+        token_losses.NEXT_TOKEN: lambda _: token_losses.TokenCrossEntropy(),
+        token_losses.EACH_TOKEN: lambda _: token_losses.TokenCrossEntropy(),
+    }
 )
 
 
@@ -57,6 +63,9 @@ def build(settings: AnalysisSettings) -> nn.Module:
       unit vector where it is one.
     - ``bce``: the mean of −y_j log σ(f_j) − (1 − y_j) log(1 − σ(f_j)) over samples and outputs, as
       ``torch.nn.BCEWithLogitsLoss``; class weights multiply the first term.
+    - ``next-token``: cross-entropy at every position of a sequence with the token after it, the mean over all
+      tokens that have a label other than −100.
+    - ``token-cross-entropy``: likewise with the label at the position itself, as of masked tokens.
 
     Weight decay is no part of it: its λ·I is added to the matrix itself.
 
@@ -125,9 +134,11 @@ def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:
 
     Returns:
         The labels as they are, or numbers in the outputs' format: of ``mse``, labels (N,) become unit
-        vectors; numbers (N,) pair with outputs (N, 1).
+        vectors; numbers (N,) pair with outputs (N, 1); of ``next-token``, the labels of the next positions.
     """
-    if loss not in BUILT_IN:
+    if loss == token_losses.NEXT_TOKEN:
+        return token_losses.next_tokens(y, outputs.shape[1] if outputs.ndim == 3 else 0)
+    if loss == token_losses.EACH_TOKEN or loss not in BUILT_IN:
         return y
     if loss == "mse" and not y.is_floating_point() and y.ndim == 1 and outputs.ndim == 2:
         return nn.functional.one_hot(y, outputs.shape[-1]).to(outputs.dtype)
@@ -178,6 +189,13 @@ def mismatch(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...], da
             wrong = _not_like(settings, y, outputs) if y.is_floating_point() else _no_unit_vectors(y, outputs)
         case "bce":
             wrong = _not_like(settings, y, outputs) or _not_binary(y)
+        case token_losses.NEXT_TOKEN | token_losses.EACH_TOKEN:
+            one = torch.empty((1, *outputs), device="meta")
+            try:
+                token_losses.check(settings.loss, None, y, one, targets(settings.loss, y, one))
+            except LossError as error:
+                return f"The loss '{settings.loss}' {error}"
+            return None
         case _:
             return None
     if wrong is None and settings.weights:
@@ -221,7 +239,9 @@ def _no_labels(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) 
         if len(outputs) == len(inner) + 1 and inner == outputs[:-1]:
             return (
                 f"cross-entropy takes outputs (N, classes, …), and {_pair(y, outputs)} have the classes "
-                "last; let the network return outputs.movedim(-1, 1)."
+                f"last; choose the loss {token_losses.NEXT_TOKEN} for a language model, "
+                f"{token_losses.EACH_TOKEN} for labels at the tokens themselves, or else let the network "
+                "return outputs.movedim(-1, 1)."
             )
         return (
             f"cross-entropy does not pair {_pair(y, outputs)}; it takes outputs (N, classes, …) with labels "

@@ -189,10 +189,10 @@ def _merge(whole: Registry, own: Registry) -> None:
         "losses": {*losses.BUILT_IN},
         "curves": {*OBSERVABLES},
         "methods": {*BUILT_IN},
-        "sources": {"timm"},
+        "sources": {"hf", "timm"},
     }
     if own.architectures:
-        here["architectures"] = {*paper.NETWORKS, *zoo.torchvision_names()}
+        here["architectures"] = {*paper.NETWORKS, "char-gpt", *zoo.torchvision_names()}
     kinds = ("architectures", "sources", "datasets", "losses", "problems", "curves", "methods", "figures")
     for kind in kinds:
         for name in getattr(own, kind).keys() & (getattr(whole, kind).keys() | here.get(kind, set())):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from seigh.core.problems.spec import Value
+from seigh.core.problems.spec import Spec, Value
 
 Shape = tuple[int, ...]
 
@@ -37,6 +37,8 @@ class Source:
             tried. All are when not given.
         candidates: Of shapes by tensor name, which architectures a checkpoint of such tensors may be of; all
             of them when not given.
+        canonical: Of a spec whose architecture there is, the one way to write it, for sources whose options
+            follow rules of their own; raises ``SettingsError`` for options that there are not.
         on_meta: Whether its constructors compute with no tensor, so that they work without memory.
     """
 
@@ -49,6 +51,7 @@ class Source:
     certain: Callable[[str, str], bool] | None = None
     candidates: Callable[[Mapping[str, Sequence[int]]], Iterable[str]] | None = None
     on_meta: bool = False
+    canonical: Callable[[Spec], Spec] | None = None
 
     def described(self, name: str) -> str:
         """What an architecture is, in a line."""

@@ -21,7 +21,9 @@ Value = bool | int | float | str
 _NAME = r"[A-Za-z0-9][\w./+-]*"
 _SPEC = re.compile(rf"\s*({_NAME})\s*(?:\(([^()]*)\)\s*)?", re.ASCII)
 _OPTION = re.compile(r"\s*(?:([A-Za-z]\w*)\s*=\s*)?([\w.+-]+)\s*", re.ASCII)
-_LONGEST = 300
+
+# Characters of a name with its options: a transformer's configuration may differ from the usual in many.
+LONGEST = 2000
 
 # Far above any size that is meant, and small enough that arithmetic with it stays harmless.
 _LARGEST = 10**9
@@ -62,7 +64,7 @@ def parse(text: str) -> Spec:
     Raises:
         SettingsError: It is no name with options in parentheses, or gives an option twice.
     """
-    match = _SPEC.fullmatch(text) if len(text) <= _LONGEST else None
+    match = _SPEC.fullmatch(text) if len(text) <= LONGEST else None
     if match is None:
         raise _malformed(text)
     name, inside = match[1], match[2]

@@ -28,11 +28,13 @@ from torch import Tensor, nn
 
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.device import pick_device
-from seigh.core.problems import architectures, augment, data, plugins
+from seigh.core.names import SubsetName
+from seigh.core.problems import architectures, augment, data, plugins, token_losses
+from seigh.core.problems import losses as known_losses
 from seigh.core.problems.checkpoints import METRICS
-from seigh.core.problems.data import Dataset
+from seigh.core.problems.data import Dataset, text
 from seigh.core.problems.recorder import Recorder, checkpoint_name, plain_state, write_tensors
-from seigh.core.settings import Settings, SettingsError
+from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 
 STATE = ".state.safetensors"
 
@@ -51,7 +53,7 @@ _SMALLEST_METRIC_BATCH = 32
 
 @dataclass(frozen=True)
 class Problem:
-    """A recipe: plain SGD on the mean cross-entropy, no schedule, no weight decay.
+    """A recipe: plain SGD on a mean loss, no schedule, no weight decay.
 
     Attributes:
         architecture: Name of the architecture, with options if any.
@@ -65,6 +67,7 @@ class Problem:
             every seed; of all samples when None.
         initialise: Changes the architecture's initial weights; they are the architecture's own when None.
         augment: Changes a batch of samples at random; drawn from torch's global generator.
+        loss: Name of the loss (``seigh.core.problems.losses``), which analyses of its checkpoints have, too.
     """
 
     architecture: str
@@ -77,6 +80,19 @@ class Problem:
     metric_samples: int | None = None
     initialise: Callable[[nn.Module], None] | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    loss: str = "cross-entropy"
+
+    @property
+    def subset(self) -> SubsetName:
+        """Which samples to analyse unless somebody says: balanced ones where there are classes."""
+        return "balanced" if self.loss in ("cross-entropy", "mse") else "random"
+
+    @property
+    def settings(self) -> AnalysisSettings:
+        """Of an analysis of its checkpoints, unless somebody says."""
+        return AnalysisSettings(
+            architecture=self.architecture, data=self.data, loss=self.loss, subset=self.subset
+        )
 
     def record(self, steps: int | None = None) -> tuple[int, ...]:
         """The steps to record of a training of ``steps`` steps: every so many, and the last.
@@ -105,6 +121,17 @@ _OWN = MappingProxyType(
     {
         # The paper's recipe for 16×16 MNIST on the digits, of which there are too few to hold any out.
         "digits-mlp": replace(_MLP, data="digits"),
+        # As nanoGPT's model of characters, smaller, and by plain SGD as the others.
+        "char-gpt": Problem(
+            "char-gpt",
+            text.NAME,
+            learning_rate=1.0,
+            batch=32,
+            steps=1000,
+            every=100,
+            metric_samples=500,
+            loss=token_losses.NEXT_TOKEN,
+        ),
         "mnist-mlp": replace(_MLP, held_out=10_000 / 60_000),
         "cifar10-3c3d": Problem(
             "3c3d",
@@ -143,7 +170,7 @@ _OWN = MappingProxyType(
 
 
 def problems() -> Mapping[str, Problem]:
-    """The problems by name: the paper's, its smallest on the digits, and those of plug-ins."""
+    """The problems by name: the paper's, its smallest on the digits, a model of characters, and plug-ins'."""
     return MappingProxyType({**_OWN, **_plugged()})
 
 
@@ -357,7 +384,7 @@ class _Run:
         self, recipe: Problem, training: Dataset, test: Dataset, seed: int, device: torch.device
     ) -> None:
         self.model = architectures.build(recipe.architecture)
-        data.check_matches(training, self.model)
+        data.check_matches(training, self.model, recipe.settings)
         if recipe.initialise is not None:
             recipe.initialise(self.model)
         self.model.to(device)
@@ -370,6 +397,7 @@ class _Run:
         self._recipe = recipe
         self._device = device
         self._optimiser = torch.optim.SGD(self.model.parameters(), lr=recipe.learning_rate)
+        self._loss = _loss_of(recipe)
         self._batches = _Batches(samples, recipe.batch, generator)
         self._read = _reader(training)
         self._labels = training.y
@@ -391,7 +419,8 @@ class _Run:
             x = self._recipe.augment(x)
         self.model.train()
         self._optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(x.to(self._device)), y)
+        outputs = self.model(x.to(self._device))
+        loss: Tensor = self._loss(outputs, known_losses.targets(self._recipe.loss, y, outputs))
         torch.autograd.backward(loss)
         self._optimiser.step()
         self.model.eval()
@@ -399,14 +428,15 @@ class _Run:
         return self._finite(loss.item())
 
     def metrics(self) -> dict[str, float]:
-        """Mean cross-entropy and accuracy of the model on both splits.
+        """Loss and accuracy of the model on both splits.
 
         Raises:
             SettingsError: If a loss is not finite.
         """
         found: dict[str, float] = {}
         for split, (read, dataset, index) in self._measured.items():
-            loss, accuracy = _loss_and_accuracy(self.model, read, dataset.y, index, self._device)
+            measured = (self.model, self._recipe, read, dataset.y, index, self._device)
+            loss, accuracy = _loss_and_accuracy(*measured)
             found |= {f"{split}_loss": self._finite(loss), f"{split}_accuracy": accuracy}
         return found
 
@@ -510,19 +540,31 @@ def _evaluated(samples: Tensor, recipe: Problem) -> Tensor:
     return samples[drawn[: recipe.metric_samples].sort().values]
 
 
+def _loss_of(recipe: Problem) -> nn.Module:
+    return known_losses.build(recipe.settings)
+
+
 @torch.no_grad()
 def _loss_and_accuracy(
     model: nn.Module,
+    recipe: Problem,
     read: Callable[[Tensor], Tensor],
     labels: Tensor,
     index: Tensor,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of a model in eval mode on samples that are read batch by batch."""
+    """Loss and accuracy of a model in eval mode on samples that are read batch by batch.
+
+    Where each token has a label, all samples must have as many.
+    """
+    mean = _loss_of(recipe)
     numbers = read(index[:1]).numel()
     loss = accuracy = 0.0
     for part in torch.split(index, max(_SMALLEST_METRIC_BATCH, _METRIC_NUMBERS // numbers)):
-        outputs, y = model(read(part).to(device)), labels[part].to(device)
-        loss += len(part) * nn.functional.cross_entropy(outputs, y).item()
-        accuracy += len(part) * (outputs.argmax(dim=1) == y).float().mean().item()
+        outputs = model(read(part).to(device))
+        y = known_losses.targets(recipe.loss, labels[part].to(device), outputs)
+        loss += len(part) * mean(outputs, y).item()
+        classes = -1 if y.ndim == outputs.ndim - 1 > 1 else 1
+        right = labels[part].to(device) if y.is_floating_point() else y
+        accuracy += len(part) * (outputs.argmax(dim=classes) == right).float().mean().item()
     return loss / len(index), accuracy / len(index)

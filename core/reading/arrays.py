@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from seigh.core.reading import tokens
 from seigh.core.reading.checkpoints import in_safetensors, once
 from seigh.core.reading.packing import described, first_not_finite, write_converted
 from seigh.core.reading.task import Task
@@ -33,6 +34,8 @@ _Numbers = np.ndarray[Any, Any]
 def read(task: Task) -> dict[str, Any]:
     """Samples in float32, and targets in int64 or float32, refused unless they are what they should be."""
     try:
+        if task.name.lower().endswith(".npz") and "input_ids" in _entries(task):
+            return tokens.read(task)
         arrays = _read_npz(task) if task.name.lower().endswith(".npz") else _read_safetensors(task)
     except (Refusal, MemoryError):
         raise
@@ -43,9 +46,15 @@ def read(task: Task) -> dict[str, Any]:
     return _checked(task, **arrays)
 
 
-def _read_npz(task: Task) -> dict[str, _Numbers]:
+def _entries(task: Task) -> list[str]:
+    """The names of the arrays in a ``.npz`` file."""
     end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
     _check_list(task, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
+    with zipfile.ZipFile(task.file) as archive:
+        return [entry.filename.removesuffix(".npy") for entry in archive.infolist()]
+
+
+def _read_npz(task: Task) -> dict[str, _Numbers]:
     with zipfile.ZipFile(task.file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         _check_keys(task, list(entries))
@@ -130,6 +139,10 @@ def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
     name = task.name
     if any(array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8) for array in (x, y)):
         raise Refusal(f"'{name}' holds unusual numbers; save x as float32, and y as int64 or float32.")
+    if x.dtype.kind in "iu" and x.dtype != np.uint8 and x.ndim == 2 and y.dtype.kind in "iu":
+        wide = y.ndim == 2 and y.shape[1] in (x.shape[1], x.shape[1] + 1)
+        if len(x) == len(y) and (wide or y.ndim == 1):
+            return tokens.checked(task, x.astype(np.int64), y.astype(np.int64))
     if x.dtype == np.uint8:
         raise Refusal(
             f"x in '{name}' holds images of bytes (uint8); scale them as in training, such as by x / 255, "

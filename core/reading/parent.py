@@ -37,7 +37,7 @@ from seigh.core.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["checkpoint", "shard", "data", "state"]
+Kind = Literal["checkpoint", "shard", "data", "tokens", "state"]
 
 # A child takes so much for itself, and for a file as large as itself so much more. Numbers are not in it:
 # they go from the file to the file of numbers without being in memory together.
@@ -82,7 +82,13 @@ class Answer:
 
 
 def read(
-    kind: Kind, path: Path, name: str, env: Settings | None = None, *, largest: int | None = None
+    kind: Kind,
+    path: Path,
+    name: str,
+    env: Settings | None = None,
+    *,
+    largest: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Answer:
     """Let a child read a file.
 
@@ -92,6 +98,7 @@ def read(
         name: What it is called in refusals.
         env: With the limits of this installation; from ``SEIGH_*`` when not given.
         largest: Bytes that an array may take, of data.
+        options: What else the kind of file takes; plain JSON.
 
     Raises:
         Refused: If it cannot be read: damaged, not what it should be, or beyond a limit.
@@ -101,7 +108,7 @@ def read(
         size = os.fstat(source.fileno()).st_size
         limits = _limits(size, env or Settings(), largest)
         with tempfile.TemporaryFile(prefix="seigh-numbers-") as numbers:
-            found = _asked(kind, name, limits, source, numbers, {"largest": largest})
+            found = _asked(kind, name, limits, source, numbers, {**(options or {}), "largest": largest})
             about = ("types", "shapes", "names", "which")
             facts = {key: value for key, value in found.items() if key not in about}
             return Answer(facts, _tensors(found, numbers))

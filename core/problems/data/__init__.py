@@ -17,11 +17,17 @@ from seigh.core.problems.data.subsets import (
     subset_index,
 )
 from seigh.core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
+from seigh.core.problems.data.tokens import STREAMS as STREAM_SUFFIXES
+from seigh.core.problems.data.tokens import joined as with_options
+from seigh.core.problems.data.tokens import split as options_of
+from seigh.core.reading.tokens import DTYPES as TOKEN_DTYPES
 
 __all__ = [
     "FILE_SUFFIXES",
     "IN_MEMORY",
     "RANDOM_EXAMPLE",
+    "STREAM_SUFFIXES",
+    "TOKEN_DTYPES",
     "DataError",
     "Dataset",
     "Description",
@@ -38,7 +44,9 @@ __all__ = [
     "is_file",
     "load",
     "names",
+    "options_of",
     "random_index",
     "read_indices",
     "subset_index",
+    "with_options",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from seigh.core.problems import plugins
-from seigh.core.problems.data import digits, files, originals, synthetic
+from seigh.core.problems.data import digits, files, originals, synthetic, text, tokens
 from seigh.core.problems.data.dataset import DataError, Dataset
 from seigh.core.settings import Settings
 
@@ -45,16 +45,16 @@ class Description:
 
 def names() -> tuple[str, ...]:
     """The data sets by name, whether or not their files are there; random data go by their spec."""
-    return tuple(dict.fromkeys((digits.NAME, *originals.ORIGINALS, *plugins.registry().datasets)))
+    return tuple(dict.fromkeys((digits.NAME, text.NAME, *originals.ORIGINALS, *plugins.registry().datasets)))
 
 
 def canonical(name: str) -> str:
     """The one way to write what ``load`` takes.
 
     Raises:
-        DataError: If it is random data, but not understood.
+        DataError: If it is random data, or has options of tokens, but is not understood.
     """
-    return synthetic.canonical(name) if synthetic.is_meant(name) else name
+    return synthetic.canonical(name) if synthetic.is_meant(name) else tokens.joined(*tokens.split(name))
 
 
 def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
@@ -62,8 +62,9 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
 
     Args:
         name: One of ``names()``, ``random(CxHxW,classes=n)``, the path of a ``.npz`` or ``.safetensors``
-            file with ``x`` (N, …) float and ``y`` (N, …) integer or float, or ``sha256:<digest>`` of such a
-            file in the artefact store.
+            file with ``x`` (N, …) float and ``y`` (N, …) integer or float or of a file of tokens
+            (``seigh.core.reading.tokens``), or ``sha256:<digest>`` of such a file in the artefact store;
+            of a stream of tokens with ``(block=…,dtype=…)`` after it.
         split: ``train`` or ``test``; a file has no splits and is used whole for both.
         env: Where data directory and artefact store are; from ``SEIGH_*`` when not given.
 
@@ -73,18 +74,21 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
     env = env or Settings()
     if name == digits.NAME:
         return digits.load(split)
+    if name == text.NAME:
+        return text.load(split)
     if name in originals.ORIGINALS:
         return originals.load(name, split, env.data_folder)
     if name in plugins.registry().datasets:
         return _plugged(name, split)
     if synthetic.is_meant(name):
         return synthetic.load(name, split)
-    if name.startswith(_HASH):
-        return files.read(files.stored(name.removeprefix(_HASH), env.artifact_folder))
-    path = Path(name)
+    base, options = tokens.split(name)
+    if base.startswith(_HASH):
+        return files.read(files.stored(base.removeprefix(_HASH), env.artifact_folder), options)
+    path = Path(base)
     if path.suffix.lower() not in files.SUFFIXES:
         raise _unknown(name)
-    return files.read(path)
+    return files.read(path, options)
 
 
 def _plugged(name: str, split: str) -> Dataset:
@@ -125,6 +129,9 @@ def describe(name: str, *, env: Settings | None = None) -> Description:
             name, "Handwritten digits that come along, 16×16; 1,257 for training, 540 for test.",
             digits.SHAPE, digits.CLASSES,
         )  # fmt: skip
+    if name == text.NAME:
+        about = "The texts of Python's help() as characters, in blocks of 64; a tenth is for test."
+        return Description(name, about, (text.BLOCK,), None)
     if synthetic.is_meant(name):
         about = f"Random numbers, for trials; {synthetic.SAMPLES:,} for training, as many for test."
         return Description(synthetic.canonical(name), about, *synthetic.facts(name), synthetic=True)
@@ -149,11 +156,12 @@ def describe(name: str, *, env: Settings | None = None) -> Description:
 
 def is_file(name: str) -> bool:
     """Whether this is the path of a data file, not a data set or what is in the artefact store already."""
-    return name not in names() and not name.startswith(_HASH) and Path(name).is_file()
+    base, _ = tokens.split(name)
+    return base not in names() and not base.startswith(_HASH) and Path(base).is_file()
 
 
 def _unknown(name: str) -> DataError:
     return DataError(
-        f"There is no data set '{name}'; choose {', '.join(names())}, {synthetic.EXAMPLE}, or a .npz or "
-        ".safetensors file with x and y."
+        f"There is no data set '{name}'; choose {', '.join(names())}, {synthetic.EXAMPLE}, a .npz or "
+        f".safetensors file with x and y, or a file of tokens ({', '.join(tokens.SUFFIXES)})."
     )

@@ -1,6 +1,7 @@
-"""A user's own data: ``.npz`` or ``.safetensors`` files with samples ``x`` and targets ``y``.
+"""A user's own data: ``.npz`` or ``.safetensors`` files with samples ``x`` and targets ``y``, and tokens.
 
-A child with limits reads them (``seigh.core.reading.arrays``); nothing in a file is ever executed.
+A child with limits reads them (``seigh.core.reading.arrays``, ``seigh.core.reading.tokens``); nothing in a
+file is ever executed.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from seigh.core.checksum import sha256_of
+from seigh.core.problems.data import tokens
 from seigh.core.problems.data.dataset import LARGEST_ARRAY, DataError, Dataset
 from seigh.core.reading import parent
 from seigh.core.reading.parent import Refused
 
-SUFFIXES = (".npz", ".safetensors")
+SUFFIXES = (".npz", ".safetensors", *tokens.SUFFIXES)
 
 # Bytes of data files that are remembered, on the disk; the last one is, whatever its size.
 _LARGEST_RECENT = 2 * 2**30
@@ -39,8 +44,12 @@ def stored(digest: str, artifact_folder: Path) -> Path:
     raise DataError(f"The data file sha256:{digest[:12]}… is not in the artefact store; upload it again.")
 
 
-def read(path: Path) -> Dataset:
+def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Dataset:
     """The samples and targets of a file.
+
+    Args:
+        path: The file.
+        options: How a stream of tokens is to be read, ``block`` and ``dtype``.
 
     Raises:
         DataError: If there is no such file, or it is not usable.
@@ -50,7 +59,7 @@ def read(path: Path) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"The data file '{path.name}' is empty.")
     try:
-        return _recent.read(path)
+        return _recent.read(path, options)
     except OSError as error:
         raise DataError(f"The data file '{path.name}' cannot be read: {error.strerror}.") from error
     except Refused as error:
@@ -67,19 +76,28 @@ class _Recent:
         self._lock = threading.Lock()
         self._found: OrderedDict[tuple[object, ...], Dataset] = OrderedDict()
 
-    def read(self, path: Path) -> Dataset:
+    def read(self, path: Path, options: Mapping[str, Any]) -> Dataset:
         """What the file holds, read again if it is another one or was written since.
 
         Raises:
             Refused, OSError: If it cannot be read.
         """
         about = path.stat()
-        key = (path.name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        key: tuple[object, ...] = (
+            path.name,
+            about.st_dev,
+            about.st_ino,
+            about.st_size,
+            about.st_mtime_ns,
+            about.st_ctime_ns,
+        )
+        key = (*key, *options.items())
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
-        tensors = parent.read("data", path, path.name, largest=LARGEST_ARRAY).tensors
+        kind: parent.Kind = "tokens" if tokens.is_meant(path.name) else "data"
+        tensors = parent.read(kind, path, path.name, largest=LARGEST_ARRAY, options=options).tensors
         dataset = Dataset(path.name, tensors["x"], tensors["y"])
         with self._lock:
             self._found[key] = dataset

@@ -203,6 +203,7 @@ def check_matches(dataset: Dataset, model: nn.Module, settings: AnalysisSettings
         DataError: If it does not.
     """
     sample = dataset.take(torch.zeros(1, dtype=torch.int64))
+    _check_tokens(dataset, model)
     try:
         found = _forward(model, sample)
     except OutputsError as error:
@@ -228,6 +229,24 @@ def check_matches(dataset: Dataset, model: nn.Module, settings: AnalysisSettings
             f"The folder has {len(dataset.class_names):,} of ImageNet's classes, numbered from 0, which are "
             f"not the labels of a model with {outputs:,} outputs; give a folder for each of the 1,000 "
             "classes, or a model of these."
+        )
+
+
+def _check_tokens(dataset: Dataset, model: nn.Module) -> None:
+    """Refuse tokens that a model's vocabulary has not, which would read other memory or stop a GPU."""
+    vocabulary = getattr(model, "vocabulary", None)
+    x = dataset.samples
+    if not isinstance(vocabulary, int):
+        return
+    if not isinstance(x, Tensor) or x.is_floating_point():
+        raise DataError(
+            f"{type(model).__name__} takes tokens, and the samples of {dataset.name} are none; choose a file "
+            "of tokens, or another architecture."
+        )
+    if (largest := int(x.max())) >= vocabulary:
+        raise DataError(
+            f"{dataset.name} has the token {largest:,}, and the vocabulary of this architecture ends at "
+            f"{vocabulary - 1:,}; choose data of the tokenizer that it was trained with."
         )
 
 
@@ -261,6 +280,11 @@ def _refusal(dataset: Dataset, model: nn.Module, sample: Tensor, error: Exceptio
     whose = f"The samples of {dataset.name} have shape {_shape(dataset.shape)}"
     plain = isinstance(error, RuntimeError | ValueError | AssertionError | IndexError | TypeError)
     own = isinstance(error, NotImplementedError) or not plain
+    if not sample.is_floating_point() and sample.ndim == 2 and isinstance(error, IndexError | RuntimeError):
+        return (
+            f"{network} does not take the {sample.shape[1]:,} tokens of a sample of {dataset.name} ({said}); "
+            "choose shorter sequences, or data of its own vocabulary."
+        )
     if reshaped is None and not own and sample.is_floating_point() and _OF_FORMAT.search(str(error)):
         return (
             f"The samples of {dataset.name} are floating-point numbers, which this architecture does not "

@@ -1,0 +1,90 @@
+"""GPT-2 small's shape with random weights: one product, and a whole analysis, with their peak memory.
+
+``python -m benchmarks.language [--products-only] [--tokens 32] [--samples 2] [--k 4] [--memory-gb 4]``
+
+D = 124,439,808 and a vocabulary of 50,257: a vector takes 0.46 GiB, and the outputs of 1,024 tokens 0.19 GiB.
+The basis goes to the scratch folder where the memory that it may take is too small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from seigh.core.analysis import analyse
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.problems import architectures
+from seigh.core.problems.token_losses import TokenCrossEntropy, next_tokens
+from seigh.core.settings import AnalysisSettings, Settings
+
+ARCHITECTURE = "hf/GPT2LMHeadModel"
+
+
+def peak() -> float:
+    """The largest memory of this process so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--k", type=int, default=4)
+    parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--products-only", action="store_true")
+    parser.add_argument("--architecture", default=ARCHITECTURE)
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    model = architectures.build(chosen.architecture)
+    vocabulary = architectures.vocabulary(model) or 0
+    x = torch.randint(vocabulary, (chosen.samples, chosen.tokens))
+    print(
+        f"D = {architectures.parameter_count(chosen.architecture):,}; model built, peak {peak():.1f} GiB",
+        flush=True,
+    )
+    operator = CurvatureOperator(
+        model, TokenCrossEntropy(), x, next_tokens(x, chosen.tokens), batch_size=1, columns=1
+    )
+    vector = torch.randn(operator.shape[0], 1)
+    start = time.perf_counter()
+    product = operator @ vector
+    print(
+        f"one product: {time.perf_counter() - start:.1f} s, "
+        f"|Hv| / |v| = {float(product.norm() / vector.norm()):.3g}, peak {peak():.1f} GiB",
+        flush=True,
+    )
+    if chosen.products_only:
+        return
+    del operator, vector, product
+    with tempfile.TemporaryDirectory() as folder:
+        state = {name: each.detach() for name, each in model.named_parameters()}  # each tied weight once
+        save_file(state, Path(folder) / "model.safetensors")
+        np.savez(Path(folder) / "rows.npz", input_ids=x.numpy())
+        del model, state
+        settings = AnalysisSettings(
+            architecture=chosen.architecture,
+            data=str(Path(folder) / "rows.npz"),
+            loss="next-token",
+            subset="all",
+            samples=None,
+            k=chosen.k,
+            hvp_path="double-backward",
+            hvp_columns=1,
+            batch_size=1,
+        )
+        environment = Settings(memory_gb=chosen.memory_gb, home=Path(folder) / "home")
+        found = analyse(Path(folder) / "model.safetensors", settings, environment=environment).to_json()
+    facts = {key: found[key] for key in ("parameters", "hvps", "eigenvalues", "residuals", "seconds")}
+    print(json.dumps(facts | {"peak_gib": round(peak(), 2)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

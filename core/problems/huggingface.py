@@ -49,7 +49,7 @@ _MOST_ENTRIES = 10_000
 
 # Parameters and other numbers of a model that is built, and calls of torch on the way there.
 _MOST_NUMBERS = 2 * 10**10
-_MOST_CALLS = 50_000
+_MOST_CALLS = 20_000
 
 # By task: the loss that goes with the classes, and the table of them.
 _TASKS: Mapping[str, tuple[str, str]] = MappingProxyType(

@@ -14,7 +14,7 @@ from seigh.core.curvature.shares import LossError
 from seigh.core.names import PATHS, PathName
 from seigh.core.problems import losses, token_losses
 from seigh.core.problems.token_losses import EACH_TOKEN, IGNORED, NEXT_TOKEN, Tally, TokenCrossEntropy
-from seigh.core.settings import AnalysisSettings, SettingsError
+from seigh.core.settings import AnalysisSettings
 from tests.core.curvature.problems import dense
 
 
@@ -154,9 +154,13 @@ def test_labels_of_the_usual_form_are_taken() -> None:
 
 
 def test_cross_entropy_names_the_losses_of_tokens() -> None:
-    loss = losses.build(settings("cross-entropy"))
-    with pytest.raises(SettingsError, match=NEXT_TOKEN):
-        losses.mean("cross-entropy", loss, torch.randn(3, 4, 5), torch.randint(5, (3, 4)))
+    wrong = losses.mismatch(settings("cross-entropy"), torch.randint(5, (3, 4)), (4, 5), "these")
+    assert wrong is not None
+    assert NEXT_TOKEN in wrong
+    assert losses.mismatch(settings(NEXT_TOKEN), torch.randint(5, (3, 4)), (4, 5), "these") is None
+    wrong = losses.mismatch(settings(NEXT_TOKEN), torch.tensor([0, 1]), (3,), "these")
+    assert wrong is not None
+    assert "cross-entropy for one label a sample" in wrong
 
 
 def test_as_many_outputs_are_held_as_fit() -> None:

@@ -71,8 +71,7 @@ def queue(groups: Sequence[Sequence[int]], ks: Sequence[int]) -> None:
 def progress(numbers: Sequence[int]) -> None:
     """How far comparisons are, until they have ended and the page can show what came of them."""
     with database()() as s:
-        runs = queries.runs(s)
-    runs = runs[(runs["kind"] == "comparison") & runs["id"].isin(list(numbers))]
+        runs = queries.runs(s, {"comparison": numbers})
     at_work = runs[runs["state"].isin([State.queued, State.running])]
     for run in rows_of(at_work, ComparisonRun):
         what = f"comparing {counted(run.pairs, 'pair', 'pairs')}"

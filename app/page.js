@@ -17,6 +17,17 @@
         for (const icon of document.querySelectorAll('[data-testid=stIconMaterial]:not([aria-hidden]), span[translate=no][role=img]:not([aria-hidden])'))
             icon.setAttribute('aria-hidden', 'true');
     };
-    new MutationObserver(hush).observe(document.body, {childList: true, subtree: true});
-    hush();
+    // The list of pages has a box around each section, in which its items belong to no list.
+    const list = () => {
+        for (const item of document.querySelectorAll('[data-testid=stSidebarNavItems] > * > li')) {
+            const box = item.parentElement;
+            if (box.getAttribute('role') === 'list') continue;
+            box.setAttribute('role', 'list');
+            box.parentElement.setAttribute('role', 'presentation');
+        }
+    };
+
+    const mend = () => { hush(); list(); };
+    new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
+    mend();
 })();

@@ -711,8 +711,7 @@ def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
     from seigh.core.lab.session import sessions
 
     with sessions(env.database)() as s:
-        runs = queries.runs(s)
-    return runs[(runs["kind"] == "analysis") & runs["id"].isin(list(ids))]
+        return queries.runs(s, {"analysis": ids})
 
 
 def _ended(runs: pd.DataFrame) -> pd.Series[bool]:

@@ -5,6 +5,7 @@ The state of the page is its address. The database does the work: a page of rows
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -262,9 +263,11 @@ def several(rows: pd.DataFrame, shown: Sequence[str], there: Mapping[str, Column
     for name in names:
         if name != "tags" and there[name].kind == "number":
             error = there[name].error
-            for place, value in enumerate(rows[name]):
-                text = told(name, value, None if error is None else rows[error].iloc[place])
-                styled = styled.format(shown_as(text), subset=([frame.index[place]], [name]))
+            texts = [
+                told(name, value, None if error is None else rows[error].iloc[place])
+                for place, value in enumerate(rows[name])
+            ]
+            styled = styled.format(in_order(texts), subset=[name])
     configured = {
         name: st.column_config.Column(label_of(there[name]), help=there[name].about or None)
         for name in names
@@ -291,9 +294,14 @@ def several(rows: pd.DataFrame, shown: Sequence[str], there: Mapping[str, Column
     return [numbers[place] for place in event.selection.rows if place < len(numbers)]
 
 
-def shown_as(text: str) -> Callable[[object], str]:
-    """What shows a cell as this text; it is sorted by its number all the same."""
-    return lambda _: text
+def in_order(texts: Sequence[str]) -> Callable[[object], str]:
+    """What shows the cells of a column, from the first to the last, as these texts.
+
+    The error of a cell is in another column, which a formatter is not given. The column is sorted by its
+    numbers all the same.
+    """
+    turn = itertools.cycle(texts)
+    return lambda _: next(turn)
 
 
 def told(name: str, value: float, error: float | None) -> str:

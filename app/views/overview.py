@@ -79,8 +79,7 @@ def totals(models: pd.DataFrame, work: Load) -> None:
 def at_work() -> None:
     """What runs now, read anew every two seconds."""
     with database()() as s:
-        runs = queries.runs(s)
-    running = runs[runs["state"] == State.running]
+        running = queries.runs(s, states=[State.running])
     st.header("Running now", anchor=False)
     if running.empty:
         st.caption("Nothing runs at the moment.")

@@ -73,7 +73,7 @@ def live() -> None:
     """Queue, workers and the list, read anew every two seconds without the rest of the page."""
     with database()() as s:
         show_incidents(s)
-        runs = queries.runs(s)
+        runs = queries.listed_runs(s)
         work = load(s)
         places = {(each.kind, each.number): place for place, each in enumerate(turns.queue(s), start=1)}
     if runs.empty:
@@ -88,9 +88,12 @@ def live() -> None:
     pages = max(1, -(-len(shown) // PER_PAGE))
     number = st.pagination(pages, key="runs_page") if pages > 1 else 1
     shown = shown.iloc[(number - 1) * PER_PAGE : number * PER_PAGE]
+    order = list(zip(shown["kind"], shown["id"].tolist(), strict=True))
     with database()() as s:
-        done = audit.of(s, list(zip(shown["kind"], shown["id"].tolist(), strict=True)))
-    for run in runs_of(shown):
+        done = audit.of(s, order)
+        only = {kind: [number for each, number in order if each == kind] for kind in KINDS}
+        found = {(run.kind, run.id): run for run in runs_of(queries.runs(s, only))}
+    for run in (found[each] for each in order if each in found):
         show(run, actor, done, places.get((run.kind, run.id)))
     log_tail(actor)
 

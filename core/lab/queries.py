@@ -329,8 +329,31 @@ _RUN: dict[str, Any] = {
 } | _WORK
 
 
-def runs(s: Session) -> pd.DataFrame:
-    """All work, the newest first.
+def listed_runs(s: Session) -> pd.DataFrame:
+    """All work, the newest first, with what lists are narrowed by: kind, id, model, state, submitted_at."""
+    short = ("id", "model", "state", "submitted_at")
+    frames = {
+        "analysis": _frame(s, _of_analyses(few := {name: _ANALYSIS[name] for name in short}), few),
+        "training": _frame(
+            s, _select(few := {name: _TRAINING[name] for name in short}).join(Training.model), few
+        ),
+        "comparison": comparisons(s)[list(short)],
+    }
+    parts = [
+        frame.assign(kind=pd.Series([kind] * len(frame), frame.index, object))
+        for kind, frame in frames.items()
+    ]
+    return _newest_first(pd.concat(parts, ignore_index=True))
+
+
+def _newest_first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(["submitted_at", "id"], ascending=False, kind="stable", ignore_index=True)
+
+
+def runs(
+    s: Session, only: Mapping[str, Sequence[int]] | None = None, states: Sequence[State] | None = None
+) -> pd.DataFrame:
+    """All work, the newest first; or that with these ids by kind, or in these states.
 
     Columns of all kinds: kind ("analysis", "training", "comparison"), id (within its kind), model, state,
     stage, progress (in [0, 1]), remaining_low and remaining_high (seconds that it will go on, as of the last
@@ -346,15 +369,23 @@ def runs(s: Session) -> pd.DataFrame:
     steps_done (<NA> before the first), seed, analyses (how many are wanted of each checkpoint). Of a
     comparison: analyses and pairs (counts); its model is all that its analyses are of.
     """
+    analyses = _of_analyses(_ANALYSIS)
+    if only is not None:
+        analyses = analyses.where(Analysis.id.in_(only.get("analysis", ())))
+    if states is not None:
+        analyses = analyses.where(Analysis.state.in_(states))
     frames = {
-        "analysis": _frame(s, _of_analyses(_ANALYSIS), _ANALYSIS),
+        "analysis": _frame(s, analyses, _ANALYSIS),
         "training": trainings(s),
         "comparison": comparisons(s),
     }
+    for kind in ("training", "comparison"):
+        if only is not None:
+            frames[kind] = frames[kind][frames[kind]["id"].isin(list(only.get(kind, ())))]
+        if states is not None:
+            frames[kind] = frames[kind][frames[kind]["state"].isin(list(states))]
     parts = [_as_runs(kind, frame) for kind, frame in frames.items()]
-    return pd.concat(parts, ignore_index=True).sort_values(
-        ["submitted_at", "id"], ascending=False, kind="stable", ignore_index=True
-    )
+    return _newest_first(pd.concat(parts, ignore_index=True))
 
 
 def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
@@ -38,6 +40,12 @@ def shown(app: AppTest) -> list[int]:
     return [int(each) for each in app.dataframe[0].value["id"]]
 
 
+def displayed(app: AppTest) -> pd.DataFrame:
+    """What the cells show, by column."""
+    found = pa.ipc.open_stream(app.dataframe[0].proto.arrow_data.styler.display_values).read_pandas()
+    return found.set_axis(app.dataframe[0].value.columns, axis=1)
+
+
 def test_the_table_has_a_row_for_each_with_its_numbers_and_errors(open_page: Open, filled: list[int]) -> None:
     app = open_page("analyses")
     assert not app.exception
@@ -49,6 +57,13 @@ def test_the_table_has_a_row_for_each_with_its_numbers_and_errors(open_page: Ope
     assert row["ratio"] == pytest.approx(3.0)
     assert row["tags"] == "baseline"
     assert "÷ chance is the overlap divided by k/D" in texts(app, "caption")
+    said = displayed(app)
+    assert list(said["id"]) == [str(each) for each in app.dataframe[0].value["id"].astype(int)]
+    finished = said["overlap"].to_numpy() != "–"
+    assert set(said["overlap"][finished]) == {"0.002134 ± 8e-6"}  # the digits that the error allows
+    assert set(said["ratio"][finished]) == {"3.00 ± 0.01"}
+    assert set(said["lambda"][finished]) == {"1.0000 ± 0.0001"}
+    assert set(said["step"]) == {"0", "100"}
 
 
 def test_it_is_found_by_tag_step_and_n_in_three_actions(open_page: Open, filled: list[int]) -> None:

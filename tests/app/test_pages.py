@@ -50,7 +50,7 @@ def test_a_failing_page_shows_a_sentence_and_logs_the_rest(
     def fail(*_: object) -> None:
         raise RuntimeError("inner secret")
 
-    failing = {"runs": "runs", "overview": "models"}
+    failing = {"runs": "listed_runs", "overview": "models"}
     monkeypatch.setattr(queries, failing.get(name, "comparable"), fail)
     app = open_page(name)
     assert [error.value for error in app.error] == [

@@ -262,6 +262,13 @@ def test_nothing_sticks_out_is_cut_or_overlaps(
     context.close()
 
 
+# Every item of the navigation belongs to a list, which a box around each section would keep it from.
+PAGES_ARE_IN_LISTS = """() => {
+    const items = [...document.querySelectorAll('[data-testid=stSidebarNavItems] li')];
+    return items.length > 0 && items.every(item => item.parentElement.getAttribute('role') === 'list');
+}"""
+
+
 def test_back_leaves_a_page_with_one_press_and_icons_have_no_names(
     page: Page, url: str, study: list[int]
 ) -> None:
@@ -272,6 +279,7 @@ def test_back_leaves_a_page_with_one_press_and_icons_have_no_names(
         expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
         settled(page)
     assert "check_circle" not in page.locator("body").aria_snapshot()
+    assert page.evaluate(PAGES_ARE_IN_LISTS)
     page.go_back()
     expect(page.get_by_role("heading", name="Compare", level=1)).to_be_visible()
     expect(page).to_have_url(re.compile(r"/compare\?model="))

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.core.lab import queries, store
-from seigh.core.lab.models import Analysis, Comparison, Mask, Model, Training, now
+from seigh.core.lab.models import WORK, Analysis, Comparison, Mask, Model, State, Training, now
 from seigh.core.lab.store import StoreError
 from tests.core.lab import lab
 
@@ -76,6 +76,22 @@ def test_runs_come_newest_first_with_their_progress(maker: Maker) -> None:
     assert pd.isna(second["remaining_high"])
     assert pd.isna(second["started_at"])
     assert second["message"] is None
+
+
+def test_runs_can_be_listed_first_and_read_in_part(maker: Maker) -> None:
+    with maker.begin() as s:
+        numbers = {name: lab.queue_any(s, kind) for name, kind in WORK.items()}
+        running = lab.queue(s, step=7).id
+        assert lab.claim(s, running)
+    with maker() as s:
+        whole, short = queries.runs(s), queries.listed_runs(s)
+        pd.testing.assert_frame_equal(whole[list(short.columns)], short, check_like=True)
+        part = queries.runs(s, {"training": [numbers["training"]], "analysis": [running, 10**6]})
+        assert sorted(zip(part["kind"], part["id"], strict=True)) == [
+            ("analysis", running), ("training", numbers["training"]),
+        ]  # fmt: skip
+        assert queries.runs(s, states=[State.running])["id"].tolist() == [running]
+        assert queries.runs(s, {}).empty
 
 
 def test_runs_are_of_all_kinds(maker: Maker) -> None:

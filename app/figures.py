@@ -563,6 +563,22 @@ def magnitudes(bins: pd.DataFrame, parameters: int, color: str, *, of: str = "",
     )
 
 
+def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file: str = "") -> Figure:
+    """How alike two masks of one analysis are against k, of ``queries.mask_iou``."""
+    title = str(rows["title"].iloc[0])
+    return Figure(
+        title=title,
+        how=f"{rows['note'].iloc[0]} The band round the line is how far ties and estimated scores may move "
+        "it.",
+        alt=f"{title} against k.",
+        table=rows,
+        symbols="IoU: of two masks of k weights, the share of the weights in either that are in both. By "
+        "chance they have k²/D weights in common.",
+        draw=lambda table: charts.curve(table, color, log_k=log_k),
+        file=file,
+    )
+
+
 def further_curve(rows: pd.DataFrame, color: str, *, log_k: bool = False, file: str = "") -> Figure:
     """One further curve against k, of ``queries.curves`` of one analysis and one name."""
     title = str(rows["title"].iloc[0])

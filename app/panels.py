@@ -102,6 +102,23 @@ def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[
     return pd.concat(found, ignore_index=True).merge(chosen[LINE], on="analysis_id")
 
 
+def masks_at(
+    s: Session, chosen: pd.DataFrame, first: str, second: str, k_of: Callable[[int], int]
+) -> pd.DataFrame:
+    """The IoU of two masks of each of these analyses at one size each, of those that have both there.
+
+    Args:
+        s: A reading session.
+        chosen: analysis_id, parameters, series and group.
+        first: Name of a mask.
+        second: Of another one.
+        k_of: The size for a model of so many parameters.
+    """
+    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), first, second)
+    wanted = found["k"] == found["parameters"].map(lambda number: k_of(int(number)))
+    return found[wanted].merge(chosen[LINE], on="analysis_id")
+
+
 def metrics_near(found: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFrame:
     """Of ``queries.subspace_metrics``, the rows nearest to one size each, of sizes that most have."""
     parts = [nearest(shared(rows), k_of(int(str(number)))) for number, rows in found.groupby("parameters")]

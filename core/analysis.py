@@ -54,9 +54,11 @@ from seigh.core.overlap import (
     sizes,
     stated_overlap,
 )
-from seigh.core.overlap.observables import Curve, Scene, tilts
+from seigh.core.overlap.observables import Curve, Estimated, Scene, tilts
+from seigh.core.overlap.unsure import extreme_overlaps
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
+from seigh.core.results.masks import Mask, open_places
 from seigh.core.results.result import Outcome, ResultError, Stage
 from seigh.core.settings import AnalysisSettings, Settings
 from seigh.core.sharing.crew import Crew, SharedOperator, SharedStorage
@@ -292,7 +294,10 @@ def _analyse(
 ) -> Result:
     with clock.stage("load"):
         network = opened()
-        settings = network.settings
+        others = preparation.others(
+            network.settings, environment, checkpoints=[network.stored.sha256]
+        )  # before hours of products, not after them
+        settings = others.settings
         model, theta = network.model, network.theta
         storage = Storage(_basis_memory(environment, network.device), scratch)
         clock.expect(_products(settings, theta.dimension, storage, network.dtype))
@@ -347,9 +352,10 @@ def _analyse(
 
     certificate += _symmetry_of_the_run(found.pairs, certificate)
 
+    wanted = curves.asked(settings)
     with clock.stage("masks"):
         kept = found.pairs.record.get("kept_in") == "file"  # the basis is needed until the end, to go on from
-        if settings.curves and not kept:  # they look at further pairs too, which must not be written over
+        if wanted and not kept:  # they look at further pairs too, which must not be written over
             found = replace(found, pairs=found.pairs.turned(settings.k))
         room = (
             storage.room("vectors", settings.k, theta.dimension, network.dtype) if kept else found.pairs.basis
@@ -376,7 +382,7 @@ def _analyse(
 
     computed: dict[str, Curve] = {}
     failed: dict[str, str] = {}
-    if settings.curves:
+    if wanted:
         with clock.stage("curves"):
             scene = Scene(
                 pairs.basis,
@@ -394,8 +400,9 @@ def _analyse(
                     earlier=lambda: earlier(network.stored.step),
                     count=clock.counter,
                 ),
+                others=others.vectors,
             )
-            computed, failed = curves.compute(settings.curves, scene)
+            computed, failed = curves.compute(wanted, scene)
 
     return Result(
         parameters=theta.dimension,
@@ -414,7 +421,7 @@ def _analyse(
         layers=layers.rows(),
         magnitudes=magnitudes.rows(),
         metrics=[asdict(each) for each in metrics],
-        curves={name: vars(curve) for name, curve in computed.items()},
+        curves={name: curve.parts() for name, curve in computed.items()},
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
@@ -453,6 +460,7 @@ def _analyse(
                 "out_of_memory": [layout._asdict() for layout in curvature.out_of_memory],
             },
             **({"curves_failed": failed} if failed else {}),
+            **_masks_record(computed, _mask(order, masks.ties.tied), others.notes),
             "rank": found.rank,
             "extrapolated": _numpy(found.ahead).tolist(),
             "completeness": found.completeness,
@@ -464,14 +472,37 @@ def _analyse(
     )
 
 
-def _overlap_of(found: Eigenspace, pairs: Eigenpairs, scores: Tensor) -> Curve:
+def _masks_record(computed: Mapping[str, Curve], magnitude: Mask, notes: Mapping[str, str]) -> dict[str, Any]:
+    """The masks of curves for the record, and beside them that of the largest |θ|; nothing if there are none.
+
+    Each has the coordinates by descending score, and how many equal scores compete at each size, where any
+    do.
+    """
+    found = {name.removeprefix("overlap-"): curve.mask for name, curve in computed.items()}
+    orders = {name: mask for name, mask in found.items() if mask is not None}
+    if not orders:
+        return {}
+    told: dict[str, dict[str, Any]] = {}
+    for name, mask in {"magnitude": magnitude, **orders}.items():
+        told[name] = {**mask.to_json()}
+        if name in notes:
+            told[name]["note"] = notes[name]
+    return {"masks": told}
+
+
+def _mask(order: Tensor, tied: Tensor) -> Mask:
+    return Mask(order.cpu().numpy(), tied.numpy(), open_places(tied.numpy()))
+
+
+def _overlap_of(found: Eigenspace, pairs: Eigenpairs, given: Tensor | Estimated) -> Curve:
     """The overlap of the coordinates of largest score with V_1 … V_k, as of the largest magnitudes.
 
     Raises:
         ValueError: The scores are not D finite numbers ≥ 0.
     """
     k, dimension = pairs.basis.shape
-    scores = scores.detach().to(pairs.basis.device)
+    estimated = given if isinstance(given, Estimated) else Estimated(given)
+    scores = estimated.scores.detach().to(pairs.basis.device)
     if scores.shape != (dimension,):
         raise ValueError(f"its scores have the shape {tuple(scores.shape)} and not ({dimension},)")
     if not bool((scores >= 0).all()) or not bool(scores.isfinite().all()):
@@ -480,8 +511,15 @@ def _overlap_of(found: Eigenspace, pairs: Eigenpairs, scores: Tensor) -> Curve:
     overlap, error, _ = stated_overlap(found.pairs, order, found.residuals)
     # Of the masses, which nobody looks at here, those of one size are the least that can be kept.
     ties = mask_curves(pairs.basis, find_ties(scores, order), overlap[:k], [k]).ties
+    stated, mask = ties.error(error[:k]), _mask(order, ties.tied)
+    if estimated.error is not None:
+        unsure = estimated.error.detach().to(pairs.basis.device)
+        least, greatest, undecided = extreme_overlaps(pairs.basis, scores - unsure, scores + unsure)
+        reach = torch.maximum(greatest - ties.average, ties.average - least).clamp_min(0)
+        stated = torch.minimum(stated + reach, torch.maximum(ties.average, 1 - ties.average))
+        mask = replace(mask, open=np.maximum(mask.open, undecided.numpy()))
     chance = chance_curve(dimension, k)
-    return Curve(_numpy(ties.average), _numpy(ties.error(error[:k])), _numpy(chance))
+    return Curve(_numpy(ties.average), _numpy(stated), _numpy(chance), mask)
 
 
 def _symmetry_of_the_run(pairs: Eigenpairs, certificate: list[dict[str, Any]]) -> list[dict[str, Any]]:

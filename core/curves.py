@@ -11,9 +11,11 @@ import numpy as np
 
 from seigh.core.errors import UserError, first_line
 from seigh.core.methods import Request
+from seigh.core.overlap.masks.built_in import MASKS
+from seigh.core.overlap.masks.own import own_mask
 from seigh.core.overlap.observables import OBSERVABLES, Curve, Observable, Scene
 from seigh.core.problems import plugins
-from seigh.core.settings import SettingsError
+from seigh.core.settings import AnalysisSettings, SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -21,19 +23,35 @@ _log = logging.getLogger(__name__)
 @cache
 def available() -> Mapping[str, Observable]:
     """All of them: what is built in, and what plug-ins have registered."""
-    return MappingProxyType(dict(OBSERVABLES) | plugins.registry().curves)
+    masks = {each.name: each for each in (mask.observable() for mask in MASKS)}
+    return MappingProxyType(dict(OBSERVABLES) | masks | plugins.registry().curves)
 
 
-def check(names: Sequence[str]) -> None:
-    """Refuse names that no curve has.
+def asked(settings: AnalysisSettings) -> dict[str, Observable]:
+    """The curves that settings ask for, those of the user's own masks included.
 
     Raises:
-        SettingsError: One of them is unknown.
+        SettingsError: There is no such curve.
     """
-    for name in names:
+    check(settings)
+    found = {name: available()[name] for name in settings.curves}
+    found |= {each.name: each for each in (own_mask(name).observable() for name, _ in settings.own_masks)}
+    return dict(sorted(found.items()))
+
+
+def check(settings: AnalysisSettings) -> None:
+    """Refuse curves that there are none of.
+
+    Raises:
+        SettingsError: One of them is unknown, or the user's mask is called like another one.
+    """
+    for name in settings.curves:
         if name not in available():
             known = ", ".join(available())
             raise SettingsError(f"There is no curve '{name}'; there are {known}.")
+    for name, _ in settings.own_masks:
+        if own_mask(name).observable().name in available():
+            raise SettingsError(f"There is a mask '{name}' already; give yours another name, as NAME=FILE.")
 
 
 def products(names: Sequence[str], request: Request) -> float:
@@ -45,16 +63,16 @@ def products(names: Sequence[str], request: Request) -> float:
     return sum(parts.values())
 
 
-def compute(names: Sequence[str], scene: Scene) -> tuple[dict[str, Curve], dict[str, str]]:
-    """The curves of these names; and of those that failed, why.
+def compute(wanted: Mapping[str, Observable], scene: Scene) -> tuple[dict[str, Curve], dict[str, str]]:
+    """These curves; and of those that failed, why.
 
     One that fails takes nothing from the others, or from the analysis: hours of products lie behind it.
     """
     found: dict[str, Curve] = {}
     failed: dict[str, str] = {}
-    for name in names:
+    for name, observable in wanted.items():
         try:
-            found[name] = _sound(available()[name].compute(scene), len(scene.values))
+            found[name] = _sound(observable.compute(scene), len(scene.values))
         except UserError as error:
             failed[name] = str(error)
         except Exception as error:  # a plug-in's code may fail in every way there is
@@ -76,4 +94,4 @@ def _sound(curve: Curve, length: int) -> Curve:
         raise ValueError("its values are not all finite")
     if error is not None and not (error >= 0).all():
         raise ValueError("its errors are not all numbers ≥ 0")
-    return Curve(value, error, parts["chance"])
+    return Curve(value, error, parts["chance"], curve.mask)

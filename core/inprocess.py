@@ -153,7 +153,12 @@ def _of_model(
     if subset is None:
         subset = "indices" if chosen.get("indices") else "random"
     settings = _settings(wanted | chosen | {"subset": subset, "samples": samples})
-    curves.check(settings.curves)
+    curves.check(settings)
+    if settings.files:
+        raise SettingsError(
+            "Masks of files and earlier checkpoints go with checkpoints; save the model's state dict "
+            "and analyse that file."
+        )
     if isinstance(loss, str):
         losses.build(settings)
     called = f"Model '{name or type(model).__name__}'"

@@ -31,6 +31,9 @@ from seigh.core.spectra import Operator, Shifted
 # Bytes of the per-sample gradients that are held at once.
 _BLOCK = 2**27
 
+# Outputs of a sample by all of which a loss is differentiated twice, such as all logits of a sequence.
+_MOST_OUTPUTS = 1024
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -51,6 +54,7 @@ class NetworkLandscape:
     """``Landscape`` of a network on one split of its data.
 
     Attributes:
+        kind: Of the analysis's matrix.
         split: Of the data.
         value: The loss at θ without its penalty, in the precision of the analysis.
     """
@@ -73,6 +77,7 @@ class NetworkLandscape:
         earlier: Gives the checkpoints of the same training before this one, in any order.
         count: Gives what an operator tells how many products it has made.
         """
+        self.kind: str = network.settings.curvature
         self.split: str = network.settings.split
         self.value = loss.value
         self._network = network
@@ -185,6 +190,104 @@ class NetworkLandscape:
             value = self._evaluate(leaves, x[None], y[None])
         parts = torch.autograd.grad(value, leaves, allow_unused=True)
         return self._function.join([*parts], self.theta)
+
+    def ggn_diagonal(self, outputs: int) -> tuple[Tensor, Tensor]:
+        """The diagonal of G = Σ_n w_n J_nᵀ ∇²ℓ_n J_n + λ·I and its standard errors: 2 × (D,) float64.
+
+        With ∇²ℓ_n = S_n diag(±1) S_nᵀ it is Σ_n w_n Σ_c ± (J_nᵀ S_n e_c)², squares of entries: exact, at a
+        backward pass for every output. Where the network has more than ``outputs`` of them, so many random
+        sign vectors u take the place of the e_c, whose mean it is without bias.
+        """
+        x, y = in_float64(self._network.x), in_float64(self._objective.targets)
+        weights = self._weights.to(self._network.device)
+        leaves = self._function.split(self.theta)
+        generator = torch.Generator().manual_seed(self._network.settings.seed)
+        size = max(1, _BLOCK // (8 * len(self.theta)))
+        draws: Tensor | None = None
+        exact = True
+
+        def pulled(one: Tensor, cotangent: Tensor) -> list[Tensor]:
+            def of(parts: list[Tensor]) -> Tensor:
+                with Float64(), arithmetic(self._network.device, None):
+                    return self._function.outputs(parts, one[None])[0]
+
+            parts: list[Tensor] = torch.func.vjp(of, leaves)[1](cotangent)[0]
+            return parts
+
+        at_once = torch.func.vmap(pulled, randomness="error")
+        for start in range(0, len(x), size):
+            chosen = [n for n in range(len(x))[start : start + size] if float(weights[n])]
+            if not chosen:
+                continue
+            with torch.no_grad(), Float64(), arithmetic(self._network.device, None):
+                outputs_of = self._function.outputs(leaves, x[chosen])
+            factors, signs = self._factors(outputs_of, y[chosen])
+            count = factors.shape[-1]
+            exact = count <= outputs
+            if not exact:
+                shape = (len(chosen), count, outputs)
+                u = torch.randint(0, 2, shape, generator=generator).to(factors) * 2 - 1
+                # The factors with their signs, so that the product of both sides has them.
+                left, right = factors @ u, (factors * signs[:, None, :]) @ u
+            if draws is None:
+                draws = torch.zeros(1 if exact else outputs, len(self.theta), dtype=torch.float64)
+                draws = draws.to(self._network.device)
+            w = weights[chosen]
+
+            def rows(
+                columns: Tensor, c: int, chosen: list[int] = chosen, like: Tensor = outputs_of
+            ) -> Tensor:
+                cotangents = columns[:, :, c].reshape(like.shape)
+                try:
+                    parts = at_once(x[chosen], cotangents)
+                except Exception:  # what vmap does not know it refuses by every kind of exception
+                    pairs = zip(x[chosen], cotangents, strict=True)
+                    return torch.stack([self._pulled(*each) for each in pairs])
+                return torch.cat([part.flatten(1) for part in parts], 1)
+
+            if exact:
+                for c in range(count):
+                    draws[0] += (w * signs[:, c]) @ rows(factors, c).square()
+            else:
+                same = bool((signs > 0).all())
+                for c in range(outputs):
+                    one = rows(left, c)
+                    draws[c] += w @ (one * (one if same else rows(right, c)))
+        assert draws is not None
+        deviation = torch.zeros_like(draws[0]) if exact else draws.std(0) / len(draws) ** 0.5
+        return draws.mean(0) + self._decays, deviation
+
+    def _pulled(self, x: Tensor, cotangent: Tensor) -> Tensor:
+        """Jᵀ times a vector for one sample, where many at once are not to be had: (D,)."""
+        leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
+        with torch.enable_grad(), Float64(), arithmetic(self._network.device, None):
+            outputs = self._function.outputs(leaves, x[None])
+        parts = torch.autograd.grad(outputs, leaves, cotangent[None], allow_unused=True)
+        return self._function.join([*parts], self.theta)
+
+    def _factors(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """S (n, C, C) and signs (n, C) with ∇²ℓ = S diag(signs) Sᵀ of every sample, C all its outputs."""
+        samples = outputs.shape[0]
+        if self._network.settings.loss == "cross-entropy" and outputs.ndim == 2:
+            # diag(p) − ppᵀ = SSᵀ with S = diag(√p) − p√pᵀ, whatever the labels and their smoothing.
+            p = outputs.detach().softmax(1)
+            factors = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
+            return factors, torch.ones_like(p)
+        flat = outputs.detach().reshape(samples, -1)
+        if flat.shape[1] > _MOST_OUTPUTS:
+            raise Unavailable(
+                f"The diagonal of the GGN takes the second derivatives of the loss by all outputs of a sample, "
+                f"and there are {flat.shape[1]:,} of them here; leave this mask out."
+            )
+
+        def value(one: Tensor, target: Tensor) -> Tensor:
+            with Float64():
+                result: Tensor = self._function.loss(one.view(outputs.shape[1:])[None], target[None])
+            return result
+
+        found = [torch.func.hessian(value)(one, target) for one, target in zip(flat, targets, strict=True)]
+        values, vectors = torch.linalg.eigh(torch.stack(found).detach())
+        return vectors * values.abs().sqrt()[:, None, :], values.sign() + (values == 0).to(values)
 
     def matrix(self, kind: str) -> Operator:
         """The Hessian ("hessian") or GGN ("ggn") with its penalty, in the precision of the analysis."""

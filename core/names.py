@@ -40,6 +40,9 @@ LARGEST: Mapping[str, tuple[float, float]] = {
     "fubini_study": (math.pi / 2, 0.0),
 }
 
+# Curves of masks that need an earlier checkpoint, and the setting that names it.
+OF_EARLIER: Mapping[str, str] = {"overlap-movement": "initial", "overlap-update": "previous"}
+
 # Of two checkpoints' masks: the share of the coordinates in either that are in both.
 IOU = "iou"
 
@@ -68,6 +71,7 @@ TableName = Literal[
     "eigenvalues",
     "layers",
     "magnitudes",
+    "masks",
     "metrics",
     "pairs",
     "stages",

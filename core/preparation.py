@@ -5,11 +5,18 @@ Command line, forms, queue and workers ask it, so that all of them refuse the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
 
 from seigh.core import curves
-from seigh.core.problems import architectures, data, losses
-from seigh.core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.core.checksum import sha256_of
+from seigh.core.names import OF_EARLIER
+from seigh.core.network import parameters_of
+from seigh.core.problems import architectures, data, losses, masks
+from seigh.core.settings import BY_STEP, AnalysisSettings, Settings, SettingsError, named_file
 
 
 def check(settings: AnalysisSettings, env: Settings | None = None) -> int:
@@ -30,7 +37,7 @@ def check(settings: AnalysisSettings, env: Settings | None = None) -> int:
     settings.check(parameters)
     losses.build(settings)
     losses.check_penalty(settings, architectures.trainable(settings.architecture))
-    curves.check(settings.curves)
+    curves.check(settings)
     if env is not None and env.max_k is not None and settings.k > env.max_k:
         raise SettingsError(
             f"k = {settings.k:,} is more than this installation allows, {env.max_k:,}; choose a smaller k, "
@@ -61,3 +68,112 @@ def sizes(settings: Sequence[AnalysisSettings], env: Settings | None = None) -> 
             index = data.subset_index(dataset, each.subset, each.samples, each.seed, each.listed)
             read[each] = len(index)
     return [read[each] for each in settings]
+
+
+@dataclass(frozen=True)
+class Others:
+    """What settings name beside checkpoint and data, read.
+
+    Attributes:
+        settings: These settings, which name every file by its hash, ``sha256:<digest>``.
+        vectors: Each (D,) fp64 in the order of θ: ``initial`` and ``previous`` are earlier checkpoints,
+            ``mask:<name>`` the scores of a user's mask.
+        files: Where each file lies, by its hash.
+        notes: What was done to make a mask fit, a sentence each, by the name of the mask.
+    """
+
+    settings: AnalysisSettings
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def others(
+    settings: AnalysisSettings, env: Settings | None = None, *, checkpoints: Sequence[str] = ()
+) -> Others:
+    """Read the files beside checkpoint and data that settings name.
+
+    Args:
+        settings: Of an analysis. What is chosen when it is queued is not read.
+        env: Where the artefact store is.
+        checkpoints: Hashes of the checkpoints that are to be analysed.
+
+    Raises:
+        MaskError, CheckpointError: A file is missing, damaged, or does not fit the architecture.
+        SettingsError: An earlier checkpoint is not named, or is the one that is analysed.
+    """
+    env = env or Settings()
+    vectors: dict[str, Tensor] = {}
+    stored: dict[str, str] = {}
+    files: dict[str, Path] = {}
+    notes: dict[str, str] = {}
+    for curve, setting in OF_EARLIER.items():
+        if curve not in settings.curves:
+            continue
+        file = getattr(settings, setting)
+        if not file:
+            which = "the initial checkpoint" if setting == "initial" else "the checkpoint before"
+            raise SettingsError(
+                f"{curve} needs {which}; name its file with --{setting}, or leave the curve out."
+            )
+        if file == BY_STEP:
+            continue
+        path = masks.located(file, env)
+        sha256 = sha256_of(path)
+        if sha256 in checkpoints:
+            raise SettingsError(
+                f"{setting} names the checkpoint that is analysed ('{path.name}'), from which nothing has "
+                "moved; name an earlier one, or leave this checkpoint out."
+            )
+        vectors[setting] = parameters_of(path, settings).double()
+        stored[file] = f"sha256:{sha256}"
+        files[sha256] = path
+    for entries, pruned in ((settings.masks, False), (settings.pruned, True)):
+        for name, file in map(named_file, entries):
+            path = masks.located(file, env)
+            own = masks.read(path, settings, pruned=pruned, env=env)
+            vectors[f"mask:{name}"] = own.scores
+            stored[file] = f"sha256:{own.sha256}"
+            files[own.sha256] = path
+            if own.note:
+                notes[name] = own.note
+    return Others(settings.with_files(stored), vectors, files, notes)
+
+
+def by_step(settings: AnalysisSettings) -> AnalysisSettings:
+    """These settings for the queue: earlier checkpoints that nobody has named are steps of the model."""
+    missing = {
+        setting: BY_STEP
+        for curve, setting in OF_EARLIER.items()
+        if curve in settings.curves and not getattr(settings, setting)
+    }
+    return settings.model_copy(update=missing)
+
+
+def say_earlier_steps(
+    settings: Sequence[AnalysisSettings], steps: Sequence[int], analysed: Sequence[int]
+) -> list[str]:
+    """Which steps stand for the earlier checkpoints that these settings leave to the model, in sentences.
+
+    Args:
+        settings: Of analyses, as ``by_step`` gives them.
+        steps: Of all checkpoints of the model.
+        analysed: Those of them that are to be analysed.
+
+    Raises:
+        SettingsError: None of them has an earlier step.
+    """
+    first = min(steps)
+    said = []
+    for curve, setting in OF_EARLIER.items():
+        if not any(getattr(each, setting) == BY_STEP for each in settings):
+            continue
+        if not any(step > first for step in analysed):
+            raise SettingsError(
+                f"{curve} compares with an earlier step, and step {first:,} is the model's first; add an "
+                "earlier checkpoint, or leave the curve out."
+            )
+        what = f"step {first:,}" if setting == "initial" else "the step before"
+        left_out = f"; of step {first:,} itself it is left out" if first in analysed else ""
+        said.append(f"{curve} compares each step with {what}{left_out}.")
+    return said

@@ -7,9 +7,10 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from seigh.core import methods, ranges
 from seigh.core.access import Role
 from seigh.core.errors import UserError
-from seigh.core.names import Kind, LogFormat, PathName, Reduced, Share, SubsetName, TestMatrixName
+from seigh.core.names import OF_EARLIER, Kind, LogFormat, PathName, Reduced, Share, SubsetName, TestMatrixName
 
 Split = Literal["train", "test"]
 Precision = Literal["float32", "float64", Reduced]
@@ -229,6 +230,33 @@ def _decay(text: str) -> tuple[str, float]:
     return pattern.strip(), decay
 
 
+# Of ``initial`` and ``previous``: that step of the model, which is chosen when an analysis is queued.
+BY_STEP = "step"
+
+# Names of masks; a path is none.
+_MASK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+def named_file(given: str) -> tuple[str, str]:
+    """Name and file of a mask, ``NAME=FILE`` or a file alone, which is called like itself.
+
+    >>> named_file("lottery=final.pt"), named_file("out/Final_Mask.safetensors")
+    (('lottery', 'final.pt'), ('final-mask', 'out/Final_Mask.safetensors'))
+
+    Raises:
+        ValueError: There is no file, or it has no name that can be a mask's.
+    """
+    name, mark, file = given.partition("=")
+    if not mark or not _MASK_NAME.fullmatch(name):
+        stem = re.sub(r"[^a-z0-9]+", "-", PurePath(given).stem.lower()).strip("-")
+        name, file = stem[:40].rstrip("-"), given
+    if not _MASK_NAME.fullmatch(name) or not file or (file.startswith("sha256:") and not mark):
+        raise ValueError(
+            f"'{given}' names no mask; write NAME=FILE, the name in small letters, digits and hyphens"
+        )
+    return name, file
+
+
 class AnalysisSettings(BaseModel):
     """Everything that decides the numbers of one analysis, apart from the checkpoint.
 
@@ -272,6 +300,13 @@ class AnalysisSettings(BaseModel):
             of products when not given.
         error_tests: Random vectors that estimate ‖H‖_F and ‖H − Ĥ‖_F, one product each.
         curves: Names of further curves to compute (``seigh.core.curves``), each once, in alphabetical order.
+        initial: The checkpoint θ_0 of the mask ``movement``: a file, or ``sha256:<digest>`` of one in the
+            artefact store. In the queue, ``step`` stands for the first step of the model until it is known.
+        previous: The checkpoint before this one, of the mask ``update``, likewise.
+        masks: The user's own masks, each ``<name>=<file>`` or ``<name>=sha256:<digest>``: a file of scores,
+            or of zeros and ones, by the names of the parameters (``seigh.core.problems.masks``). The overlap
+            of each is the curve ``overlap-<name>``.
+        pruned: Pruned checkpoints, likewise: the mask is where their parameters are not zero.
         random_masks: Deprecated; decides nothing, as the mean and standard deviation over all random masks
             are computed exactly. It stays so that old settings are read and have the ``key`` they had.
         precision: Floating-point format of weights, vectors and HVPs; ``tf32`` and ``bfloat16`` are float32
@@ -306,6 +341,10 @@ class AnalysisSettings(BaseModel):
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     error_tests: int = Field(default=10, ge=2, le=10_000)
     curves: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=100)
+    initial: str = Field(default="", max_length=1000)
+    previous: str = Field(default="", max_length=1000)
+    masks: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), max_length=20)
+    pruned: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), max_length=20)
     random_masks: int = Field(default=10, ge=2, le=1000)
     precision: Precision = "float32"
     hvp_path: PathName | None = None
@@ -349,6 +388,27 @@ class AnalysisSettings(BaseModel):
     def _patterns_with_numbers(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{pattern}={decay:.17g}" for pattern, decay in map(_decay, given))
 
+    @field_validator("masks", "pruned")
+    @classmethod
+    def _with_their_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Masks by their names, in alphabetical order; a file without a name is called like itself."""
+        return tuple(sorted(f"{name}={file}" for name, file in map(named_file, given)))
+
+    @model_validator(mode="after")
+    def _masks_have_names_of_their_own(self) -> AnalysisSettings:
+        names = [f"overlap-{name}" for name, _ in self.own_masks] + [*self.curves]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"{name.removeprefix('overlap-')} names two masks; give each another name, as NAME=FILE"
+                )
+        for curve, setting in OF_EARLIER.items():
+            if getattr(self, setting) and curve not in self.curves:
+                raise ValueError(
+                    f"{setting} belongs to the curve {curve}; ask for it, or leave {setting} out"
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is usual of later settings, which earlier versions do not know."""
@@ -357,7 +417,7 @@ class AnalysisSettings(BaseModel):
             written.pop("subset", None)
         if not self.indices:
             written.pop("indices", None)
-        for name in ("curves", "class_weights", "penalty"):
+        for name in ("curves", "initial", "previous", "masks", "pruned", "class_weights", "penalty"):
             if not getattr(self, name):
                 written.pop(name, None)
         if self.ignore_index is None:
@@ -387,6 +447,63 @@ class AnalysisSettings(BaseModel):
         if self.hvp_path is None and (self.hvp_columns is not None or self.batch_size is not None):
             raise ValueError("hvp_columns and batch_size belong to a forced path; give hvp_path with them")
         return self
+
+    @property
+    def own_masks(self) -> list[tuple[str, str]]:
+        """Name and file of the user's own masks and pruned checkpoints."""
+        return [named_file(each) for each in (*self.masks, *self.pruned)]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files beside checkpoint and data that these settings name, each by what it is for:
+        ``initial``, ``previous`` and ``mask:<name>``."""
+        earlier = {setting: getattr(self, setting) for setting in OF_EARLIER.values()}
+        masks = {f"mask:{name}": file for name, file in self.own_masks}
+        return {name: file for name, file in earlier.items() if file} | masks
+
+    def with_files(self, stored: Mapping[str, str]) -> AnalysisSettings:
+        """These settings with other names of the files that ``stored`` has."""
+        changes: dict[str, Any] = {
+            setting: stored.get(getattr(self, setting), getattr(self, setting))
+            for setting in OF_EARLIER.values()
+        }
+        for setting in ("masks", "pruned"):
+            given = map(named_file, getattr(self, setting))
+            changes[setting] = tuple(sorted(f"{name}={stored.get(file, file)}" for name, file in given))
+        return self.model_copy(update=changes)
+
+    def among(self, steps: Mapping[int, str], step: int) -> AnalysisSettings:
+        """These settings for the checkpoint at ``step`` of a model: ``initial`` and ``previous`` that say
+        ``step`` are the first step and the one before this one. A curve that needs what is not there is left
+        out.
+
+        Args:
+            steps: The hashes of the model's checkpoints, by their steps.
+            step: Of the checkpoint that is analysed.
+
+        Example:
+            >>> wanted = AnalysisSettings(
+            ...     architecture="a", data="b", curves=["overlap-update"], previous=BY_STEP
+            ... )
+            >>> wanted.among({0: "f0", 100: "f1", 200: "f2"}, 200).previous
+            'sha256:f1'
+            >>> wanted.among({0: "f0", 100: "f1"}, 0).curves
+            ()
+        """
+        earlier = sorted(each for each in steps if each < step)
+        changes: dict[str, Any] = {}
+        left_out = set()
+        for curve, setting in OF_EARLIER.items():
+            if getattr(self, setting) != BY_STEP:
+                continue
+            if earlier:
+                changes[setting] = f"sha256:{steps[earlier[0 if setting == 'initial' else -1]]}"
+            else:
+                changes[setting] = ""
+                left_out.add(curve)
+        if left_out:
+            changes["curves"] = tuple(each for each in self.curves if each not in left_out)
+        return self.model_copy(update=changes)
 
     @property
     def n_samples(self) -> int:

@@ -107,7 +107,7 @@ def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
             found,
             eigenvectors=None if lost else key,
             eigenvectors_sha256=sha256,
-            words={name: _words(name) for name in result.curves},
+            words=_words(result.settings),
         ),
     )
     if not kept:
@@ -115,10 +115,9 @@ def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
         raise ClaimLost
 
 
-def _words(name: str) -> dict[str, str]:
-    """What a curve is called where it is shown."""
-    observable = curves.available()[name]
-    return {"title": observable.title, "note": observable.note}
+def _words(settings: AnalysisSettings) -> dict[str, dict[str, str]]:
+    """What each curve is called where it is shown."""
+    return {name: {"title": each.title, "note": each.note} for name, each in curves.asked(settings).items()}
 
 
 def _store_eigenvectors(

@@ -17,7 +17,7 @@ from seigh.core.access import OPERATOR, Actor, acting
 from seigh.core.checksum import sha256_of
 from seigh.core.lab import actions, store
 from seigh.core.lab.artifacts import ArtifactStore
-from seigh.core.lab.keys import checkpoint_key
+from seigh.core.lab.keys import Kind, checkpoint_key
 from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
@@ -64,7 +64,8 @@ class Submission:
         reused_ids: Those of them that existed before and are left as they are.
         warning: A sentence for the user if the workers could not be told yet; the analyses are queued all
             the same.
-        notes: Sentences for the user about steps that no file tells: guesses, and epochs in their place.
+        notes: Sentences for the user: about steps that no file tells, guesses and epochs in their place;
+            about the earlier steps that masks compare with; and about masks that lack some parameters.
     """
 
     analysis_ids: list[int]
@@ -131,14 +132,15 @@ def submit(
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
     checked = [_check(file, architecture) for file in files]
     steps, notes = checkpoints.settled(checked)
-    wanted, data_files = _check_settings(settings, env)
+    wanted, inputs = _check_settings(settings, env, [file.sha256 for file in checked])
     times = _expected(settings, wanted, env)
+    said: list[str] = []
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
         queued: dict[int, bool] = {}
-        for file, step in zip(checked, steps, strict=True):
-            checkpoint = store.add_checkpoint(
+        rows = [
+            store.add_checkpoint(
                 s,
                 model,
                 step=step,
@@ -149,6 +151,11 @@ def submit(
                 metrics=file.metrics,
                 user=actor.name,
             )
+            for file, step in zip(checked, steps, strict=True)
+        ]
+        there = store.steps_of(s, model.id)
+        said[:] = preparation.say_earlier_steps([*wanted], [*there], [each.step for each in rows])
+        for checkpoint in rows:
             for each, number in wanted.items():
                 analysis, created = store.queue_analysis(
                     s,
@@ -171,13 +178,13 @@ def submit(
     artifacts.check_room(sum(new.values()))
     for file in checked:
         artifacts.put_file("checkpoints", file.upload.path, file.sha256, Path(file.upload.name).suffix)
-    _store_data(data_files, env)
+    _store(inputs, env)
     with sessions(env.database).begin() as s:
         queued = add_rows(s)
     # Not before the commit: a worker could be faster.
     warning = send(Analysis, [number for number, created in queued.items() if created], env)
     reused = [number for number, created in queued.items() if not created]
-    return Submission(list(queued), reused, warning, tuple(notes))
+    return Submission(list(queued), reused, warning, (*notes, *said, *inputs.notes))
 
 
 def train(
@@ -234,13 +241,15 @@ def train(
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
         )
-    wanted, data_files = _check_settings(analyses, env)
+    wanted, inputs = _check_settings(analyses, env)
     times = _expected(analyses, wanted, env)
     with sessions(env.database)() as s:
         whole = expected.of_training(s, settings, env)
 
     def add_rows(s: Session) -> tuple[list[int], list[int]]:
         model = store.add_model(s, model_name, architecture)
+        there = {*store.steps_of(s, model.id), *record}
+        preparation.say_earlier_steps([*wanted], [*there], record)
         row, queued, more = store.queue_training(
             s,
             model,
@@ -260,7 +269,7 @@ def train(
 
     trainings: list[int] = []
     _rehearse(add_rows, env)
-    _store_data(data_files, env)
+    _store(inputs, env)
     with sessions(env.database).begin() as s:
         queued, more = add_rows(s)
     return trainings[-1], send(Training, queued, env) or send(Analysis, more, env)
@@ -364,12 +373,11 @@ def _rehearse(add_rows: Callable[[Session], object], env: Settings) -> None:
         rehearsal.rollback()
 
 
-def _store_data(data_files: Mapping[str, str], env: Settings) -> None:
-    """Keep data files, paths with their hashes."""
+def _store(inputs: _Inputs, env: Settings) -> None:
+    """Keep the files that analyses are made with."""
     artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
-    for name, sha256 in data_files.items():
-        path, _ = data.options_of(name)
-        artifacts.put_file("data", Path(path), sha256, Path(path).suffix)
+    for kind, path, sha256 in inputs.files:
+        artifacts.put_file(kind, path, sha256, path.suffix)
 
 
 def _remove(files: Sequence[str], env: Settings) -> None:
@@ -401,20 +409,50 @@ def _canonical(settings: AnalysisSettings) -> AnalysisSettings:
     return settings.model_copy(update={"architecture": architecture})
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Files beside the checkpoints that analyses are made with.
+
+    Attributes:
+        files: Kind, path and hash of those that are to be stored.
+        notes: What was done to make them fit, in sentences.
+    """
+
+    files: list[tuple[Kind, Path, str]]
+    notes: list[str]
+
+
 def _check_settings(
-    settings: Sequence[AnalysisSettings], env: Settings
-) -> tuple[dict[AnalysisSettings, int], dict[str, str]]:
+    settings: Sequence[AnalysisSettings], env: Settings, analysed: Sequence[str] = ()
+) -> tuple[dict[AnalysisSettings, int], _Inputs]:
     """Check analyses of an architecture.
 
+    Args:
+        settings: Of the analyses.
+        env: Where data and artefacts are.
+        analysed: Hashes of the checkpoints.
+
     Returns:
-        The settings, with N and with their data named as they will be stored, and D, the number of
-        parameters that they choose; and the data files to store, with their hashes.
+        The settings, with N and with their data and masks named as they will be stored, and D, the number of
+        parameters that they choose; and the files to store.
     """
     parameters = {each: preparation.check(each, env) for each in settings}
     sizes = dict(zip(settings, preparation.sizes(settings, env), strict=True))
     data_files = {each.data: sha256 for each in settings if (sha256 := _hash_of_file(each.data))}
-    complete = {each: each.model_copy(update={"samples": sizes[each]}) for each in settings}
-    return {_with_stored_data(complete[each], data_files): n for each, n in parameters.items()}, data_files
+    files: dict[tuple[Kind, str], Path] = {
+        ("data", sha256): Path(data.options_of(name)[0]) for name, sha256 in data_files.items()
+    }
+    notes: dict[str, None] = {}
+    found: dict[AnalysisSettings, int] = {}
+    for each, number in parameters.items():
+        complete = _with_stored_data(each.model_copy(update={"samples": sizes[each]}), data_files)
+        others = preparation.others(preparation.by_step(complete), env, checkpoints=analysed)
+        masks = {file.removeprefix("sha256:") for _, file in others.settings.own_masks}
+        for sha256, path in others.files.items():
+            files["masks" if sha256 in masks else "checkpoints", sha256] = path
+        notes |= dict.fromkeys(others.notes.values())
+        found[others.settings] = number
+    return found, _Inputs([(kind, path, sha256) for (kind, sha256), path in files.items()], [*notes])
 
 
 def _expected(

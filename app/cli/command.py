@@ -45,7 +45,7 @@ from seigh.core import methods, private
 from seigh.core.errors import UserError
 from seigh.core.logs import Redacted, redact
 from seigh.core.names import SPARSITIES, Place, Priority, TableName
-from seigh.core.settings import SPLITS, AnalysisSettings, Settings, SettingsError, refusal
+from seigh.core.settings import BY_STEP, SPLITS, AnalysisSettings, Settings, SettingsError, refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -471,6 +471,43 @@ def _only(fitting: list[str], name: str) -> str:
     return fitting[0]
 
 
+def _by_step(
+    settings: AnalysisSettings,
+    files: Sequence[Path],
+    earlier: Callable[[int, int | None], list[Earlier]],
+) -> list[AnalysisSettings]:
+    """The settings for each of the files: earlier checkpoints that nobody named are among the files.
+
+    Raises:
+        SettingsError: None of the files is an earlier checkpoint of another one.
+    """
+    from seigh.core import preparation
+    from seigh.core.problems import checkpoints
+
+    wanted = preparation.by_step(settings)
+    if wanted == settings:
+        return [settings] * len(files)
+    found: list[AnalysisSettings] = []
+    said: dict[str, None] = {}
+    for place, file in enumerate(files):
+        step = checkpoints.read(file).step
+        before = {each.step: str(each.path) for each in earlier(place, step)}
+        last = max(before, default=-1) + 1
+        mine = wanted.among(dict.fromkeys(before, ""), last)
+        ends = {"initial": before[min(before)], "previous": before[max(before)]} if before else {}
+        mine = mine.model_copy(
+            update={name: path for name, path in ends.items() if getattr(wanted, name) == BY_STEP}
+        )
+        found.append(mine)
+        for curve in set(settings.curves) - set(mine.curves):
+            said[f"{curve} is left out of {file.name}, which has no earlier step among the files."] = None
+    if all(len(each.curves) < len(settings.curves) for each in found):
+        preparation.others(settings)  # which says what is missing
+    for sentence in said:
+        err.print(escape(sentence), soft_wrap=True)
+    return found
+
+
 def _earlier_of(
     files: Sequence[Path], steps: Sequence[int | None]
 ) -> Callable[[int, int | None], list[Earlier]]:
@@ -513,7 +550,9 @@ def analyze(
     """Analyse checkpoints here and now, without a server."""
     from dataclasses import replace
 
+    from seigh.core import preparation
     from seigh.core.analysis import analyse
+    from seigh.core.checksum import sha256_of
     from seigh.core.problems import architectures
 
     if json_file and not json_file.resolve().parent.is_dir():
@@ -522,8 +561,13 @@ def analyze(
     env = environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
     _draw(settings, architectures.build(settings.architecture), env)
+    given = [sha256_of(file) for file in files]
+    others = preparation.others(preparation.by_step(settings), env, checkpoints=given)
+    for note in others.notes.values():
+        err.print(escape(note), soft_wrap=True)
     results = []
     earlier = _earlier_of(files, [step for step, _ in facts])
+    asked = _by_step(settings, files, earlier)
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
         for number, file in enumerate(files):
@@ -537,7 +581,7 @@ def analyze(
 
             result = analyse(
                 file,
-                settings,
+                asked[number],
                 environment=env,
                 progress=show,
                 earlier=partial(earlier, number),
@@ -769,6 +813,37 @@ def export(
             assert file is not None
             rows.to_parquet(file, index=False)
             private.open_to_others(file)
+
+
+@cli.command()
+def mask(
+    results: Annotated[Path, typer.Argument(metavar="JSON", help="What 'seigh analyze --json' has written.")],
+    name: Annotated[
+        str, typer.Option(help="Of the mask, as in overlap-NAME; magnitude for the largest |θ|.")
+    ],
+    k: Annotated[int, typer.Option("--k", min=1, help="Weights in the mask.")],
+    file: Annotated[Path, typer.Option("--out", dir_okay=False, help="The .safetensors file to write.")],
+    number: Annotated[
+        int, typer.Option("--result", min=1, help="Which result of the file, counted from 1.")
+    ] = 1,
+) -> None:
+    """Write a mask of an analysis as zeros and ones by the names of the parameters, for pruning tools."""
+    from seigh.core.problems.masks import written
+    from seigh.core.results.result import ResultError
+
+    try:
+        found = json.loads(results.read_text(encoding="utf-8"))
+        documents = found if isinstance(found, list) else [found]
+        document = documents[number - 1]
+        content = written(document, name, k)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ResultError(
+            f"'{results.name}' has no result {number} of an analysis; take a file that 'seigh analyze "
+            "--json' writes."
+        ) from error
+    file.write_bytes(content)
+    private.open_to_others(file)
+    out.print(f"Mask {escape(name)} of {k:,} weights: {escape(str(file))}")
 
 
 def _report(s: Session, study: str, names: list[str] | None) -> str:

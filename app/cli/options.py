@@ -84,6 +84,25 @@ _OPTIONS: dict[str, Any] = {
         metavar="NAME",
         help="A further curve to compute, of 'seigh curves'; may be given several times.",
     ),
+    "initial": typer.Option(
+        metavar="CKPT",
+        help="The checkpoint θ₀ of the curve overlap-movement; for 'seigh submit' it is the model's first "
+        "step if not given.",
+    ),
+    "previous": typer.Option(
+        metavar="CKPT",
+        help="The checkpoint before, of the curve overlap-update; for 'seigh submit' it is the model's "
+        "step before if not given.",
+    ),
+    "masks": typer.Option(
+        metavar="[NAME=]FILE",
+        help="A mask of your own: scores, or zeros and ones, by the names of the parameters (.safetensors, "
+        ".pt or .npz); may be given several times. Its curve is overlap-NAME.",
+    ),
+    "pruned": typer.Option(
+        metavar="[NAME=]CKPT",
+        help="A pruned checkpoint, whose mask is where its parameters are not zero; likewise.",
+    ),
     "random_masks": typer.Option(
         min=2,
         hidden=True,
@@ -100,7 +119,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 # Options that may be given several times.
-_SEVERAL = ("parameters", "penalty", "curves")
+_SEVERAL = ("parameters", "penalty", "curves", "masks", "pruned")
 
 Files = Annotated[
     list[Path],

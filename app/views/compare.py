@@ -28,7 +28,7 @@ from seigh.app.common import (
 )
 from seigh.app.figures import Size
 from seigh.app.frame import explain, show
-from seigh.app.panels import LINE, further_points, in_lines, last_steps, top_of
+from seigh.app.panels import LINE, further_points, in_lines, last_steps, masks_at, top_of
 from seigh.app.report import report
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
@@ -60,6 +60,7 @@ VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
     "spectrum": ":material/blur_linear: Spectrum",
     "curves": ":material/timeline: Further curves",
+    "masks": ":material/join_inner: Masks",
     "size": ":material/bubble_chart: Size",
 }
 
@@ -110,6 +111,9 @@ def page() -> None:
     elif view == "curves":
         size = choose_size(chosen, asked)
         selection |= size.in_url | further(chosen, size, asked, colors)
+    elif view == "masks":
+        size = choose_size(chosen, asked)
+        selection |= size.in_url | masks_in_common(chosen, size, asked, colors)
     else:
         size = choose_size(chosen, asked, only_rho=True)
         by_size(chosen, size, colors)
@@ -415,6 +419,36 @@ def further(
         show(figures.further_over_training(points, colors, size), "compare_curve_by_step")
         say_who_is_missing(chosen, points["analysis_id"], "have no such curve, or one that ends before")
     return {"curve": [name]}
+
+
+def masks_in_common(
+    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], colors: dict[str, str]
+) -> dict[str, list[str]]:
+    """How alike two masks of each analysis are over training; which, as it stands in the address."""
+    with database()() as s:
+        names = queries.mask_names(s, ids(chosen))
+    if len(names) < 2:
+        st.info(
+            "None of these analyses was asked for further masks; New analysis offers them under Advanced, as "
+            "`seigh curves` lists them."
+        )
+        return {}
+    picked = []
+    for place, (key, label) in zip(st.columns(2), (("mask", "Mask"), ("other", "And the mask")), strict=True):
+        options = [name for name in names if name not in picked]
+        if (wanted := asked.get(key, [""])[0]) in options:
+            st.session_state[f"compare_{key}"] = wanted
+        if st.session_state.get(f"compare_{key}") not in options:
+            st.session_state[f"compare_{key}"] = options[0]
+        picked.append(place.selectbox(label, options, key=f"compare_{key}", persist_state="session"))
+    with database()() as s:
+        points = masks_at(s, chosen, picked[0], picked[1], size.of)
+    if points.empty:
+        st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")
+    else:
+        show(figures.further_over_training(points, colors, size), "compare_masks_by_step")
+        say_who_is_missing(chosen, points["analysis_id"], "have not both masks, or end before")
+    return {"mask": picked[:1], "other": picked[1:]}
 
 
 def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from pydantic import ValidationError
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -21,15 +22,16 @@ from seigh.app.costs import costs
 from seigh.app.navigation import link
 from seigh.app.rows import StoredCheckpoint, rows_of
 from seigh.app.uploads import Brought, Part, UploadFolder
+from seigh.core import preparation
 from seigh.core.errors import UserError
 from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.names import Place, Priority
-from seigh.core.problems import architectures, data, huggingface
+from seigh.core.problems import architectures, data, huggingface, masks
 from seigh.core.problems.checkpoints import Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
-from seigh.core.settings import AnalysisSettings, SettingsError
+from seigh.core.settings import AnalysisSettings, SettingsError, refusal
 from seigh.tasks.submit import Upload, submit
 
 OWN_FILE = "a file of my own …"
@@ -67,7 +69,8 @@ def page() -> None:
     with st.container(border=True):
         st.header("Settings")
         chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
-        problems += wrong
+        chosen, of_masks = with_own_masks(chosen)
+        problems += wrong + of_masks + earlier_steps(chosen, used, table, model)
         left, right = st.columns(2)
         with left:
             user = form.user_name()
@@ -599,6 +602,95 @@ def choose_settings(
         st.caption("Known when the architecture is.")
         return [], []
     return form.analysis_settings("new", architecture, dataset)
+
+
+def with_own_masks(chosen: Sequence[AnalysisSettings]) -> tuple[list[AnalysisSettings], list[str]]:
+    """The settings with the masks that somebody has brought, and what is wrong with these."""
+    brought_masks: list[Part] = st.session_state.setdefault("new_masks", [])
+    with st.expander("Masks of my own", icon=":material/layers:", expanded=bool(brought_masks)):
+        upload = st.file_uploader(
+            "Scores, zeros and ones, or pruned checkpoints",
+            type=[suffix.removeprefix(".") for suffix in masks.SUFFIXES],
+            accept_multiple_files=True,
+            key=f"new_masks_file_{emptied('masks')}",
+            max_upload_size=settings().max_upload_mb,
+            help="By the names of the parameters. What torch.nn.utils.prune keeps in a checkpoint is "
+            "found there. The overlap of each is a further curve, called like its file.",
+        )
+        if upload:
+            brought_masks += [kept(each) for each in upload]
+            empty("masks", upload)
+        kinds = {
+            part.id: st.toggle(
+                f"{plain(part.name)} is a pruned checkpoint: take its non-zeros", key=f"new_pruned_{part.id}",
+                persist_state="session",
+            )
+            for part in brought_masks
+        }  # fmt: skip
+        if brought_masks:
+            st.button(
+                "Remove these masks", icon=":material/delete:", key="new_clear_masks", on_click=forget_masks
+            )
+    own = {
+        setting: tuple(str(part.path) for part in brought_masks if kinds[part.id] is pruned)
+        for setting, pruned in (("masks", False), ("pruned", True))
+    }
+    if not brought_masks or not chosen:
+        return list(chosen), []
+    try:
+        complete = [AnalysisSettings.model_validate(each.model_dump() | own) for each in chosen]
+        preparation.check(complete[0])
+    except ValidationError as error:
+        return list(chosen), [refusal(error)]
+    except UserError as error:
+        return list(chosen), [str(error)]
+    first = complete[0]
+    notes, problem = masks_fit(own["masks"], own["pruned"], first.architecture, first.parameters)
+    for note in notes:
+        st.caption(f":material/info: {plain(note)}")
+    return complete, [problem] if problem else []
+
+
+@st.cache_data(max_entries=50, show_spinner="Checking the masks …")
+def masks_fit(
+    own: tuple[str, ...], pruned: tuple[str, ...], architecture: str, parameters: tuple[str, ...]
+) -> tuple[list[str], str | None]:
+    """What was done to make masks fit, in sentences; and why one does not."""
+    asked = AnalysisSettings(
+        architecture=architecture, data="", parameters=parameters, masks=own, pruned=pruned
+    )
+    try:
+        return list(preparation.others(asked, settings()).notes.values()), None
+    except UserError as error:
+        return [], str(error)
+
+
+def forget_masks() -> None:
+    for part in st.session_state.pop("new_masks", []):
+        part.path.unlink(missing_ok=True)
+
+
+def earlier_steps(
+    chosen: Sequence[AnalysisSettings],
+    used: Sequence[Brought],
+    steps: Mapping[str, int | None],
+    model: str,
+) -> list[str]:
+    """Say which earlier steps masks are compared with; why there are none, if so."""
+    analysed = [step for file in used if (step := steps[file.id]) is not None]
+    if not analysed or not chosen:
+        return []
+    with database()() as s:
+        known = queries.checkpoints(s, model)["step"].tolist() if model else []
+    try:
+        said = preparation.say_earlier_steps(
+            [preparation.by_step(each) for each in chosen], [*known, *analysed], analysed
+        )
+    except SettingsError as error:
+        return [str(error)]
+    for sentence in said:
+        st.caption(f":material/history: {plain(sentence)}")
+    return []
 
 
 def choose_place() -> Place:

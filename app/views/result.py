@@ -41,6 +41,7 @@ from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
 from seigh.core.lab.queries import AnalysisDetail
 from seigh.core.plugged import any_plugins
+from seigh.core.problems.masks import written
 from seigh.core.settings import AnalysisSettings
 
 RANDOM_DATA = (
@@ -140,6 +141,7 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
     eigenvalues(detail, spectrum)
     structure(detail, color, k)
     further(detail, color)
+    masks(detail, color, k)
     plugged(detail)
     provenance(detail)
     return k
@@ -206,6 +208,58 @@ def further(detail: AnalysisDetail, color: str) -> None:
         figure = figures.further_curve(rows, color, log_k=log_k, file=f"{name_of(detail)}-{name}")
         show(figure, f"result_curve_{name}", panel=True)
         explain(figure)
+
+
+def masks(detail: AnalysisDetail, color: str, k: int) -> None:
+    """How alike two of the masks are, and any of them as a file, where further ones were asked for."""
+    with database()() as s:
+        names = queries.mask_names(s, [detail.id])
+    if len(names) < 2:
+        return
+    left, right, file = st.columns(3, vertical_alignment="bottom")
+    first = left.selectbox("Mask", names, key="result_mask", help="magnitude: the largest |θ|.")
+    others = [name for name in names if name != first]
+    second = right.selectbox("And the mask", others, key="result_other_mask")
+    with database()() as s:
+        found = queries.mask_iou(s, [detail.id], first, second)
+    figure = figures.masks_in_common(
+        found, color, log_k=bool(st.session_state.get("result_log_k")), file=f"{name_of(detail)}-iou"
+    )
+    with file:
+        st.download_button(
+            f"Mask {plain(first)}, k = {k:,}",
+            lambda: mask_file(detail.id, first, k),
+            file_name=f"{name_of(detail)}-mask-{first}-k{k}.safetensors",
+            key="result_mask_file",
+            on_click="ignore",
+            icon=":material/download:",
+            help="Zeros and ones by the names of the parameters, as torch.nn.utils.prune.custom_from_mask "
+            "takes them.",
+        )
+    for sentence in said_of_masks(detail.record):
+        st.caption(f":material/info: {plain(sentence)}")
+    show(figure, "result_masks")
+
+
+def mask_file(number: int, name: str, k: int) -> bytes:
+    """A mask of an analysis as a file."""
+    with database()() as s:
+        return written(queries.export_result(s, number), name, k)
+
+
+def said_of_masks(record: dict[str, Any]) -> list[str]:
+    """What was done to the user's masks, and how many places ties leave open."""
+    said = []
+    for name, told in record.get("masks", {}).items():
+        if "note" in told:
+            said.append(told["note"])
+        if any(told.get("tied", [])):
+            sizes = sum(each > 0 for each in told["tied"])
+            said.append(
+                f"Mask {name}: at {sizes:,} of {len(told['tied']):,} sizes weights of equal score compete "
+                f"for its places, up to {max(told['tied']):,}; overlaps are the mean over all choices."
+            )
+    return said
 
 
 def plugged(detail: AnalysisDetail) -> None:

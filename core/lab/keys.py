@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
-Kind = Literal["checkpoints", "data"]
+Kind = Literal["checkpoints", "data", "masks"]
 
 
 def content_key(kind: Kind, sha256: str, suffix: str) -> str:

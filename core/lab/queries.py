@@ -44,6 +44,7 @@ from seigh.core.lab.pace import Remaining, remaining
 from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
+from seigh.core.results.masks import iou, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.result import Outcome, Stage
 from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, PARTS, SPECTRUM, STAGES
@@ -983,6 +984,65 @@ def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: An
     columns = _CURVE | {"points": (object, points)}
     statement = _results(columns, FurtherCurve).where(Analysis.id.in_(ids)).order_by(FurtherCurve.name)
     return statement if names is None else statement.where(FurtherCurve.name.in_(names))
+
+
+def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
+    """The masks of these finished analyses, of those that were asked for further ones, by analysis and k.
+
+    Columns: analysis_id, mask (its name), k, coordinate (the weight, counted in θ from 0, that the mask of
+    size k has and that of size k − 1 has not), tied (how many coordinates of equal score compete at k) and
+    open (how many of the k coordinates may be others, as scores tie or are estimated).
+    """
+    frames = [
+        pd.DataFrame(
+            {
+                "analysis_id": number,
+                "mask": name,
+                "k": np.arange(1, len(each.coordinates) + 1),
+                "coordinate": each.coordinates,
+                "tied": each.tied,
+                "open": each.open,
+            }
+        )
+        for number, record in records(s, ids).items()
+        for name, each in of_record(record).items()
+    ]
+    columns = ["analysis_id", "mask", "k", "coordinate", "tied", "open"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
+    """Names of the masks that some of these analyses have, that of the largest |θ| first."""
+    found = {name for record in records(s, ids).values() for name in record.get("masks", {})}
+    return sorted(found, key=lambda name: (name != Mask.magnitude, name))
+
+
+def mask_iou(s: Session, ids: Sequence[int], first: str, second: str) -> pd.DataFrame:
+    """Intersection over union of two masks of each of these finished analyses that has both, for every k.
+
+    Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or are estimated, ``chance``
+    that of two masks that share as many coordinates as random ones do on average.
+    """
+    columns = _WHICH | {"record": (object, Analysis.record)}
+    statement = (
+        _of_analyses(columns)
+        .where(Analysis.state == State.finished, Analysis.id.in_(ids))
+        .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
+    )
+    frames = []
+    for row in s.execute(statement).mappings():
+        there = of_record(row["record"] or {})
+        if first in there and second in there:
+            value, error, chance = iou(there[first], there[second], row["parameters"])
+            words = {
+                "curve": f"iou-{first}-{second}",
+                "title": f"IoU of the masks {first} and {second}",
+                "note": "the share of the weights in either mask that are in both. At chance, the masks know "
+                "nothing of each other.",
+            }
+            numbers = {"k": np.arange(1, len(value) + 1), "value": value, "error": error, "chance": chance}
+            frames.append(pd.DataFrame({name: row[name] for name in _WHICH} | words | numbers))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
 
 
 def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:

@@ -58,7 +58,7 @@ from seigh.core.lab.models import (
 from seigh.core.names import Place, Priority
 from seigh.core.results.packed import pack
 from seigh.core.results.result import Outcome
-from seigh.core.settings import AnalysisSettings, TrainingSettings
+from seigh.core.settings import BY_STEP, AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
 W = TypeVar("W", bound=Work)
@@ -305,6 +305,12 @@ def _told(expected: Expected | None) -> dict[str, float | None]:
 # --- The queue --------------------------------------------------------------------------------------------
 
 
+def steps_of(s: Session, model_id: int) -> dict[int, str]:
+    """The hashes of a model's checkpoints by their steps."""
+    rows = s.execute(select(Checkpoint.step, Checkpoint.sha256).where(Checkpoint.model_id == model_id))
+    return {row.step: row.sha256 for row in rows}
+
+
 def queue_analysis(
     s: Session,
     checkpoint: Checkpoint,
@@ -318,10 +324,14 @@ def queue_analysis(
 ) -> tuple[Analysis, bool]:
     """The analysis of a checkpoint with these settings, and whether this call has put it in the queue.
 
+    Settings that leave earlier checkpoints to the steps of the model name them from here on.
+
     There is at most one. If it exists it is left alone, unless it failed or was cancelled: then it is
     queued again. ``parameters`` is D, the number of those that the settings choose; ``place``, where it is to
     run; ``priority`` and ``expected``, the time that it will take, decide about its turn.
     """
+    if BY_STEP in (settings.initial, settings.previous):
+        settings = settings.among(steps_of(s, checkpoint.model_id), checkpoint.step)
     analysis, added = _get_or_add(
         s,
         Analysis,

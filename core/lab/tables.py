@@ -44,6 +44,7 @@ TABLES: Mapping[TableName, _Query] = MappingProxyType(
         "eigenvalues": lambda s, ids, _: queries.eigenvalues(s, ids),
         "layers": _each(queries.layer_shares),
         "magnitudes": _each(queries.magnitude_bins),
+        "masks": lambda s, ids, _: queries.masks(s, ids),
         "metrics": lambda s, ids, _: queries.subspace_metrics(s, ids),
         "pairs": lambda s, ids, _: queries.pair_values(s, ids),
         "stages": _each(queries.stages),

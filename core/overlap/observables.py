@@ -21,6 +21,7 @@ from torch import Tensor
 from seigh.core.errors import UserError
 from seigh.core.linalg.tiles import chunks
 from seigh.core.methods import Request
+from seigh.core.results.masks import Mask
 from seigh.core.spectra import APosteriori, Eigenpairs, Operator
 
 Floats = NDArray[np.float64]
@@ -40,15 +41,21 @@ class Curve:
         error: (K,), how far each may be from that of the true eigenspace; None where nothing is known.
         chance: (K,), what an eigenspace unrelated to the parameters has on average; None where there is no
             such level.
+        mask: The mask that it is of; None of other curves.
     """
 
     value: Floats
     error: Floats | None = None
     chance: Floats | None = None
+    mask: Mask | None = None
+
+    def parts(self) -> dict[str, Floats | None]:
+        """Value, error and chance by name."""
+        return {"value": self.value, "error": self.error, "chance": self.chance}
 
     def to_json(self) -> dict[str, list[float] | None]:
         """As JSON types."""
-        return {name: None if part is None else part.tolist() for name, part in vars(self).items()}
+        return {name: None if part is None else part.tolist() for name, part in self.parts().items()}
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,14 @@ class Landscape(Protocol):
     (``seigh.core.landscape``).
 
     Attributes:
+        kind: Of the analysis's matrix, "hessian" or "ggn".
         split: Of the data that L is the mean over.
         theta: (D,) float64, θ of the checkpoint.
         other: The landscape of the same θ on the other split.
     """
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def split(self) -> str: ...
@@ -96,6 +107,10 @@ class Landscape(Protocol):
 
         They are N · D numbers: look at a block and let go of it. Each pass computes them anew.
         """
+
+    def ggn_diagonal(self, outputs: int) -> tuple[Tensor, Tensor]:
+        """The GGN's diagonal (D,), λ of the penalty included, and its standard errors: zeros up to so many
+        outputs of the network; of more, as many random combinations of them are drawn for every sample."""
 
     def matrix(self, kind: str) -> Operator:
         """``hessian`` or ``ggn``, in the precision of the analysis, λ·I of the penalty included."""
@@ -145,7 +160,7 @@ class Scene:
             (``tilts``); 1 where it is unknown which of several vectors it is.
         tensors: θ by the names of its parameters, in the order of the coordinates.
         overlap: Of scores (D,), the curve of their mask: the overlap of the k coordinates of largest score
-            with V_k, its stated error, ties included, and chance k/D.
+            with V_k, its stated error, ties and errors of the scores included, and chance k/D.
         found: All pairs that were found, further ones than K among them, with their residuals; None where
             only the K are known.
         residuals: ‖Hv − λv‖₂ of all of them.
@@ -154,19 +169,22 @@ class Scene:
         estimate: What products with random vectors tell of H outside of the K pairs; they are made anyway.
         request: k, D, N, seed and options of the analysis, as ``Observable.cost`` has them.
         ground: The loss; ask for it by ``landscape``.
+        others: What the settings name beside the checkpoint, each (D,) fp64 in the order of θ, on the CPU:
+            ``initial`` and ``previous`` are earlier checkpoints, ``mask:<name>`` the scores of a user's mask.
     """
 
     vectors: Tensor
     values: Tensor
     tilts: Tensor
     tensors: Mapping[str, Tensor]
-    overlap: Callable[[Tensor], Curve]
+    overlap: Callable[[Tensor | Estimated], Curve]
     found: Eigenpairs | None = None
     residuals: Tensor | None = None
     operator: Operator | None = None
     estimate: APosteriori | None = None
     request: Request | None = None
     ground: Landscape | None = None
+    others: Mapping[str, Tensor] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
@@ -234,6 +252,19 @@ class Observable:
 
 
 @dataclass(frozen=True)
+class Estimated:
+    """Scores that are not known exactly.
+
+    Attributes:
+        scores: (D,), finite numbers ≥ 0.
+        error: (D,), how far each may be off; None where they are exact.
+    """
+
+    scores: Tensor
+    error: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class ScoredMask:
     """A mask that takes the coordinates of largest score.
 
@@ -242,14 +273,15 @@ class ScoredMask:
         title: What its coordinates are, as after "the mask of".
         note: What its scores are, in one sentence that begins in lower case.
         scores: Of a scene, (D,) finite numbers ≥ 0. Equal scores tie: the overlap is then the mean over all
-            masks that they admit, and its error covers them all.
+            masks that they admit, and its error covers them all. With ``Estimated`` ones the error covers
+            all masks that they admit within their errors, too.
         cost: As of ``Observable``.
     """
 
     name: str
     title: str
     note: str
-    scores: Callable[[Scene], Tensor]
+    scores: Callable[[Scene], Tensor | Estimated]
     cost: Cost = free
 
     def observable(self) -> Observable:
@@ -306,32 +338,9 @@ def _participation(scene: Scene) -> Curve:
     error = 4 * sixth.sqrt() * move + 6 * move**2 + 4 * move**3 + move**4
     error = torch.minimum(error, torch.maximum(1 - fourth, fourth - 1 / dimension))
     uniform = torch.full_like(fourth, 3 / (dimension + 2))
-    return Curve(*(each.cumsum(0).numpy() for each in (fourth, error, uniform)))
+    value, stated, chance = (each.cumsum(0).numpy() for each in (fourth, error, uniform))
+    return Curve(value, stated, chance)
 
-
-def _layerwise(scene: Scene) -> Tensor:
-    """For each coordinate, which share of its own tensor has no larger magnitude; equal ones share a rank.
-
-    Half a rank less lets a tensor's first weight into the mask when the mask has half a weight for it.
-    """
-    ranks = []
-    for tensor in scene.tensors.values():
-        magnitudes, order = tensor.detach().flatten().abs().sort()
-        _, group, counts = torch.unique_consecutive(magnitudes, return_inverse=True, return_counts=True)
-        rank = torch.empty(len(order), dtype=torch.float64, device=order.device)
-        rank[order] = counts.cumsum(0).double()[group]
-        ranks.append((rank - 0.5) / len(order))
-    return torch.cat(ranks)
-
-
-MASKS = (
-    ScoredMask(
-        "layerwise",
-        "the largest |θ| of each tensor",
-        "the mask takes the same share of the largest weights of every parameter tensor.",
-        _layerwise,
-    ),
-)
 
 OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
     {
@@ -345,7 +354,6 @@ OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
                 "chance they are no more localised than random vectors.",
                 _participation,
             ),
-            *(mask.observable() for mask in MASKS),
         )
     }
 )

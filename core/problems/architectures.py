@@ -184,13 +184,25 @@ def parameter_count(text: str, patterns: Sequence[str] = ()) -> int:
     Raises:
         SettingsError: As ``canonical``; or a pattern matches none of its parameters.
     """
+    return sum(math.prod(shape) for shape in theta_shapes(text, patterns).values())
+
+
+def theta_shapes(text: str, patterns: Sequence[str] = ()) -> dict[str, Shape]:
+    """Names and shapes of the trainable parameters, or of those that match any of the patterns, in θ's order.
+
+    >>> theta_shapes("tanh-mlp", ["linear6.*"])
+    {'linear6.weight': (10, 20), 'linear6.bias': (10,)}
+
+    Raises:
+        SettingsError: As ``parameter_count``.
+    """
     skeleton = _skeleton(str(_checked(parse(text))))
     parameters = dict(skeleton.named_parameters())
     try:
         chosen = select_parameters(skeleton, patterns or ["*"])
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    return sum(parameters[each].numel() for each in chosen)
+    return {name: tuple(parameters[name].shape) for name in chosen}
 
 
 def trainable(text: str) -> list[str]:

@@ -30,6 +30,7 @@ from torch import nn
 
 from seigh.core.figures import OfResult
 from seigh.core.methods import BUILT_IN, Method
+from seigh.core.overlap.masks.built_in import MASKS
 from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
 from seigh.core.plugged import GROUP
 from seigh.core.problems import paper, zoo
@@ -187,7 +188,7 @@ def _merge(whole: Registry, own: Registry) -> None:
 
     here = {
         "losses": {*losses.BUILT_IN},
-        "curves": {*OBSERVABLES},
+        "curves": {*OBSERVABLES, *(mask.observable().name for mask in MASKS)},
         "methods": {*BUILT_IN},
         "sources": {"hf", "timm"},
     }

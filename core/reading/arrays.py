@@ -48,8 +48,7 @@ def read(task: Task) -> dict[str, Any]:
 
 def _entries(task: Task) -> list[str]:
     """The names of the arrays in a ``.npz`` file."""
-    end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
-    _check_list(task, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
+    check_npz(task)
     with zipfile.ZipFile(task.file) as archive:
         return [entry.filename.removesuffix(".npy") for entry in archive.infolist()]
 
@@ -58,10 +57,16 @@ def _read_npz(task: Task) -> dict[str, _Numbers]:
     with zipfile.ZipFile(task.file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         _check_keys(task, list(entries))
-        return {key: _read_npy(task, archive, entries[key]) for key in _KEYS}
+        return {key: read_npy(task, archive, entries[key]) for key in _KEYS}
 
 
-def _read_npy(task: Task, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Numbers:
+def read_npy(
+    task: Task,
+    archive: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    expected: str = "save x as float32, and y as int64 or float32",
+) -> _Numbers:
+    """An array of an ``.npz`` file; ``expected`` says what to save instead of what is no numbers."""
     name = task.name
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise Refusal(f"{shown(entry.filename)} in '{name}' is a link, not an array; save the array itself.")
@@ -72,10 +77,10 @@ def _read_npy(task: Task, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _
     if dtype.hasobject:
         raise Refusal(
             f"'{name}' holds Python objects, which are not loaded because they could run code; "
-            "save x and y as plain arrays of numbers."
+            "save plain arrays of numbers."
         )
     if dtype.kind not in "biufc":
-        raise Refusal(f"'{name}' holds text, records or dates; save x as float32, and y as int64 or float32.")
+        raise Refusal(f"'{name}' holds text, records or dates; {expected}.")
     _check_size(task, shape, dtype.itemsize)
     if math.prod(shape) * dtype.itemsize > entry.file_size:
         raise ValueError("the array claims more than its entry holds")
@@ -107,12 +112,18 @@ def _read_safetensors(task: Task) -> dict[str, _Numbers]:
     return {key: tensors[key].view() for key in _KEYS}
 
 
+def check_npz(task: Task) -> None:
+    """Refuse an ``.npz`` file whose list of arrays is too large to be read."""
+    end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
+    _check_list(task, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
+
+
 def _check_list(task: Task, size: int) -> None:
     """Refuse a file whose list of arrays, of ``size`` bytes, is too large to be read."""
     if size > task.size:
         raise ValueError("the list of arrays is longer than the file")
     if size > _LARGEST_LIST:
-        raise Refusal(f"'{task.name}' lists far too many arrays; save only x and y.")
+        raise Refusal(f"'{task.name}' lists far too many arrays; save only those that are needed.")
 
 
 def _check_keys(task: Task, found: list[str]) -> None:

@@ -47,10 +47,10 @@ _DTYPE_IN_SAFETENSORS = {
 def read(task: Task) -> dict[str, Any]:
     """A checkpoint: its weights, and what it tells about itself."""
     digest = Digest(task.whole)
-    found = contents.unpack(_read(task), task.name)
-    _check_numbers(found.tensors, task.name)
+    found = contents.unpack(entries(task), task.name)
+    check_numbers(found.tensors, task.name)
     description = handed_back(found.tensors, task.source, task.target, task.limits.output, task.name)
-    _check_finite(description, task)
+    check_finite(description, task)
     return {
         **description,
         "sha256": digest.hexdigest(),
@@ -65,12 +65,12 @@ def read(task: Task) -> dict[str, Any]:
 
 def read_shard(task: Task) -> dict[str, Any]:
     """The tensors of one of several files of a checkpoint, by their names and in their types there."""
-    held = contents.tensors(_read(task), task.name)
-    _check_numbers(held, task.name)
+    held = contents.tensors(entries(task), task.name)
+    check_numbers(held, task.name)
     return handed_back(held, task.source, task.target, task.limits.output, task.name, as_stored=True)
 
 
-def _read(task: Task) -> Mapping[Any, Any]:
+def entries(task: Task) -> Mapping[Any, Any]:
     """What the file holds; of a safetensors file, its tensors within its metadata."""
     start = bytes(task.whole[: len(_LEGACY_START)])
     # Decided by content: people rename files. After its 8-byte length a safetensors header begins with "{".
@@ -202,7 +202,7 @@ def in_safetensors(header: dict[str, Any], start: int, task: Task) -> dict[str, 
     return {name: tensors[name] for name in header}
 
 
-def _check_numbers(tensors: Mapping[str, Array], name: str) -> None:
+def check_numbers(tensors: Mapping[str, Array], name: str) -> None:
     """Refuse what is no dense array of real numbers in the file."""
     if len(tensors) > MOST_TENSORS:
         raise too_many(name)
@@ -226,13 +226,16 @@ def _check_numbers(tensors: Mapping[str, Array], name: str) -> None:
             )
 
 
-def _check_finite(description: Mapping[str, Any], task: Task) -> None:
+def check_finite(
+    description: Mapping[str, Any],
+    task: Task,
+    what: str = "tensor",
+    advice: str = "choose a checkpoint from before the training diverged",
+) -> None:
+    """Refuse numbers that are none; ``advice`` says what to do."""
     dtypes = [dtype for dtype, count in description["types"] for _ in range(count)]
     sizes = [math.prod(map(int, filter(None, shape.split("x")))) for shape in description["shapes"]]
     odd = first_not_finite(task.numbers(), list(zip(dtypes, sizes, strict=True)))
     if odd is not None:
         key = description["names"][description["which"].index(odd)]
-        raise Refusal(
-            f"The tensor '{shown(key)}' in '{task.name}' holds NaN or infinite values; "
-            "choose a checkpoint from before the training diverged."
-        )
+        raise Refusal(f"The {what} '{shown(key)}' in '{task.name}' holds NaN or infinite values; {advice}.")

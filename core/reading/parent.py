@@ -37,7 +37,7 @@ from seigh.core.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["checkpoint", "shard", "data", "tokens", "state"]
+Kind = Literal["checkpoint", "shard", "data", "scores", "tokens", "state"]
 
 # A child takes so much for itself, and for a file as large as itself so much more. Numbers are not in it:
 # they go from the file to the file of numbers without being in memory together.

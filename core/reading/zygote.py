@@ -18,7 +18,7 @@ from contextlib import suppress
 from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from typing import Any
 
-from seigh.core.reading import arrays, checkpoints, confinement, messages, tokens
+from seigh.core.reading import arrays, checkpoints, confinement, messages, scores, tokens
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import MIB, Limits, Refusal
 
@@ -29,6 +29,7 @@ _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "checkpoint": checkpoints.read,
     "shard": checkpoints.read_shard,
     "data": arrays.read,
+    "scores": scores.read,
     "tokens": tokens.read,
 }
 # Asked for by ``seigh doctor``: what a child is kept from.

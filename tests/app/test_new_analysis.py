@@ -606,3 +606,36 @@ def test_stored_checkpoints_are_analysed_again_and_what_start_did_is_said_beside
         runs = queries.runs(s).query("step > 0")
         assert sorted(zip(runs["step"], runs["k"], strict=True)) == [(30, 3), (70, 3), (70, 4)]
         assert queries.checkpoints(s, "mine")["analyses"].tolist() == [1, 1, 2]
+
+
+def test_takes_masks_of_ones_own_and_says_which_steps_are_compared(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    add("queued", model="mine", step=0)
+    app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
+    app.selectbox(key="new_model").select("mine")
+    app.number_input(key="new_k").set_value(7)
+    app.multiselect(key="new_curves").select("overlap-movement").run()
+    assert "overlap-movement compares each step with step 0." in texts(app, "caption")
+    mask = {"linear1.bias": torch.tensor([1.0] * 5 + [0.0] * 15)}
+    bad = {"w": torch.ones(3)}
+    files = {"ticket.safetensors": mask, "bad.safetensors": bad}
+    app.file_uploader(key="new_masks_file_0").set_value(
+        [(n, safetensors.torch.save(t), "application/octet-stream") for n, t in files.items()]
+    )
+    app.run()
+    assert "'bad.safetensors' has scores for 'w', which tanh-mlp does not have" in warnings(app)
+    app.button(key="new_clear_masks").click().run()
+    app.file_uploader(key="new_masks_file_1").set_value(
+        [("ticket.safetensors", safetensors.torch.save(mask), "application/octet-stream")]
+    )
+    app.run()
+    assert "'ticket.safetensors' has no scores for 11 of 12 tensors" in texts(app, "caption")
+    app.text_input(key="new_user").set_value("ada").run()
+    app.button(key="new_start").click().run()
+    assert "1 analysis is queued" in texts(app, "success")
+    with sessions(home.database)() as s:
+        (number,) = queries.runs(s).query("k == 7")["id"]
+        detail = queries.analysis(s, number)
+    assert detail.settings["masks"][0].startswith("ticket=sha256:")
+    assert detail.settings["initial"].startswith("sha256:")

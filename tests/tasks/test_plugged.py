@@ -239,9 +239,11 @@ def test_a_queued_run_stores_them_and_every_page_has_them(
 
 @pytest.mark.usefixtures("lab")
 def test_names_and_settings() -> None:
-    curves.check(NAMES)
+    curves.check(settings())
     with pytest.raises(SettingsError, match="There is no curve 'x'"):
-        curves.check(["x"])
+        curves.check(settings(curves=("x",)))
+    with pytest.raises(SettingsError, match="There is a mask 'smallest' already"):
+        curves.check(settings(curves=(), masks=("smallest=file.pt",)))
     plain = AnalysisSettings(architecture="tanh-mlp", data="digits")
     assert "curves" not in plain.model_dump()
     asked = AnalysisSettings(architecture="tanh-mlp", data="digits", curves=("b", "a", "b"))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import redis
+from safetensors.torch import save_file
 from sqlalchemy import select
 
 from seigh.core.lab import queries, store
@@ -22,6 +23,7 @@ from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.models import Analysis, Training
 from seigh.core.lab.session import sessions
 from seigh.core.lab.store import StoreError
+from seigh.core.problems import masks
 from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.problems.data import DataError
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
@@ -419,3 +421,44 @@ def test_a_deleted_model_leaves_the_files_that_others_have(
     assert runs(home)["id"].tolist() == [other]
     digest = hashlib.sha256(shared.path.read_bytes()).hexdigest()
     assert stored_files(home) == [f"checkpoints/{digest}.pt"]
+
+
+def test_masks_of_the_user_and_earlier_steps_are_stored_and_named_by_their_hashes(
+    home: Settings, checkpoint: Make, tmp_path: Path
+) -> None:
+    file = tmp_path / "lottery.safetensors"
+    save_file(masks.as_tensors(range(40), settings()), file)
+    wanted = {"curves": ("overlap-movement", "overlap-update", "participation")}
+    files = [checkpoint(step, step) for step in (200, 0, 100)]
+    done = submitted(home, *files, masks=(str(file),), **wanted)
+    assert done.notes == (
+        "overlap-movement compares each step with step 0; of step 0 itself it is left out.",
+        "overlap-update compares each step with the step before; of step 0 itself it is left out.",
+    )
+    digest = {
+        step: hashlib.sha256(each.path.read_bytes()).hexdigest()
+        for step, each in zip((200, 0, 100), files, strict=True)
+    }
+    mask = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert f"masks/{mask}.safetensors" in stored_files(home)
+    with sessions(home.database)() as s:
+        found = {each.checkpoint.step: each.settings for each in s.scalars(select(Analysis))}
+    assert found[200]["initial"] == f"sha256:{digest[0]}"
+    assert found[200]["previous"] == f"sha256:{digest[100]}"
+    assert found[100]["previous"] == f"sha256:{digest[0]}"
+    assert "initial" not in found[0]
+    assert found[0]["curves"] == ["participation"]
+    assert all(each["masks"] == [f"lottery=sha256:{mask}"] for each in found.values())
+    # Again, it is the same; and a later step finds those that are there.
+    assert submitted(home, *files, masks=(str(file),), **wanted).reused_ids == done.analysis_ids
+    submitted(home, checkpoint(300, 300), **wanted)
+    with sessions(home.database)() as s:
+        last = s.scalars(select(Analysis).order_by(Analysis.id.desc())).first()
+        assert last.settings["previous"] == f"sha256:{digest[200]}"
+
+
+def test_a_mask_without_an_earlier_step_is_refused(home: Settings, checkpoint: Make) -> None:
+    with pytest.raises(SettingsError, match="compares with an earlier step, and step 5 is the model's first"):
+        submitted(home, checkpoint(5), curves=("overlap-movement",))
+    assert runs(home).empty
+    assert stored_files(home) == []

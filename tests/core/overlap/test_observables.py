@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seigh.core.overlap.observables import MASKS, OBSERVABLES, Curve, Scene, tilts
+from seigh.core.overlap.masks.built_in import MASKS
+from seigh.core.overlap.observables import OBSERVABLES, Curve, Scene, tilts
 from seigh.core.spectra import Eigenpairs, block_krylov, exact
 
 D = 60

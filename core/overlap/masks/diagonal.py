@@ -1,0 +1,172 @@
+"""Masks of diagonals: of the Hessian, the GGN and the empirical Fisher matrix, and OBD's saliency.
+
+The diagonals of the GGN and of the empirical Fisher matrix are sums of squares of gradients of single samples
+and are computed from these. That of the Hessian is not: it is exact where as many products as θ has
+coordinates are few, and else estimated. With Ĥ = VΛVᵀ of the eigenpairs found and Rademacher vectors z,
+
+    diag(H) = diag(Ĥ) + E[z ∘ (H − Ĥ)z],
+
+without bias for any V (Bekas, Kokiopoulou & Saad 2007; deflated as the trace in Meyer et al. 2021, Hutch++).
+The variance of entry i is Σ_{j ≠ i} (H − Ĥ)²_ij, what the eigenpairs leave of row i; it is estimated from the
+draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from seigh.core.linalg.tiles import chunks
+from seigh.core.methods import Request
+from seigh.core.overlap.observables import Estimated, Scene, ScoredMask
+from seigh.core.spectra import Operator
+
+EXACT_UP_TO = 1024
+"""D up to which the diagonal of the Hessian is exact, at D products."""
+
+PROBES = 32
+"""Random vectors that estimate it where D is larger, one product each."""
+
+OUTPUTS = 32
+"""Outputs of the network up to which the diagonal of the GGN is exact; of more, so many random ones are drawn
+for every sample."""
+
+WIDTH = 4.0
+"""Standard errors that a score may be off: with 31 degrees of freedom, 1 of 2,700 is off by more."""
+
+# Rounding errors of a product, in units of the precision times |λ₁|.
+_ROUNDING = 16.0
+
+
+def _hessian_cost(request: Request) -> Mapping[str, float]:
+    exact = request.dimension <= EXACT_UP_TO
+    return {"diagonal of the Hessian": float(request.dimension if exact else PROBES)}
+
+
+def _hessian(scene: Scene) -> Estimated:
+    return scene.once("diagonal of the Hessian", lambda: _hessian_diagonal(scene))
+
+
+def _hessian_diagonal(scene: Scene) -> Estimated:
+    landscape = scene.landscape
+    operator = scene.hessian if landscape.kind == "hessian" else landscape.matrix("hessian")
+    precision = torch.finfo(scene.vectors.dtype).eps
+    rounding = _ROUNDING * precision * float(scene.values.abs().max())
+    dimension = operator.shape[0]
+    if dimension <= EXACT_UP_TO:
+        found = diagonal(operator, scene.vectors.dtype, scene.vectors.device)
+        return Estimated(found, torch.full_like(found, rounding))
+    seed = 0 if scene.request is None else scene.request.seed
+    found, deviation = deflated_diagonal(operator, scene.vectors, scene.values, PROBES, seed)
+    return Estimated(found, WIDTH * deviation + rounding)
+
+
+def diagonal(operator: Operator, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The diagonal of a D×D operator by D products: (D,) float64."""
+    dimension = operator.shape[0]
+    found = torch.empty(dimension, dtype=torch.float64, device=device)
+    for start in range(0, dimension, PROBES):
+        part = torch.arange(start, min(start + PROBES, dimension), device=device)
+        units = torch.zeros(dimension, len(part), dtype=dtype, device=device)
+        units[part, torch.arange(len(part), device=device)] = 1
+        found[part] = (operator @ units)[part, torch.arange(len(part), device=device)].double()
+    return found
+
+
+def deflated_diagonal(
+    operator: Operator, vectors: Tensor, values: Tensor, probes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The diagonal of a symmetric operator, estimated beyond some eigenpairs, and its standard errors.
+
+    Args:
+        operator: D × D.
+        vectors: Vᵀ, (K, D), orthonormal rows; any will do, eigenvectors leave the least variance.
+        values: (K,), their eigenvalues.
+        probes: How many products.
+        seed: Of the Rademacher vectors.
+
+    Returns:
+        2 × (D,) float64.
+    """
+    count, dimension = vectors.shape
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (dimension, probes), generator=generator, dtype=torch.int8)
+    z = (2 * signs - 1).to(vectors.device, vectors.dtype)
+    rest = (operator @ z).double()
+    small = values.to(vectors.device, torch.float64)
+    inner = torch.zeros(count, probes, dtype=torch.float64, device=vectors.device)
+    for part in chunks(dimension, count):
+        inner += vectors[:, part].double() @ z[part].double()
+    known = torch.empty(dimension, dtype=torch.float64, device=vectors.device)
+    for part in chunks(dimension, count):
+        rows = vectors[:, part].double()
+        rest[part] -= rows.T @ (small[:, None] * inner)
+        known[part] = (small[:, None] * rows.square()).sum(0)
+    draws = rest * z
+    return known + draws.mean(1), draws.std(1) / probes**0.5
+
+
+def _magnitude(estimated: Estimated) -> Estimated:
+    return Estimated(estimated.scores.abs(), estimated.error)
+
+
+def _obd(scene: Scene) -> Estimated:
+    """½ h_ii θ_i², which may be negative: what counts is the order."""
+    found, half = _hessian(scene), 0.5 * scene.landscape.theta.square()
+    assert found.error is not None
+    saliency = half * found.scores
+    return Estimated(saliency - saliency.min().clamp_max(0), half * found.error)
+
+
+def _ggn(scene: Scene) -> Estimated:
+    found, deviation = scene.landscape.ggn_diagonal(OUTPUTS)
+    return Estimated(found, WIDTH * deviation) if bool(deviation.any()) else Estimated(found)
+
+
+def _fisher(scene: Scene) -> Tensor:
+    total = torch.zeros_like(scene.landscape.theta)
+    for weights, gradients in scene.landscape.sample_gradients():
+        total += weights @ gradients.square()
+    return total
+
+
+HESSIAN = ScoredMask(
+    "hessian-diagonal",
+    "the largest |Hᵢᵢ|",
+    f"scores are the magnitudes of the Hessian's diagonal: exact up to D = {EXACT_UP_TO:,}, else estimated "
+    f"by {PROBES} products with random vectors beyond the eigenpairs found. The error covers every mask that "
+    "the scores admit within four standard errors.",
+    lambda scene: _magnitude(_hessian(scene)),
+    _hessian_cost,
+)
+
+GGN = ScoredMask(
+    "ggn-diagonal",
+    "the largest Gᵢᵢ",
+    "scores are the diagonal of the generalised Gauss–Newton matrix, summed over samples and outputs: exact "
+    f"up to {OUTPUTS} outputs, else from as many random combinations of outputs for every sample, and the "
+    "error covers every mask that these admit within four standard errors.",
+    _ggn,
+    lambda _: {"diagonal of the GGN": 0.5 * OUTPUTS},
+)
+
+FISHER = ScoredMask(
+    "fisher-diagonal",
+    "the largest empirical Fᵢᵢ",
+    "scores are the diagonal of the empirical Fisher matrix, the mean of the squared gradients of the single "
+    "samples (Kunstner et al. 2019, eq. 4), without the penalty of weight decay.",
+    _fisher,
+    lambda _: {"gradients of the samples": 0.5},
+)
+
+OBD = ScoredMask(
+    "obd",
+    "the largest ½ Hᵢᵢ θᵢ²",
+    "scores are the saliencies of Optimal Brain Damage (LeCun et al. 1990, eq. 5), to second order the "
+    "change of the loss when a weight is removed at a minimum, with the sign of Hᵢᵢ; the diagonal is known "
+    "as for overlap-hessian-diagonal.",
+    _obd,
+    _hessian_cost,
+)

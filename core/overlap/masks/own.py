@@ -1,0 +1,16 @@
+"""The user's own masks: scores by the names of parameters, or the non-zeros of a pruned checkpoint."""
+
+from __future__ import annotations
+
+from seigh.core.overlap.observables import ScoredMask
+
+
+def own_mask(name: str) -> ScoredMask:
+    """The mask of the scores that the scene has under this name."""
+    return ScoredMask(
+        name,
+        f"the user's mask '{name}'",
+        "the mask takes the weights of largest score in the user's file. Of zeros and ones, the k weights "
+        "are any k of the ones: the curve is the mean over all such choices, and the error covers them.",
+        lambda scene: scene.others[f"mask:{name}"],
+    )

@@ -1,0 +1,90 @@
+"""The masks of an analysis, as its record has them, and how alike two of them are at every size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The masks of size 1 … K: that of size k has the first k coordinates.
+
+    Attributes:
+        coordinates: (K,), counted in θ from 0, by descending score, equal ones by index.
+        tied: (K,), among how many coordinates of equal score the mask of size k has to choose; 0 where it is
+            determined.
+        open: (K,), how many of its k coordinates may be others instead, as scores tie or are estimated.
+    """
+
+    coordinates: Integers
+    tied: Integers
+    open: Integers
+
+    def to_json(self) -> dict[str, list[int]]:
+        """As the record has it; what is 0 everywhere is left out."""
+        told = {"coordinates": self.coordinates.tolist()}
+        return told | {
+            name: each.tolist() for name, each in (("tied", self.tied), ("open", self.open)) if each.any()
+        }
+
+
+def of_record(record: Mapping[str, Any]) -> dict[str, Mask]:
+    """The masks in a record by name, that of the largest |θ| first; none where none were asked for."""
+    found = {}
+    for name, told in record.get("masks", {}).items():
+        coordinates = np.array(told["coordinates"], dtype=np.int64)
+        tied, open_ = (
+            np.array(told.get(each) or np.zeros(len(coordinates)), dtype=np.int64)
+            for each in ("tied", "open")
+        )
+        found[name] = Mask(coordinates, tied, open_)
+    return found
+
+
+def open_places(tied: Integers) -> Integers:
+    """How many coordinates of the mask of each size equal scores may replace by others: (K,).
+
+    If t of g equal ones are in the mask, that is min(t, g − t).
+
+    Example:
+        >>> open_places(np.array([0, 4, 4, 4, 0, 9])).tolist()
+        [0, 1, 2, 1, 0, 1]
+    """
+    found, taken = np.zeros_like(tied), 0
+    for row, group in enumerate(tied.tolist()):
+        taken = taken + 1 if group else 0
+        found[row] = min(taken, group - taken) if group else 0
+    return found
+
+
+def iou(first: Mask, second: Mask, parameters: int) -> tuple[Floats, Floats, Floats]:
+    """Intersection over union of two masks of size 1 … K, how far it may be off, and by chance: 3 × (K,).
+
+    The masks break ties by index. Any open coordinate of either may be in the other mask or not, which moves
+    the intersection by at most one each. By chance two masks have k²/D coordinates in common.
+
+    Args:
+        first: Of an analysis.
+        second: Of the same one, or of one with the same θ.
+        parameters: D.
+    """
+    length = min(len(first.coordinates), len(second.coordinates))
+    ranks = {int(each): rank for rank, each in enumerate(second.coordinates[:length])}
+    later = [max(rank, ranks.get(int(each), length)) for rank, each in enumerate(first.coordinates[:length])]
+    common = np.bincount(later, minlength=length + 1)[:length].cumsum()
+    sizes = np.arange(1, length + 1)
+    unsure = first.open[:length] + second.open[:length]
+    least = np.maximum(np.maximum(0, 2 * sizes - parameters), common - unsure)
+    most = np.minimum(sizes, common + unsure)
+    value, low, high, chance = (
+        each / (2 * sizes - each) for each in (common, least, most, sizes**2 / parameters)
+    )
+    return value, np.maximum(high - value, value - low), chance

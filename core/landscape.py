@@ -276,7 +276,7 @@ class NetworkLandscape:
         flat = outputs.detach().reshape(samples, -1)
         if flat.shape[1] > _MOST_OUTPUTS:
             raise Unavailable(
-                f"The diagonal of the GGN takes the second derivatives of the loss by all outputs of a sample, "
+                "The GGN's diagonal takes second derivatives of the loss by all outputs of a sample, "
                 f"and there are {flat.shape[1]:,} of them here; leave this mask out."
             )
 

@@ -45,7 +45,7 @@ class Description:
 
 def names() -> tuple[str, ...]:
     """The data sets by name, whether or not their files are there; random data go by their spec."""
-    return tuple(dict.fromkeys((digits.NAME, text.NAME, *originals.ORIGINALS, *plugins.registry().datasets)))
+    return tuple(dict.fromkeys((digits.NAME, *originals.ORIGINALS, text.NAME, *plugins.registry().datasets)))
 
 
 def canonical(name: str) -> str:

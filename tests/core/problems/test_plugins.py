@@ -177,7 +177,7 @@ def test_a_checkpoint_of_a_package_is_analysed_with_its_loss(install: Install, t
 
     with pytest.raises(SettingsError, match="'our-sum' is no mean over its samples"):
         analyse(path, settings.model_copy(update={"loss": "our-sum"}))
-    with pytest.raises(SettingsError, match="no loss 'hinge'; choose one of cross-entropy, mse, .*our-loss"):
+    with pytest.raises(SettingsError, match="no loss 'hinge'; choose one of cross-entropy, mse, bce, "):
         analyse(path, settings.model_copy(update={"loss": "hinge"}))
     assert losses.names() == (*losses.BUILT_IN, "our-loss", "our-sum")
 

@@ -235,6 +235,7 @@ def analyse(
         SpectrumError: The Hessian has no usable spectrum (NaN, or rank below k), or the basis does not fit.
     """
     environment = environment or Settings()
+    settings = preparation.named(settings)
     preparation.check(settings)
     name = name or checkpoint.name
     return analyse_network(

@@ -15,8 +15,19 @@ from seigh.core import curves
 from seigh.core.checksum import sha256_of
 from seigh.core.names import OF_EARLIER
 from seigh.core.network import parameters_of
-from seigh.core.problems import architectures, data, losses, masks
+from seigh.core.problems import architectures, data, graphs, losses, masks
 from seigh.core.settings import BY_STEP, AnalysisSettings, Settings, SettingsError, named_file
+
+
+def named(settings: AnalysisSettings) -> AnalysisSettings:
+    """The settings with the name of an exported network in place of its file's path; others as they are.
+
+    Raises:
+        SettingsError: The file holds no network that can be an architecture.
+    """
+    if not graphs.is_file(settings.architecture):
+        return settings
+    return settings.model_copy(update={"architecture": architectures.canonical(settings.architecture)})
 
 
 def check(settings: AnalysisSettings, env: Settings | None = None) -> int:

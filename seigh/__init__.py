@@ -24,6 +24,10 @@ tensor::
     pairs = seigh.block_krylov(operator, k=20)
     pairs.values, pairs.vectors()                  # (n,) and (D, n), n ≥ 20
 
+Write a network of your own as a file that the lab takes as an architecture, without any of its code::
+
+    seigh.export(model, samples[:2], "net.pt2")    # then --architecture net.pt2, or upload it on New analysis
+
 Keep checkpoints of a training loop: ``Recorder``. Add a lab's own architectures, data sets, losses and
 problems: ``Registry``. Add curves, masks, methods and figures: ``Observable``, ``ScoredMask``,
 ``Method`` and ``Figure``.
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from seigh.core.problems.data import Dataset
+    from seigh.core.problems.graphs.export import Exported, export
     from seigh.core.problems.plugins import Registry
     from seigh.core.problems.recorder import Recorder
     from seigh.core.problems.sources import Source
@@ -65,6 +70,7 @@ __all__ = [
     "Dataset",
     "Eigenpairs",
     "EmpiricalFisher",
+    "Exported",
     "Figure",
     "Method",
     "Observable",
@@ -83,6 +89,7 @@ __all__ = [
     "analyse",
     "block_krylov",
     "exact",
+    "export",
     "seigh",
     "ssvd",
 ]
@@ -103,6 +110,7 @@ _MODULES = {
         "Unavailable",
     ),
     "seigh.core.problems.data": ("Dataset",),
+    "seigh.core.problems.graphs.export": ("Exported", "export"),
     "seigh.core.problems.plugins": ("Registry",),
     "seigh.core.problems.recorder": ("Recorder",),
     "seigh.core.problems.sources": ("Source",),

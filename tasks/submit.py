@@ -22,7 +22,7 @@ from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
 from seigh.core.names import Place, Priority
-from seigh.core.problems import architectures, checkpoints, data, training
+from seigh.core.problems import architectures, checkpoints, data, graphs, training
 from seigh.core.settings import (
     SPLITS,
     AnalysisSettings,
@@ -179,12 +179,34 @@ def submit(
     for file in checked:
         artifacts.put_file("checkpoints", file.upload.path, file.sha256, Path(file.upload.name).suffix)
     _store(inputs, env)
+    if graphs.exists(architecture):
+        _store_graph(graphs.find(architecture), env)
     with sessions(env.database).begin() as s:
         queued = add_rows(s)
     # Not before the commit: a worker could be faster.
     warning = send(Analysis, [number for number, created in queued.items() if created], env)
     reused = [number for number, created in queued.items() if not created]
     return Submission(list(queued), reused, warning, (*notes, *said, *inputs.notes))
+
+
+def bring_graph(path: Path, name: str, *, user: str | Actor, env: Settings | None = None) -> str:
+    """Keep an exported network, which is an architecture of this lab from then on; what it is called.
+
+    Args:
+        path: Its ``.pt2`` file.
+        name: The file's original name.
+        user: Who brings it; a mere name is somebody at the command line.
+        env: As in ``submit``.
+
+    Raises:
+        SettingsError: The file holds no network that can be an architecture.
+        StoreError: It has no room.
+    """
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
+    graph = graphs.take(path, name)
+    _store_graph(graph, env)
+    return graphs.settled(graph.name) or graph.name
 
 
 def train(
@@ -378,6 +400,13 @@ def _store(inputs: _Inputs, env: Settings) -> None:
     artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
     for kind, path, sha256 in inputs.files:
         artifacts.put_file(kind, path, sha256, path.suffix)
+
+
+def _store_graph(graph: graphs.Graph, env: Settings) -> None:
+    """Keep the file of an exported network, unless it is there."""
+    store_of_files = ArtifactStore(env.artifact_folder, env.artifacts_quota)
+    if graph.path.is_file() and graph.path.parent != env.artifact_folder / graphs.FOLDER:
+        store_of_files.put_file("graphs", graph.path, graph.sha256, graph.suffix)
 
 
 def _remove(files: Sequence[str], env: Settings) -> None:

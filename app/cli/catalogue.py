@@ -24,7 +24,8 @@ def architectures(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Part of a name; or a whole name, with options if you like, to be told all of it."
+            help="Part of a name; or a whole name, with options if you like, or the .pt2 file of an exported "
+            "network, to be told all of it."
         ),
     ] = "",
 ) -> None:
@@ -32,7 +33,7 @@ def architectures(
     from seigh.core.problems import architectures as known
 
     names = known.names()
-    if "(" in pattern or pattern in names:
+    if "(" in pattern or pattern in names or pattern.lower().endswith(".pt2"):
         _describe(pattern)
         return
     found = [name for name in names if pattern.lower() in name.lower()]

@@ -364,7 +364,7 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     from seigh.core.problems import data as datasets
 
     architecture = options.pop("architecture")
-    if architecture and huggingface.is_meant(architecture):
+    if architecture and (huggingface.is_meant(architecture) or graphs.is_file(architecture)):
         architecture = architectures.canonical(architecture)
     for file in files:
         checkpoint = checkpoints.read(file)

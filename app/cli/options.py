@@ -24,9 +24,9 @@ _OPTIONS: dict[str, Any] = {
         "and y, or tokens: .jsonl, .parquet, .arrow, .npy, or a stream 'FILE.bin(block=256,dtype=uint16)'."
     ),
     "architecture": typer.Option(
-        help="Name of the architecture, with options like 'resnet18(num_classes=10)', or the config.json of "
-        "a transformers model; the one that the tensors fit, or that a config.json beside them describes, "
-        "if not given."
+        help="Name of the architecture, with options like 'resnet18(num_classes=10)', the .pt2 file that "
+        "seigh.export has written of a network, or the config.json of a transformers model; the one that the "
+        "tensors fit, or that a config.json beside them describes, if not given."
     ),
     "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
     "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),

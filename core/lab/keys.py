@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
-Kind = Literal["checkpoints", "data", "masks"]
+Kind = Literal["checkpoints", "data", "graphs", "masks"]
 
 
 def content_key(kind: Kind, sha256: str, suffix: str) -> str:

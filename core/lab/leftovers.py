@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _OLD = 600.0  # seconds since something was last written to it
 
-_WRITTEN_IN = ("", "checkpoints", "data", "eigenvectors", "masks")
+_WRITTEN_IN = ("", "checkpoints", "data", "eigenvectors", "graphs", "masks")
 
 
 def temporary_files(folder: Path) -> list[Path]:

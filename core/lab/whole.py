@@ -69,6 +69,9 @@ def artifacts(s: Session, folder: Path) -> Iterator[Flaw]:
     running = set(s.scalars(select(Analysis.eigenvectors).where(Analysis.state != State.finished)))
     data = {analysis.removeprefix("sha256:") for analysis in s.scalars(select(Analysis.data).distinct())}
     temporary = set(temporary_files(folder))
+    for file in sorted((folder / "graphs").glob("*")):  # architectures, which are kept without being used
+        if file not in temporary and sha256_of(file) != file.name.partition(".")[0]:
+            yield Flaw(f"graphs/{file.name}", "damaged", "an exported network")
     for kind in ("checkpoints", "data", "eigenvectors"):
         for file in sorted((folder / kind).glob("*")):
             key = f"{kind}/{file.name}"

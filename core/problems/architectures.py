@@ -17,7 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from seigh.core.curvature import select_parameters
 from seigh.core.errors import first_line
-from seigh.core.problems import gpt, huggingface, paper, plugins, token_losses, zoo
+from seigh.core.problems import gpt, graphs, huggingface, paper, plugins, token_losses, zoo
 from seigh.core.problems.outputs import with_tensor_outputs
 from seigh.core.problems.sources import Shape, Source
 from seigh.core.problems.spec import Spec, Value, parse
@@ -112,15 +112,21 @@ _PAPER = (*paper.NETWORKS, "resnet18")
 _RESNET = "torchvision's ResNet-18 for ImageNet (3×224×224), D = 11,689,512."
 
 
-@cache
 def names(*, timm: bool = True) -> tuple[str, ...]:
-    """All architectures: the paper's, plug-ins', torchvision's, and timm's where it is installed.
+    """All architectures: the paper's, plug-ins', torchvision's, timm's where it is installed, and exported
+    networks that people have brought.
 
     Those of ``transformers`` are none without a configuration.
     """
+    return (*_lasting(timm=timm), *graphs.names())
+
+
+@cache
+def _lasting(*, timm: bool) -> tuple[str, ...]:
+    """The names of those that are the same as long as this process runs."""
     found = [*_PAPER]
     for source in (*_plain(), *_prefixed()):
-        if source is HUGGING_FACE:
+        if source in (HUGGING_FACE, EXPORTED):
             continue
         if timm or source is not TIMM:
             found += _names(source)
@@ -130,14 +136,20 @@ def names(*, timm: bool = True) -> tuple[str, ...]:
 def canonical(text: str) -> str:
     """The one way to write an architecture: options in alphabetical order, those at their default left out.
 
+    The path of an exported network's ``.pt2`` file stands for the network, which this process knows from then
+    on by the name that is returned.
+
     >>> canonical("resnet18( num_classes = 10 )"), canonical("tanh-mlp(width=20)")
     ('resnet18(num_classes=10)', 'tanh-mlp')
 
     Of ``transformers``, the path of a ``config.json`` is a way to write it, too.
 
     Raises:
-        SettingsError: There is no such architecture or option, or it cannot be built with this value.
+        SettingsError: There is no such architecture or option, it cannot be built with this value, or the file
+            holds no network that can be one.
     """
+    if graphs.is_file(text):
+        return graphs.take(Path(text)).name
     if huggingface.is_meant(text):
         text = huggingface.read(Path(text))
     spec = _checked(parse(text))
@@ -288,6 +300,8 @@ def vocabulary(model: nn.Module) -> int | None:
 
 def _checked(spec: Spec) -> Spec:
     """The spec without defaults, once its name and options exist and its values are of their kinds."""
+    if spec.name.startswith(f"{graphs.SOURCE}/"):
+        spec = replace(spec, name=graphs.find(spec.name).name)
     if _found(spec.name) is None:
         near = ", ".join(_PAPER)
         if spec.name.startswith(huggingface.PREFIX):
@@ -706,6 +720,28 @@ TIMM = Source(
 HUGGING_FACE = huggingface.SOURCE
 
 
+def _exported_candidates(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Those whose parameters are all among these."""
+    for name in graphs.names():
+        with suppress(SettingsError):  # damaged since it came
+            if graphs.find(name).program.parameters.keys() <= shapes.keys():
+                yield name
+
+
+EXPORTED = Source(
+    graphs.SOURCE,
+    names=graphs.names,
+    build=lambda name, _: graphs.ExportedNetwork(graphs.find(name).program),
+    takes=lambda name, _: graphs.find(name).program.sample,
+    line=lambda name: (
+        f"{name.removeprefix(f'{graphs.SOURCE}/')}, a network of {len(graphs.find(name).program.steps):,} operations "
+        f"that somebody exported (torch {graphs.find(name).program.torch})."
+    ),
+    candidates=_exported_candidates,
+    on_meta=True,
+)
+
+
 def _of_package(package: str) -> Source:
     """The architectures that a package has registered one by one."""
     own = {name: each for name, each in plugins.registry().architectures.items() if each.package == package}
@@ -734,7 +770,7 @@ def _plain() -> tuple[Source, ...]:
 @cache
 def _prefixed() -> tuple[Source, ...]:
     """Those whose architectures are called by the source's name, a slash, and their own."""
-    return *plugins.registry().sources.values(), HUGGING_FACE, TIMM
+    return *plugins.registry().sources.values(), EXPORTED, HUGGING_FACE, TIMM
 
 
 @cache
@@ -749,8 +785,14 @@ def _names(source: Source) -> tuple[str, ...]:
         return ()
 
 
-@cache
 def _found(name: str) -> Source | None:
+    if name.startswith(f"{graphs.SOURCE}/"):  # which come while this process runs
+        return EXPORTED if graphs.exists(name) else None
+    return _found_lasting(name)
+
+
+@cache
+def _found_lasting(name: str) -> Source | None:
     prefix, slash, _ = name.partition("/")
     sources = [each for each in _prefixed() if each.name == prefix] if slash else _plain()
     return next((source for source in sources if name in _names(source)), None)

@@ -190,7 +190,7 @@ def _merge(whole: Registry, own: Registry) -> None:
         "losses": {*losses.BUILT_IN},
         "curves": {*OBSERVABLES, *(mask.observable().name for mask in MASKS)},
         "methods": {*BUILT_IN},
-        "sources": {"hf", "timm"},
+        "sources": {"graph", "hf", "timm"},
     }
     if own.architectures:
         here["architectures"] = {*paper.NETWORKS, "char-gpt", *zoo.torchvision_names()}

@@ -52,6 +52,20 @@ class Archive:
     def has(self, record: str) -> bool:
         return record in self._records
 
+    def content(self, record: str) -> memoryview:
+        """The bytes of a record that is there."""
+        return self._records[record].buffer
+
+    def storage_of(self, record: str) -> Storage:
+        """A record as numbers.
+
+        Raises:
+            KeyError: If it is not there.
+        """
+        found = self._records[record]
+        found.swapped = self._swapped
+        return found
+
     def pickled(self) -> bytes:
         """The pickle.
 

@@ -37,7 +37,7 @@ from seigh.core.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["checkpoint", "shard", "data", "scores", "tokens", "state"]
+Kind = Literal["checkpoint", "shard", "data", "scores", "tokens", "graph", "state"]
 
 # A child takes so much for itself, and for a file as large as itself so much more. Numbers are not in it:
 # they go from the file to the file of numbers without being in memory together.
@@ -239,6 +239,8 @@ def _mapped(types: list[tuple[str, int]], shapes: list[str], numbers: Any) -> li
     import torch
 
     total = os.fstat(numbers.fileno()).st_size
+    if not total and not shapes:  # a graph without constants, and an empty file cannot be mapped
+        return []
     # A private map: whoever changes a tensor changes it for himself.
     content = mmap.mmap(numbers.fileno(), total, access=mmap.ACCESS_COPY)
     tensors: list[Tensor] = []

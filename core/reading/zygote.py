@@ -18,7 +18,7 @@ from contextlib import suppress
 from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from typing import Any
 
-from seigh.core.reading import arrays, checkpoints, confinement, messages, scores, tokens
+from seigh.core.reading import arrays, checkpoints, confinement, graphs, messages, scores, tokens
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import MIB, Limits, Refusal
 
@@ -31,6 +31,7 @@ _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "data": arrays.read,
     "scores": scores.read,
     "tokens": tokens.read,
+    "graph": graphs.read,
 }
 # Asked for by ``seigh doctor``: what a child is kept from.
 STATE = "state"

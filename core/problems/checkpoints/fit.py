@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from seigh.core.problems import architectures
+from seigh.core.problems import architectures, graphs
 from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
 from seigh.core.reading.words import shown
 
@@ -45,12 +45,15 @@ def check_fits(checkpoint: Checkpoint, architecture: str) -> None:
 def fitting_architectures(checkpoint: Checkpoint) -> list[str]:
     """The architectures that the checkpoint's tensors fit, with the options that their shapes tell."""
     shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in checkpoint.state.items())
-    proposed = _proposed(shapes, checkpoint.prefix)
+    proposed = _proposed(shapes, checkpoint.prefix, graphs.names())
     return [spec for spec in proposed if not _differences(checkpoint, spec)]
 
 
 @lru_cache(maxsize=64)  # many checkpoints of one run
-def _proposed(shapes: frozenset[tuple[str, Shape]], prefix: str) -> tuple[str, ...]:
+def _proposed(
+    shapes: frozenset[tuple[str, Shape]], prefix: str, _exported: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What fits such tensors, as long as the exported networks are these."""
     found: dict[str, None] = {}
     for each in _prefixes(prefix):
         found |= dict.fromkeys(architectures.fitting({each + name: shape for name, shape in sorted(shapes)}))

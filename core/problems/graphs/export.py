@@ -1,0 +1,292 @@
+"""``seigh.export``: a network in a file that the lab takes as an architecture, certified to be the same."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seigh.core.curvature import CurvatureOperator
+from seigh.core.errors import first_line
+from seigh.core.problems import zoo
+from seigh.core.problems.graphs.files import SUFFIX, read
+from seigh.core.problems.graphs.network import ExportedNetwork
+from seigh.core.problems.graphs.operations import Unfit
+from seigh.core.problems.outputs import with_tensor_outputs
+
+# Of what torch.export.save writes, the lab reads this alone. Weights are left to the checkpoints.
+_READ = re.compile(
+    r"[^/]+/(?:models/model\.json|data/constants/.+|data/weights/model_weights_config\.json"
+    r"|archive_format|archive_version|byteorder|\.data/.+)"
+)
+# Of an operation, the one fact that the lab tells about its place. Paths and lines of source code stay here.
+_TOLD = "nn_module_stack"
+
+# Rounding in float64: relative to the largest output, and to the norm of a product.
+_OUTPUTS = 1e-10
+_PRODUCTS = 1e-8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exported network was measured to be.
+
+    Attributes:
+        path: The file.
+        architecture: What the lab calls it.
+        parameters: D, its trainable parameters.
+        operations: How many it consists of.
+        outputs: Largest difference between outputs of the file and of the module, over the largest output,
+            in float64.
+        hessian: ‖Hv − H′v‖ / ‖Hv‖ for a random v, where H is the Hessian of the module's loss and H′ that of the
+            file's, in float64; None where the module has no second derivative.
+        ggn: The same of the generalised Gauss–Newton matrix.
+    """
+
+    path: Path
+    architecture: str
+    parameters: int
+    operations: int
+    outputs: float
+    hessian: float | None
+    ggn: float
+
+
+def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.PathLike[str]) -> Exported:
+    """Write a network as a file that the lab takes as an architecture, without any of its code.
+
+    The file holds the network's operations, in eval mode, for any number of samples, and its constants; no
+    weights, which checkpoints bring, and no source code. It is written once the network in it gives the module's
+    outputs and products with Hessian and GGN, for the weights that the module has.
+
+    Args:
+        model: The network; its outputs are a tensor (N, …), or hold one called ``logits`` or ``out``. It is
+            left as it is.
+        example: Samples as the network takes them, (N, …), two or more.
+        path: The file, which ends in ``.pt2``.
+
+    Returns:
+        How close the network in the file is to the module.
+
+    Raises:
+        Unfit: If the network cannot be exported, consists of operations that the lab does not take, or is not the
+            same in the file; the sentence says which operation it is and what to do.
+    """
+    target = Path(path)
+    if target.suffix.lower() != SUFFIX:
+        raise Unfit(f"'{target.name}' does not end in {SUFFIX}; give a path that does.")
+    if not target.absolute().parent.is_dir():
+        raise Unfit(f"The folder of '{target}' does not exist; make it first.")
+    x = _samples(example)
+    net = copy.deepcopy(model).eval().cpu()
+    partial = target.with_name(f".{target.name}.partial{SUFFIX}")
+    refusals: list[str] = []
+    try:
+        for functional_form in (False, True):
+            try:
+                _write(net, x, partial, functional_form)
+                graph = read(partial, target.name)
+                found = _certified(net, graph.program, x)
+            except Unfit as error:
+                refusals.append(str(error))
+                continue
+            os.replace(partial, target)
+            parameters = sum(each.numel() for each in net.parameters() if each.requires_grad)
+            return Exported(target, graph.name, parameters, len(graph.program.steps), *found)
+    finally:
+        partial.unlink(missing_ok=True)
+    raise Unfit(refusals[0])
+
+
+def _samples(example: Tensor | Sequence[Tensor]) -> Tensor:
+    """The example as two samples or more."""
+    if not isinstance(example, Tensor):
+        if len(example) != 1 or not isinstance(example[0], Tensor):
+            raise Unfit(
+                "The network is given something else than one tensor of samples (N, …); wrap it in a module whose "
+                "forward takes that alone."
+            )
+        example = example[0]
+    if example.ndim == 0 or len(example) == 0:
+        raise Unfit("The example is no batch of samples (N, …); give two samples or more.")
+    x = example.detach().cpu()
+    return x if len(x) > 1 else torch.cat([x, x])
+
+
+def _write(net: nn.Module, x: Tensor, path: Path, functional_form: bool) -> None:
+    """Export a network, with the number of samples free.
+
+    Args:
+        net: In eval mode.
+        x: Samples.
+        path: The file.
+        functional_form: Whether torch rewrites changes in place, and with them most layers, to elementary
+            operations.
+    """
+    content = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), _layers_apart():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            if functional_form:
+                program = program.run_decompositions({})
+            torch.export.save(program, content)
+    except Exception as error:  # tracing meets the network's own code, and fails in every way there is
+        raise Unfit(
+            f"torch.export cannot trace {type(net).__name__} with a free number of samples ({first_line(error)}); take "
+            "sizes from x.shape (x.shape[0], not len(x)), and let no branch depend on sizes or numbers."
+        ) from error
+    _kept(content, path)
+
+
+@contextmanager
+def _layers_apart() -> Iterator[None]:
+    """Attention of its parts, where torch would take one kernel for a whole layer, which has no derivatives."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _kept(content: io.BytesIO, path: Path) -> None:
+    """Copy what the lab reads of an archive."""
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as copied:
+        for entry in archive.infolist():
+            if not _READ.fullmatch(entry.filename):
+                continue
+            data = archive.read(entry)
+            if entry.filename.endswith("/models/model.json"):
+                data = _without_source(json.loads(data))
+            # The same network gives the same file, whenever it is exported.
+            name = "network/" + entry.filename.partition("/")[2]
+            if name != "network/.data/serialization_id":
+                copied.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+
+
+def _without_source(model: dict[str, Any]) -> bytes:
+    for node in model["graph_module"]["graph"]["nodes"]:
+        node["metadata"] = {key: value for key, value in node["metadata"].items() if key == _TOLD}
+    model["guards_code"] = []
+    return json.dumps(model, separators=(",", ":")).encode()
+
+
+# --- The certificate --------------------------------------------------------------------------------------
+
+
+def _certified(net: nn.Module, program: Any, x: Tensor) -> tuple[float, float | None, float]:
+    """How far outputs and products of the network in the file are from those of the module, in float64.
+
+    Raises:
+        Unfit: If they differ by more than rounding.
+    """
+    try:
+        ours = with_tensor_outputs(zoo.twice_differentiable(copy.deepcopy(net)).double())
+        theirs = ExportedNetwork(program)
+        theirs.load_state_dict(net.state_dict())
+        theirs = with_tensor_outputs(theirs.eval().double())
+    except RuntimeError as error:
+        raise Unfit(f"The file has other tensors than the module ({first_line(error)}).") from error
+    if list(dict(theirs.named_parameters())) != list(dict(ours.named_parameters())):
+        raise Unfit("The file has the parameters in another order than the module; report this network.")
+    samples = x.double() if x.is_floating_point() else x
+    with torch.no_grad():
+        differences = []
+        for part in (samples, samples[:1]):
+            try:
+                expected, found = ours(part), theirs(part)
+            except Exception as error:  # the network's own code
+                raise Unfit(
+                    f"The network cannot be computed in float64 ({first_line(error)}); let it take its format from "
+                    "its weights and inputs."
+                ) from error
+            if found.shape != expected.shape:
+                raise Unfit(
+                    f"The network in the file gives outputs of shape {tuple(found.shape)}, the module "
+                    f"{tuple(expected.shape)}."
+                )
+            scale = float(expected.abs().max()) or 1.0
+            differences.append(float((found - expected).abs().max()) / scale)
+    outputs = max(differences)
+    if not outputs <= _OUTPUTS:
+        raise Unfit(
+            f"The network in the file gives other outputs than the module (they differ by {outputs:.1e}); something in "
+            "its forward pass depends on more than its input and weights."
+        )
+    products = _products(ours, theirs, samples, math.prod(expected.shape[1:]))
+    return outputs, products["hessian"], _known(products["ggn"])
+
+
+def _known(difference: float | None) -> float:
+    if difference is None:
+        raise Unfit("The network has no derivatives, so it has no curvature; write it with differentiable operations.")
+    return difference
+
+
+class _Loss(nn.Module):
+    """A loss of any outputs that is a mean over samples and weighs them unevenly: cross-entropy of all outputs of
+    a sample against one of them, or the squared output where there is one only."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        rows = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
+        if rows.shape[1] == 1:
+            return ((rows[:, 0] - targets) ** 2).mean()
+        return functional.cross_entropy(rows, targets)
+
+
+def _products(
+    ours: nn.Module, theirs: nn.Module, x: Tensor, width: int
+) -> Mapping[str, float | None]:
+    """Relative differences of products with one random vector; ``width`` is the number of outputs of a sample.
+
+    Raises:
+        Unfit: If they differ by more than rounding, or only one of the networks has any.
+    """
+    targets = torch.arange(len(x)) % width
+    names = [name for name, each in ours.named_parameters() if each.requires_grad]
+    if not names:
+        raise Unfit("The network has no trainable parameters.")
+    found: dict[str, float | None] = {}
+    for kind in ("hessian", "ggn"):
+        products = [_product(model, x, targets, kind) for model in (ours, theirs)]
+        if all(each is None for each in products):
+            found[kind] = None
+            continue
+        expected, given = products
+        if expected is None or given is None:
+            raise Unfit(f"Only one of the module and the network in the file has a product with its {kind}.")
+        difference = float((given - expected).norm() / expected.norm().clamp_min(1e-300))
+        if not difference <= _PRODUCTS:
+            raise Unfit(
+                f"The network in the file has another {kind} than the module (products differ by {difference:.1e})."
+            )
+        found[kind] = difference
+    return found
+
+
+def _product(model: nn.Module, x: Tensor, targets: Tensor, kind: Any) -> Tensor | None:
+    try:
+        operator = CurvatureOperator(
+            model, _Loss(), x, targets, kind=kind, path="double-backward", columns=1, batch_size=len(x)
+        )
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
+        found: Tensor = operator @ vector
+        return found
+    except (RuntimeError, NotImplementedError, ValueError):  # no such derivative
+        return None

@@ -161,6 +161,16 @@ def _read(part: Part) -> Brought:
     return Brought(part.id, part.name, part.path, outline=_outline(checkpoint), fitting=fitting)
 
 
+def fitted(files: Sequence[Brought]) -> list[Brought]:
+    """The files with what fits them now, when there are new architectures."""
+    return [
+        replace(file, fitting=tuple(checkpoints.fitting_architectures(file.outline)))
+        if file.outline
+        else file
+        for file in files
+    ]
+
+
 def _outline(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint without its numbers. Tied weights look equal in it: only the real ones tell."""
     state = {

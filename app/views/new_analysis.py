@@ -16,7 +16,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from seigh.app import analysis_form as form
-from seigh.app import identity, uploads
+from seigh.app import exported, identity, uploads
 from seigh.app.common import asked_in_url, counted, database, keep_in_url, plain, settings, size
 from seigh.app.costs import costs
 from seigh.app.navigation import link
@@ -55,7 +55,9 @@ def page() -> None:
         with left:
             model = form.model_name("new")
         with right:
-            architecture, problems = choose_architecture([file for file in readable if file.id in table])
+            in_use = [file for file in readable if file.id in table]
+            architecture, problems = choose_architecture(in_use)
+        exported.ways(in_use, kept, (emptied("graph"), lambda upload: empty("graph", upload)))
         used = [
             file for file in readable if file.id in table and architecture and not file.misfit(architecture)
         ]
@@ -130,6 +132,8 @@ def brought() -> list[Brought]:
         st.session_state[FILES] = joined(files, new)
         empty("files", uploaded)
     stored(files)
+    if exported.BROUGHT in st.session_state:  # and what fits it is known anew
+        files = st.session_state[FILES] = uploads.fitted(files)
     if files:
         st.button("Remove all files", icon=":material/delete:", key="new_clear", on_click=forget_files)
     return files
@@ -429,6 +433,11 @@ def choose_architecture(files: Sequence[Brought]) -> tuple[str | None, list[str]
     """The architecture with its options, at first the one that most files fit; and what is wrong with it."""
     votes = [spec for file in files for spec in file.fitting]
     proposals = sorted(dict.fromkeys(votes), key=votes.count, reverse=True)
+    new = st.session_state.pop(exported.BROUGHT, None)
+    if new is not None:
+        proposals = [new, *(spec for spec in proposals if spec != new)]
+        st.session_state["new_proposed"] = None
+        st.session_state["new_architecture"] = new
     if files and proposals and st.session_state.get("new_proposed") != proposals[0]:
         st.session_state["new_proposed"] = st.session_state["new_architecture"] = proposals[0]
     if "new_architecture" in st.session_state:
@@ -490,10 +499,13 @@ def option_field(key: str, label: str, help_text: str, value: Value) -> Value:
 def say_what_is_left_out(
     files: Sequence[Brought], table: Mapping[str, object], architecture: str | None
 ) -> None:
-    """One sentence for each file that cannot be used."""
+    """One sentence for each file that cannot be used; of those that fit no architecture, one is said "
+    "elsewhere."""
+    used = [file for file in files if file.refusal is None and file.id in table]
+    unknown = exported.fits_nothing(used) and architecture == architectures.names()[0]
     for file in files:
         sentence = file.refusal
-        if sentence is None and architecture and file.id in table:
+        if sentence is None and architecture and file.id in table and not unknown:
             sentence = file.misfit(architecture)
         if sentence:
             st.error(f"**Left out.** {plain(sentence)}", icon=":material/block:")

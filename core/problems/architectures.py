@@ -145,8 +145,8 @@ def canonical(text: str) -> str:
     Of ``transformers``, the path of a ``config.json`` is a way to write it, too.
 
     Raises:
-        SettingsError: There is no such architecture or option, it cannot be built with this value, or the file
-            holds no network that can be one.
+        SettingsError: There is no such architecture or option, it cannot be built with this value, or the
+            file holds no network that can be one.
     """
     if graphs.is_file(text):
         return graphs.take(Path(text)).name
@@ -734,7 +734,8 @@ EXPORTED = Source(
     build=lambda name, _: graphs.ExportedNetwork(graphs.find(name).program),
     takes=lambda name, _: graphs.find(name).program.sample,
     line=lambda name: (
-        f"{name.removeprefix(f'{graphs.SOURCE}/')}, a network of {len(graphs.find(name).program.steps):,} operations "
+        f"{name.removeprefix(f'{graphs.SOURCE}/')}, a network of {len(graphs.find(name).program.steps):,} "
+        "operations "
         f"that somebody exported (torch {graphs.find(name).program.torch})."
     ),
     candidates=_exported_candidates,

@@ -35,10 +35,11 @@ py-modules = ["{package}"]
 _MODULE = '''\
 """A network for SEIGH Lab, begun from the tensors of a checkpoint.
 
-1. Write ``forward``, and put right what is marked: a checkpoint tells the sizes of layers, no strides, paddings
-   or activations.
+1. Write ``forward``, and put the layers right: a checkpoint tells their sizes, and no strides, paddings or
+   activations.
 2. Set ``takes`` below to the shape of one sample.
-3. Install it where the dashboard and the workers run, with ``pip install .`` in this folder, and restart them.
+3. Install it where the dashboard and the workers run, with ``pip install .`` in this folder, and restart
+   them.
 """
 
 import torch
@@ -122,7 +123,9 @@ def source(tensors: Mapping[str, tuple[Sequence[int], bool]], name: str) -> str:
     layers, alone = [], []
     inner = {module.rpartition(".")[0] for module in members} | {""}
     for module, held in members.items():
-        layer = None if any(each == module or each.startswith(f"{module}.") for each in inner) else _layer(held)
+        layer = (
+            None if any(each == module or each.startswith(f"{module}.") for each in inner) else _layer(held)
+        )
         if layer is not None:
             layers.append(f"        {module!r}: {layer},")
             continue

@@ -33,14 +33,31 @@ _MOST_DIMENSIONS = 16
 _LARGEST = 2**62
 
 _DTYPES = {
-    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"},
-    **{9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16"},
-    **{29: "float8_e4m3fn", 30: "float8_e5m2", 34: "uint32", 35: "uint64"},
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    9: "complex32",
+    10: "complex64",
+    11: "complex128",
+    12: "bool",
+    13: "bfloat16",
+    28: "uint16",
+    29: "float8_e4m3fn",
+    30: "float8_e5m2",
+    34: "uint32",
+    35: "uint64",
 }
 _FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 _STRIDED = 7
 
-_SYMBOL = re.compile(r"(?:Symbol\('([A-Za-z_]\w{0,40})'(?:, \w{1,20}=(?:True|False)){0,8}\)|([A-Za-z_]\w{0,40}))")
+_SYMBOL = re.compile(
+    r"(?:Symbol\('([A-Za-z_]\w{0,40})'(?:, \w{1,20}=(?:True|False)){0,8}\)|([A-Za-z_]\w{0,40}))"
+)
 _INTEGER = re.compile(r"(?:Integer\((\d{1,18})\)|(\d{1,18}))")
 _RECORD = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _OF_OLD = b"serialized_exported_program.json"
@@ -74,7 +91,8 @@ def read(task: Task) -> dict[str, Any]:
 
 def _no_graph(name: str) -> Refusal:
     return Refusal(
-        f"'{name}' is damaged, or no network that torch.export.save wrote; export it again, with seigh.export."
+        f"'{name}' is damaged, or no network that torch.export.save wrote; export it again, with "
+        "seigh.export."
     )
 
 
@@ -84,8 +102,8 @@ def _opened(task: Task) -> Archive:
     except Refusal as error:
         if _OF_OLD in bytes(task.whole[-(2**20) :]):
             raise Refusal(
-                f"'{task.name}' was written by a torch before 2.9, in a format that is not read; export it with "
-                "torch 2.9 or later, best with seigh.export."
+                f"'{task.name}' was written by a torch before 2.9, in a format that is not read; export it "
+                "with torch 2.9 or later, best with seigh.export."
             ) from error
         if b"constants.pkl" in bytes(task.whole[-(2**20) :]):
             raise Refusal(
@@ -131,8 +149,8 @@ class _Reader:
         if major != SCHEMA:
             raise Refusal(
                 f"'{self._task.name}' has the format {major}.{minor} of torch.export (torch "
-                f"{shown(model.get('torch_version', 'unknown'))[:30]}), where {SCHEMA}.x is read; export it with "
-                "torch 2.9 or later, or with an older one if it is newer than this program."
+                f"{shown(model.get('torch_version', 'unknown'))[:30]}), where {SCHEMA}.x is read; export it "
+                "with torch 2.9 or later, or with an older one if it is newer than this program."
             )
         module = model["graph_module"]
         graph, signature = module["graph"], module["signature"]
@@ -200,13 +218,13 @@ class _Reader:
                     found["inputs"].append(["value", self._plain(content["value"])])
                 case _:
                     raise Refusal(
-                        f"'{self._task.name}' has an input of the kind {shown(kind)}, which is not read; export "
-                        "a network of tensors and plain values."
+                        f"'{self._task.name}' has an input of the kind {shown(kind)}, which is not read; "
+                        "export a network of tensors and plain values."
                     )
         if len(samples) != 1:
             raise Refusal(
-                f"The network of '{self._task.name}' takes {len(samples)} tensors, where one of samples "
-                "(N, …) is needed; export a module whose forward takes that alone."
+                f"The network of '{self._task.name}' takes {len(samples)} tensors, where one of samples (N, "
+                "…) is needed; export a module whose forward takes that alone."
             )
         return {**found, "sample": samples[0], "ties": self._ties()}
 
@@ -227,8 +245,9 @@ class _Reader:
         symbol = _SYMBOL.fullmatch(expression)
         if symbol is None:
             raise Refusal(
-                f"A size of the samples of '{self._task.name}' follows from others ({shown(expression)[:60]}); "
-                "export it with a free batch dimension and fixed other ones, as seigh.export does."
+                f"A size of the samples of '{self._task.name}' follows from others "
+                f"({shown(expression)[:60]}); export it with a free batch dimension and fixed other ones, as "
+                "seigh.export does."
             )
         return [symbol[1] or symbol[2], _size(size["as_expr"]["hint"]["as_int"])]
 
@@ -236,8 +255,8 @@ class _Reader:
         (kind, content), *more = value.items()
         if more or kind not in ("as_none", "as_int", "as_float", "as_string", "as_bool"):
             raise Refusal(
-                f"The network of '{self._task.name}' takes an input that is no tensor and no plain value; export "
-                "a module whose forward takes one tensor of samples (N, …)."
+                f"The network of '{self._task.name}' takes an input that is no tensor and no plain value; "
+                "export a module whose forward takes one tensor of samples (N, …)."
             )
         return None if kind == "as_none" else _scalar(content)
 
@@ -252,8 +271,8 @@ class _Reader:
         about = config.get(name)
         if about is None or about["use_pickle"] is not False or about["tensor_meta"] is None:
             raise Refusal(
-                f"'{self._task.name}' does not hold the constant {shown(name)} as plain numbers; keep it as a "
-                "dense tensor, registered as a buffer, and export the network again."
+                f"'{self._task.name}' does not hold the constant {shown(name)} as plain numbers; keep it as "
+                "a dense tensor, registered as a buffer, and export the network again."
             )
         record, meta = _text(about["path_name"]), about["tensor_meta"]
         if not _RECORD.fullmatch(record) or meta["layout"] != _STRIDED:
@@ -262,7 +281,11 @@ class _Reader:
         place = f"data/constants/{record}"
         storage = self._archive.storage_of(place)
         array = Array(
-            storage, _dtype(meta["dtype"]), _size(meta["storage_offset"]["as_int"]), tuple(_sizes(meta)), strides
+            storage,
+            _dtype(meta["dtype"]),
+            _size(meta["storage_offset"]["as_int"]),
+            tuple(_sizes(meta)),
+            strides,
         )
         if array.dtype.startswith("complex"):
             raise Refusal(
@@ -329,15 +352,14 @@ class _Reader:
                 return ["layout", "strided"]
             case "as_device":
                 return ["device", ""]
-            case _:
-                self._no_argument(f"an argument of the kind {shown(kind)[:40]}", node)
+        return self._no_argument(f"an argument of the kind {shown(kind)[:40]}", node)
 
     def _no_argument(self, what: str, node: Any) -> NoReturn:
         place = _module(node.get("metadata"))
         where = f" in its module {shown(place)}" if place else ""
         raise Refusal(
-            f"The network of '{self._task.name}' calls {shown(node['target'])[:80]}{where} with {what}, which is "
-            "not read; write this part of it with operations on tensors."
+            f"The network of '{self._task.name}' calls {shown(node['target'])[:80]}{where} with {what}, "
+            "which is not read; write this part of it with operations on tensors."
         )
 
     def _symbolic(self, content: Any) -> list[Any]:
@@ -383,13 +405,13 @@ class _Reader:
             if kind in ("buffer_mutation", "parameter_mutation", "user_input_mutation"):
                 what = content.get("buffer_name") or content.get("parameter_name") or "its input"
                 raise Refusal(
-                    f"The network of '{self._task.name}' changes {shown(what)} while it computes, as BatchNorm "
-                    "does in training; call model.eval() before it is exported."
+                    f"The network of '{self._task.name}' changes {shown(what)} while it computes, as "
+                    "BatchNorm does in training; call model.eval() before it is exported."
                 )
             if kind != "user_output":
                 raise Refusal(
-                    f"'{self._task.name}' has an output of the kind {shown(kind)}; export the network in eval "
-                    "mode, without its loss."
+                    f"'{self._task.name}' has an output of the kind {shown(kind)}; export the network in "
+                    "eval mode, without its loss."
                 )
             named = content["arg"].get("as_tensor")
             found.append(None if named is None else self._numbers[named["name"]])

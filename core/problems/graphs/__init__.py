@@ -5,7 +5,18 @@ A child reads the file (``seigh.core.reading.graphs``); ``operations`` lists wha
 files lie. ``export`` writes such a file and certifies it.
 """
 
-from seigh.core.problems.graphs.files import FOLDER, SOURCE, SUFFIX, Graph, exists, find, is_file, names, settled, take
+from seigh.core.problems.graphs.files import (
+    FOLDER,
+    SOURCE,
+    SUFFIX,
+    Graph,
+    exists,
+    find,
+    is_file,
+    names,
+    settled,
+    take,
+)
 from seigh.core.problems.graphs.network import ExportedNetwork
 from seigh.core.problems.graphs.operations import Unfit
 

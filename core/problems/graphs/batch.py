@@ -1,4 +1,4 @@
-"""A network that was exported for a fixed number of samples, made one for any number where its views tell how.
+"""A network that was exported for a fixed number of samples, made one for any number where views tell how.
 
 The file then has that number, or multiples of it, among the sizes that views and expansions are given. Where
 the samples lie in a tensor follows from going through the operations with two numbers of samples. Whether the
@@ -52,8 +52,9 @@ def generalised(program: Program) -> Program:
         raise
     except Exception as error:  # operations refuse shapes in every way there is
         raise Unfit(
-            f"The network was exported for exactly {fixed} {'sample' if fixed == 1 else 'samples'} at a time; export "
-            "it with seigh.export, or with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) and two samples or more."
+            f"The network was exported for exactly {fixed} {'sample' if fixed == 1 else 'samples'} at a "
+            "time; export it with seigh.export, or with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) "
+            "and two samples or more."
         ) from error
     return replace(program, steps=tuple(steps), batch=None)
 
@@ -105,7 +106,9 @@ def _of_view(sizes: Sequence[int], was: Sequence[int], now: Sequence[int], fixed
     inside = [number for number in able if begins[number] <= before < begins[number + 1]]
     if fixed == 1:  # every size is a multiple of it
         ones = [number for number in exact if whole[number] == 1]
-        exact = ones or (exact if len(whole) >= len(was) else [number for number in able if begins[number + 1] == before])
+        exact = ones or (
+            exact if len(whole) >= len(was) else [number for number in able if begins[number + 1] == before]
+        )
     which = next(iter(exact or inside), None)
     return None if which is None or sizes[which] == -1 else which
 

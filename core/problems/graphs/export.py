@@ -52,8 +52,8 @@ class Exported:
         operations: How many it consists of.
         outputs: Largest difference between outputs of the file and of the module, over the largest output,
             in float64.
-        hessian: ‖Hv − H′v‖ / ‖Hv‖ for a random v, where H is the Hessian of the module's loss and H′ that of the
-            file's, in float64; None where the module has no second derivative.
+        hessian: ‖Hv − H′v‖ / ‖Hv‖ for a random v, where H is the Hessian of a loss of the module's outputs
+            and H′ the one of the file's, in float64; None where the module has no second derivative.
         ggn: The same of the generalised Gauss–Newton matrix.
     """
 
@@ -70,8 +70,8 @@ def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.
     """Write a network as a file that the lab takes as an architecture, without any of its code.
 
     The file holds the network's operations, in eval mode, for any number of samples, and its constants; no
-    weights, which checkpoints bring, and no source code. It is written once the network in it gives the module's
-    outputs and products with Hessian and GGN, for the weights that the module has.
+    weights, which checkpoints bring, and no source code. It is written once the network in it gives the
+    module's outputs and products with Hessian and GGN, for the weights that the module has.
 
     Args:
         model: The network; its outputs are a tensor (N, …), or hold one called ``logits`` or ``out``. It is
@@ -83,8 +83,8 @@ def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.
         How close the network in the file is to the module.
 
     Raises:
-        Unfit: If the network cannot be exported, consists of operations that the lab does not take, or is not the
-            same in the file; the sentence says which operation it is and what to do.
+        Unfit: If the network cannot be exported, consists of operations that the lab does not take, or is not
+            the same in the file; the sentence says which operation it is and what to do.
     """
     target = Path(path)
     if target.suffix.lower() != SUFFIX:
@@ -117,8 +117,8 @@ def _samples(example: Tensor | Sequence[Tensor]) -> Tensor:
     if not isinstance(example, Tensor):
         if len(example) != 1 or not isinstance(example[0], Tensor):
             raise Unfit(
-                "The network is given something else than one tensor of samples (N, …); wrap it in a module whose "
-                "forward takes that alone."
+                "The network is given something else than one tensor of samples (N, …); wrap it in a module "
+                "whose forward takes that alone."
             )
         example = example[0]
     if example.ndim == 0 or len(example) == 0:
@@ -147,15 +147,17 @@ def _write(net: nn.Module, x: Tensor, path: Path, functional_form: bool) -> None
             torch.export.save(program, content)
     except Exception as error:  # tracing meets the network's own code, and fails in every way there is
         raise Unfit(
-            f"torch.export cannot trace {type(net).__name__} with a free number of samples ({first_line(error)}); take "
-            "sizes from x.shape (x.shape[0], not len(x)), and let no branch depend on sizes or numbers."
+            f"torch.export cannot trace {type(net).__name__} with a free number of samples "
+            f"({first_line(error)}); take sizes from x.shape (x.shape[0], not len(x)), and let no branch "
+            "depend on sizes or numbers."
         ) from error
     _kept(content, path)
 
 
 @contextmanager
 def _layers_apart() -> Iterator[None]:
-    """Attention of its parts, where torch would take one kernel for a whole layer, which has no derivatives."""
+    """Attention of its parts, where torch would take one kernel for a whole layer, which has no "
+    "derivatives."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -197,9 +199,9 @@ def _certified(net: nn.Module, program: Any, x: Tensor) -> tuple[float, float | 
     """
     try:
         ours = with_tensor_outputs(zoo.twice_differentiable(copy.deepcopy(net)).double())
-        theirs = ExportedNetwork(program)
-        theirs.load_state_dict(net.state_dict())
-        theirs = with_tensor_outputs(theirs.eval().double())
+        rebuilt = ExportedNetwork(program)
+        rebuilt.load_state_dict(net.state_dict())
+        theirs = with_tensor_outputs(rebuilt.eval().double())
     except RuntimeError as error:
         raise Unfit(f"The file has other tensors than the module ({first_line(error)}).") from error
     if list(dict(theirs.named_parameters())) != list(dict(ours.named_parameters())):
@@ -212,8 +214,8 @@ def _certified(net: nn.Module, program: Any, x: Tensor) -> tuple[float, float | 
                 expected, found = ours(part), theirs(part)
             except Exception as error:  # the network's own code
                 raise Unfit(
-                    f"The network cannot be computed in float64 ({first_line(error)}); let it take its format from "
-                    "its weights and inputs."
+                    f"The network cannot be computed in float64 ({first_line(error)}); let it take its "
+                    "format from its weights and inputs."
                 ) from error
             if found.shape != expected.shape:
                 raise Unfit(
@@ -225,8 +227,8 @@ def _certified(net: nn.Module, program: Any, x: Tensor) -> tuple[float, float | 
     outputs = max(differences)
     if not outputs <= _OUTPUTS:
         raise Unfit(
-            f"The network in the file gives other outputs than the module (they differ by {outputs:.1e}); something in "
-            "its forward pass depends on more than its input and weights."
+            f"The network in the file gives other outputs than the module (they differ by {outputs:.1e}); "
+            "something in its forward pass depends on more than its input and weights."
         )
     products = _products(ours, theirs, samples, math.prod(expected.shape[1:]))
     return outputs, products["hessian"], _known(products["ggn"])
@@ -234,13 +236,15 @@ def _certified(net: nn.Module, program: Any, x: Tensor) -> tuple[float, float | 
 
 def _known(difference: float | None) -> float:
     if difference is None:
-        raise Unfit("The network has no derivatives, so it has no curvature; write it with differentiable operations.")
+        raise Unfit(
+            "The network has no derivatives, so it has no curvature; write it with differentiable operations."
+        )
     return difference
 
 
 class _Loss(nn.Module):
-    """A loss of any outputs that is a mean over samples and weighs them unevenly: cross-entropy of all outputs of
-    a sample against one of them, or the squared output where there is one only."""
+    """A loss of any outputs: cross-entropy of all outputs of a sample against one of them, or the squared
+    difference where there is one output only; the mean over samples."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         rows = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
@@ -249,10 +253,8 @@ class _Loss(nn.Module):
         return functional.cross_entropy(rows, targets)
 
 
-def _products(
-    ours: nn.Module, theirs: nn.Module, x: Tensor, width: int
-) -> Mapping[str, float | None]:
-    """Relative differences of products with one random vector; ``width`` is the number of outputs of a sample.
+def _products(ours: nn.Module, theirs: nn.Module, x: Tensor, width: int) -> Mapping[str, float | None]:
+    """Relative differences of products with one random vector; ``width`` is a sample's number of outputs.
 
     Raises:
         Unfit: If they differ by more than rounding, or only one of the networks has any.
@@ -273,7 +275,8 @@ def _products(
         difference = float((given - expected).norm() / expected.norm().clamp_min(1e-300))
         if not difference <= _PRODUCTS:
             raise Unfit(
-                f"The network in the file has another {kind} than the module (products differ by {difference:.1e})."
+                f"The network in the file has another {kind} than the module (products differ by "
+                f"{difference:.1e})."
             )
         found[kind] = difference
     return found

@@ -1,7 +1,7 @@
 """Networks in files of ``torch.export``: known by their content, kept with the lab's other files.
 
-Such an architecture is called ``graph/<name>-<digits>``: the name is that of the file that brought it, the digits
-are the first 16 of its SHA-256. The name is for people; the digits decide.
+Such an architecture is called ``graph/<name>-<digits>``: the name is the one of the file that brought it, the
+digits are the first 16 of its SHA-256. The name is for people; the digits decide.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def read(path: Path, name: str | None = None) -> Graph:
             shape = checked(found, samples)
             if not shape or shape[0] != samples:
                 raise Unfit(
-                    f"The network gives outputs of shape {shape} for {samples} samples; let it return one row for "
-                    "each sample, (N, …)."
+                    f"The network gives outputs of shape {shape} for {samples} samples; let it return one "
+                    "row for each sample, (N, …)."
                 )
     except Unfit as error:
         raise Unfit(f"'{shown(name)}' cannot be used: {error}") from error
@@ -110,7 +110,9 @@ def take(path: Path, name: str | None = None) -> Graph:
     known = _find(digits)
     if known is not None:
         if known.sha256 != graph.sha256:
-            raise Unfit(f"'{name or path.name}' has the same {_DIGITS} digits as another network; export it again.")
+            raise Unfit(
+                f"'{name or path.name}' has the same {_DIGITS} digits as another network; export it again."
+            )
         return known
     tried(path, name or path.name)
     _taken[digits] = graph
@@ -121,7 +123,11 @@ def names() -> tuple[str, ...]:
     """The networks in the artefact store and those that this process was given, by name."""
     stored = {match["sha256"][:_DIGITS]: f"{SOURCE}/{match['name']}-{match['sha256'][:_DIGITS]}"
               for _, match in _stored("")}  # fmt: skip
-    return tuple(sorted((stored | {digits: each.name for digits, each in _taken.items() if digits not in stored}).values()))
+    return tuple(
+        sorted(
+            (stored | {digits: each.name for digits, each in _taken.items() if digits not in stored}).values()
+        )
+    )
 
 
 def exists(name: str) -> bool:
@@ -150,8 +156,8 @@ def find(name: str) -> Graph:
     found = _find(match["digits"]) if match else None
     if found is None:
         raise Unfit(
-            f"There is no exported network '{shown(name)}' here; upload its {SUFFIX} file on New analysis, or give the "
-            "path of the file in place of the name."
+            f"There is no exported network '{shown(name)}' here; upload its {SUFFIX} file on New analysis, "
+            "or give the path of the file in place of the name."
         )
     return found
 

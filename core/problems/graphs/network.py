@@ -80,7 +80,9 @@ class ExportedNetwork(nn.Module):
                 module, _, leaf = name.rpartition(".")
                 other = self.get_parameter(name)
                 if other.shape != first.shape or other.dtype != first.dtype:
-                    raise Unfit(f"The parameters {shown(held[0])} and {shown(name)} are one tensor of two shapes.")
+                    raise Unfit(
+                        f"The parameters {shown(held[0])} and {shown(name)} are one tensor of two shapes."
+                    )
                 setattr(self.get_submodule(module), leaf, first)
 
 
@@ -96,8 +98,8 @@ def _check_size(program: Program) -> None:
     )
     if total > machine_memory() // 4:
         raise Unfit(
-            f"The parameters and buffers of the network take {total / 2**30:,.1f} GiB, more than a quarter of this "
-            "machine's memory."
+            f"The parameters and buffers of the network take {total / 2**30:,.1f} GiB, more than a quarter "
+            "of this machine's memory."
         )
 
 
@@ -140,6 +142,7 @@ def _initialise(model: ExportedNetwork) -> None:
 
 
 # --- Computing --------------------------------------------------------------------------------------------
+
 
 class Run:
     """A computation of a network on samples, one step after another.
@@ -273,7 +276,9 @@ class Bounds:
         self._total += given
         self._products += given * _work(step, arguments)
         if self._total > _LARGEST_TOTAL * self._samples or self._products > _MOST_PRODUCTS * self._samples:
-            raise Unfit("The network takes too long to be computed: more than 20 · 10^12 products for a sample.")
+            raise Unfit(
+                "The network takes too long to be computed: more than 20 · 10^12 products for a sample."
+            )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -324,7 +329,9 @@ def checked(program: Program, samples: int = 2) -> tuple[int, ...]:
     model = ExportedNetwork(program, meta)
     x = torch.empty((samples, *program.sample), dtype=program.dtype, device=meta)
     if math.prod(program.sample) > _LARGEST_TENSOR:
-        raise Unfit(f"A sample of the network has {math.prod(program.sample):,} numbers, more than can be kept.")
+        raise Unfit(
+            f"A sample of the network has {math.prod(program.sample):,} numbers, more than can be kept."
+        )
     bounds = Bounds(samples)
     step: Step | None = None
     try:
@@ -338,8 +345,9 @@ def checked(program: Program, samples: int = 2) -> tuple[int, ...]:
     except Exception as error:  # operations refuse shapes and numbers in every way there is
         at = f" at {step.operation}{step.where}" if step else ""
         raise Unfit(
-            f"The network fails on {samples} samples of the shape {'×'.join(map(str, program.sample)) or '()'}{at} "
-            f"({first_line(error)}); export it again, with seigh.export."
+            f"The network fails on {samples} samples of the shape "
+            f"{'×'.join(map(str, program.sample)) or '()'}{at} ({first_line(error)}); export it again, with "
+            "seigh.export."
         ) from error
     first = next(_tensors(list(returned.values()) if isinstance(returned, dict) else returned), None)
     if first is None:

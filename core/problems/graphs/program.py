@@ -203,7 +203,10 @@ def _operation(
     known = {each.name for each in exact._schema.arguments}
     if len(given) < len(named) or not given.keys() <= known:
         odd = next((name for name in given if name not in known), "an argument twice")
-        raise Unfit(f"The network calls {target.removeprefix('torch.ops.')}{where} with {shown(odd)}, which it has not.")
+        raise Unfit(
+            f"The network calls {target.removeprefix('torch.ops.')}{where} with {shown(odd)}, which it has "
+            "not."
+        )
     if exact is not found:  # whose arguments have other names here and there
         pairs = zip(exact._schema.arguments, found._schema.arguments, strict=False)
         given = {pure.name: given[other.name] for other, pure in pairs if other.name in given}
@@ -217,7 +220,9 @@ def _operation(
         positional.append(given.pop(each.name))
     returned = len(found._schema.returns)
     if len(results) > max(returned, 1) or (returned == 1 and single is False and results):
-        raise Unfit(f"The network takes {len(results)} results of {target.removeprefix('torch.ops.')}{where}.")
+        raise Unfit(
+            f"The network takes {len(results)} results of {target.removeprefix('torch.ops.')}{where}."
+        )
     step = Step(
         operations.instead(found),
         target.removeprefix("torch.ops."),
@@ -304,14 +309,20 @@ def _pure(
             if first is None:
                 raise Unfit(f"The network calls {step.operation}{step.where} on no tensor.")
             roots = memory[renamed.get(first, first)]
-            held = next((given[root] for root in roots if root < len(given) and given[root][0] != "sample"), None)
+            held = next(
+                (given[root] for root in roots if root < len(given) and given[root][0] != "sample"), None
+            )
             if held is not None:
                 raise Unfit(
-                    f"The network changes {shown(held[1])} in place by {step.operation}{step.where}, as layers in "
-                    "training mode do; call model.eval() before it is exported, as seigh.export does."
+                    f"The network changes {shown(held[1])} in place by {step.operation}{step.where}, as "
+                    "layers in training mode do; call model.eval() before it is exported, as seigh.export "
+                    "does."
                 )
             others = {each for root in roots for each in sharing[root]} - {first, renamed.get(first, first)}
-            if any(uses.get(each, -1) > place and renamed.get(each) != renamed.get(first, first) for each in others):
+            if any(
+                uses.get(each, -1) > place and renamed.get(each) != renamed.get(first, first)
+                for each in others
+            ):
                 raise Unfit(
                     f"The network changes a tensor in place by {step.operation}{step.where} of which it uses "
                     "another view later; write it without the change, or export it with seigh.export, which "
@@ -319,7 +330,9 @@ def _pure(
                 )
             new = next(results(step), None)
             if new is None:
-                raise Unfit(f"The network calls {step.operation}{step.where} without a result, which is not read.")
+                raise Unfit(
+                    f"The network calls {step.operation}{step.where} without a result, which is not read."
+                )
             for each in [first, *(each for each, now in renamed.items() if now == renamed.get(first, first))]:
                 renamed[each] = new
         roots = frozenset().union(*(memory[each] for each in needed(step))) if call.view else frozenset()

@@ -1,9 +1,9 @@
 """A network from a file, computed for the first time: in a process of its own that may die.
 
 ``python -m seigh.core.problems.graphs.trial FILE NAME`` reads the file, takes from itself what computing does
-not need (``seigh.core.reading.confinement``), and measures that the network gives every sample the same outputs
-alone and among others, in float64. Operations get whatever numbers a file has, and torch's kernels have crashed
-on odd ones before.
+not need (``seigh.core.reading.confinement``), and measures that the network gives every sample the same
+outputs alone and among others, in float64. Operations get whatever numbers a file has, and torch's kernels
+have crashed on odd ones before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def tried(path: Path, name: str) -> None:
         name: What it is called in refusals.
 
     Raises:
-        Unfit: If it cannot be computed, takes too long, crashes, or makes a sample's outputs depend on others.
+        Unfit: If it cannot be computed, takes too long, crashes, or makes a sample's outputs depend on
+            others.
     """
     command = processes.ours("seigh.core.problems.graphs.trial", str(path), name)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -118,16 +119,16 @@ def _compare(program: Any) -> None:
         together = outputs(x)
         if together.ndim == 0 or len(together) != _SAMPLES:
             raise Unfit(
-                f"The network gives outputs of shape {tuple(together.shape)} for {_SAMPLES} samples; let it return one "
-                "row for each sample, (N, …)."
+                f"The network gives outputs of shape {tuple(together.shape)} for {_SAMPLES} samples; let it "
+                "return one row for each sample, (N, …)."
             )
-        alone = torch.cat([outputs(each) for each in x.split(1)])
+        alone = torch.cat([outputs(x[each : each + 1]) for each in range(len(x))])
         scale = float(together.abs().max())
         if not float((together - alone).abs().max()) <= _TOLERANCE * max(scale, 1e-30):
             raise Unfit(
-                "The network gives a sample other outputs among other samples than alone, so the loss is no mean over "
-                "samples; leave out what mixes them, such as statistics of the batch, and export it with "
-                "seigh.export, which has the number of samples free."
+                "The network gives a sample other outputs among other samples than alone, so the loss is no "
+                "mean over samples; leave out what mixes them, such as statistics of the batch, and export "
+                "it with seigh.export, which has the number of samples free."
             )
 
 

@@ -1,0 +1,122 @@
+"""What New analysis offers for networks of one's own: a graph of ``torch.export``, or a plug-in to begin "
+"with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import streamlit as st
+
+from seigh.app import identity
+from seigh.app.common import counted, plain, settings
+from seigh.app.uploads import Brought, Part
+from seigh.core.errors import UserError
+from seigh.core.problems import stub
+from seigh.core.problems.checkpoints import Checkpoint
+from seigh.tasks.submit import bring_graph
+
+# The architecture that has just been brought, which the form is to choose.
+BROUGHT = "new_graph_brought"
+_REFUSAL = "new_graph_refusal"
+_SHOWN = 4
+
+LINES = 'import seigh\nseigh.export(model, samples[:2], "{name}.pt2")'
+
+
+def fits_nothing(files: Sequence[Brought]) -> bool:
+    """Whether there are files, and no architecture fits any of them."""
+    return bool(files) and not any(file.fitting for file in files)
+
+
+def ways(
+    files: Sequence[Brought], keep: Callable[[Any], Part], uploader: tuple[int, Callable[[Any], None]]
+) -> None:
+    """Bring the graph of a network; where no architecture fits the files, say so and show all ways on.
+
+    Args:
+        files: Those that can be read and are in use.
+        keep: Puts an upload into a file.
+        uploader: How often the uploader has been emptied, and what empties it.
+    """
+    alone = fits_nothing(files)
+    if alone:
+        _say_nothing_fits(files)
+    with st.expander(
+        "A network of my own", icon=":material/upload_file:", expanded=alone or _REFUSAL in st.session_state
+    ):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePath(files[0].name).stem).strip("-")[:40] if files else ""
+        st.markdown(
+            "**Export it** where its code is, with `pip install` of this package, and upload the file:"
+        )
+        st.code(LINES.format(name=name or "net"), language="python")
+        st.caption(
+            "`samples` are inputs as the network takes them, (N, …). The file holds the network's "
+            "operations and no code and no weights; it is checked to give the module's outputs and "
+            "curvature. Files of `torch.export.save` (torch 2.9 or later) are read, too. The network stays "
+            "in the lab, for all runs of it."
+        )
+        round_number, empty = uploader
+        upload = st.file_uploader(
+            "Exported network",
+            type=["pt2"],
+            key=f"new_graph_{round_number}",
+            max_upload_size=settings().max_upload_mb,
+            help="Its operations are read by name from a list of allowed ones: nothing in the file is run.",
+        )
+        if upload is not None:
+            _bring(keep(upload))
+            empty([upload])
+        if refusal := st.session_state.get(_REFUSAL):
+            st.error(plain(refusal), icon=":material/block:")
+        if alone and (outline := files[0].outline):
+            _offer_stub(outline, name)
+
+
+def _say_nothing_fits(files: Sequence[Brought]) -> None:
+    outline = files[0].outline
+    tensors = [] if outline is None else list(outline.state.items())
+    some = ", ".join(
+        f"{name} ({'×'.join(map(str, each.shape)) or 'a number'})" for name, each in tensors[:_SHOWN]
+    )
+    more = f" and {len(tensors) - _SHOWN:,} more" if len(tensors) > _SHOWN else ""
+    what = (
+        files[0].name if len(files) == 1 else f"any of the {counted(len(files), 'checkpoint', 'checkpoints')}"
+    )
+    st.warning(
+        f"No known architecture fits {plain(what)}. The tensors are {plain(some)}{more}. Bring the network "
+        "below, or install a plug-in that has it.",
+        icon=":material/help:",
+    )
+
+
+def _bring(part: Part) -> None:
+    """Keep a graph in the lab, or remember why not."""
+    st.session_state.pop(_REFUSAL, None)
+    try:
+        with st.spinner("Reading the network, and computing it once in a process of its own …"):
+            st.session_state[BROUGHT] = bring_graph(
+                part.path, part.name, user=identity.current(), env=settings()
+            )
+    except UserError as error:
+        st.session_state[_REFUSAL] = str(error)
+    finally:
+        part.path.unlink(missing_ok=True)
+
+
+def _offer_stub(outline: Checkpoint, name: str) -> None:
+    st.markdown(
+        "**Or write a plug-in.** This one has all tensors of the checkpoint, and waits for a forward pass:"
+    )
+    tensors = {each: (tuple(t.shape), not t.is_floating_point()) for each, t in outline.state.items()}
+    st.download_button(
+        "Download a plug-in to begin with",
+        stub.package(tensors, name),
+        file_name=f"{name or 'network'}-plugin.zip",
+        mime="application/zip",
+        icon=":material/download:",
+        key="new_stub",
+        on_click="ignore",
+    )

@@ -50,10 +50,10 @@ ALLOWED = frozenset(
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
     replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d upsample_nearest3d
     _upsample_nearest_exact1d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d
-    upsample_bicubic2d upsample_trilinear3d index index_select gather scatter scatter_add index_put
-    index_add index_copy select_scatter slice_scatter diagonal_scatter copy fill zeros ones full
-    zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor
-    lift_fresh_copy lift_fresh zero tril_indices triu_indices
+    upsample_bicubic2d _upsample_bicubic2d_aa _upsample_bilinear2d_aa upsample_trilinear3d index
+    index_select gather scatter scatter_add index_put index_add index_copy select_scatter slice_scatter
+    diagonal_scatter copy fill zeros ones full zeros_like ones_like full_like new_zeros new_ones
+    new_full arange linspace eye scalar_tensor lift_fresh_copy lift_fresh zero tril_indices triu_indices
     """.split()  # noqa: SIM905
 )
 

@@ -14,12 +14,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from seigh.core import processes
 from seigh.core.device import machine_memory
+from seigh.core.errors import first_line
 from seigh.core.problems.graphs.operations import Unfit
 from seigh.core.reading.words import Limits, shown
+
+if TYPE_CHECKING:
+    from seigh.core.problems.graphs.program import Program
 
 _SECONDS = 120
 _STARTING = 60
@@ -82,20 +86,30 @@ def main(path: str, name: str) -> None:
     refusal: str | None = None
     try:
         program = read(Path(path), name).program
-        memory = max(_LEAST_MEMORY, machine_memory() // 2)
-        confinement.confine(Limits(memory, _SECONDS, 2**26))
-        _compare(program)
+        confinement.confine(Limits(max(_LEAST_MEMORY, machine_memory() // 2), _SECONDS, 2**26))
+        refusal = refusal_of(program)
     except Unfit as error:
         refusal = str(error)
-    except MemoryError:
-        refusal = f"The network of '{name}' takes more memory than this machine has for {_SAMPLES} samples."
-    except Exception as error:  # operations fail in every way there is
-        words = shown(str(error).partition("\n")[0])
-        refusal = f"The network of '{name}' cannot be computed ({words}); export it again, with seigh.export."
     sys.stdout.write(json.dumps({"refusal": refusal}))
 
 
-def _compare(program: Any) -> None:
+def refusal_of(program: Program) -> str | None:
+    """Compute a network for a few samples, here and now; why it cannot be used, if it cannot."""
+    try:
+        _compare(program)
+    except Unfit as error:
+        return str(error)
+    except MemoryError:
+        return (
+            f"The network takes more memory than this machine has for {_SAMPLES} samples; use a smaller one."
+        )
+    except Exception as error:  # operations fail in every way there is
+        why = shown(first_line(error))
+        return f"The network cannot be computed ({why}); export it again, with seigh.export."
+    return None
+
+
+def _compare(program: Program) -> None:
     import torch
     from torch import Tensor
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from seigh.core.checksum import sha256_of
 from seigh.core.problems.graphs.batch import generalised
 from seigh.core.problems.graphs.network import checked
 from seigh.core.problems.graphs.operations import Unfit
@@ -105,18 +106,27 @@ def take(path: Path, name: str | None = None) -> Graph:
     Raises:
         Unfit: As ``read``; or the network crashes, or does not treat samples each by itself.
     """
-    graph = read(path, name)
-    digits = graph.sha256[:_DIGITS]
+    name = name or path.name
+    digest = _hash(path, name)
+    digits = digest[:_DIGITS]
     known = _find(digits)
     if known is not None:
-        if known.sha256 != graph.sha256:
-            raise Unfit(
-                f"'{name or path.name}' has the same {_DIGITS} digits as another network; export it again."
-            )
+        if known.sha256 != digest:
+            raise Unfit(f"'{shown(name)}' has the same {_DIGITS} digits as another network; export it again.")
         return known
-    tried(path, name or path.name)
+    tried(path, name)  # before anything of it is computed here
+    graph = read(path, name)
+    if graph.sha256 != digest:
+        raise Unfit(f"'{shown(name)}' changed while it was read; try again.")
     _taken[digits] = graph
     return graph
+
+
+def _hash(path: Path, name: str) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise Unfit(f"'{shown(name)}' cannot be read: {error.strerror}.") from error
 
 
 def names() -> tuple[str, ...]:

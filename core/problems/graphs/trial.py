@@ -25,6 +25,18 @@ from seigh.core.reading.words import Limits, shown
 if TYPE_CHECKING:
     from seigh.core.problems.graphs.program import Program
 
+# What the process is told: no addresses and no passwords.
+_ENVIRONMENT = (
+    "PATH",
+    "PYTHON",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SEIGH_READING",
+)
+
 _SECONDS = 120
 _STARTING = 60
 _LEAST_MEMORY = 2 * 2**30
@@ -45,7 +57,8 @@ def tried(path: Path, name: str) -> None:
             others.
     """
     command = processes.ours("seigh.core.problems.graphs.trial", str(path), name)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {key: value for key, value in os.environ.items() if key.startswith(_ENVIRONMENT)}
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
             command,

@@ -158,11 +158,11 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
             target="torch.ops.aten.relu_.default",
             inputs=[{"name": "self", "arg": {"as_tensor": {"name": "b_bn_running_mean"}}, "kind": 1}],
         ),
-        "changes bn.running_mean in place by aten.relu.default",
+        "changes bn.running_mean in place by aten.relu_.default",
     ),
     "blow-up": (blown_up, "a size is too large"),
     "huge": (huge, "GiB"),
-    "split": (split, "1,000,000"),
+    "split": (split, "into 4,000,000 by aten.unbind.int"),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seigh.core.device import machine_memory
 from seigh.core.errors import first_line
 from seigh.core.problems.graphs.operations import Unfit
-from seigh.core.problems.graphs.program import DEVICE, WORKING, Batch, Program, Step, Value
+from seigh.core.problems.graphs.program import Batch, Follows, Program, Step, Value
 from seigh.core.reading.words import shown
 
 # Numbers in one tensor, for one sample; those of the largest networks have some ten million.
@@ -187,9 +187,9 @@ class Run:
             return list(map(self._given, value))
         if isinstance(value, Batch):
             return value.times * self._samples
-        if value is WORKING:
+        if value is Follows.dtype:
             return self._dtype
-        return self._device if value is DEVICE else value
+        return self._device if value is Follows.device else value
 
     def keep(self, step: Step, found: Any) -> None:
         """Put what a step has given where later ones find it, and let go of what no later one needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -31,15 +32,11 @@ class Batch:
     times: int
 
 
-class Working:
-    """The number type that the network computes in, which follows its weights."""
+class Follows(Enum):
+    """What follows from where the network computes, and not from where it was exported."""
 
-
-class Device:
-    """The device that the network computes on, wherever it was exported."""
-
-
-WORKING, DEVICE = Working(), Device()
+    dtype = "the number type of its weights and samples"
+    device = "their device"
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,9 @@ class Program:
     batch: int | None
     dtype: torch.dtype
     torch: str
+
+    def __deepcopy__(self, memo: object) -> Program:
+        return self  # nothing of it ever changes
 
 
 def program(answer: Answer) -> Program:
@@ -245,13 +245,13 @@ def _argument(value: Any) -> Any:
             return [_argument(each) for each in entries]
         case ["dtype", name]:
             # What was exported in float32 computes in float64 where its weights are converted.
-            return WORKING if name == "float32" else getattr(torch, name)
+            return Follows.dtype if name == "float32" else getattr(torch, name)
         case ["format", name]:
             return getattr(torch, name)
         case ["layout", _]:
             return torch.strided
         case _:
-            return DEVICE
+            return Follows.device
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional
 
 from seigh.core.analysis import analyse
@@ -140,7 +141,8 @@ def dense(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The Hessian of the mean cross-entropy in float64, column by column: (D, D)."""
     net, x = net.double(), x.double()
     weights = list(net.parameters())
-    loss = functional.cross_entropy(net(x), y)
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        loss = functional.cross_entropy(net(x), y)
     gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, weights, create_graph=True)])
     columns = []
     for entry in gradient:

@@ -360,7 +360,7 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
     methods.get(options["method"])  # before anything slow
     from seigh.core import preparation
-    from seigh.core.problems import architectures, checkpoints, huggingface
+    from seigh.core.problems import architectures, checkpoints, graphs, huggingface
     from seigh.core.problems import data as datasets
 
     architecture = options.pop("architecture")

@@ -81,7 +81,7 @@ def test_from_an_unknown_network_to_its_analysis(page: Page, url: str, lab: Sett
 
     with sessions(lab.database)() as s:
         runs = queries.runs(s)
-        found = {run.step: queries.analysis(s, run.id).eigenvalues[:K] for run in runs.itertuples()}
+        found = {run.step: queries.spectrum(s, run.id)["value"].to_numpy()[:K] for run in runs.itertuples()}
     for step, net in nets.items():
         subset = data.fitting_subset("digits", "test", N, 0, net.float())
         values = torch.linalg.eigvalsh(dense(net, subset.x, subset.y))

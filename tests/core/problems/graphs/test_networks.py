@@ -11,8 +11,8 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seigh.core.analysis import analyse
 from seigh.core.problems import architectures, checkpoints, graphs

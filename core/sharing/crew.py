@@ -179,6 +179,8 @@ class SharedStorage(Storage):
 class SharedBasis(Basis):
     """A basis of which every block of vectors that is put is in the crew's blocks too."""
 
+    survives = True
+
     def __init__(self, own: Basis, crew: Crew, operator: Operator, worth: int) -> None:
         super().__init__(own.rows, own.device)
         self.kept_in = own.kept_in

@@ -117,9 +117,11 @@ class Basis:
         rows: (capacity, D); in memory, or a view of a file.
         device: Where products with it are computed.
         kept_in: ``memory`` or ``file``.
+        survives: Whether another process can go on from what ``save`` has been told.
     """
 
     kept_in = "memory"
+    survives = False
 
     def __init__(self, rows: Tensor, device: torch.device) -> None:
         self.rows = rows
@@ -190,6 +192,7 @@ class FileBasis(Basis):
     """A basis in a memory-mapped file. Its pages are given back after each pass if they exceed the budget."""
 
     kept_in = "file"
+    survives = True
 
     def __init__(
         self,

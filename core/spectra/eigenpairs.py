@@ -28,7 +28,8 @@ class Vectors:
 
     def rows(self, index: Tensor) -> Tensor:
         """V[index]: (len(index), n), in the basis's precision."""
-        part = self.basis[:, index.to(self.basis.device)].to(self.coefficients.device)
+        # Which is several times as fast as indexing.
+        part = self.basis.index_select(1, index.to(self.basis.device)).to(self.coefficients.device)
         return part.T @ self.coefficients.to(part.dtype)
 
     def vectors(self) -> Tensor:

@@ -704,6 +704,8 @@ class _BlockKrylov:
         self.last = part
 
     def _save(self) -> None:
+        if not self.basis.survives:
+            return
         saved = _Saved(
             start=self.last.start,
             stop=self.last.stop,

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import hvp, scaling, spectra
+from benchmarks import hvp, scaling, spectra, stopping
 from benchmarks.methods import Counted
 from benchmarks.problems import Task, Truth, load, measured_residuals
+from seigh.core.overlap import overlap_curve
 from seigh.core.problems import architectures
 from seigh.core.problems.recorder import Recorder
+from tests.core.spectra.matrices import hessian_like
 
 
 @pytest.fixture
@@ -101,3 +103,23 @@ def test_every_path_is_timed(task: Task) -> None:
 
 def test_the_task_survives_json(task: Task) -> None:
     assert Task(**json.loads(task.to_json())) == task
+
+
+def test_what_a_run_would_have_stated_is_held_against_the_truth() -> None:
+    matrix, _, vectors = hessian_like(300, 0)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:20]
+    true = stopping.true_overlap(matrix, order)
+    torch.testing.assert_close(true, overlap_curve(vectors[order, :20]), rtol=1e-8, atol=0)
+    seen = stopping.observe(matrix, order, true, 2)
+    products = [each.products for each in seen]
+    assert products == sorted(products)
+    assert len(seen) > 5
+    assert not seen[0].right
+    claimed, right = stopping.first_claimed(seen), stopping.right_from(seen)
+    assert claimed is not None
+    assert claimed.worst <= 0.01
+    assert right is not None
+    assert all(each.right for each in seen if each.products >= right)
+    wrong = [each.products for each in seen if not each.right]
+    assert right > max(wrong)
+    assert stopping.right_from(seen[:1]) is None

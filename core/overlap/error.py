@@ -180,11 +180,10 @@ def stated_overlap(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> State
     else:
         # Rounding errors are in these residuals, not in the coarser ones, and do not converge.
         converging = _missing(masses, magnitudes, (residuals - rounding).clamp_min(floor), dimension)
-        ahead, doubt = _extrapolated(
-            pairs.coarser, order, mass, converging, exchanged, repeated, _tied(magnitudes, uncertainty)[:n]
-        )
-        error = _nearby(torch.maximum(error, doubt), mass)
-        exchanged = torch.hypot(_nearby(mixing, mass), ambiguity)
+        tied = _tied(magnitudes, uncertainty)[:n]
+        ahead, doubt = _extrapolated(pairs.coarser, order, mass, converging, exchanged, repeated, tied)
+        error = _nearby(torch.maximum(error, doubt), mass, tied)
+        exchanged = torch.hypot(_nearby(mixing, mass, tied), ambiguity)
     if pairs.outside is not None:
         exchanged = torch.maximum(exchanged, _unseen(masses, magnitudes, uncertainty, pairs.outside))
     error = torch.hypot(error, exchanged) + repeated
@@ -287,7 +286,7 @@ def _largest_near(values: Tensor) -> Tensor:
     return torch.where(near, values, 0.0).amax(1)
 
 
-def _nearby(error: Tensor, mass: Tensor) -> Tensor:
+def _nearby(error: Tensor, mass: Tensor, tied: Tensor) -> Tensor:
     """The error of the masked mass that counts at each size, from the estimates at sizes near it: (n,).
 
     Without this a third of the curves of 355 sizes left their band somewhere, mostly at a few sizes at which
@@ -296,10 +295,12 @@ def _nearby(error: Tensor, mass: Tensor) -> Tensor:
     Args:
         error: (n,), as estimated at each size.
         mass: (n,), the masked mass.
+        tied: (n,), sizes that cut a multiple eigenvalue: their error is their own.
     """
     sizes = torch.arange(1, len(error) + 1, dtype=torch.float64)
-    absolute = sizes * _largest_near(error / sizes)
-    relative = mass * _largest_near(error / mass.clamp_min(_TINY))
+    shared = torch.where(tied, 0.0, error)
+    absolute = sizes * _largest_near(shared / sizes)
+    relative = mass * _largest_near(shared / mass.clamp_min(_TINY))
     return torch.maximum(error, torch.minimum(absolute, relative))
 
 

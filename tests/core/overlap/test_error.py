@@ -271,21 +271,28 @@ def test_pairs_that_know_nothing_state_that_any_overlap_is_possible() -> None:
 
 def test_an_estimate_that_is_small_by_accident_is_that_of_the_sizes_beside_it() -> None:
     mass = 0.5 * torch.arange(1, 201, dtype=torch.float64)
+    none = torch.zeros(200, dtype=torch.bool)
     estimate = 0.01 * mass
     estimate[120] = estimate[0] = 0
-    counted = error._nearby(estimate, mass)
+    counted = error._nearby(estimate, mass, none)
     # An error that is the same share everywhere stays that, and the gaps are filled.
     torch.testing.assert_close(counted, 0.01 * mass)
     # One that is far larger further on counts as far as k/10 and 3 sizes before it, and where there is hardly
     # any mass, only as the share of it.
     estimate[100] = mass[100]
-    far = error._nearby(estimate, mass)
+    far = error._nearby(estimate, mass, none)
     torch.testing.assert_close(far[:88], 0.01 * mass[:88])
     assert bool((far[90:110] > 0.5 * mass[90:110]).all())
     assert bool((far >= estimate).all())
+    # What a multiple eigenvalue leaves open at the size that cuts it says nothing of others.
+    cut = none.clone()
+    cut[100] = True
+    alone = error._nearby(estimate, mass, cut)
+    torch.testing.assert_close(alone[:100], 0.01 * mass[:100])
+    assert alone[100] == mass[100]
     tiny = mass.clone()
     tiny[99] = 1e-9
-    assert float(error._nearby(estimate, tiny)[99]) <= max(1e-9, float(estimate[99]))
+    assert float(error._nearby(estimate, tiny, none)[99]) <= max(1e-9, float(estimate[99]))
 
 
 def test_resolved_is_the_last_size_before_the_first_error_above_the_tolerance() -> None:

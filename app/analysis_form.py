@@ -368,10 +368,15 @@ def _advanced(page: str, architecture: str) -> dict[str, Any]:
                 key=f"{page}_hvp_path", help="How Hessian-vector products are computed.", **_KEPT,
             )  # fmt: skip
             chosen_curves = st.multiselect(
-                "Further curves", list(curves.available()), key=f"{page}_curves",
+                "Observables", list(curves.available()), key=f"{page}_curves",
                 format_func=lambda name: curves.available()[name].title,
-                help="Computed from the eigenvectors besides the overlap of the largest |θ|, for every k.",
+                help="Computed besides the overlap of the largest |θ|: curves over k, profiles, quantities.",
                 **_KEPT,
+            )  # fmt: skip
+            learning_rate = st.number_input(
+                "Learning rate", min_value=1e-12, value=None, format="%.3e", step=1e-3,
+                placeholder="the checkpoint's", key=f"{page}_learning_rate",
+                help="Of the training, for what compares the curvature with it, such as λ·η/2.", **_KEPT,
             )  # fmt: skip
             test_matrix = st.selectbox(
                 "Test matrices", TEST_MATRICES, key=f"{page}_test_matrix",
@@ -380,6 +385,7 @@ def _advanced(page: str, architecture: str) -> dict[str, Any]:
     return loss | {
         "curvature": curvature, "parameters": parameters, "precision": precision, "tolerance": tolerance,
         "hvp_path": hvp_path, "test_matrix": test_matrix, "curves": tuple(chosen_curves),
+        "learning_rate": learning_rate,
     }  # fmt: skip
 
 

@@ -107,8 +107,19 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "scree_upper": "share of ‖H‖²_F that this rank misses, at most (95 %)",
         "metric": "which metric",
         "curve": "name of the curve",
-        "title": "what the curve is",
-        "note": "how to read the curve",
+        "observable": "name of the profile or quantity",
+        "title": "what it is",
+        "note": "how to read it",
+        "unit": "unit of the value; empty where it has none",
+        "x": "place on the profile's own axis",
+        "line": "number of the line of a profile, such as that of an eigenvector",
+        "lower": "lower end of the error or interval",
+        "upper": "upper end of the error or interval",
+        "reference": "what the value is to be compared with",
+        "x_title": "what x is",
+        "line_title": "what the number of a line counts",
+        "reference_title": "what the reference is",
+        "log": "whether values are drawn on a log axis",
         "random_mean": "mean over random subspaces",
         "random_std": "standard deviation over random subspaces",
         "normalised": "likeness, 1 for equal subspaces and 0 for orthogonal ones",
@@ -276,6 +287,37 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         alt=f"{title} against training step, {size}.",
         table=points,
         draw=lambda table: charts.curve_by_step(table, dict(colors)),
+    )
+
+
+def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
+    """A quantity over training, of ``queries.quantities``, with series and group."""
+    title, unit = str(points["title"].iloc[0]), str(points["unit"].iloc[0])
+    reference = points["reference"].notna().any()
+    beside = f" Dotted: {points['reference_title'].iloc[0]}." if reference else ""
+    return Figure(
+        title=f"{_upper(title)}{f', {unit}' if unit else ''}",
+        how=f"{points['note'].iloc[0]} Bars: the stated error or interval.{beside}",
+        alt=f"{title} against training step.",
+        table=points,
+        draw=lambda table: charts.curve_by_step(table, dict(colors)),
+    )
+
+
+def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
+    """A profile at several steps of one line, of ``queries.profiles``."""
+    title, lines = str(points["title"].iloc[0]), points["line"].nunique()
+    first = ""
+    if lines > 1:
+        first = f" Of {lines} lines, {points['line_title'].iloc[0]} {points['line'].min():g} is drawn."
+    return Figure(
+        title=_upper(title),
+        how=f"{points['note'].iloc[0]} A line is a training step, early ones dark, with the band of its "
+        f"stated error or interval.{first} {ZOOM}",
+        alt=f"{title} at several training steps: {series}.",
+        table=points,
+        draw=charts.profile_by_step,
+        of=series,
     )
 
 
@@ -579,16 +621,34 @@ def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file
     )
 
 
-def further_curve(rows: pd.DataFrame, color: str, *, log_k: bool = False, file: str = "") -> Figure:
+def further_curve(
+    rows: pd.DataFrame, color: str, *, log_k: bool = False, remark: str = "", file: str = ""
+) -> Figure:
     """One further curve against k, of ``queries.curves`` of one analysis and one name."""
     title = str(rows["title"].iloc[0])
     errors = " The band round the line is its stated error." if rows["error"].notna().any() else ""
+    errors += f" {remark}" if remark else ""
     return Figure(
         title=_upper(title),
         how=f"{rows['note'].iloc[0]}{errors}",
         alt=f"{title} against k.",
         table=rows,
         draw=lambda table: charts.curve(table, color, log_k=log_k),
+        file=file,
+    )
+
+
+def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "") -> Figure:
+    """A profile, of ``queries.profiles`` of one analysis and one name; ``remark`` is said of this one "
+    "alone."""
+    title = str(rows["title"].iloc[0])
+    said = f" {remark}" if remark else ""
+    return Figure(
+        title=_upper(title),
+        how=f"{rows['note'].iloc[0]}{said}",
+        alt=f"{title} against {rows['x_title'].iloc[0]}.",
+        table=rows,
+        draw=lambda table: charts.profile(table, color),
         file=file,
     )
 

@@ -128,6 +128,9 @@ def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[F
         found = further_points(s, analyses, name, size.of)
         if len(found):
             yield figures.further_over_training(found, colors, size)
+    for name in queries.observation_names(s, ids, "quantity"):
+        found = queries.quantities(s, ids, [name]).merge(analyses[LINE], on="analysis_id")
+        yield figures.quantity_over_training(found, colors)
 
 
 def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
@@ -140,6 +143,9 @@ def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)
+        of = analyses.loc[analyses["series"] == name, "analysis_id"].tolist()
+        for _, rows in queries.profiles(s, of).groupby("observable"):
+            yield figures.profile_over_training(rows, name)
     if without := names[MOST_PANELS:]:
         yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 

@@ -106,6 +106,21 @@ class OverlapPoint:
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """One number of an analysis: a row of ``queries.quantities``."""
+
+    observable: str
+    title: str
+    note: str
+    unit: str
+    reference_title: str
+    value: float
+    lower: float | None
+    upper: float | None
+    reference: float | None
+
+
+@dataclass(frozen=True)
 class OverlapAtStep:
     """The overlap of the magnitude mask of one analysis: a row of ``queries.overlap_by_step``."""
 

@@ -54,7 +54,7 @@ from seigh.core.overlap import (
     sizes,
     stated_overlap,
 )
-from seigh.core.overlap.observables import Curve, Estimated, Scene, tilts
+from seigh.core.overlap.observables import Curve, Estimated, Observed, Quantity, Scene, tilts
 from seigh.core.overlap.unsure import extreme_overlaps
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
@@ -381,7 +381,7 @@ def _analyse(
     with clock.stage("missed"):
         estimate, scree = missed(hessian, pairs, settings)
 
-    computed: dict[str, Curve] = {}
+    computed: dict[str, Observed] = {}
     failed: dict[str, str] = {}
     if wanted:
         with clock.stage("curves"):
@@ -422,7 +422,7 @@ def _analyse(
         layers=layers.rows(),
         magnitudes=magnitudes.rows(),
         metrics=[asdict(each) for each in metrics],
-        curves={name: curve.parts() for name, curve in computed.items()},
+        **_by_kind(computed),
         scree_lower=_numpy(scree.lower),
         scree_upper=_numpy(scree.upper),
         eigenvectors=pairs.basis.to("cpu", torch.float32),
@@ -462,6 +462,7 @@ def _analyse(
             },
             **({"curves_failed": failed} if failed else {}),
             **_masks_record(computed, _mask(order, masks.ties.tied), others.notes),
+            **({"remarks": remarks} if (remarks := _remarks(computed)) else {}),
             "rank": found.rank,
             "extrapolated": _numpy(found.ahead).tolist(),
             "completeness": found.completeness,
@@ -473,13 +474,17 @@ def _analyse(
     )
 
 
-def _masks_record(computed: Mapping[str, Curve], magnitude: Mask, notes: Mapping[str, str]) -> dict[str, Any]:
+def _masks_record(
+    computed: Mapping[str, Observed], magnitude: Mask, notes: Mapping[str, str]
+) -> dict[str, Any]:
     """The masks of curves for the record, and beside them that of the largest |θ|; nothing if there are none.
 
     Each has the coordinates by descending score, and how many equal scores compete at each size, where any
     do.
     """
-    found = {name.removeprefix("overlap-"): curve.mask for name, curve in computed.items()}
+    found = {
+        name.removeprefix("overlap-"): each.mask for name, each in computed.items() if isinstance(each, Curve)
+    }
     orders = {name: mask for name, mask in found.items() if mask is not None}
     if not orders:
         return {}
@@ -493,6 +498,25 @@ def _masks_record(computed: Mapping[str, Curve], magnitude: Mask, notes: Mapping
 
 def _mask(order: Tensor, tied: Tensor) -> Mask:
     return Mask(order.cpu().numpy(), tied.numpy(), open_places(tied.numpy()))
+
+
+def _by_kind(computed: Mapping[str, Observed]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Curves, profiles and quantities as an ``Outcome`` has them."""
+    kinds: dict[str, dict[str, dict[str, Any]]] = {"curves": {}, "profiles": {}, "quantities": {}}
+    for name, each in computed.items():
+        if isinstance(each, Curve):
+            kinds["curves"][name] = each.parts()
+            continue
+        parts = {part: value for part, value in vars(each).items() if part != "remark"}
+        if isinstance(each, Quantity):
+            kinds["quantities"][name] = parts | {"unit": curves.available()[name].unit}
+        else:
+            kinds["profiles"][name] = parts
+    return kinds
+
+
+def _remarks(computed: Mapping[str, Observed]) -> dict[str, str]:
+    return {name: each.remark for name, each in computed.items() if each.remark}
 
 
 def _overlap_of(found: Eigenspace, pairs: Eigenpairs, given: Tensor | Estimated) -> Curve:

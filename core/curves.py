@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from seigh.core.errors import UserError, first_line
 from seigh.core.methods import Request
+from seigh.core.observables import BUILT_IN
 from seigh.core.overlap.masks.built_in import MASKS
 from seigh.core.overlap.masks.own import own_mask
-from seigh.core.overlap.observables import OBSERVABLES, Curve, Observable, Scene
+from seigh.core.overlap.observables import Curve, Kind, Observable, Observed, Profile, Quantity, Scene
 from seigh.core.problems import plugins
 from seigh.core.settings import AnalysisSettings, SettingsError
 
@@ -24,7 +26,7 @@ _log = logging.getLogger(__name__)
 def available() -> Mapping[str, Observable]:
     """All of them: what is built in, and what plug-ins have registered."""
     masks = {each.name: each for each in (mask.observable() for mask in MASKS)}
-    return MappingProxyType(dict(OBSERVABLES) | masks | plugins.registry().curves)
+    return MappingProxyType(dict(BUILT_IN) | masks | plugins.registry().curves)
 
 
 def asked(settings: AnalysisSettings) -> dict[str, Observable]:
@@ -63,16 +65,16 @@ def products(names: Sequence[str], request: Request) -> float:
     return sum(parts.values())
 
 
-def compute(wanted: Mapping[str, Observable], scene: Scene) -> tuple[dict[str, Curve], dict[str, str]]:
-    """These curves; and of those that failed, why.
+def compute(wanted: Mapping[str, Observable], scene: Scene) -> tuple[dict[str, Observed], dict[str, str]]:
+    """What was asked for; and of those that failed, why.
 
     One that fails takes nothing from the others, or from the analysis: hours of products lie behind it.
     """
-    found: dict[str, Curve] = {}
+    found: dict[str, Observed] = {}
     failed: dict[str, str] = {}
     for name, observable in wanted.items():
         try:
-            found[name] = _sound(observable.compute(scene), len(scene.values))
+            found[name] = _SOUND[observable.kind](observable.compute(scene), len(scene.values))
         except UserError as error:
             failed[name] = str(error)
         except Exception as error:  # a plug-in's code may fail in every way there is
@@ -81,7 +83,9 @@ def compute(wanted: Mapping[str, Observable], scene: Scene) -> tuple[dict[str, C
     return found, failed
 
 
-def _sound(curve: Curve, length: int) -> Curve:
+def _sound_curve(curve: Any, length: int) -> Curve:
+    if not isinstance(curve, Curve):
+        raise TypeError(f"it is {type(curve).__name__} and not Curve")
     parts = {}
     for part in ("value", "error", "chance"):
         given = getattr(curve, part)
@@ -94,4 +98,41 @@ def _sound(curve: Curve, length: int) -> Curve:
         raise ValueError("its values are not all finite")
     if error is not None and not (error >= 0).all():
         raise ValueError("its errors are not all numbers ≥ 0")
-    return Curve(value, error, parts["chance"], curve.mask)
+    return Curve(value, error, parts["chance"], curve.mask, curve.remark)
+
+
+def _sound_profile(profile: Any, _: int) -> Profile:
+    if not isinstance(profile, Profile):
+        raise TypeError(f"it is {type(profile).__name__} and not Profile")
+    parts: dict[str, Any] = {}
+    for part in ("x", "value", "lower", "upper", "reference", "line"):
+        given = getattr(profile, part)
+        parts[part] = None if given is None else np.asarray(given, dtype=np.float64)
+        if parts[part] is not None and (parts[part].ndim != 1 or parts[part].shape != parts["x"].shape):
+            raise ValueError(f"its {part} has the shape {parts[part].shape} and its x {parts['x'].shape}")
+    if not all(np.isfinite(parts[part]).all() for part in ("x", "value")):
+        raise ValueError("its x and its values are not all finite")
+    _check_order(parts["lower"], parts["value"], parts["upper"])
+    return Profile(**parts, remark=profile.remark)
+
+
+def _sound_quantity(quantity: Any, _: int) -> Quantity:
+    if not isinstance(quantity, Quantity):
+        raise TypeError(f"it is {type(quantity).__name__} and not Quantity")
+    given = (getattr(quantity, part) for part in ("value", "lower", "upper", "reference"))
+    value, lower, upper, reference = (None if each is None else float(each) for each in given)
+    if value is None or not np.isfinite(value):
+        raise ValueError("it is not finite")
+    _check_order(lower, value, upper)
+    return Quantity(value, lower, upper, reference, quantity.remark)
+
+
+def _check_order(lower: Any, value: Any, upper: Any) -> None:
+    """What is not known (NaN) is in order."""
+    if (lower is not None and np.any(lower > value)) or (upper is not None and np.any(upper < value)):
+        raise ValueError("a value lies outside of its own interval")
+
+
+_SOUND: Mapping[Kind, Callable[[Any, int], Observed]] = MappingProxyType(
+    {"curve": _sound_curve, "profile": _sound_profile, "quantity": _sound_quantity}
+)

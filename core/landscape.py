@@ -93,6 +93,12 @@ class NetworkLandscape:
         """θ: (D,) float64."""
         return self._network.theta.flat(self._network.model).double()
 
+    @property
+    def learning_rate(self) -> float | None:
+        """η of the training: the one that was given, or the checkpoint's."""
+        given = self._network.settings.learning_rate
+        return self._network.stored.learning_rate if given is None else given
+
     @cached_property
     def _function(self) -> Function:
         model, loss = copied(self._network.model), copied(self._objective.loss)

@@ -74,6 +74,8 @@ TableName = Literal[
     "masks",
     "metrics",
     "pairs",
+    "profiles",
+    "quantities",
     "stages",
     "training",
 ]

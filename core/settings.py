@@ -307,6 +307,8 @@ class AnalysisSettings(BaseModel):
             or of zeros and ones, by the names of the parameters (``seigh.core.problems.masks``). The overlap
             of each is the curve ``overlap-<name>``.
         pruned: Pruned checkpoints, likewise: the mask is where their parameters are not zero.
+        learning_rate: η of the training, for what compares the curvature with it; the checkpoint's when not
+            given.
         random_masks: Deprecated; decides nothing, as the mean and standard deviation over all random masks
             are computed exactly. It stays so that old settings are read and have the ``key`` they had.
         precision: Floating-point format of weights, vectors and HVPs; ``tf32`` and ``bfloat16`` are float32
@@ -345,6 +347,7 @@ class AnalysisSettings(BaseModel):
     previous: str = Field(default="", max_length=1000)
     masks: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), max_length=20)
     pruned: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), max_length=20)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     random_masks: int = Field(default=10, ge=2, le=1000)
     precision: Precision = "float32"
     hvp_path: PathName | None = None
@@ -422,6 +425,8 @@ class AnalysisSettings(BaseModel):
                 written.pop(name, None)
         if self.ignore_index is None:
             written.pop("ignore_index", None)
+        if self.learning_rate is None:
+            written.pop("learning_rate", None)
         return written
 
     @model_validator(mode="after")

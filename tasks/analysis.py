@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from seigh.core import analysis, curves
 from seigh.core.lab import queries, store
@@ -115,9 +116,9 @@ def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
         raise ClaimLost
 
 
-def _words(settings: AnalysisSettings) -> dict[str, dict[str, str]]:
-    """What each curve is called where it is shown."""
-    return {name: {"title": each.title, "note": each.note} for name, each in curves.asked(settings).items()}
+def _words(settings: AnalysisSettings) -> dict[str, dict[str, Any]]:
+    """What is said of each curve, profile and quantity where it is shown."""
+    return {name: each.words() for name, each in curves.asked(settings).items()}
 
 
 def _store_eigenvectors(

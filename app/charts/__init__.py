@@ -29,6 +29,7 @@ from seigh.app.charts.overlap import (
     overlap_by_step,
     overlap_curve,
 )
+from seigh.app.charts.profiles import profile, profile_by_step
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
     METRIC_FORMULAS,
@@ -86,6 +87,8 @@ __all__ = [
     "overlap_by_step",
     "overlap_curve",
     "pair_metrics",
+    "profile",
+    "profile_by_step",
     "random_study",
     "ratio_by_size",
     "recorded_by_step",

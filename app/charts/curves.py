@@ -36,7 +36,7 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
     """
     frame = thin(frame, log_k)[["curve", "title", "k", "value", "error", "chance"]]
     title = str(frame["title"].iloc[0])
-    x, y = k_axis(frame, log_k), alt.Y("value:Q", title=_short(title))
+    x, y = k_axis(frame, log_k), alt.Y("value:Q", title=short(title))
     line = alt.Chart(frame).mark_line(color=color, strokeWidth=3, point=few(frame["k"])).encode(x=x, y=y)
     layers = [line]
     known = _between(frame)
@@ -55,40 +55,56 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
 
 
 def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
-    """One further curve at one k against training step, with bars of its error, and chance where it has one.
+    """A curve at one k, or a quantity, against training step, with bars of its error, and its reference.
 
     Args:
-        frame: ``queries.curves_at``, with a column ``series`` that names the line each row belongs to.
+        frame: ``queries.curves_at`` or ``queries.quantities``, with a column ``series`` that names the line
+            each row belongs to.
         colors: Colour of every group.
     """
     title = str(frame["title"].iloc[0])
     found = frame.assign(height=frame["value"])
+    told = [alt.Tooltip("k:Q", format=",d")]
+    if "k" not in frame:  # a quantity
+        found = found.assign(low=found["lower"], high=found["upper"], chance=found["reference"])
+        told = [
+            alt.Tooltip("low:Q", title="at least", format=".4g"),
+            alt.Tooltip("high:Q", title="at most", format=".4g"),
+        ]
+    else:
+        told.append(alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"))
+    reference = "chance" if "k" in frame else str(frame["reference_title"].iloc[0])
     tooltip = [
         alt.Tooltip("series:N", title="line"),
         alt.Tooltip("step:Q", format=",d"),
-        alt.Tooltip("k:Q", format=",d"),
         alt.Tooltip("value:Q", title=title, format=".4g"),
-        alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
-        alt.Tooltip("chance:Q", format=".3g"),
+        *told,
+        alt.Tooltip("chance:Q", title=reference, format=".3g"),
     ]
-    lines, points = over_steps(found, _short(title), colors, tooltip)
+    lines, points = over_steps(found, short(title), colors, tooltip)
     layers: list[alt.Chart] = []
     chance = found.dropna(subset="chance").drop_duplicates("chance")
     color = group_color(colors, found)
     if len(chance):
         level = alt.Chart(chance).mark_rule(strokeDash=[2, 3], strokeWidth=2)
         tint = color if len(chance) > 1 else alt.value(NEUTRAL)
-        layers.append(level.encode(y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", format=".3g")]))
-    bars = error_bars(_between(found), step_axis(found), _short(title), color)
+        layers.append(
+            level.encode(
+                y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", title=reference, format=".3g")]
+            )
+        )
+    bars = error_bars(_between(found), step_axis(found), short(title), color)
     return layered(*layers, bars, lines, points, height=with_legend(CURVE_HEIGHT, found["group"]))
 
 
-def _short(title: str) -> str:
+def short(title: str) -> str:
     """The title as far as an axis has room for it; the figure's own title has all of it."""
     return textwrap.shorten(title, 42, placeholder=" …")
 
 
 def _between(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of known error, with ``low`` and ``high``."""
+    if "low" in frame:
+        return frame.dropna(subset=["low", "high"])
     known = frame.dropna(subset="error")
     return known.assign(low=known["value"] - known["error"], high=known["value"] + known["error"])

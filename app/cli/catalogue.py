@@ -86,12 +86,12 @@ def datasets() -> None:
 
 @catalogue.command()
 def curves() -> None:
-    """List the further curves that an analysis can be asked for with --curves."""
+    """List the observables and masks that an analysis can be asked for with --curves."""
     from seigh.core.curves import available
 
-    table = _table("curve", "what it is", "meaning")
+    table = _table("name", "kind", "what it is", "meaning")
     for each in available().values():
-        table.add_row(each.name, escape(each.title), escape(each.note))
+        table.add_row(each.name, each.kind, escape(each.title), escape(each.note))
     out.print(table)
 
 

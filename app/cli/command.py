@@ -65,7 +65,15 @@ DEMO_STEPS = range(0, 1001, 100)
 DEMO_K = (35, 70, 350)  # ρ = k/D of 0.005, 0.01 and 0.05
 # A few eigenpairs more than are shown, like the paper's n_O = 355.
 DEMO_SETTINGS = tuple(
-    AnalysisSettings(architecture="tanh-mlp", data="digits", split=split, samples=500, k=355)
+    AnalysisSettings(
+        architecture="tanh-mlp",
+        data="digits",
+        split=split,
+        samples=500,
+        k=355,
+        curves=("density", "edge-of-stability", "gradient-share"),
+        learning_rate=0.3,  # the problem's
+    )
     for split in SPLITS
 )
 

@@ -82,7 +82,10 @@ _OPTIONS: dict[str, Any] = {
     "error_tests": typer.Option(min=2, help="Random vectors that estimate ‖H‖ and what is missed of it."),
     "curves": typer.Option(
         metavar="NAME",
-        help="A further curve to compute, of 'seigh curves'; may be given several times.",
+        help="An observable or mask to compute, of 'seigh curves'; may be given several times.",
+    ),
+    "learning_rate": typer.Option(
+        help="η of the training, for what compares the curvature with it; the checkpoint's if not given."
     ),
     "initial": typer.Option(
         metavar="CKPT",

@@ -59,7 +59,7 @@ DIFFERENCES = {
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
     "spectrum": ":material/blur_linear: Spectrum",
-    "curves": ":material/timeline: Further curves",
+    "curves": ":material/timeline: Observables",
     "masks": ":material/join_inner: Masks",
     "size": ":material/bubble_chart: Size",
 }
@@ -393,12 +393,17 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
 def further(
     chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], colors: dict[str, str]
 ) -> dict[str, list[str]]:
-    """One of the further curves over training; which, as it stands in the address."""
+    """One observable over training, a curve, a quantity or a profile; which, as it stands in the address."""
     with database()() as s:
-        titles = queries.curve_names(s, ids(chosen))
+        kinds = {
+            "quantity": queries.observation_names(s, ids(chosen), "quantity"),
+            "profile": queries.observation_names(s, ids(chosen), "profile"),
+            "curve": queries.curve_names(s, ids(chosen)),
+        }
+    titles = {name: title for found in kinds.values() for name, title in found.items()}
     if not titles:
         st.info(
-            "None of these analyses has further curves; New analysis offers them under Advanced, as "
+            "None of these analyses has observables; New analysis offers them under Advanced, as "
             "`seigh curves` lists them."
         )
         return {}
@@ -408,9 +413,17 @@ def further(
         st.session_state["compare_curve"] = next(iter(titles))
     shown = {each: plain(title) for each, title in titles.items()}
     name = st.selectbox(
-        "Curve", list(titles), format_func=shown.__getitem__, key="compare_curve",
+        "Observable", list(titles), format_func=shown.__getitem__, key="compare_curve",
         persist_state="session",
     )  # fmt: skip
+    if name in kinds["profile"]:
+        return {"curve": [name], "step": profiles(chosen, name, asked)}
+    if name in kinds["quantity"]:
+        with database()() as s:
+            found = queries.quantities(s, ids(chosen), [name]).merge(chosen[LINE], on="analysis_id")
+        show(figures.quantity_over_training(found, colors), "compare_quantity_by_step")
+        say_who_is_missing(chosen, found["analysis_id"], "have no such quantity")
+        return {"curve": [name]}
     with database()() as s:
         points = further_points(s, chosen, name, size.of)
     if points.empty:
@@ -449,6 +462,22 @@ def masks_in_common(
         show(figures.further_over_training(points, colors, size), "compare_masks_by_step")
         say_who_is_missing(chosen, points["analysis_id"], "have not both masks, or end before")
     return {"mask": picked[:1], "other": picked[1:]}
+
+
+def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> list[str]:
+    """A profile at several steps, a panel for each line; the steps shown."""
+    steps = choose_steps(chosen, asked)
+    chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_profiles")
+    with database()() as s:
+        found = queries.profiles(s, ids(chosen), [name]).merge(chosen[LINE], on="analysis_id")
+    if found.empty:
+        st.info("No analysis at these steps has this profile; choose others.")
+        return steps
+    st.header(str(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
+    panels = [figures.profile_over_training(rows, str(series)) for series, rows in found.groupby("series")]
+    in_two_columns(panels, "compare_profiles")
+    say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
+    return steps
 
 
 def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -35,8 +36,9 @@ from seigh.app.digits import number, plus_minus, value_of
 from seigh.app.frame import explain, show
 from seigh.app.navigation import link
 from seigh.app.panels import nearest
-from seigh.app.rows import Analysis, OverlapPoint, rows_of
+from seigh.app.rows import Analysis, OverlapPoint, Quantity, rows_of
 from seigh.core.errors import UserError
+from seigh.core.figures import Figure
 from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
 from seigh.core.lab.queries import AnalysisDetail
@@ -194,20 +196,69 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
 
 
 def further(detail: AnalysisDetail, color: str) -> None:
-    """The further curves that were asked for, and why one of them is not there."""
+    """What else was asked for: quantities, and profiles and curves in sections that load when opened."""
     with database()() as s:
-        found = queries.curves(s, [detail.id])
+        numbers = queries.quantities(s, [detail.id])
+        profiles = queries.observation_names(s, [detail.id], "profile")
+        curves = queries.curve_names(s, [detail.id])
     failed: dict[str, str] = detail.record.get("curves_failed", {})
-    if found.empty and not failed:
+    remarks: dict[str, str] = detail.record.get("remarks", {})
+    if numbers.empty and not (profiles or curves or failed):
         return
-    st.header("Further curves", anchor=False)
+    st.header("Observables", anchor=False)
     for sentence in failed.values():
         st.warning(plain(sentence), icon=":material/error:")
+    if len(numbers):
+        quantities(numbers, remarks)
+    names = {"result_profiles": ("Profiles", profiles), "result_curves": ("Curves over k", curves)}
+    for key, (label, titles) in names.items():
+        if not titles:
+            continue
+        section = st.expander(
+            f"{label}: {plain(', '.join(titles.values()))}",
+            icon=":material/timeline:",
+            key=f"{key}_{detail.id}",
+            on_change="rerun",
+        )
+        if not section.open:
+            continue
+        with section:
+            for name, figure in drawn(detail, color, key, remarks):
+                show(figure, f"{key}_{name}", panel=True)
+                explain(figure)
+
+
+def drawn(
+    detail: AnalysisDetail, color: str, key: str, remarks: dict[str, str]
+) -> Iterator[tuple[str, Figure]]:
+    """The figures of a section, by the names of what they show."""
     log_k = bool(st.session_state.get("result_log_k"))
-    for name, rows in found.groupby("curve"):
-        figure = figures.further_curve(rows, color, log_k=log_k, file=f"{name_of(detail)}-{name}")
-        show(figure, f"result_curve_{name}", panel=True)
-        explain(figure)
+    with database()() as s:
+        of_profiles = key == "result_profiles"
+        found = queries.profiles(s, [detail.id]) if of_profiles else queries.curves(s, [detail.id])
+    for name, rows in found.groupby("observable" if of_profiles else "curve"):
+        said = {"remark": remarks.get(str(name), ""), "file": f"{name_of(detail)}-{name}"}
+        if of_profiles:
+            yield str(name), figures.profile(rows, color, **said)
+        else:
+            yield str(name), figures.further_curve(rows, color, log_k=log_k, **said)
+
+
+def quantities(numbers: pd.DataFrame, remarks: dict[str, str]) -> None:
+    """Each quantity with its error or interval, what it is compared with, and how to read it."""
+    rows = [
+        {
+            "quantity": f"{row.title}{f' ({row.unit})' if row.unit else ''}",
+            "value": number(row.value),
+            "between": "not known"
+            if pd.isna(row.lower) or pd.isna(row.upper)
+            else f"{number(row.lower)} and {number(row.upper)}",
+            "beside": "" if pd.isna(row.reference) else f"{row.reference_title}: {number(row.reference)}",
+            "how to read it": " ".join(filter(None, (row.note, remarks.get(row.observable, "")))),
+        }
+        for row in rows_of(numbers, Quantity)
+    ]
+    st.dataframe(pd.DataFrame(rows), hide_index=True, key="result_quantities")
 
 
 def masks(detail: AnalysisDetail, color: str, k: int) -> None:

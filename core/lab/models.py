@@ -406,6 +406,25 @@ class FurtherCurve(Base):
     points: Mapped[bytes]
 
 
+class Observation(Base):
+    """A profile or a quantity that was asked for, with what is said of it where it is shown.
+
+    ``points`` has the rows of a profile, or the one of a quantity (``seigh.core.results.packed``); ``words``
+    the kind, title, note, unit and axes (``Observable.words``).
+    """
+
+    __tablename__ = "observation"
+
+    analysis_id: Mapped[int] = mapped_column(
+        ForeignKey("analysis.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    title: Mapped[str] = mapped_column(String(200))
+    words: Mapped[dict[str, Any]]
+    points: Mapped[bytes]
+
+
 class LayerShare(Base):
     """What one parameter tensor has of V_k, of the mask of size k, and of their overlap: shares of the whole.
 

@@ -32,6 +32,7 @@ from seigh.core.lab.models import (
     Mask,
     Model,
     ModelTag,
+    Observation,
     OverlapPoint,
     PairValue,
     StageTiming,
@@ -47,7 +48,7 @@ from seigh.core.names import IOU, LARGEST
 from seigh.core.results.masks import iou, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.result import Outcome, Stage
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, PARTS, SPECTRUM, STAGES
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, PARTS, POINTS, SPECTRUM, STAGES
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -1045,6 +1046,62 @@ def mask_iou(s: Session, ids: Sequence[int], first: str, second: str) -> pd.Data
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
 
 
+# What is said of a profile or quantity, in columns of these names.
+_SAID = {"title": "title", "note": "note", "unit": "unit", "x_title": "x", "line_title": "line"}
+_SAID |= {"reference_title": "reference", "log": "log"}
+_OBSERVATION: _Columns = _WHICH | {
+    "observable": (object, Observation.name),
+    "words": (object, Observation.words),
+    "points": (object, Observation.points),
+}
+
+
+def profiles(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """The profiles of these finished analyses, or those of these names; one row per analysis, profile, point.
+
+    Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), observable (its name),
+    title (of its axis), note (how to read it), unit, x_title, line_title and reference_title (what x, the
+    number of a line and the reference are), log (whether values are drawn on a logarithmic axis), and line,
+    x, value, lower, upper and reference, NaN where unknown.
+    """
+    return _observations(s, ids, "profile", names)
+
+
+def quantities(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """The quantities of these finished analyses, or those of these names; one row per analysis and quantity.
+
+    Columns as ``profiles``, without line and x.
+    """
+    found = _observations(s, ids, "quantity", names)
+    return found.drop(columns=["x", "line", "x_title", "line_title", "log"])
+
+
+def _observations(s: Session, ids: Sequence[int], kind: str, names: Sequence[str] | None) -> pd.DataFrame:
+    statement = _results(_OBSERVATION, Observation).where(Analysis.id.in_(ids), Observation.kind == kind)
+    statement = statement.order_by(Observation.name)
+    if names is not None:
+        statement = statement.where(Observation.name.in_(names))
+    which = [*_WHICH, "observable"]
+    frames = [
+        pd.DataFrame(
+            {name: row[name] for name in which}
+            | {column: row["words"].get(word, "") for column, word in _SAID.items()}
+            | unpack(row["points"], POINTS)
+        )
+        for row in s.execute(statement).mappings()
+    ]
+    if not frames:
+        return pd.DataFrame(columns=[*which, *_SAID, *POINTS])
+    return pd.concat(frames, ignore_index=True)
+
+
+def observation_names(s: Session, ids: Sequence[int], kind: str) -> dict[str, str]:
+    """Title by name of the profiles or quantities of these analyses, in the order of their names."""
+    statement = select(Observation.name, Observation.title)
+    statement = statement.where(Observation.analysis_id.in_(ids), Observation.kind == kind)
+    return {row.name: row.title for row in s.execute(statement.distinct().order_by(Observation.name))}
+
+
 def subspace_metrics(s: Session, ids: Sequence[int]) -> pd.DataFrame:
     """Every Grassmannian metric between mask and eigenspace of these finished analyses, at some k.
 
@@ -1190,6 +1247,8 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
     magnitude, random, best = (by_mask[mask] for mask in (Mask.magnitude, Mask.random, Mask.best))
     timings = detail.stages[["stage", "seconds", "hvps"]].itertuples(index=False, name=None)
     statement = select(FurtherCurve).where(FurtherCurve.analysis_id == analysis_id)
+    points = profiles(s, [analysis_id])
+    numbers = quantities(s, [analysis_id])
     found = Outcome(
         parameters=detail.parameters,
         hvps=detail.hvps or 0,
@@ -1210,6 +1269,11 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         magnitudes=_rows(magnitude_bins(s, analysis_id)),
         metrics=_rows(subspace_metrics(s, [analysis_id])),
         curves={each.name: unpack(each.points) for each in s.scalars(statement.order_by(FurtherCurve.name))},
+        profiles={
+            str(name): {part: rows[part].to_numpy() for part in POINTS}
+            for name, rows in points.groupby("observable")
+        },
+        quantities={row["observable"]: row for row in _rows(numbers)},
         stages=[Stage(*each) for each in timings],
         data_sha256=detail.data_sha256 or "",
         environment=detail.environment,

@@ -46,6 +46,7 @@ from seigh.core.lab.models import (
     Mask,
     Model,
     ModelTag,
+    Observation,
     OverlapPoint,
     PairValue,
     StageTiming,
@@ -58,6 +59,7 @@ from seigh.core.lab.models import (
 from seigh.core.names import Place, Priority
 from seigh.core.results.packed import pack
 from seigh.core.results.result import Outcome
+from seigh.core.results.schema import NUMBERS, POINTS
 from seigh.core.settings import BY_STEP, AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
@@ -66,7 +68,10 @@ Floats = NDArray[np.floating[Any]]
 Sign = tuple[str | None, datetime | None]  # a claim, and when its owner was last heard of
 
 # The tables of what an analysis has found.
-RESULTS = (Eigenvalue, OverlapPoint, FurtherCurve, LayerShare, MagnitudeBin, SubspaceMetric, StageTiming)
+RESULTS = (
+    *(Eigenvalue, OverlapPoint, FurtherCurve, Observation, LayerShare, MagnitudeBin, SubspaceMetric),
+    StageTiming,
+)
 
 _UNDER_WAY = (State.queued, State.running)
 
@@ -881,7 +886,7 @@ def finish(
         found: What the attempt has found.
         eigenvectors: Key of their file in the artefact store.
         eigenvectors_sha256: Checksum of that file.
-        words: Title and note of each further curve, by its name.
+        words: What is said of each curve, profile and quantity, by its name.
 
     Returns:
         Whether these are now the analysis's results. Repeating a call whose outcome was not heard is safe.
@@ -938,6 +943,27 @@ def finish(
         said = {"title": words[name]["title"][:200], "note": words[name]["note"]}
         row = {"analysis_id": analysis_id, "name": name, **said, "points": pack(further)}
         _insert(s, FurtherCurve, [row])
+    observations: dict[str, dict[str, Any]] = {name: {**each} for name, each in found.profiles.items()}
+    for name, quantity in found.quantities.items():
+        observations[name] = {
+            part: [math.nan if quantity[part] is None else quantity[part]] for part in NUMBERS
+        }
+    for name, columns in observations.items():
+        said = {"kind": "quantity" if name in found.quantities else "profile", **_json(words[name])}
+        _insert(
+            s,
+            Observation,
+            [
+                {
+                    "analysis_id": analysis_id,
+                    "name": name,
+                    "kind": said["kind"],
+                    "title": said["title"][:200],
+                    "words": said,
+                    "points": pack(columns, POINTS),
+                }
+            ],
+        )
     for table, told in (
         (LayerShare, found.layers),
         (MagnitudeBin, found.magnitudes),

@@ -47,6 +47,8 @@ TABLES: Mapping[TableName, _Query] = MappingProxyType(
         "masks": lambda s, ids, _: queries.masks(s, ids),
         "metrics": lambda s, ids, _: queries.subspace_metrics(s, ids),
         "pairs": lambda s, ids, _: queries.pair_values(s, ids),
+        "profiles": lambda s, ids, _: queries.profiles(s, ids),
+        "quantities": lambda s, ids, _: queries.quantities(s, ids),
         "stages": _each(queries.stages),
         "training": lambda s, _, names: queries.recorded_metrics(s, names),
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class Unavailable(UserError):
     """What an observable or a mask needs is not to be had for this analysis; the message is one sentence."""
 
 
+Kind = Literal["curve", "profile", "quantity"]
+
+
 @dataclass(frozen=True)
 class Curve:
     """A number for each k = 1 … K.
@@ -42,12 +45,16 @@ class Curve:
         chance: (K,), what an eigenspace unrelated to the parameters has on average; None where there is no
             such level.
         mask: The mask that it is of; None of other curves.
+        remark: What is to be said of this result alone, such as which checkpoint it compares with; a
+            sentence, or nothing.
     """
 
     value: Floats
     error: Floats | None = None
     chance: Floats | None = None
     mask: Mask | None = None
+
+    remark: str = ""
 
     def parts(self) -> dict[str, Floats | None]:
         """Value, error and chance by name."""
@@ -56,6 +63,52 @@ class Curve:
     def to_json(self) -> dict[str, list[float] | None]:
         """As JSON types."""
         return {name: None if part is None else part.tolist() for name, part in self.parts().items()}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Numbers against a quantity x of the observable's own choice, in one line or several.
+
+    Attributes:
+        x: (n,), finite.
+        value: (n,), finite.
+        lower: (n,), the lower end of the error or interval; None where nothing is known.
+        upper: (n,), its upper end.
+        reference: (n,), what the values are to be compared with; None where there is nothing.
+        line: (n,), the number of the line that each belongs to, such as that of an eigenvector; None where
+            there is one line.
+        remark: As of ``Curve``.
+    """
+
+    x: Floats
+    value: Floats
+    lower: Floats | None = None
+    upper: Floats | None = None
+    reference: Floats | None = None
+    line: Floats | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number.
+
+    Attributes:
+        value: Finite.
+        lower: The lower end of its error or interval; None where nothing is known.
+        upper: The upper end.
+        reference: What it is to be compared with; None where there is nothing.
+        remark: As of ``Curve``.
+    """
+
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+    reference: float | None = None
+    remark: str = ""
+
+
+Observed = Curve | Profile | Quantity
 
 
 @dataclass(frozen=True)
@@ -82,6 +135,7 @@ class Landscape(Protocol):
         split: Of the data that L is the mean over.
         theta: (D,) float64, θ of the checkpoint.
         other: The landscape of the same θ on the other split.
+        learning_rate: η of the training, where it was given or the checkpoint has it.
     """
 
     @property
@@ -95,6 +149,9 @@ class Landscape(Protocol):
 
     @property
     def other(self) -> Landscape: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
 
     def loss(self, theta: Tensor) -> float:
         """L at θ (D,)."""
@@ -232,23 +289,40 @@ Cost = Callable[[Request], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Observable:
-    """A curve that can be asked for.
+    """What an analysis can be asked for besides the overlap: a curve over k, a profile, or a quantity.
 
     Attributes:
         name: What people ask for: lower-case letters, digits and hyphens.
-        title: Of its axis; with the unit, if it has one.
-        note: How to read it, in one sentence that begins in lower case.
-        compute: Of a scene, the curve.
+        title: Of its axis; with the unit, if a curve or profile has one.
+        note: How to read it, in one sentence that begins in lower case; also what its error or interval is.
+        compute: Of a scene, the ``Curve``, ``Profile`` or ``Quantity``, as ``kind`` says.
         cost: Of a request, what is computed beyond the eigenpairs, in products with one vector: products by
             what they are for. What several observables share has the same name, and counts once. A gradient
             is worth half a product (``GRADIENT``), the loss at one θ a sixth.
+        kind: What it gives.
+        unit: Of a quantity, if it has one.
+        x: What is on the axis of a profile.
+        line: What the number of a line of a profile counts; empty where there is one.
+        reference: What the reference of a profile or quantity is.
+        log: Whether the values of a profile are drawn on a logarithmic axis, where they are positive.
     """
 
     name: str
     title: str
     note: str
-    compute: Callable[[Scene], Curve]
+    compute: Callable[[Scene], Observed]
     cost: Cost = free
+    kind: Kind = "curve"
+    unit: str = ""
+    x: str = "x"
+    line: str = ""
+    reference: str = "reference"
+    log: bool = False
+
+    def words(self) -> dict[str, Any]:
+        """What is said of it wherever it is shown; JSON."""
+        names = ("title", "note", "kind", "unit", "x", "line", "reference", "log")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -320,8 +394,8 @@ def tilts(pairs: Eigenpairs, residuals: Tensor, k: int) -> Tensor:
 # --- What is here ------------------------------------------------------------------------------------------
 
 
-def _participation(scene: Scene) -> Curve:
-    """Σ_i Σ_j v_ij⁴ of the first k eigenvectors i over all coordinates j.
+def participations(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_j v_ij⁴ of each eigenvector i over all coordinates j, its error, and a random vector's: 3 × (K,).
 
     A change δ of v_i with ‖δ‖ ≤ t moves its sum by at most 4 ‖v³‖ t + 6 t² + 4 t³ + t⁴, and the sum lies in
     [1/D, 1]. A tilt of sine s moves the vector by t = 2 sin(φ/2) ≤ √2 s.
@@ -338,8 +412,12 @@ def _participation(scene: Scene) -> Curve:
     error = 4 * sixth.sqrt() * move + 6 * move**2 + 4 * move**3 + move**4
     error = torch.minimum(error, torch.maximum(1 - fourth, fourth - 1 / dimension))
     uniform = torch.full_like(fourth, 3 / (dimension + 2))
-    value, stated, chance = (each.cumsum(0).numpy() for each in (fourth, error, uniform))
-    return Curve(value, stated, chance)
+    return fourth, error, uniform
+
+
+def _participation(scene: Scene) -> Curve:
+    value, error, chance = (each.cumsum(0).numpy() for each in participations(scene))
+    return Curve(value, error, chance)
 
 
 OBSERVABLES: Mapping[str, Observable] = MappingProxyType(

@@ -30,8 +30,9 @@ from torch import nn
 
 from seigh.core.figures import OfResult
 from seigh.core.methods import BUILT_IN, Method
+from seigh.core.observables import BUILT_IN as OBSERVABLES
 from seigh.core.overlap.masks.built_in import MASKS
-from seigh.core.overlap.observables import OBSERVABLES, Observable, ScoredMask
+from seigh.core.overlap.observables import Observable, ScoredMask
 from seigh.core.plugged import GROUP
 from seigh.core.problems import paper, zoo
 from seigh.core.problems.sources import Source
@@ -125,7 +126,7 @@ class Registry:
         _add(self.problems, name, problem)
 
     def curve(self, observable: Observable) -> None:
-        """Register a curve of an eigenspace, a number for each k."""
+        """Register an observable: a curve of an eigenspace, a number for each k, a profile, or a quantity."""
         _add(self.curves, observable.name, observable)
 
     def mask(self, mask: ScoredMask) -> None:

@@ -59,6 +59,7 @@ def read(task: Task) -> dict[str, Any]:
         "step": found.step,
         "epoch": found.epoch,
         "metrics": found.metrics,
+        "learning_rate": found.learning_rate,
         "notes": [*found.notes, *contents.notes_on_numbers(found.tensors)],
     }
 

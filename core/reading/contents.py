@@ -33,6 +33,9 @@ _DEEPEST = 4  # dictionaries around the state dict
 
 _STEPS = ("step", "global_step", "global_steps", "iteration", "iter", "num_updates")
 _EPOCHS = ("epoch",)
+_RATES = ("learning_rate", "lr")
+_OPTIMIZERS = ("optimizer_state_dict", "optimizer", "optimizer_states", "optim", "optimizer_state")
+_MOST_GROUPS = 1000
 _FACTS = ("trainer_state", "meta")  # where Hugging Face and mmcv have them
 
 # DataParallel and its kin, torch.compile, and the attribute names under which wrappers hold their network.
@@ -62,6 +65,7 @@ class Contents:
         epoch: Epoch, if any is recorded.
         metrics: Those of ``METRICS`` that are recorded.
         notes: What was done, a sentence each.
+        learning_rate: That of the optimizer, if one is recorded and the same for all parameters.
     """
 
     tensors: dict[str, Array]
@@ -70,6 +74,7 @@ class Contents:
     epoch: int | None
     metrics: dict[str, float]
     notes: tuple[str, ...]
+    learning_rate: float | None = None
 
 
 def unpack(contents: Mapping[Any, Any], name: str) -> Contents:
@@ -93,6 +98,7 @@ def unpack(contents: Mapping[Any, Any], name: str) -> Contents:
         epoch=epoch_in(facts),
         metrics=_metrics(facts),
         notes=tuple(notes),
+        learning_rate=learning_rate_in(facts),
     )
 
 
@@ -202,6 +208,27 @@ def step_in(facts: Mapping[Any, Any]) -> int | None:
 def epoch_in(facts: Mapping[Any, Any]) -> int | None:
     """The epoch among the facts; the number of completed ones where it is a fraction."""
     return _count(facts, _EPOCHS)
+
+
+def learning_rate_in(facts: Mapping[Any, Any]) -> float | None:
+    """The learning rate of the optimizer, where all its groups have the same, or as a fact beside it."""
+    for key in _OPTIMIZERS:
+        held = facts.get(key)
+        first = held[0] if isinstance(held, list) and held else held
+        groups = _entries(first).get("param_groups") if isinstance(first, dict) else None
+        if isinstance(groups, list) and groups:
+            rates = {
+                _number(_entries(each).get("lr")) if isinstance(each, dict) else None
+                for each in groups[:_MOST_GROUPS]
+            }
+            rate = rates.pop()
+            return rate if not rates and rate is not None and rate > 0 else None
+    for place in _places(facts):
+        for key in _RATES:
+            rate = _number(place.get(key))
+            if rate is not None and rate > 0:
+                return rate
+    return None
 
 
 def _places(facts: Mapping[Any, Any]) -> Iterable[Mapping[Any, Any]]:

@@ -1,8 +1,12 @@
-"""Curves as strings of bytes: value, error and chance for each k in turn, each little-endian fp64."""
+"""Curves, profiles and quantities as strings of bytes: rows of little-endian fp64, one after the other.
+
+A curve has value, error and chance for each k; a profile has ``POINTS`` for each place, and a quantity is one
+such row without a place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +19,20 @@ _TYPE = np.dtype("<f8")
 _BYTES = len(PARTS) * _TYPE.itemsize  # of one k
 
 
-def pack(curve: Mapping[str, Any]) -> bytes:
-    """(K,) numbers, or None, for each of ``PARTS``, as 24·K bytes; what is unknown is NaN."""
-    length = len(curve["value"])
-    columns = [np.full(length, np.nan) if curve[part] is None else curve[part] for part in PARTS]
-    return np.column_stack(columns).astype(_TYPE).tobytes()
+def pack(columns: Mapping[str, Any], parts: Sequence[str] = PARTS) -> bytes:
+    """(n,) numbers, or None, for each of ``parts``, as bytes, eight for each; what is unknown is NaN."""
+    length = len(columns["value"])
+    unknown = np.full(length, np.nan)
+    known = [unknown if columns.get(part) is None else columns[part] for part in parts]
+    return np.column_stack(known).astype(_TYPE).tobytes()
 
 
-def unpack(packed: bytes) -> dict[str, NDArray[np.float64]]:
-    """24·K bytes as (K,) numbers for each of ``PARTS``."""
-    table = np.frombuffer(packed, dtype=_TYPE).reshape(-1, len(PARTS)).astype(np.float64)
-    return {part: table[:, number] for number, part in enumerate(PARTS)}
+def unpack(packed: bytes, parts: Sequence[str] = PARTS) -> dict[str, NDArray[np.float64]]:
+    """Bytes as (n,) numbers for each of ``parts``."""
+    table = np.frombuffer(packed, dtype=_TYPE).reshape(-1, len(parts)).astype(np.float64)
+    return {part: table[:, number] for number, part in enumerate(parts)}
 
 
 def at(column: Any, k: int) -> ColumnElement[bytes]:
-    """The numbers at ``k``, of 1 … K, still packed; empty where the curve ends before."""
+    """The numbers of a curve at ``k``, of 1 … K, still packed; empty where the curve ends before."""
     return func.substr(column, _BYTES * (k - 1) + 1, _BYTES, type_=column.type)

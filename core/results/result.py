@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seigh.core.errors import UserError
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, OVERLAP, PARTS, STAGES, Table
+from seigh.core.results.schema import (
+    LAYERS,
+    MAGNITUDES,
+    METRICS,
+    NUMBERS,
+    OVERLAP,
+    PARTS,
+    POINTS,
+    STAGES,
+    Table,
+)
 
 Floats = NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
@@ -72,6 +82,8 @@ class Outcome:
         metrics: Every Grassmannian metric between mask and V_k, at some k: rows of ``METRICS``.
         curves: Further curves by name: of each (k,) value, error and chance, the latter two None where there
             is none.
+        profiles: Profiles by name: of each (n,) for each of ``seigh.core.results.schema.POINTS``, or None.
+        quantities: Quantities by name: of each value, lower, upper, reference (None where unknown) and unit.
         scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
         scree_upper: (k,), the same from above.
         stages: In the order they ran.
@@ -97,6 +109,8 @@ class Outcome:
     magnitudes: Rows = ()
     metrics: Rows = ()
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quantities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scree_lower: Floats | None
     scree_upper: Floats | None
     stages: Sequence[Stage]
@@ -123,7 +137,12 @@ class Outcome:
             "layers": _rows(self.layers, LAYERS),
             "magnitudes": _rows(self.magnitudes, MAGNITUDES),
             "metrics": _rows(self.metrics, METRICS),
-            "curves": {name: _curve(each) for name, each in self.curves.items()},
+            "curves": {name: _written(each, PARTS) for name, each in self.curves.items()},
+            "profiles": {name: _written(each, POINTS) for name, each in self.profiles.items()},
+            "quantities": {
+                name: {part: _known(each[part]) for part in (*NUMBERS, "unit")}
+                for name, each in self.quantities.items()
+            },
             "seconds": {stage.name: stage.seconds for stage in self.stages}
             | {"total": sum(stage.seconds for stage in self.stages)},
             "stages": [
@@ -154,9 +173,16 @@ class Outcome:
                 for name in ("eigenvalues", "residuals", "scree_lower", "scree_upper")
             }
             found |= {
-                "curves": {
-                    name: {part: None if each is None else _array(each) for part, each in curve.items()}
-                    for name, curve in document.get("curves", {}).items()
+                kind: {
+                    name: {part: None if each is None else _array(each) for part, each in columns.items()}
+                    for name, columns in document.get(kind, {}).items()
+                }
+                for kind in ("curves", "profiles")
+            }
+            found |= {
+                "quantities": {
+                    name: {part: each[part] for part in (*NUMBERS, "unit")}
+                    for name, each in document.get("quantities", {}).items()
                 },
                 "stages": _stages(document),
             }
@@ -191,11 +217,11 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _curve(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Value, error and chance of a curve; null for a part of which nothing is known."""
+def _written(columns: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    """The parts of a curve or profile as lists; null for a part of which nothing is known."""
     written: dict[str, Any] = {}
-    for part in PARTS:
-        values = parts[part]
+    for part in parts:
+        values = columns.get(part)
         known = [] if values is None else _list(np.asarray(values, dtype=np.float64), len(values))
         written[part] = known if any(each is not None for each in known) else None
     return written

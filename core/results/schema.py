@@ -171,6 +171,49 @@ CURVES = Table(
 # What a curve says at each k.
 PARTS = tuple(name for name in CURVES.names if name not in CURVES.keys)
 
+_OWN = "that of the observable"
+
+PROFILES = Table(
+    "profiles",
+    "observation",
+    ("observable", "line", "x"),
+    (
+        Column("observable", "text", "", "name of the profile"),
+        Column("line", "float", "", "number of the line, such as that of an eigenvector", known=False),
+        Column("x", "float", "that of the profile's axis", "place"),
+        Column("value", "float", _OWN, "value there"),
+        Column("lower", "float", _OWN, "lower end of its error or interval", known=False),
+        Column("upper", "float", _OWN, "upper end of it", known=False),
+        Column("reference", "float", _OWN, "what it is to be compared with", known=False),
+    ),
+)
+
+# What a profile says of each of its points.
+POINTS = tuple(name for name in PROFILES.names if name != "observable")
+
+QUANTITIES = Table(
+    "quantities",
+    "observation",
+    ("observable",),
+    (
+        Column("observable", "text", "", "name of the quantity"),
+        Column("value", "float", _OWN, "its value"),
+        Column("lower", "float", _OWN, "lower end of its error or interval", known=False),
+        Column("upper", "float", _OWN, "upper end of it", known=False),
+        Column("reference", "float", _OWN, "what it is to be compared with", known=False),
+        Column("unit", "text", "", "its unit; empty where it has none"),
+    ),
+)
+
+# What a quantity says.
+NUMBERS = ("value", "lower", "upper", "reference")
+
 TABLES: Mapping[str, Table] = MappingProxyType(
-    {each.name: each for each in (SPECTRUM, OVERLAP, LAYERS, MAGNITUDES, METRICS, STAGES, CURVES)}
+    {
+        each.name: each
+        for each in (
+            *(SPECTRUM, OVERLAP, LAYERS, MAGNITUDES, METRICS, STAGES),
+            *(CURVES, PROFILES, QUANTITIES),
+        )
+    }
 )

@@ -23,6 +23,9 @@ _STREAM = 10
 # Test vectors that are multiplied at once.
 _BLOCK = 32
 
+# Share of what an interval of the trace may miss that goes to the bound of ‖H − Ĥ‖_F in it.
+_TO_NORM = 0.2
+
 # Values of ‖H − Ĥ‖_F within its interval at which a band is evaluated.
 _ENDS = 33
 
@@ -71,11 +74,46 @@ class APosteriori:
         error: Of ‖H − Ĥ‖_F; its square is unbiased. In fp32 the rounding errors of the products and of Ĥω are
             in it, some 1e-7 · ‖H‖_F to 1e-6 · ‖H‖_F: an error below that is not seen.
         tests: Number of test vectors, and so of products spent.
+        held: Σ_j λ_j.
+        forms: ωᵀ(H − Ĥ)ω of each test vector ω; none where they were not computed.
     """
 
     known: float
     error: float
     tests: int
+    held: float = 0.0
+    forms: tuple[float, ...] = ()
+
+    @property
+    def trace(self) -> float:
+        """An unbiased estimate of tr H: what the pairs hold, and the mean of the forms (Hutchinson 1990)."""
+        return self.held + math.fsum(self.forms) / len(self.forms)
+
+    def trace_interval(self, probability: float = 0.95, largest: float | None = None) -> Interval:
+        """Where tr H lies, whatever H is.
+
+        Let A = H − Ĥ, F = ‖A‖_F and b ≥ ‖A‖₂. The mean T of n forms of Gaussian vectors has
+
+            P(|T − tr A| ≥ 2 F √(x/n) + 2 b x/n) ≤ 2 e^{−x},
+
+        as each is a weighted sum of χ²₁ variables (Laurent & Massart 2000, Lemma 1). F is bounded by the mean
+        X of ‖Aω‖² at a fifth of the allowance: by the interval of ``interval``, where b = F; or, if
+        ``largest`` bounds ‖A‖₂, by the same lemma, X ≥ F² − 2 b F √(x/n).
+
+        Args:
+            probability: p.
+            largest: What no |eigenvalue| of A exceeds; None where nothing is known.
+        """
+        allowance, n = 1 - probability, len(self.forms)
+        spread = _TO_NORM * allowance
+        lowest, _ = _extremes(self.tests, spread)
+        norm = self.error / math.sqrt(lowest)
+        if largest is not None:
+            c = largest * math.sqrt(-math.log(spread) / self.tests)
+            norm = min(norm, c + math.sqrt(c * c + self.error**2))
+        x = -math.log((allowance - spread) / 2)
+        reach = 2 * norm * math.sqrt(x / n) + 2 * min(norm, largest if largest is not None else norm) * x / n
+        return Interval(self.trace - reach, self.trace + reach)
 
     @property
     def norm(self) -> float:
@@ -163,20 +201,29 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
     dimension = check_square(operator, 1, operator.shape[0])
     if tests < 1:
         raise ValueError(f"An error estimate needs at least 1 test vector; got {tests}.")
-    error = 0.0
+    error, forms = 0.0, []
     # More tests than coordinates are sound, but no matrix has more rows than columns.
     for number, first in enumerate(range(0, tests, dimension)):
         n = min(dimension, tests - first)
         draw = Gaussian(n, dimension, (seed, _STREAM, number), operator.dtype, operator.device)
         for start in range(0, n, _BLOCK):
             omega = draw.columns(start, min(start + _BLOCK, n)) * dimension**0.5
-            error += _squared_distance(multiply(operator, omega), omega, pairs)
-    known = float(pairs.values.double().square().sum())
-    return APosteriori(known, math.sqrt(error / tests), tests)
+            squared, inner = _missed(multiply(operator, omega), omega, pairs)
+            error += squared
+            forms += inner.tolist()
+    values = pairs.values.double()
+    known, held = float(values.square().sum()), float(values.sum())
+    return APosteriori(known, math.sqrt(error / tests), tests, held, tuple(forms))
 
 
-def _squared_distance(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> float:
-    """‖HΩ − V diag(λ) VᵀΩ‖²_F from HΩ and Ω, (D, n) each, in two passes over the basis."""
+def _missed(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> tuple[float, Tensor]:
+    """‖AΩ‖²_F and ωᵀAω of each column (n,), A = H − V diag(λ) Vᵀ, in two passes over the basis.
+
+    Args:
+        products: HΩ, (D, n).
+        vectors: Ω, (D, n).
+        pairs: V and λ.
+    """
     parts = chunks(pairs.basis.shape[1], len(pairs.basis), cached=vectors.device)
     projected = torch.zeros(len(pairs.basis), vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for part in parts:
@@ -184,11 +231,13 @@ def _squared_distance(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> f
     coefficients = pairs.coefficients.to(vectors.device)
     inner = coefficients.T @ projected
     outer = coefficients @ (pairs.values.to(vectors.device)[:, None] * inner)
-    total = 0.0
+    total, forms = 0.0, torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for part in parts:
         approximate = pairs.basis[:, part].to(vectors.device).double().T @ outer
-        total += float((products[part].double() - approximate).square().sum())
-    return total
+        missed = products[part].double() - approximate
+        total += float(missed.square().sum())
+        forms += (missed * vectors[part].double()).sum(0)
+    return total, forms.cpu()
 
 
 def _extremes(tests: int, tail: float) -> tuple[float, float]:

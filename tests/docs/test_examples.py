@@ -61,7 +61,7 @@ def test_a_plug_in_is_written_as_the_page_says(
     information = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     information.mkdir(parents=True)
     (site / "our_lab.py").write_text(page["python"])
-    modules = ("our_curves", "our_questions", "our_method", "our_zoo", "our_figures")
+    modules = ("our_curves", "our_questions", "our_kinds", "our_method", "our_zoo", "our_figures")
     for module, text in zip(modules, further, strict=True):
         (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(
@@ -104,6 +104,10 @@ def test_a_plug_in_is_written_as_the_page_says(
         assert each["curves"].keys() == {"last-layer", "overlap-smallest", "bends", "overlap-slopes"}
         assert each["settings"]["method"] == "power"
         np.testing.assert_allclose(each["curves"]["bends"]["value"], each["eigenvalues"], rtol=1e-3)
+        sizes = np.abs(each["eigenvalues"])
+        np.testing.assert_allclose(each["profiles"]["gaps"]["value"], sizes[:-1] / sizes[1:], rtol=1e-6)
+        condition = each["quantities"]["condition"]
+        assert condition["lower"] <= sizes[0] / sizes[-1] <= condition["upper"]
     for ((name, figure),), failed in found_figures:
         assert (name, failed) == ("decay", [])
         assert figures.table_of(figure)["relative"].iloc[0] == 1

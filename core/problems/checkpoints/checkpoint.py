@@ -31,6 +31,7 @@ class Checkpoint:
         epoch: Epoch, from the file or else its name, counted as its writer counts; None where neither tells.
         guess: A number in the name that may be the step, where neither step nor epoch is known.
         notes: What happened to the weights on the way here, each a sentence for the person who brought them.
+        learning_rate: That of the optimizer, where the file tells one for all parameters.
         prefix: What stood in front of every name of the state dict and has been removed.
     """
 
@@ -45,3 +46,4 @@ class Checkpoint:
     guess: int | None = None
     notes: tuple[str, ...] = ()
     prefix: str = ""
+    learning_rate: float | None = None

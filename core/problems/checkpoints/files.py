@@ -77,6 +77,7 @@ def read(path: Path, name: str | None = None, *, env: Settings | None = None) ->
         guess=named.guess if step is None and epoch is None else None,
         notes=tuple(facts["notes"]),
         prefix=facts["prefix"],
+        learning_rate=facts["learning_rate"],
     )
 
 

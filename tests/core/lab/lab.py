@@ -16,6 +16,9 @@ W = TypeVar("W", bound=Work)
 
 PARAMETERS = 7030
 
+# What is asked for besides the overlap, and stored with its words.
+KINDS = ("curves", "profiles", "quantities")
+
 
 def settings(**changes: Any) -> AnalysisSettings:
     return AnalysisSettings(**({"architecture": "tanh-mlp", "data": "digits", "k": 3} | changes))
@@ -68,8 +71,8 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
     rest = ("eigenvectors", "eigenvectors_sha256")
     outcome = {name: value for name, value in given.items() if name not in rest}
     outcome["stages"] = [Stage(*each) for each in given["stages"]]
-    curves = given.get("curves", {})
-    words = {name: {word: each[word] for word in ("title", "note")} for name, each in curves.items()}
+    asked = {name: each for kind in KINDS for name, each in given.get(kind, {}).items()}
+    words = {name: {word: each[word] for word in ("title", "note")} for name, each in asked.items()}
     found = Outcome(**({"parameters": PARAMETERS} | outcome))
     return {"found": found, "words": words} | {name: given[name] for name in rest if name in given}
 

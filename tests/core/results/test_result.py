@@ -41,7 +41,7 @@ def test_a_result_is_the_same_when_read_again(method: str, checkpoint: Path, hom
         samples=30,
         k=4,
         method=method,
-        curves=("participation", "overlap-layerwise"),
+        curves=("participation", "overlap-layerwise", "trace", "participation-each", "loss-along"),
     )
     result = analyse(checkpoint, settings, environment=home)
     document = json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -51,9 +51,13 @@ def test_a_result_is_the_same_when_read_again(method: str, checkpoint: Path, hom
     assert [stage.hvps for stage in again.stages] == [stage.hvps for stage in result.stages]
     for name in ("eigenvalues", "residuals", "overlap", "overlap_error", "tied", "scree_lower", "best"):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
+    assert again.quantities == result.quantities
+    assert again.profiles.keys() == {"participation-each", "loss-along"}
+    for name, profile in again.profiles.items():
+        np.testing.assert_array_equal(profile["value"], result.profiles[name]["value"])
     assert again.eigenvectors.shape == (0, result.parameters)
     # As releases up to 0.1.0 wrote it.
-    for name in ("stages", "curves", "layers", "magnitudes", "metrics"):
+    for name in ("stages", "curves", "profiles", "quantities", "layers", "magnitudes", "metrics"):
         document.pop(name)
     for point in document["overlap"]:
         for name in ("least", "greatest", "tied"):
@@ -91,7 +95,7 @@ def test_a_stored_result_is_read_as_a_written_one(home: Settings) -> None:
 def test_the_database_has_the_columns_of_the_schema(table: schema.Table) -> None:
     (model,) = [each for each in store.RESULTS if each.__tablename__ == table.sql]
     columns = {each.name: each for each in model.__table__.columns}
-    if table is schema.CURVES:  # packed
+    if table in (schema.CURVES, schema.PROFILES, schema.QUANTITIES):  # packed
         assert {"name", "points"} <= columns.keys()
         return
     for column in table.columns:

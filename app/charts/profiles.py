@@ -1,0 +1,136 @@
+"""Profiles, which have an axis of their own: of one analysis, and over training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, scale, step_colors, zoom
+from seigh.app.charts.curves import short
+
+PROFILE_HEIGHT = 340
+
+# An axis is symmetric-logarithmic where its farthest place is so many times as far as the median one.
+_FAR = 8.0
+
+# On a log axis the values of an observable reach at most this far down: a tenth of one coordinate's share.
+_BELOW_ONE = 0.1
+
+
+def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
+    """One profile of one analysis with the band of its error or interval, its reference dashed.
+
+    Args:
+        frame: ``queries.profiles`` of one analysis and one name.
+        color: The model's colour.
+    """
+    frame, y = _drawn(frame)
+    x = _axis(frame)
+    numbers = sorted(frame["line"].unique())
+    tints = {str(line): MODEL_COLORS[i % len(MODEL_COLORS)] for i, line in enumerate(numbers)}
+    tint: Any = alt.value(color)
+    if len(numbers) > 1:
+        title = str(frame["line_title"].iloc[0])
+        tint = alt.Color("line:N", scale=scale(list(tints), tints), legend=legend(title, column_width=50))
+    tooltip = [
+        alt.Tooltip("x:Q", title=str(frame["x_title"].iloc[0]), format=".4g"),
+        alt.Tooltip("told:Q", title="value", format=".4g"),
+        alt.Tooltip("lower:Q", title="at least", format=".4g"),
+        alt.Tooltip("upper:Q", title="at most", format=".4g"),
+        alt.Tooltip("reference:Q", title=str(frame["reference_title"].iloc[0]), format=".4g"),
+    ]
+    few = len(frame) <= 100
+    layers = [
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2.5, point=few)
+        .encode(x=x, y=y, color=tint, detail="line:N", tooltip=tooltip)
+        .add_params(zoom())
+    ]
+    known = frame.dropna(subset=["low", "high"])
+    if len(known):
+        area = alt.Chart(known).mark_area(opacity=0.3)
+        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=tint, detail="line:N"))
+    compared = frame.dropna(subset="beside")
+    if len(compared):
+        dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
+        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), detail="line:N"))
+    return layered(*layers, height=PROFILE_HEIGHT)
+
+
+def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:
+    """One profile at several training steps of one model, early ones dark.
+
+    Args:
+        frame: ``queries.profiles`` of one line and one name; of several lines, the first is drawn.
+    """
+    frame, y = _drawn(frame[(frame["line"] == frame["line"].min()) | frame["line"].isna()])
+    x = _axis(frame)
+    tint = step_colors(frame)
+    lines = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=x,
+            y=y,
+            color=tint,
+            tooltip=[
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("x:Q", title=str(frame["x_title"].iloc[0]), format=".4g"),
+                alt.Tooltip("told:Q", title="value", format=".4g"),
+                alt.Tooltip("lower:Q", title="at least", format=".4g"),
+                alt.Tooltip("upper:Q", title="at most", format=".4g"),
+            ],
+        )
+    )
+    known = frame.dropna(subset=["low", "high"])
+    layers = [lines.add_params(zoom())]
+    if len(known):
+        area = alt.Chart(known).mark_area(opacity=0.15)
+        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=tint))
+    return layered(*layers, height=PROFILE_HEIGHT)
+
+
+def _axis(frame: pd.DataFrame) -> alt.X:
+    """The axis of x; symmetric-logarithmic where most places lie close to 0 beside the farthest."""
+    title, far = str(frame["x_title"].iloc[0]), float(frame["x"].abs().max())
+    near = float(frame["x"].abs().median())
+    if not (near > 0 and far > _FAR * near and (frame["x"] < 0).any()):
+        return alt.X("x:Q", title=title, scale=alt.Scale(nice=False, padding=4))
+    decades = range(math.floor(math.log10(near)), math.floor(math.log10(far)) + 1)
+    ticks = [sign * 10.0**decade for decade in decades for sign in (-1, 1)]
+    low, high = float(frame["x"].min()), float(frame["x"].max())
+    shown = sorted([0.0, *(tick for tick in ticks if low <= tick <= high)])
+    return alt.X(
+        "x:Q",
+        title=title,
+        scale=alt.Scale(type="symlog", constant=near, nice=False, padding=4),
+        axis=alt.Axis(values=shown, format="~g", labelOverlap=True),
+    )
+
+
+def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
+    """The frame with what is drawn of each number, and the vertical axis: on a log one, above its floor."""
+    names = ["x_title", "line_title", "reference_title", "step", "line", "x", "lower", "upper", "reference"]
+    shown = frame[names].assign(line=frame["line"].fillna(0.0).map("{:g}".format), told=frame["value"])
+    columns = {"height": "value", "low": "lower", "high": "upper", "beside": "reference"}
+    shown = shown.assign(**{name: frame[column] for name, column in columns.items()})
+    title, log = short(str(frame["title"].iloc[0])), bool(frame["log"].iloc[0])
+    positive = frame["value"] > 0
+    if not (log and positive.any()):
+        return shown, alt.Y("height:Q", title=title, scale=alt.Scale(zero=False))
+    top = float(frame["value"].max())
+    floor = max(
+        float(frame.loc[positive, "value"].min()), top * _BELOW_ONE / float(frame["parameters"].iloc[0])
+    )
+    shown["height"] = shown["height"].clip(lower=floor)
+    shown["low"] = shown["low"].clip(lower=floor)
+    shown["high"] = shown["high"].clip(lower=floor)
+    shown["beside"] = shown["beside"].where(shown["beside"] > floor)
+    axis = alt.Axis(format="~g", tickCount=6)
+    domain = [floor, max(top, float(shown["high"].max()) if shown["high"].notna().any() else top) * 1.5]
+    return shown, alt.Y(
+        "height:Q", title=title, scale=alt.Scale(type="log", domain=domain, nice=False), axis=axis
+    )

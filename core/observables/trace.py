@@ -1,0 +1,160 @@
+"""The trace, how much of it and of ‖H‖²_F lies in the top eigenspaces, and negative eigenvalues."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seigh.core.overlap.observables import Curve, Observable, Quantity, Scene, Unavailable
+from seigh.core.spectra.aposteriori import APosteriori, Interval
+
+PROBABILITY = 0.95
+
+
+def _found(scene: Scene) -> tuple[Tensor, Tensor]:
+    """The eigenvalues that were found, further ones among them, and their residuals."""
+    assert scene.found is not None
+    assert scene.residuals is not None
+    return scene.found.values.double().cpu(), scene.residuals.double().cpu()
+
+
+def _estimate(scene: Scene) -> APosteriori:
+    assert scene.estimate is not None
+    return scene.estimate
+
+
+def _interval(scene: Scene) -> Interval:
+    values, residuals = _found(scene)
+    assert scene.found is not None
+    k = len(scene.values)
+    whole = scene.found.completeness is None or scene.found.completeness.complete
+    largest = None
+    if scene.found.ritz and whole:  # then what is outside is known to be no larger than the next one
+        following = min(k, len(values) - 1)
+        reach = float((values.abs() + residuals)[following:].max())
+        largest = max(reach, scene.found.outside or 0.0) + float(residuals[:k].norm())
+    found = _estimate(scene).trace_interval(PROBABILITY, largest)
+    rounding = float(residuals[:k].sum())  # of Σ λ_j itself: products are rounded
+    return Interval(found.lower - rounding, found.upper + rounding)
+
+
+def _trace(scene: Scene) -> Quantity:
+    found = _interval(scene)
+    return Quantity(_estimate(scene).trace, found.lower, found.upper)
+
+
+def _share_of_trace(scene: Scene) -> Curve:
+    found, (values, residuals) = _interval(scene), _found(scene)
+    k, trace = len(scene.values), _estimate(scene).trace
+    if found.lower <= 0 <= found.upper:
+        raise Unavailable(
+            f"The trace lies between {found.lower:.3g} and {found.upper:.3g}, so it may be 0 and there is no "
+            "share of it; more test vectors (error_tests) narrow that down."
+        )
+    taken, off = values[:k].cumsum(0), residuals[:k].cumsum(0)
+    ends = torch.stack([(taken + sign * off) / end for sign in (1, -1) for end in (found.lower, found.upper)])
+    value = taken / trace
+    error = torch.maximum(ends.amax(0) - value, value - ends.amin(0))
+    return Curve(value.numpy(), error.numpy(), np.arange(1, k + 1) / scene.vectors.shape[1])
+
+
+def _energy(scene: Scene) -> Curve:
+    """1 less the scree curve, whose band holds for any H."""
+    values, residuals = _found(scene)
+    assert scene.found is not None
+    k, estimate = len(scene.values), _estimate(scene)
+    if not estimate.norm > 0:
+        raise Unavailable("‖H‖_F is exactly 0 here, so no part of it lies anywhere.")
+    whole = scene.found.completeness is None or scene.found.completeness.complete
+    known = scene.found.ritz and whole
+    band = estimate.scree(values[:k], residuals[:k] if known else None, PROBABILITY)
+    value = values[:k].square().cumsum(0) / estimate.norm**2
+    error = torch.maximum(1 - band.lower - value, value - (1 - band.upper)).clamp_min(0)
+    return Curve(value.numpy(), error.numpy(), None)
+
+
+def _negative(scene: Scene) -> Curve:
+    values, residuals = _found(scene)
+    k = len(scene.values)
+    count = (values[:k] < 0).double().cumsum(0)
+    unknown = (values[:k].abs() <= residuals[:k]).double().cumsum(0)
+    return Curve(count.numpy(), unknown.numpy(), None)
+
+
+def _negative_mass(scene: Scene) -> Curve:
+    """Σ |λ| of the negative ones over Σ |λ| of all, each off by no more than the residuals."""
+    values, residuals = _found(scene)
+    k = len(scene.values)
+    values, off = values[:k], residuals[:k].cumsum(0)
+    whole, negative = values.abs().cumsum(0), (-values).clamp_min(0).cumsum(0)
+    value = negative / whole
+    # Moving any eigenvalue by r moves the fraction by at most r / whole, whichever of its two terms it is in.
+    error = torch.where(whole > off, off / (whole - off).clamp_min(1e-300), 1.0)
+    error = torch.minimum(error, torch.maximum(value, 1 - value))
+    return Curve(value.numpy(), error.numpy(), None)
+
+
+def _most_negative(scene: Scene) -> Quantity:
+    values, residuals = _found(scene)
+    assert scene.found is not None
+    at = int(values.argmin())
+    value, reach = float(values[at]), float(residuals[at])
+    if value >= 0:
+        last = float(values.abs()[-1] + residuals[-1])
+        raise Unavailable(
+            f"None of the {len(values):,} eigenvalues found is negative, so none lies below −{last:.3g}; "
+            "ask for more of them."
+        )
+    upper = min(value + reach, 0.0)
+    return Quantity(value, value - reach, upper, 0.0)
+
+
+TRACE = Observable(
+    "trace",
+    "trace of H",
+    "the sum of all D eigenvalues: that of the k found, and what products with random vectors tell of the "
+    "others (Hutchinson's estimate, deflated). The interval holds it with at least 95 %, for any H.",
+    _trace,
+    kind="quantity",
+)
+
+SHARE_OF_TRACE = Observable(
+    "trace-share",
+    "share of the trace in the top k",
+    "the sum of the first k eigenvalues over the trace. Where eigenvalues are of both signs it may exceed 1. "
+    "The error holds with 95 % for all k at once.",
+    _share_of_trace,
+)
+
+ENERGY = Observable(
+    "energy-share",
+    "share of ‖H‖²_F in the top k",
+    "the sum of the first k squared eigenvalues over that of all D, as a matrix of rank k may hold of H. The "
+    "error holds with 95 % for all k at once.",
+    _energy,
+)
+
+NEGATIVE = Observable(
+    "negative-count",
+    "negative eigenvalues among the first k",
+    "how many of the k eigenvalues of largest |λ| are negative. The error counts those whose sign is not "
+    "known.",
+    _negative,
+)
+
+NEGATIVE_MASS = Observable(
+    "negative-mass",
+    "negative share of Σ|λ| of the first k",
+    "the sum of the |λ| of negative eigenvalues over the sum of all |λ|, among the k of largest |λ|.",
+    _negative_mass,
+)
+
+MOST_NEGATIVE = Observable(
+    "most-negative",
+    "most negative eigenvalue",
+    "the least of the eigenvalues found, off by no more than its residual: how steeply the loss bends down "
+    "at a saddle.",
+    _most_negative,
+    kind="quantity",
+)

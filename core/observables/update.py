@@ -1,0 +1,22 @@
+"""The share of what training has changed that lies in the top eigenspaces."""
+
+from __future__ import annotations
+
+from seigh.core.observables.direction import shares
+from seigh.core.overlap.observables import Curve, Observable, Scene
+
+
+def _last(scene: Scene) -> Curve:
+    past = scene.landscape.past("previous")
+    remark = f"The update is that since step {past.step:,}."
+    return shares(scene, scene.landscape.theta - past.theta, f"The update since step {past.step:,}", remark)
+
+
+UPDATE = Observable(
+    "update-share",
+    "share of the last update in V_k",
+    "the part of the squared length of θ − θ′ that lies in the top eigenspace, with θ′ the checkpoint "
+    "before this one. At chance, k/D, training does not move along the eigenspace more than along any other "
+    "directions.",
+    _last,
+)

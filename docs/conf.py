@@ -44,7 +44,7 @@ napoleon_use_rtype = False
 # Every reference has to lead somewhere. Those to other projects cannot be followed without a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|numpy|pathlib|pydantic_settings|torch)\..*|Tensor"),
+    (r"py:.*", r"(collections|numpy|os|pathlib|pydantic_settings|torch)\..*|Tensor"),
 ]
 
 

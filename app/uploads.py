@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,10 @@ import torch
 
 from seigh.core.lab.leftovers import is_abandoned
 from seigh.core.problems import checkpoints
-from seigh.core.problems.checkpoints import Checkpoint, CheckpointError, Position
+from seigh.core.problems.checkpoints import Bundle, Checkpoint, CheckpointError, Match, Pair, Position
 
-# What a browser may offer for a checkpoint: files of weights, and the index of those in several files.
-TYPES = (*(suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES), "json")
-
-# "model-00002-of-00005.safetensors", the second of several.
-_ONE_OF_SEVERAL = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+# What a browser may offer for a checkpoint: files of weights, and what belongs to those in several files.
+TYPES = (*(suffix.removeprefix(".") for suffix in checkpoints.SUFFIXES), "json", "metadata", "distcp")
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ class Part:
 
     @property
     def is_one_of_several(self) -> bool:
-        number = _ONE_OF_SEVERAL.search(self.name)
-        return number is not None and int(number[2]) > 1
+        return checkpoints.is_one_of_several(self.name)
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class Brought:
         refusal: Why it cannot be used at all; the rest is empty then.
         outline: The checkpoint with tensors of the same shapes that take no memory.
         fitting: The architectures that are proposed for it.
+        entry: Which of the weights in it somebody has chosen; empty if nobody has.
     """
 
     id: str
@@ -69,6 +66,7 @@ class Brought:
     refusal: str | None = None
     outline: Checkpoint | None = field(default=None, repr=False)
     fitting: tuple[str, ...] = ()
+    entry: str = ""
 
     @property
     def step(self) -> int | None:
@@ -86,21 +84,37 @@ class Brought:
     def notes(self) -> tuple[str, ...]:
         return self.outline.notes if self.outline else ()
 
-    def misfit(self, architecture: str) -> str | None:
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The weights that it holds, where there are several, or where it fits nothing as it is."""
+        if self.outline is None or self.outline.offered:
+            return self.outline.offered if self.outline else ()
+        return () if self.fitting else tuple(checkpoints.parts(self.outline))
+
+    def misfit(self, architecture: str, match: Match = "names") -> str | None:
         """Why it cannot be used with an architecture, if it cannot."""
         if self.outline is None:
             return self.refusal
         try:
-            checkpoints.check_fits(self.outline, architecture)
+            checkpoints.check_fits(self.outline, architecture, match)
         except CheckpointError as error:
             return str(error)
         return None
+
+    def pairs(self, architecture: str) -> list[Pair]:
+        """Its tensors and the architecture's, matched by their order; none where they cannot be."""
+        if self.outline is None:
+            return []
+        with suppress(CheckpointError):
+            return checkpoints.pairs(self.outline, architecture)
+        return []
 
 
 def read(parts: Sequence[Part], folder: Path) -> list[Brought]:
     """Read the checkpoints among files that were brought together, one at a time.
 
-    An index and the files that it names become one checkpoint, and are removed for it.
+    An index and the files that it names become one checkpoint, and are removed for it; so do the files of a
+    distributed one, DeepSpeed's shares, and a LoRA adapter with its base. Archives are taken apart.
 
     Args:
         parts: What came at once: an index finds its files among them only, as files of other checkpoints
@@ -114,7 +128,56 @@ def read(parts: Sequence[Part], folder: Path) -> list[Brought]:
         together = [part for part in parts if part is index or (part.name in names and not part.is_index)]
         alone = [part for part in alone if part not in together]
         found.append(_read_together(index, together, folder))
+    archives = [part for part in alone if part.name.lower().endswith(checkpoints.ARCHIVE)]
+    for part in archives:
+        inside = _read_archive(part, folder)
+        if inside is not None:
+            found += inside
+            alone.remove(part)
+    by_name = {part.name: part for part in alone}
+    if len(by_name) == len(alone):
+        bundles = checkpoints.gather({name: part.path for name, part in by_name.items()})
+        for bundle in [each for each in bundles if each.kind != "file"]:
+            paths = {bundle.path, bundle.base, *bundle.files.values()}
+            found.append(_read_bundle(bundle, folder / next(p.id for p in alone if p.path == bundle.path)))
+            for part in [part for part in alone if part.path in paths]:
+                part.path.unlink(missing_ok=True)
+                alone.remove(part)
     return [*found, *map(_read, alone)]
+
+
+def _read_archive(part: Part, folder: Path) -> list[Brought] | None:
+    """The checkpoints in an archive, which is removed; None if it is a file of ``torch.save`` itself."""
+    own = folder / part.id
+    inside = own / "inside"
+    inside.mkdir(parents=True, exist_ok=True)
+    try:
+        files = checkpoints.in_archive(part.path, part.name, inside)
+        if not files:
+            return None
+        bundles = checkpoints.gather(files)
+        if not bundles:
+            raise checkpoints.nothing_in(part.name)
+        found = [_read_bundle(each, own / f"{number}") for number, each in enumerate(bundles)]
+    except CheckpointError as error:
+        found = [Brought(part.id, part.name, part.path, str(error))]
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+    part.path.unlink(missing_ok=True)
+    return found
+
+
+def _read_bundle(bundle: Bundle, folder: Path) -> Brought:
+    """Merge the files of one checkpoint, and read it."""
+    target = folder / "merged"
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        path = bundle.merge(target)
+    except CheckpointError as error:
+        return Brought(uuid.uuid4().hex, bundle.name, bundle.path, str(error))
+    if bundle.kind == "file":
+        path = path.rename(target / bundle.name)
+    return _read(Part(uuid.uuid4().hex, bundle.name, path))
 
 
 def _named_files(index: Part) -> list[str]:
@@ -153,12 +216,26 @@ def _read(part: Part) -> Brought:
                 f"'{part.name}' is one of several files of a checkpoint; bring all of them at once, together "
                 f"with their {checkpoints.INDEX_SUFFIX}."
             )
-        checkpoint = checkpoints.read(part.path, part.name)
+        return _as_brought(part, "")
     except CheckpointError as error:
         part.path.unlink(missing_ok=True)
         return Brought(part.id, part.name, part.path, str(error))
-    fitting = tuple(checkpoints.fitting_architectures(checkpoint))
-    return Brought(part.id, part.name, part.path, outline=_outline(checkpoint), fitting=fitting)
+
+
+def _as_brought(part: Part, entry: str) -> Brought:
+    checkpoint = checkpoints.read(part.path, part.name, entry=entry)
+    fitting = () if checkpoint.undecided else tuple(checkpoints.fitting_architectures(checkpoint))
+    outline = _outline(checkpoint)
+    return Brought(part.id, part.name, part.path, outline=outline, fitting=fitting, entry=entry)
+
+
+def choose(file: Brought, entry: str) -> Brought:
+    """The file with these of its weights; as it was where it does not hold them, or cannot be used at all."""
+    if file.outline is None or file.entry == entry:
+        return file
+    with suppress(CheckpointError):
+        return _as_brought(Part(file.id, file.name, file.path), entry)
+    return file
 
 
 def fitted(files: Sequence[Brought]) -> list[Brought]:

@@ -176,10 +176,10 @@ def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None
 
 
 def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Checkpoint, nn.Module]:
-    stored = checkpoints.read(checkpoint, name)
-    checkpoints.check_fits(stored, settings.architecture)
+    stored = checkpoints.read(checkpoint, name, entry=settings.entry)
+    checkpoints.check_fits(stored, settings.architecture, settings.match)
     model = architectures.build(settings.architecture).to(precision(settings))
-    checkpoints.load_into(model, stored)
+    checkpoints.load_into(model, stored, checkpoints.named(stored, settings.architecture, settings.match))
     return stored, model
 
 

@@ -265,6 +265,10 @@ class AnalysisSettings(BaseModel):
     Attributes:
         architecture: The architecture with its options, as
             ``seigh.core.problems.architectures.canonical`` writes it.
+        entry: Which of a checkpoint's entries with weights to take, or the name under which they lie in it;
+            what is beyond doubt when empty.
+        match: By what a checkpoint's tensors are matched with the architecture's: ``names``, or ``order`` and
+            shape, for networks whose layers have other names.
         data: Name of a data set, ``random(CxHxW,classes=n)``, the path of a ``.npz``/``.safetensors`` file,
             or ``sha256:<digest>`` of such a file in the artefact store.
         split: Which split of the data set the Hessian is taken on.
@@ -321,6 +325,8 @@ class AnalysisSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
+    entry: str = Field(default="", max_length=300)
+    match: Literal["names", "order"] = "names"
     data: str
     split: Split = "test"
     curvature: Kind = "hessian"
@@ -420,13 +426,15 @@ class AnalysisSettings(BaseModel):
             written.pop("subset", None)
         if not self.indices:
             written.pop("indices", None)
-        for name in ("curves", "initial", "previous", "masks", "pruned", "class_weights", "penalty"):
+        for name in ("curves", "initial", "previous", "masks", "pruned", "class_weights", "penalty", "entry"):
             if not getattr(self, name):
                 written.pop(name, None)
         if self.ignore_index is None:
             written.pop("ignore_index", None)
         if self.learning_rate is None:
             written.pop("learning_rate", None)
+        if self.match == "names":
+            written.pop("match", None)
         return written
 
     @model_validator(mode="after")

@@ -130,7 +130,7 @@ def submit(
     architecture = settings[0].architecture
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
-    checked = [_check(file, architecture) for file in files]
+    checked = [_check(file, settings) for file in files]
     steps, notes = checkpoints.settled(checked)
     wanted, inputs = _check_settings(settings, env, [file.sha256 for file in checked])
     times = _expected(settings, wanted, env)
@@ -503,9 +503,11 @@ def _expected(
         return dict(zip(wanted, expected.of_analyses(s, distinct, numbers, env), strict=True))
 
 
-def _check(upload: Upload, architecture: str) -> _Checked:
-    checkpoint = checkpoints.read(upload.path, upload.name)
-    checkpoints.check_fits(checkpoint, architecture)
+def _check(upload: Upload, settings: Sequence[AnalysisSettings]) -> _Checked:
+    """Read a file as each of the settings, of which there is at least one, has it."""
+    for entry, match in dict.fromkeys((each.entry, each.match) for each in settings):
+        checkpoint = checkpoints.read(upload.path, upload.name, entry=entry)
+        checkpoints.check_fits(checkpoint, settings[0].architecture, match)
     step = checkpoint.step if upload.step is None else upload.step
     epoch = checkpoint.epoch if upload.epoch is None else upload.epoch
     guess = checkpoint.guess if step is None and epoch is None else None

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from seigh.core.analysis import Progress as AnalysisProgress
     from seigh.core.analysis import Result
     from seigh.core.landscape import Earlier
-    from seigh.core.problems.checkpoints import Checkpoint
+    from seigh.core.problems.checkpoints import Checkpoint, Pair
     from seigh.core.problems.training import Problem
     from seigh.tasks.submit import Submission
 
@@ -341,27 +341,15 @@ def _train(
 
 
 @contextmanager
-def _whole(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """The checkpoints among the files: an index, and the files beside it that it names, are one of them.
+def _whole(given: Sequence[Path], base: Path | None = None) -> Iterator[list[Path]]:
+    """The checkpoints among files, folders and archives: those in several files are one of them each.
 
-    It is merged to a file that is there as long as the context.
+    They are merged to files that are there as long as the context. ``base`` is what LoRA adapters change.
     """
     from seigh.core.problems import checkpoints
 
-    indices = [file for file in files if file.name.lower().endswith(checkpoints.INDEX_SUFFIX)]
-    shards = {index: [index.with_name(name) for name in checkpoints.named_files(index)] for index in indices}
-    taken = {shard for each in shards.values() for shard in each}
     with tempfile.TemporaryDirectory(prefix="seigh-") as folder:
-        found = []
-        for number, file in enumerate(files):
-            if file in shards:
-                target = Path(folder) / str(number) / checkpoints.merged_name(file.name)
-                target.parent.mkdir()
-                there = {shard.name: shard for shard in shards[file] if shard.is_file()}
-                found.append(checkpoints.merge(file, there, target))
-            elif file not in taken:
-                found.append(file)
-        yield found
+        yield checkpoints.whole(given, Path(folder), base)
 
 
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
@@ -375,11 +363,14 @@ def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     if architecture and (huggingface.is_meant(architecture) or graphs.is_file(architecture)):
         architecture = architectures.canonical(architecture)
     for file in files:
-        checkpoint = checkpoints.read(file)
-        architecture = architecture or _architecture_of(checkpoint, file)
-        checkpoints.check_fits(checkpoint, architecture)
+        checkpoint = checkpoints.read(file, entry=options["entry"])
         for note in checkpoint.notes:
             err.print(f"{escape(file.name)}: {escape(note)}", soft_wrap=True)
+        if not checkpoint.undecided:  # else check_fits says among what to choose
+            architecture = architecture or _architecture_of(checkpoint, file)
+        checkpoints.check_fits(checkpoint, architecture or "", options["match"])
+        if options["match"] == "order" and file == files[0]:
+            _say_pairs(checkpoints.pairs(checkpoint, architecture or ""))
     options["data"] = datasets.canonical(options["data"])
     options |= _suiting(architecture, options)
     options["indices"] = datasets.read_indices(options["indices"]) if options["indices"] else ""
@@ -421,6 +412,33 @@ def _suiting(architecture: str, options: dict[str, Any]) -> dict[str, Any]:
     if said:
         err.print(f"For a network of tokens: {said}.", soft_wrap=True)
     return chosen
+
+
+def _say_pairs(pairs: Sequence[Pair]) -> None:
+    """List which tensor becomes which where names do not tell."""
+    err.print(
+        f"{len(pairs):,} tensors are matched by their order and shape, which prove nothing: look at the "
+        "pairs, or compare outputs with --reference.",
+        soft_wrap=True,
+    )
+    for pair in pairs:
+        shape = "×".join(map(str, pair.shape))
+        err.print(f"  {escape(pair.theirs)} → {escape(pair.ours)}  {shape}", soft_wrap=True)
+
+
+def _say_agreement(file: Path, settings: AnalysisSettings, reference: Path) -> None:
+    """Say how far the outputs of the network that a checkpoint gives are those of a reference."""
+    from seigh.core.problems import architectures, checkpoints
+
+    stored = checkpoints.read(file, entry=settings.entry)
+    model = architectures.build(settings.architecture)
+    checkpoints.load_into(model, stored, checkpoints.named(stored, settings.architecture, settings.match))
+    deviation = checkpoints.compare_outputs(model, reference)
+    err.print(
+        f"{escape(file.name)}: its outputs are those of {escape(reference.name)}, up to {deviation:.1g} of "
+        "the largest.",
+        soft_wrap=True,
+    )
 
 
 def _draw(settings: AnalysisSettings, model: nn.Module, env: Settings) -> None:
@@ -554,6 +572,15 @@ def analyze(
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory for the basis in GiB; SEIGH_MEMORY_GB if not given.")
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File of torch.save({'inputs': x, 'outputs': model(x)}), written where the first checkpoint "
+            "was: the network built here must give the same outputs.",
+        ),
+    ] = None,
 ) -> None:
     """Analyse checkpoints here and now, without a server."""
     from dataclasses import replace
@@ -569,6 +596,8 @@ def analyze(
     env = environment(**({} if memory_gb is None else {"memory_gb": memory_gb}))
     # Before the first of many checkpoints, so that a mistake in the data is said at once.
     _draw(settings, architectures.build(settings.architecture), env)
+    if reference:
+        _say_agreement(files[0], settings, reference)
     given = [sha256_of(file) for file in files]
     others = preparation.others(preparation.by_step(settings), env, checkpoints=given)
     for note in others.notes.values():

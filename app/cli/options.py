@@ -28,6 +28,15 @@ _OPTIONS: dict[str, Any] = {
         "seigh.export has written of a network, or the config.json of a transformers model; the one that the "
         "tensors fit, or that a config.json beside them describes, if not given."
     ),
+    "entry": typer.Option(
+        metavar="NAME",
+        help="Which weights of a file that holds several, like state_dict_ema, or the part of the names "
+        "under which they lie, like backbone.",
+    ),
+    "match": typer.Option(
+        help="By what tensors are matched with the architecture's: names, or order and shape, for networks "
+        "whose layers have other names; the pairs are listed."
+    ),
     "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
     "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),
     "parameters": typer.Option(
@@ -128,14 +137,28 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         metavar="CKPT…",
-        help="Files .pt, .pth, .ckpt, .bin or .safetensors; of one in several files, its .index.json.",
+        help="Files .pt, .pth, .ckpt, .bin or .safetensors; of one in several files, its .index.json or its "
+        "folder; folders of a training, and .zip archives of any of these.",
+    ),
+]
+
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        exists=True,
+        help="File or folder of the model that LoRA adapters change: they are merged with it.",
     ),
 ]
 
 
+def _as_they_are(files: Sequence[Path], _base: Path | None) -> AbstractContextManager[Sequence[Path]]:
+    return nullcontext(files)
+
+
 def with_settings(
     settings_of: Callable[..., AnalysisSettings],
-    opened: Callable[[Sequence[Path]], AbstractContextManager[Sequence[Path]]] = nullcontext,
+    opened: Callable[[Sequence[Path], Path | None], AbstractContextManager[Sequence[Path]]] = _as_they_are,
 ) -> Callable[..., Callable[..., None]]:
     """A decorator that gives a command the options above.
 
@@ -155,11 +178,12 @@ def with_settings(
         def run(**given: Any) -> None:
             options = {name: given[name] for name in _OPTIONS}
             options |= {name: tuple(options[name]) for name in _SEVERAL}
-            with opened(given["files"]) as files:
+            with opened(given["files"], given["base"]) as files:
                 settings = settings_of(files, **options)
                 command(settings=settings, **{name: given[name] for name in own} | {"files": files})
 
-        parameters = [*own.values(), *map(_parameter, _OPTIONS)]
+        base = inspect.Parameter("base", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Base)
+        parameters = [*own.values(), base, *map(_parameter, _OPTIONS)]
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
         )

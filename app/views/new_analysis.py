@@ -28,7 +28,7 @@ from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.names import Place, Priority
 from seigh.core.problems import architectures, data, huggingface, masks
-from seigh.core.problems.checkpoints import Position
+from seigh.core.problems.checkpoints import Match, Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
 from seigh.core.settings import AnalysisSettings, SettingsError, refusal
@@ -40,6 +40,8 @@ FITS = " – fits "  # between an architecture and how many files fit it
 
 # Files of weights, and the sentences about others, that stay while the page is left.
 FILES = "new_brought"
+# Which weights are taken of files that hold several.
+ENTRY = "new_entry"
 
 
 def page() -> None:
@@ -47,7 +49,7 @@ def page() -> None:
     identity.current().check_work()
     with st.container(border=True):
         st.header("Checkpoints")
-        files = brought()
+        files = choose_weights(brought())
         readable = uploads.in_order([file for file in files if file.refusal is None])
         table = edited_table(readable)
         below_table = st.container()
@@ -58,10 +60,13 @@ def page() -> None:
             in_use = [file for file in readable if file.id in table]
             architecture, problems = choose_architecture(in_use)
         exported.ways(in_use, kept, (emptied("graph"), lambda upload: empty("graph", upload)))
+        match = choose_match(in_use, architecture)
         used = [
-            file for file in readable if file.id in table and architecture and not file.misfit(architecture)
+            file
+            for file in readable
+            if file.id in table and architecture and not file.misfit(architecture, match)
         ]
-        say_what_is_left_out(files, table, architecture)
+        say_what_is_left_out(files, table, architecture, match)
         with below_table:
             guesses = unconfirmed(readable, used, table)
     with st.container(border=True):
@@ -71,6 +76,8 @@ def page() -> None:
     with st.container(border=True):
         st.header("Settings")
         chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
+        asked = {"entry": st.session_state.get(ENTRY) or "", "match": match}
+        chosen = [each.model_copy(update=asked) for each in chosen]
         chosen, of_masks = with_own_masks(chosen)
         problems += wrong + of_masks + earlier_steps(chosen, used, table, model)
         left, right = st.columns(2)
@@ -149,6 +156,60 @@ def take_configuration(upload: Any) -> bool:
     except SettingsError as error:
         st.session_state["new_config_refused"] = str(error)
     return True
+
+
+def choose_weights(files: list[Brought]) -> list[Brought]:
+    """The files with those of their weights that somebody chooses, where a file holds several."""
+    offered = list(dict.fromkeys(name for file in files for name in file.offered))
+    if chosen := st.session_state.get(ENTRY):
+        offered = list(dict.fromkeys([*offered, chosen]))
+    if not offered:
+        return files
+    usual = next((file.outline.entry for file in files if file.outline and file.outline.offered), "")
+    doubt = any(file.outline and file.outline.undecided for file in files)
+    labels = {"": "choose …" if doubt else f"{usual or 'the whole file'} (proposed)"}
+    chosen = st.selectbox(
+        "Weights",
+        ["", *(name for name in offered if doubt or name != usual)],
+        key=ENTRY,
+        format_func=lambda name: labels.get(name, name),
+        help="Entries of the files that hold weights, or the parts of names under which they lie. It is said "
+        "below each file which are taken.",
+        persist_state="session",
+    )
+    with st.spinner("Reading …"):
+        again = [uploads.choose(file, chosen or "") for file in files]
+    st.session_state[FILES] = again
+    return again
+
+
+def choose_match(files: Sequence[Brought], architecture: str | None) -> Match:
+    """By what tensors are matched; by order and shape only where somebody has looked at the pairs."""
+    misfits = [file for file in files if architecture and file.outline and file.misfit(architecture)]
+    pairs = misfits[0].pairs(architecture) if misfits and architecture else []
+    if not pairs or any(file.fitting for file in misfits):
+        return "names"
+    with st.container(border=True):
+        st.markdown(
+            f":material/help: The tensors of {plain(misfits[0].name)} have other names than those of "
+            f"{plain(architecture or '')}, and the same shapes in the same order. That proves nothing: look "
+            "at the pairs."
+        )
+        with st.expander(f"{len(pairs):,} pairs", icon=":material/compare_arrows:"):
+            st.dataframe(
+                pd.DataFrame(
+                    {
+                        "in the file": [pair.theirs for pair in pairs],
+                        "in the architecture": [pair.ours for pair in pairs],
+                        "shape": ["×".join(map(str, pair.shape)) for pair in pairs],
+                    }
+                ),
+                hide_index=True,
+            )
+        key = "new_match_" + hashlib.sha256(f"{misfits[0].id} {architecture}".encode()).hexdigest()[:16]
+        if st.checkbox("These pairs are the same tensors", key=key, persist_state="session"):
+            return "order"
+    return "names"
 
 
 def stored(files: Sequence[Brought]) -> None:
@@ -497,7 +558,7 @@ def option_field(key: str, label: str, help_text: str, value: Value) -> Value:
 
 
 def say_what_is_left_out(
-    files: Sequence[Brought], table: Mapping[str, object], architecture: str | None
+    files: Sequence[Brought], table: Mapping[str, object], architecture: str | None, match: Match
 ) -> None:
     """One sentence for each file that cannot be used; of those that fit no architecture, one is said "
     "elsewhere."""
@@ -506,7 +567,7 @@ def say_what_is_left_out(
     for file in files:
         sentence = file.refusal
         if sentence is None and architecture and file.id in table and not unknown:
-            sentence = file.misfit(architecture)
+            sentence = file.misfit(architecture, match)
         if sentence:
             st.error(f"**Left out.** {plain(sentence)}", icon=":material/block:")
 

@@ -135,7 +135,8 @@ def _check_directory(file: BinaryIO, name: str) -> None:
 def _check_entries(entries: list[zipfile.ZipInfo], name: str, size: int) -> None:
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         raise Refusal(
-            f"'{name}' is a TorchScript program, which contains code; save model.state_dict() instead."
+            f"'{name}' is a TorchScript program, which contains code; if you trust it, convert it with "
+            "torch.save(torch.jit.load(file).state_dict(), 'new.pt')."
         )
     if sum(entry.file_size for entry in entries) > size:
         raise Refusal(

@@ -13,7 +13,7 @@ import numpy as np
 
 from seigh.core.reading import tokens
 from seigh.core.reading.checkpoints import in_safetensors, once
-from seigh.core.reading.packing import described, first_not_finite, write_converted
+from seigh.core.reading.packing import described, not_finite, write_converted
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import Refusal, shown
 
@@ -178,7 +178,7 @@ def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which is said below
         write_converted(y if floats else np.ascontiguousarray(y.astype("<i8")), kind, task.target)
         write_converted(x, "float32", task.target)
-    wrong = first_not_finite(task.numbers(), [(kind, y.size), ("float32", x.size)])
+    wrong = next(not_finite(task.numbers(), [(kind, y.size), ("float32", x.size)]), None)
     if wrong is not None:
         which = "y" if floats and wrong == 0 else "x"
         raise Refusal(f"{which} in '{name}' holds NaN or infinite values; remove those samples.")

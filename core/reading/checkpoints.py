@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seigh.core.reading import contents
+import numpy as np
+
+from seigh.core.reading import contents, formats
 from seigh.core.reading.archives import Archive
-from seigh.core.reading.packing import DTYPES, Array, Storage, contiguous, first_not_finite, handed_back
+from seigh.core.reading.packing import (
+    DTYPES,
+    Array,
+    Storage,
+    contiguous,
+    handed_back,
+    is_float,
+    not_finite,
+)
 from seigh.core.reading.pickles import Unpickler
 from seigh.core.reading.task import Digest, Task
 from seigh.core.reading.words import (
@@ -27,7 +37,10 @@ from seigh.core.reading.words import (
 
 # A PyTorch file before the zip format: this number, a version, facts about the machine, the contents, the
 # keys of the storages, each a pickle; then for every key the number of entries and the numbers.
-_LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+# Enough of a file to tell what it is.
+_LONGEST_START = 512
 
 _DTYPE_IN_SAFETENSORS = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -47,10 +60,16 @@ _DTYPE_IN_SAFETENSORS = {
 def read(task: Task) -> dict[str, Any]:
     """A checkpoint: its weights, and what it tells about itself."""
     digest = Digest(task.whole)
-    found = contents.unpack(entries(task), task.name)
-    check_numbers(found.tensors, task.name)
-    description = handed_back(found.tensors, task.source, task.target, task.limits.output, task.name)
-    check_finite(description, task)
+    loaded, strangers = load(task)
+    try:
+        found = contents.unpack(loaded, task.name, task.options.get("entry") or "", strangers)
+    except Refusal:
+        if strangers:  # which is why there is nothing to take
+            raise more_than_tensors(task.name, strangers[0]) from None
+        raise
+    tensors, infinite = _finite_aside(found.tensors, task.name)
+    description = handed_back(tensors, task.source, task.target, task.limits.output, task.name)
+    check_finite(description, tensors, task)
     return {
         **description,
         "sha256": digest.hexdigest(),
@@ -60,33 +79,37 @@ def read(task: Task) -> dict[str, Any]:
         "epoch": found.epoch,
         "metrics": found.metrics,
         "learning_rate": found.learning_rate,
-        "notes": [*found.notes, *contents.notes_on_numbers(found.tensors)],
+        "notes": [*found.notes, *infinite, *contents.notes_on_numbers(tensors)],
+        "entry": found.entry,
+        "offered": list(found.offered),
+        "undecided": found.undecided,
     }
 
 
 def read_shard(task: Task) -> dict[str, Any]:
     """The tensors of one of several files of a checkpoint, by their names and in their types there."""
-    held = contents.tensors(entries(task), task.name)
+    held = contents.tensors(load(task)[0], task.name)
     check_numbers(held, task.name)
     return handed_back(held, task.source, task.target, task.limits.output, task.name, as_stored=True)
 
 
-def entries(task: Task) -> Mapping[Any, Any]:
-    """What the file holds; of a safetensors file, its tensors within its metadata."""
-    start = bytes(task.whole[: len(_LEGACY_START)])
+def load(task: Task) -> tuple[Any, list[str]]:
+    """What the file holds, and the classes of objects that were left aside.
+
+    Of a safetensors file these are its tensors within its metadata.
+    """
+    start = bytes(task.whole[:_LONGEST_START])
     # Decided by content: people rename files. After its 8-byte length a safetensors header begins with "{".
     if start[8:9] == b"{" or task.name.lower().endswith(".safetensors"):
-        return _read_safetensors(task)
-    loaded = _read_archive(task) if start.startswith(b"PK\x03\x04") else _read_legacy(task, start)
-    if not isinstance(loaded, dict):
-        kind = "Tensor" if isinstance(loaded, Array) else type(loaded).__name__
-        raise Refusal(f"'{task.name}' holds a {kind}, not a state dict; save model.state_dict().")
-    return loaded
-
-
-def _read_archive(task: Task) -> Any:
-    archive = Archive(task.file, task.whole, task.name)
-    return Unpickler(io.BytesIO(archive.pickled()), task.name, archive.storage).follow()
+        return _read_safetensors(task), []
+    unpickler: Unpickler | None
+    if start.startswith(b"PK\x03\x04"):
+        archive = Archive(task.file, task.whole, task.name)
+        unpickler = Unpickler(io.BytesIO(archive.pickled()), task.name, archive.storage)
+        return unpickler.follow(), unpickler.strangers
+    if other := formats.other(start, task.name):
+        raise other
+    return _read_legacy(task)
 
 
 @dataclass
@@ -97,11 +120,11 @@ class _Unfilled:
     storage: Storage
 
 
-def _read_legacy(task: Task, start: bytes) -> Any:
+def _read_legacy(task: Task) -> tuple[Any, list[str]]:
     name = task.name
     stream = io.BytesIO(task.whole[:LARGEST_STRUCTURE])
-    if start != _LEGACY_START:
-        raise more_than_tensors(name) if _imports(stream) else damaged(name)
+    if not _is_magic(stream, name):
+        raise formats.plain_pickle(name) if _imports(stream) else damaged(name)
     storages: dict[str, _Unfilled] = {}
 
     def load(key: str, nbytes: int) -> Storage:
@@ -110,9 +133,10 @@ def _read_legacy(task: Task, start: bytes) -> Any:
             raise damaged(name)
         return storage.storage
 
-    for _ in range(3):
+    for _ in range(2):
         Unpickler(stream, name).follow()
-    loaded = Unpickler(stream, name, load).follow()
+    unpickler = Unpickler(stream, name, load)
+    loaded = unpickler.follow()
     keys = Unpickler(stream, name).follow()
     if not isinstance(keys, list) or any(type(key) is not str for key in keys):
         raise damaged(name)
@@ -122,7 +146,18 @@ def _read_legacy(task: Task, start: bytes) -> Any:
     for key in keys:
         each = storages[key]
         place = _fill(each, place + 8, int.from_bytes(task.whole[place : place + 8], "little"), task)
-    return loaded
+    return loaded, unpickler.strangers
+
+
+def _is_magic(stream: io.BytesIO, name: str) -> bool:
+    """Whether a file of the old format begins here, in whatever protocol; behind its number then."""
+    start = stream.getbuffer()[:_LONGEST_START]
+    if start[0] != 0x80 or _MAGIC not in bytes(start):
+        return False
+    try:
+        return bool(Unpickler(stream, name).follow() == int.from_bytes(_MAGIC, "little"))
+    except Refusal:
+        return False
 
 
 def _fill(unfilled: _Unfilled, place: int, numel: int, task: Task) -> int:
@@ -138,6 +173,7 @@ def _fill(unfilled: _Unfilled, place: int, numel: int, task: Task) -> int:
 
 def _imports(stream: io.BytesIO) -> bool:
     """Whether a pickle imports something; walks its opcodes and runs none."""
+    stream.seek(0)
     try:
         names = ("GLOBAL", "STACK_GLOBAL", "INST")
         return any(opcode.name in names for opcode, _argument, _position in pickletools.genops(stream))
@@ -204,39 +240,52 @@ def in_safetensors(header: dict[str, Any], start: int, task: Task) -> dict[str, 
 
 
 def check_numbers(tensors: Mapping[str, Array], name: str) -> None:
-    """Refuse what is no dense array of real numbers in the file."""
+    """Refuse what does not lie in the file as it is described."""
     if len(tensors) > MOST_TENSORS:
         raise too_many(name)
-    for key, value in tensors.items():
-        if value.storage is None:
-            raise Refusal(
-                f"The tensor '{shown(key)}' in '{name}' is sparse, quantised or without numbers; "
-                "save dense tensors."
-            )
-        if value.dtype.startswith("complex"):
-            raise Refusal(
-                f"The tensor '{shown(key)}' in '{name}' is complex; only real weights can be analysed."
-            )
+    for value in tensors.values():
         try:
             value.check()
         except (ValueError, TypeError, OverflowError) as error:
             raise damaged(name) from error
-        if value.numel == 0:
-            raise Refusal(
-                f"The tensor '{shown(key)}' in '{name}' has no entries; save the state dict of a whole model."
-            )
+
+
+def _finite_aside(tensors: dict[str, Array], name: str) -> tuple[dict[str, Array], list[str]]:
+    """The tensors without metrics that are not finite, and a sentence on these."""
+    check_numbers(tensors, name)
+    odd = [
+        key
+        for key, each in tensors.items()
+        if contents.ASIDE.match(key) and is_float(each.dtype) and each.numel <= _FEW and not _is_finite(each)
+    ]
+    if not odd or len(odd) == len(tensors):
+        return tensors, []
+    more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+    note = f"{shown(odd[0])}{more}, beside the network and not finite, {'are' if more else 'is'} left aside."
+    return {key: each for key, each in tensors.items() if key not in odd}, [note]
+
+
+# Numbers of a metric's state at most.
+_FEW = 10_000
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array.view().astype(np.float64)).all())
 
 
 def check_finite(
     description: Mapping[str, Any],
+    tensors: Mapping[str, Array],
     task: Task,
     what: str = "tensor",
     advice: str = "choose a checkpoint from before the training diverged",
 ) -> None:
-    """Refuse numbers that are none; ``advice`` says what to do."""
+    """Refuse numbers that are none, but for masks of −∞ and 0; ``advice`` says what to do."""
     dtypes = [dtype for dtype, count in description["types"] for _ in range(count)]
     sizes = [math.prod(map(int, filter(None, shape.split("x")))) for shape in description["shapes"]]
-    odd = first_not_finite(task.numbers(), list(zip(dtypes, sizes, strict=True)))
-    if odd is not None:
+    for odd in not_finite(task.numbers(), list(zip(dtypes, sizes, strict=True))):
         key = description["names"][description["which"].index(odd)]
-        raise Refusal(f"The {what} '{shown(key)}' in '{task.name}' holds NaN or infinite values; {advice}.")
+        if not contents.is_mask(tensors[key]):
+            raise Refusal(
+                f"The {what} '{shown(key)}' in '{task.name}' holds NaN or infinite values; {advice}."
+            )

@@ -56,12 +56,13 @@ class Storage:
         buffer: Its bytes.
         place: Where they lie in the file, if the memory is a map of it.
         swapped: Whether they were written by a big-endian machine.
+        moved: Whether ``place`` counts from the start of the file, and no longer from that of a part of it.
     """
 
-    __slots__ = ("buffer", "place", "swapped")
+    __slots__ = ("buffer", "moved", "place", "swapped")
 
     def __init__(self, buffer: memoryview, place: int | None = None, swapped: bool = False) -> None:
-        self.buffer, self.place, self.swapped = buffer, place, swapped
+        self.buffer, self.place, self.swapped, self.moved = buffer, place, swapped, False
 
     def __setstate__(self, state: object) -> None:
         raise ValueError("a storage has no state")
@@ -76,9 +77,10 @@ class Array:
         offset: Of the first number, counted in numbers.
         shape: Its size along each axis.
         stride: Numbers from one entry to the next along each axis.
+        lack: What a tensor without a storage is: sparse, quantised, …
     """
 
-    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+    __slots__ = ("dtype", "lack", "offset", "shape", "storage", "stride")
 
     def __init__(
         self,
@@ -87,8 +89,9 @@ class Array:
         offset: int,
         shape: tuple[int, ...],
         stride: tuple[int, ...],
+        lack: str = "",
     ) -> None:
-        self.storage, self.dtype = storage, dtype
+        self.storage, self.dtype, self.lack = storage, dtype, lack
         self.offset, self.shape, self.stride = offset, shape, stride
 
     def __setstate__(self, state: object) -> None:
@@ -236,8 +239,8 @@ def _copy(source: int, start: int, length: int, target: int) -> None:
         start += done
 
 
-def first_not_finite(data: memoryview, arrays: Sequence[tuple[str, int]]) -> int | None:
-    """Which array of a file of numbers holds NaN or infinity; None if none does.
+def not_finite(data: memoryview, arrays: Sequence[tuple[str, int]]) -> Iterator[int]:
+    """Which arrays of a file of numbers hold NaN or infinity.
 
     Args:
         data: The file of numbers.
@@ -246,15 +249,20 @@ def first_not_finite(data: memoryview, arrays: Sequence[tuple[str, int]]) -> int
     ends = list(accumulate(DTYPES[dtype].itemsize * size for dtype, size in arrays))
     place = 0
     for dtype, group in groupby(arrays, key=lambda each: each[0]):
-        length = sum(size for _, size in group) * DTYPES[dtype].itemsize
+        itemsize = DTYPES[dtype].itemsize
+        length = sum(size for _, size in group) * itemsize
         if is_float(dtype):
             numbers = np.frombuffer(data[place : place + length], DTYPES[dtype])
-            for start in range(0, len(numbers), _TOGETHER):
+            start = 0
+            while start < len(numbers):
                 finite = np.isfinite(numbers[start : start + _TOGETHER])
-                if not finite.all():
-                    return bisect_right(ends, place + (start + int(finite.argmin())) * DTYPES[dtype].itemsize)
+                if finite.all():
+                    start += _TOGETHER
+                    continue
+                odd = bisect_right(ends, place + (start + int(finite.argmin())) * itemsize)
+                yield odd
+                start = (ends[odd] - place) // itemsize
         place += length
-    return None
 
 
 def handed_back(

@@ -37,7 +37,19 @@ from seigh.core.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["checkpoint", "shard", "data", "scores", "tokens", "graph", "state"]
+Kind = Literal[
+    "checkpoint",
+    "shard",
+    "data",
+    "scores",
+    "tokens",
+    "graph",
+    "state",
+    "metadata",
+    "pieces",
+    "zero",
+    "members",
+]
 
 # A child takes so much for itself, and for a file as large as itself so much more. Numbers are not in it:
 # they go from the file to the file of numbers without being in memory together.
@@ -111,7 +123,42 @@ def read(
             found = _asked(kind, name, limits, source, numbers, {**(options or {}), "largest": largest})
             about = ("types", "shapes", "names", "which")
             facts = {key: value for key, value in found.items() if key not in about}
-            return Answer(facts, _tensors(found, numbers))
+            return Answer(facts, _tensors(found, numbers) if "types" in found else {})
+
+
+def unpack(path: Path, name: str, folder: Path, env: Settings | None = None) -> dict[str, Path]:
+    """Let a child take a zip archive apart, and keep its files.
+
+    Args:
+        path: The archive.
+        name: What it is called in refusals.
+        folder: Where to keep them, under numbers: their names are nobody's but the archive's.
+        env: As in ``read``.
+
+    Returns:
+        The files, by their names in the archive.
+
+    Raises:
+        Refused: If it cannot be taken apart.
+        OSError: If there is no such file, or no room.
+    """
+    found: dict[str, Path] = {}
+    with path.open("rb") as source, tempfile.TemporaryFile(prefix="seigh-numbers-") as numbers:
+        limits = _limits(os.fstat(source.fileno()).st_size, env or Settings(), None)
+        members = _asked("members", name, limits, source, numbers, {})["members"]
+        numbers.seek(0)
+        for number, (member, length) in enumerate(members):
+            target = folder / f"{number}"
+            with target.open("wb") as file:
+                left = int(length)
+                while left:
+                    block = numbers.read(min(left, MIB))
+                    if not block:
+                        raise Refused("The process that read the file gave no usable answer; try again.")
+                    file.write(block)
+                    left -= len(block)
+            found[str(member)] = target
+    return found
 
 
 def state() -> dict[str, bool]:

@@ -2,15 +2,18 @@
 
 Python's own unpickler does the work, and gets for every name in a pickle either one of the few functions that
 a dictionary of tensors needs, in a shell that nothing can be set on, or an inert class in place of one that
-people's checkpoints are full of. So nothing of torch, numpy or any other package is ever called, and a tensor
-is a description (``packing.Array``) until somebody wants its numbers. What a pickle costs is not predicted:
-memory and time of the process are limited.
+people's checkpoints are full of: configurations, enumerations, schedulers. So nothing of torch, numpy or any
+other package is ever imported or called, and a tensor is a description (``packing.Array``) until somebody
+wants its numbers. Names of Python's own library and of torch that no checkpoint needs are refused, because a
+file that has them is no checkpoint, or a hostile one. What a pickle costs is not predicted: memory and time
+of the process are limited.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import IO, Any, ClassVar
@@ -55,6 +58,34 @@ class Inert:
 
     def __setstate__(self, state: object) -> None:
         pass
+
+
+class Stranger(Inert):
+    """Stands for an object of a class that nobody here knows.
+
+    Attributes:
+        entries: Its items, if it behaves like a dictionary.
+    """
+
+    def __init__(self, *_: object) -> None:
+        self.entries: dict[Any, Any] = {}
+
+    def __new__(cls, *_: object) -> Stranger:
+        made = super().__new__(cls)
+        made.entries = {}
+        return made
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.entries[key] = value
+
+    def append(self, value: object) -> None:
+        """Take an item of a list, and forget it."""
+
+    def extend(self, values: object) -> None:
+        """Take items of a list, and forget them."""
+
+    def add(self, value: object) -> None:
+        """Take an item of a set, and forget it."""
 
 
 class InertMapping:
@@ -120,6 +151,17 @@ HARMLESS: dict[str, type] = {
     **_each(InertMapping, "collections.defaultdict", "easydict.EasyDict", "addict.addict.Dict"),
     **_each(InertMapping, "yacs.config.CfgNode", "fvcore.common.config.CfgNode", "box.box.Box"),
     **_each(InertList, "collections.deque"),
+    **_each(
+        Inert, "builtins.object", "builtins.range", "builtins.xrange", "builtins.slice", "builtins.frozenset"
+    ),
+    **_each(
+        Inert,
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "functools.partial",
+        "torch.Generator",
+        "torch.memory_format",
+    ),
     **_each(InertMapping, *(f"{package}.utilities.parsing.AttributeDict" for package in _LIGHTNING)),
     **_each(
         InertMapping,
@@ -202,16 +244,20 @@ class _Type(_Sealed):
 # Stands for the types of quantised tensors, which are no numbers.
 _NONE = ""
 
+QUANTISED = "quantised"
+
 
 class _Stored(_Sealed):
-    """A storage, and the type that its numbers are said to have."""
+    """A storage, the type that its numbers are said to have, and which of them is its first."""
 
-    __slots__ = ("dtype", "storage")
+    __slots__ = ("dtype", "start", "storage")
     WHAT = "a storage"
     dtype: str
+    start: int
     storage: Storage
 
-    def __init__(self, storage: Storage, dtype: str) -> None:
+    def __init__(self, storage: Storage, dtype: str, start: int) -> None:
+        object.__setattr__(self, "start", start)
         object.__setattr__(self, "storage", storage)
         object.__setattr__(self, "dtype", dtype)
 
@@ -222,7 +268,9 @@ def _tensor(
     if not isinstance(storage, _Stored):
         raise ValueError("a tensor without a storage")
     dtype = storage.dtype if dtype is None else dtype
-    return Array(storage.storage if dtype else None, dtype, offset, tuple(size), tuple(stride))
+    if not dtype:
+        return Array(None, "float32", 0, (), (), QUANTISED)
+    return Array(storage.storage, dtype, storage.start + offset, tuple(size), tuple(stride))
 
 
 def _tensor_with_type(
@@ -240,20 +288,77 @@ def _tensor_with_type(
     return _tensor(storage, offset, size, stride, dtype=dtype.dtype)
 
 
-def _not_dense(*_: object) -> Array:
-    """A tensor that is sparse, quantised, nested, or has no numbers at all."""
-    return Array(None, "float32", 0, (), ())
+def _not_dense(lack: str) -> Callable[..., Array]:
+    """What makes a tensor that is not a dense array of numbers; ``lack`` says what it is instead."""
+    return lambda *_: Array(None, "float32", 0, (), (), lack)
+
+
+class _Tensor(Inert):
+    """``torch.Tensor`` and ``torch.nn.Parameter`` where a pickle refers to the class."""
+
+    def __new__(cls, data: object = None, *_: object) -> Array:  # type: ignore[misc]
+        if not isinstance(data, Array):
+            raise ValueError("a tensor of nothing")
+        return data
+
+
+_WRAPPER = "a subclass of torch.Tensor"
+
+
+def _with_attributes(function: object, _kind: object, arguments: object, state: object) -> Array:
+    """A tensor that carries attributes, which are left aside, or one of a subclass.
+
+    A ``DTensor`` of one process, or one of which every process has a copy, holds all its numbers.
+    """
+    if not isinstance(function, _Known) or not isinstance(arguments, tuple):
+        raise ValueError("no tensor")
+    made = function(*arguments)
+    if not isinstance(made, Array):
+        raise ValueError("no tensor")
+    if made.lack == _WRAPPER and isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+        local = state[1].get("_local_tensor")
+        if isinstance(local, Array) and len(arguments) > 2:
+            return local if local.shape == arguments[2] else _not_dense("one process's share of a tensor")()
+    return made
+
+
+def _attribute(owner: object, _name: object) -> object:
+    """A class within another one, in the protocols that have no name for it."""
+    if owner in (Inert, Stranger):
+        return Stranger
+    raise ValueError("an attribute of something else")
+
+
+def _reconstructed(kind: object, *_: object) -> object:
+    """An object as protocols 0 and 1 make it."""
+    if isinstance(kind, type) and issubclass(kind, (Inert, InertMapping, InertList)):
+        return kind()
+    raise ValueError("no class")
 
 
 def _first(first: object, *_: object) -> object:
     return first
 
 
+def _parameter_with_state(data: object, *_: object) -> Array:
+    """A parameter that carries attributes, which are left aside."""
+    if not isinstance(data, Array):
+        raise ValueError("a parameter of nothing")
+    return data
+
+
+def _moved(data: object, *_: object) -> Array:
+    """A tensor of a device that torch saves by way of the CPU."""
+    if not isinstance(data, Array):
+        raise ValueError("a tensor of nothing")
+    return data
+
+
 def _encoded(text: str, encoding: str) -> bytes:
     """Bytes as protocol 2 writes them, as text in Latin-1."""
-    if encoding != "latin1":
+    if encoding not in ("latin1", "latin-1"):
         raise ValueError("another encoding")
-    return text.encode(encoding)
+    return text.encode("latin1")
 
 
 _KNOWN: dict[str, object] = {
@@ -261,16 +366,20 @@ _KNOWN: dict[str, object] = {
     "torch._utils._rebuild_tensor_v2": _Known(_tensor),
     "torch._utils._rebuild_tensor_v3": _Known(_tensor_with_type),
     "torch._utils._rebuild_parameter": _Known(_first),
-    **{
-        f"torch._utils.{name}": _Known(_not_dense)
-        for name in (
-            "_rebuild_sparse_tensor",
-            "_rebuild_qtensor",
-            "_rebuild_meta_tensor_no_storage",
-            "_rebuild_nested_tensor",
-            "_rebuild_wrapper_subclass",
-        )
-    },
+    "torch._utils._rebuild_parameter_with_state": _Known(_parameter_with_state),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _Known(_moved),
+    "torch._tensor._rebuild_from_type_v2": _Known(_with_attributes),
+    "torch._utils._rebuild_sparse_tensor": _Known(_not_dense("sparse")),
+    "torch._utils._rebuild_qtensor": _Known(_not_dense(QUANTISED)),
+    "torch._utils._rebuild_meta_tensor_no_storage": _Known(
+        _not_dense("without numbers (on the meta device)")
+    ),
+    "torch._utils._rebuild_nested_tensor": _Known(_not_dense("nested")),
+    "torch._utils._rebuild_wrapper_subclass": _Known(_not_dense(_WRAPPER)),
+    "torch.Tensor": _Tensor,
+    "torch.nn.parameter.Parameter": _Tensor,
+    "builtins.getattr": _Known(_attribute),
+    "copyreg._reconstructor": _Known(_reconstructed),
     "torch.serialization._get_layout": _Known(Inert),
     "torch.device": _Known(Inert),
     "torch.Size": _Known(tuple),
@@ -285,12 +394,45 @@ _KNOWN: dict[str, object] = {
         f"torch.{name}": _Type(_NONE, 0)
         for name in (
             *("quint8", "qint8", "qint32", "quint4x2", "quint2x4"),
+            *("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "float4_e2m1fn_x2"),
+            *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
             *("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric"),
             "per_channel_affine_float_qparams",
         )
     },
     **HARMLESS,
 }
+
+
+# Of torch: what people save beside the weights. Everything else of it that is not in _KNOWN is refused.
+_OF_TORCH = re.compile(
+    r"torch\.(?:optim|amp|cuda\.amp|utils\.data|distributed|ao\.quantization|torch_version)\b.*|torch\.layout"
+)
+_OF_NUMPY = re.compile(r"numpy\.(?:random\..*|dtypes\..*|u?int\d+|float\d+|bool_?|complex\d+|str_)")
+_MOST_STRANGERS = 50
+
+
+def _may_stand_for(name: str) -> bool:
+    """Whether an object of this class, which nobody here knows, is left aside rather than refused.
+
+    Nothing of it would run in any case. But files that refer to Python's own library, to numpy's or to
+    torch's functions try to do something, and whole modules hold their weights where no name says so.
+    """
+    package = name.partition(".")[0]
+    if package == "torch":
+        return _OF_TORCH.fullmatch(name) is not None
+    if package == "numpy":
+        return _OF_NUMPY.fullmatch(name) is not None
+    return package not in sys.stdlib_module_names and package not in _DO_SOMETHING and package.isidentifier()
+
+
+# Old names of Python's own library, and packages that exist to run what they are given.
+_DO_SOMETHING = frozenset(
+    """
+    __builtin__ builtins posix nt cPickle commands copy_reg os2 exceptions dill cloudpickle joblib pip
+    setuptools pkg_resources IPython numba sympy functorch
+    """.split()  # noqa: SIM905
+)
 
 
 class Unpickler(pickle.Unpickler):
@@ -300,11 +442,15 @@ class Unpickler(pickle.Unpickler):
         stream: Where the pickle begins; behind its end afterwards.
         name: The file's name, for errors.
         load: Gives the storages.
+
+    Attributes:
+        strangers: Names of classes that objects were left aside of.
     """
 
     def __init__(self, stream: IO[bytes], name: str, load: Load | None = None) -> None:
         super().__init__(stream, encoding="utf-8")
         self._name, self._load = name, load
+        self.strangers: list[str] = []
 
     def find_class(self, module: str, attribute: str) -> Any:
         name = f"{_OLD_MODULES.get(module, module)}.{attribute}"
@@ -317,19 +463,25 @@ class Unpickler(pickle.Unpickler):
                 return _Type(dtype, DTYPES[dtype].itemsize)
             if storage[1] in _BYTES_OF_QUANTISED:
                 return _Type(_NONE, _BYTES_OF_QUANTISED[storage[1]])
-        raise more_than_tensors(self._name, name)
+        if not _may_stand_for(name):
+            raise more_than_tensors(self._name, name)
+        if len(self.strangers) < _MOST_STRANGERS and name not in self.strangers:
+            self.strangers.append(name)
+        return Stranger
 
     def persistent_load(self, identifier: Any) -> _Stored:
         if self._load is None or not isinstance(identifier, tuple) or len(identifier) not in (5, 6):
             raise damaged(self._name)
         word, kind, key, _location, numel = identifier[:5]
-        # A sixth entry is that of views, which no version of torch has written since 0.4.
-        whole = len(identifier) == 5 or identifier[5] is None
-        if word != "storage" or not isinstance(kind, _Type) or not kind.itemsize or not whole:
+        if word != "storage" or not isinstance(kind, _Type) or not kind.itemsize:
+            raise damaged(self._name)
+        # A sixth entry is that of views, which no version of torch has written since 0.4: key, start, size.
+        view = identifier[5] if len(identifier) == 6 else None
+        if view is not None and not (isinstance(view, tuple) and len(view) == 3 and type(view[1]) is int):
             raise damaged(self._name)
         if type(key) is not str or type(numel) is not int or not 0 <= numel < 2**60:
             raise damaged(self._name)
-        return _Stored(self._load(key, numel * kind.itemsize), kind.dtype)
+        return _Stored(self._load(key, numel * kind.itemsize), kind.dtype, view[1] if view else 0)
 
     def follow(self) -> Any:
         """What the pickle holds.

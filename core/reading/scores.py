@@ -24,12 +24,12 @@ def read(task: Task) -> dict[str, Any]:
     if task.name.lower().endswith(".npz"):
         named: Mapping[str, Array] = _read_npz(task)
     else:
-        found = contents.unpack(checkpoints.entries(task), task.name)
+        found = contents.unpack(checkpoints.load(task)[0], task.name, floats=False)
         named, prefix = found.tensors, found.prefix
     named, kind = _masks_of(named)
     checkpoints.check_numbers(named, task.name)
     description = handed_back(named, task.source, task.target, task.limits.output, task.name)
-    checkpoints.check_finite(description, task, "mask", "remove them from the scores")
+    checkpoints.check_finite(description, named, task, "mask", "remove them from the scores")
     return {**description, "sha256": digest.hexdigest(), "prefix": prefix, "pruned": kind}
 
 

@@ -18,7 +18,16 @@ from contextlib import suppress
 from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from typing import Any
 
-from seigh.core.reading import arrays, checkpoints, confinement, graphs, messages, scores, tokens
+from seigh.core.reading import (
+    arrays,
+    checkpoints,
+    confinement,
+    graphs,
+    messages,
+    scores,
+    sharded,
+    tokens,
+)
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import MIB, Limits, Refusal
 
@@ -32,6 +41,10 @@ _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "scores": scores.read,
     "tokens": tokens.read,
     "graph": graphs.read,
+    "metadata": sharded.read_metadata,
+    "pieces": sharded.read_pieces,
+    "zero": sharded.read_zero,
+    "members": sharded.read_members,
 }
 # Asked for by ``seigh doctor``: what a child is kept from.
 STATE = "state"

@@ -13,7 +13,26 @@ from seigh.core.problems.checkpoints.files import (
     named_files,
     read,
 )
-from seigh.core.problems.checkpoints.fit import check_fits, fitting_architectures, load_into
+from seigh.core.problems.checkpoints.fit import (
+    Match,
+    Pair,
+    check_fits,
+    compare_outputs,
+    fitting_architectures,
+    load_into,
+    named,
+    pairs,
+    parts,
+)
+from seigh.core.problems.checkpoints.folders import (
+    ARCHIVE,
+    Bundle,
+    gather,
+    in_archive,
+    is_one_of_several,
+    nothing_in,
+    whole,
+)
 from seigh.core.problems.checkpoints.names import NameFacts, read_name
 from seigh.core.problems.checkpoints.order import (
     Position,
@@ -27,25 +46,38 @@ from seigh.core.problems.checkpoints.order import (
 from seigh.core.reading.words import METRICS
 
 __all__ = [
+    "ARCHIVE",
     "INDEX_SUFFIX",
     "METRICS",
     "SUFFIXES",
+    "Bundle",
     "Checkpoint",
     "CheckpointError",
+    "Match",
     "NameFacts",
+    "Pair",
     "Position",
     "Source",
     "check_fits",
+    "compare_outputs",
     "fitting_architectures",
+    "gather",
     "guesses_agree",
+    "in_archive",
+    "is_one_of_several",
     "load_into",
     "merge",
     "merged_name",
+    "named",
     "named_files",
     "notes",
+    "nothing_in",
+    "pairs",
+    "parts",
     "positions",
     "read",
     "read_name",
     "settled",
     "unknown",
+    "whole",
 ]

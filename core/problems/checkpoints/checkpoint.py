@@ -33,6 +33,10 @@ class Checkpoint:
         notes: What happened to the weights on the way here, each a sentence for the person who brought them.
         learning_rate: That of the optimizer, where the file tells one for all parameters.
         prefix: What stood in front of every name of the state dict and has been removed.
+        entry: Which of the file's entries the state dict is, as ``read`` takes it; empty if all of it.
+        offered: The entries with weights that could be taken, where there are several.
+        undecided: Whether none of them is beyond doubt, so that somebody has to choose before the checkpoint
+            is used.
     """
 
     path: Path
@@ -47,3 +51,6 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     prefix: str = ""
     learning_rate: float | None = None
+    entry: str = ""
+    offered: tuple[str, ...] = ()
+    undecided: bool = False

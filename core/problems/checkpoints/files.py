@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -18,19 +18,32 @@ from seigh.core.reading.parent import Answer, Refused
 from seigh.core.reading.words import MIB, shown
 from seigh.core.settings import Settings
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+SUFFIXES = (
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".bin",
+    ".safetensors",
+    ".tar",
+    ".t7",
+    ".pkl",
+    ".pickle",
+    ".th",
+    ".model",
+    ".zip",
+)
 INDEX_SUFFIX = ".index.json"
 
 # An index of a hundred thousand tensors is shorter.
-_LARGEST_INDEX = 12 * MIB
+LARGEST_INDEX = 12 * MIB
 
 # Hugging Face names the folder after the step, not the file, and writes what it knows beside it.
-_NAMED_BY_FOLDER = ("pytorch_model.bin", "model.safetensors")
+NAMED_BY_FOLDER = ("pytorch_model.bin", "model.safetensors")
 _TRAINER_STATE = "trainer_state.json"
 
 
-def read(path: Path, name: str | None = None, *, env: Settings | None = None) -> Checkpoint:
-    """Read a PyTorch file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``) of tensors or a ``.safetensors`` file.
+def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings | None = None) -> Checkpoint:
+    """Read a PyTorch file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, …) or a ``.safetensors`` file.
 
     It holds a state dict, alone or in the dictionaries that training code saves
     (``seigh.core.reading.contents``). A child reads it (``seigh.core.reading``); this process takes memory
@@ -39,6 +52,8 @@ def read(path: Path, name: str | None = None, *, env: Settings | None = None) ->
     Args:
         path: The file.
         name: Its original name where ``path`` is a temporary copy; errors show it.
+        entry: Which of the file's entries with weights to take (``Checkpoint.offered``), or the name under
+            which the weights lie in it; what is beyond doubt if empty.
         env: With the limits for reading; from ``SEIGH_*`` when not given.
 
     Raises:
@@ -53,10 +68,10 @@ def read(path: Path, name: str | None = None, *, env: Settings | None = None) ->
             f"'{name}' does not end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; "
             "save the model's state dict in one of these formats."
         )
-    answer = _asked("checkpoint", path, name, env)
+    answer = asked("checkpoint", path, name, env, {"entry": entry})
     facts = answer.facts
     step, epoch = facts["step"], facts["epoch"]
-    if original and name in _NAMED_BY_FOLDER:
+    if original and name in NAMED_BY_FOLDER:
         step_beside, epoch_beside = _beside(path)
         step = step_beside if step is None else step
         epoch = epoch_beside if epoch is None else epoch
@@ -78,6 +93,9 @@ def read(path: Path, name: str | None = None, *, env: Settings | None = None) ->
         notes=tuple(facts["notes"]),
         prefix=facts["prefix"],
         learning_rate=facts["learning_rate"],
+        entry=facts["entry"],
+        offered=tuple(facts["offered"]),
+        undecided=facts["undecided"],
     )
 
 
@@ -124,7 +142,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
         )
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
-        held = _asked("shard", shards[shard], shard, None).tensors
+        held = asked("shard", shards[shard], shard, None).tensors
         expected = {key for key, place in places.items() if place == shard}
         odd = sorted(held.keys() ^ expected)
         if odd:
@@ -133,14 +151,25 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
                 f"'{shown(odd[0])}'; give the files of one checkpoint."
             )
         tensors |= held
-    step, epoch = _beside(index_path)
+    return write(tensors, target, *_beside(index_path))
+
+
+def write(tensors: Mapping[str, Tensor], target: Path, step: int | None, epoch: int | None) -> Path:
+    """Write tensors as a ``.safetensors`` file, which appears complete or not at all.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        CheckpointError: If a tensor's name is no text.
+    """
     facts = {key: str(value) for key, value in (("step", step), ("epoch", epoch)) if value is not None}
     partial = target.with_name(f"{target.name}.partial")
     try:
         safetensors.torch.save_file(_apart(tensors), partial, {"format": "pt"} | facts)
         os.replace(partial, target)
     except UnicodeEncodeError as error:
-        raise CheckpointError(f"'{name}' names tensors in characters that are no text.") from error
+        raise CheckpointError("A tensor has a name in characters that are no text.") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -149,7 +178,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
 def _index(path: Path) -> dict[str, str]:
     """The file name of every tensor's shard, by the tensor's name."""
     try:
-        if path.stat().st_size > _LARGEST_INDEX:
+        if path.stat().st_size > LARGEST_INDEX:
             raise ValueError("too long")
         places: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
         good = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
@@ -173,7 +202,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
-        apart[key] = tensor.clone() if id(tensor) in seen else tensor
+        apart[key] = tensor.clone() if id(tensor) in seen else tensor.contiguous()
         seen.add(id(tensor))
     return apart
 
@@ -183,7 +212,7 @@ def _beside(path: Path) -> tuple[int | None, int | None]:
     state: object = None
     try:
         file = path.with_name(_TRAINER_STATE)
-        if file.stat().st_size <= _LARGEST_INDEX:
+        if file.stat().st_size <= LARGEST_INDEX:
             state = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         pass
@@ -197,12 +226,18 @@ def _refused(error: OSError, name: str) -> CheckpointError:
     return CheckpointError(f"'{name}' cannot be read: {error.strerror}.")
 
 
-def _asked(kind: Literal["checkpoint", "shard"], path: Path, name: str, env: Settings | None) -> Answer:
+def asked(
+    kind: parent.Kind,
+    path: Path,
+    name: str,
+    env: Settings | None,
+    options: Mapping[str, Any] | None = None,
+) -> Answer:
     """What a child finds in a file."""
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"'{name}' is an empty file; save or upload the checkpoint again.")
-        return parent.read(kind, path, name, env)
+        return parent.read(kind, path, name, env, options=options)
     except OSError as error:
         raise _refused(error, name) from error
     except Refused as error:

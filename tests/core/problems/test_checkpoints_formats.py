@@ -111,6 +111,8 @@ def test_lightning(state: State, tmp_path: Path) -> None:
     assert_same(checkpoint, state)
     assert (checkpoint.step, checkpoint.epoch, checkpoint.prefix) == (400, 3, "model.")
     assert checkpoint.notes == (
+        "The weights are the file's entry 'state_dict'; left aside: loops, callbacks, lr_schedulers, "
+        "hyper_parameters.",
         "criterion.weight and 1 more, beside the network under 'model.', is left out.",
     )
 
@@ -134,7 +136,8 @@ def test_timm(state: State, tmp_path: Path) -> None:
     assert_same(checkpoint, state)
     assert (checkpoint.step, checkpoint.epoch) == (None, 12)
     assert checkpoint.notes == (
-        "An average over training steps, the file's entry 'state_dict_ema', is ignored.",
+        "An average over training steps, 'state_dict_ema', is not taken; choose it with --entry.",
+        "The weights are the file's entry 'state_dict'; left aside: optimizer, args.",
     )
 
 

@@ -240,10 +240,12 @@ def in_safetensors(header: dict[str, Any], start: int, task: Task) -> dict[str, 
 
 
 def check_numbers(tensors: Mapping[str, Array], name: str) -> None:
-    """Refuse what does not lie in the file as it is described."""
+    """Refuse what is no dense array of real numbers, or does not lie in the file as it is described."""
     if len(tensors) > MOST_TENSORS:
         raise too_many(name)
-    for value in tensors.values():
+    for key, value in tensors.items():
+        if lack := contents.lack(value):
+            raise Refusal(contents.refused_tensor(shown(key), lack, name))
         try:
             value.check()
         except (ValueError, TypeError, OverflowError) as error:

@@ -274,7 +274,7 @@ def _entries(value: object) -> dict[Any, Any] | None:
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, Array) and (_lack(value) != "" or is_float(value.dtype))
+    return isinstance(value, Array) and (lack(value) != "" or is_float(value.dtype))
 
 
 def _is_optimiser(entries: Mapping[Any, Any]) -> bool:
@@ -533,14 +533,14 @@ def _checked(
     kept: dict[str, Array] = {}
     aside: dict[str, list[str]] = defaultdict(list)
     for key, value in entries.items():
-        lack = _lack(value)
-        if lack or not isinstance(key, str):
-            aside[lack if isinstance(key, str) else "not named by text"].append(shown(key))
+        why = lack(value)
+        if why or not isinstance(key, str):
+            aside[why if isinstance(key, str) else "not named by text"].append(shown(key))
         else:
             kept[key] = value
     if not any(is_float(each.dtype) or not floats for each in kept.values()):
         key, why = next(((keys[0], why) for why, keys in aside.items() if why != _NO_TENSOR), ("", ""))
-        raise Refusal(_refused_tensor(key, why, name))
+        raise Refusal(refused_tensor(key, why, name))
     for why, keys in aside.items():
         keys = [key for key in keys if key not in (*_STEPS, *_EPOCHS, *METRICS)]
         if keys:
@@ -552,7 +552,7 @@ def _checked(
 _NO_TENSOR = "no tensor"
 
 
-def _lack(value: object) -> str:
+def lack(value: object) -> str:
     """Why a value can be no weight; empty if it can."""
     if not isinstance(value, Array):
         return _NO_TENSOR
@@ -565,7 +565,7 @@ def _lack(value: object) -> str:
     return ""
 
 
-def _refused_tensor(key: str, why: str, name: str) -> str:
+def refused_tensor(key: str, why: str, name: str) -> str:
     if why == "complex":
         return f"The tensor '{key}' in '{name}' is complex; only real weights can be analysed."
     if why == "without entries":

@@ -66,7 +66,7 @@ class Exported:
     ggn: float
 
 
-def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.PathLike[str]) -> Exported:
+def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | Path) -> Exported:
     """Write a network as a file that the lab takes as an architecture, without any of its code.
 
     The file holds the network's operations, in eval mode, for any number of samples, and its constants; no
@@ -83,8 +83,8 @@ def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.
         How close the network in the file is to the module.
 
     Raises:
-        Unfit: If the network cannot be exported, consists of operations that the lab does not take, or is not
-            the same in the file; the sentence says which operation it is and what to do.
+        SettingsError: If the network cannot be exported, consists of operations that the lab does not take,
+            or is not the same in the file; the sentence says which operation it is and what to do.
     """
     target = Path(path)
     if target.suffix.lower() != SUFFIX:

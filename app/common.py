@@ -293,11 +293,16 @@ def warn_of_random_data(analyses: pd.DataFrame) -> None:
         )
 
 
+# The mark of a result that was computed elsewhere.
+ELSEWHERE = ":violet-badge[computed elsewhere]"
+
+
 def title_of(run: Run) -> str:
     """What a piece of work does, beside its model."""
     match run:
         case AnalysisRun():
-            return f"step {run.step:,} · {plain(matrix(run))}{synthetic_badge(run)}"
+            elsewhere = "" if run.imported is None else f" {ELSEWHERE}"
+            return f"step {run.step:,} · {plain(matrix(run))}{synthetic_badge(run)}{elsewhere}"
         case TrainingRun():
             done = "" if run.steps_done is None else f"{run.steps_done:,} of "
             return f"training {plain(run.problem)} · {done}{run.steps:,} steps"

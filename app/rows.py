@@ -49,6 +49,7 @@ class Analysis:
     sampling: str
     seed: int
     data: str
+    imported: str | None
     resolved_k: float | None
 
 
@@ -235,6 +236,7 @@ class AnalysisRun(Work):
     sampling: str
     seed: int
     data: str
+    imported: str | None
     hvps: float | None
 
 

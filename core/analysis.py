@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import platform
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seigh.core import curves, methods, preparation, version
@@ -58,6 +60,9 @@ from seigh.core.overlap.observables import Curve, Estimated, Observed, Quantity,
 from seigh.core.overlap.unsure import extreme_overlaps
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
+from seigh.core.reading import parent
+from seigh.core.reading.parent import Refused
+from seigh.core.reading.results import FORMAT
 from seigh.core.results.masks import Mask, open_places
 from seigh.core.results.result import Outcome, ResultError, Stage
 from seigh.core.settings import AnalysisSettings, Settings
@@ -158,6 +163,53 @@ class Result(Outcome):
         """The result without its eigenvectors, as JSON types: what ``seigh analyze --json`` writes."""
         return self.document(self.checkpoint_sha256, self.settings.model_dump(mode="json"))
 
+    def save(self, path: Path | str, *, eigenvectors: bool = True) -> None:
+        """Write the result to one file, which ``load`` and ``seigh import-result`` read.
+
+        It is a safetensors file with the tensors ``eigenvalues`` (k,) float64 and ``eigenvectors`` (k, D)
+        float32; its metadata have ``format``, ``seigh result 1``, and ``result``, the JSON of ``to_json``.
+
+        Args:
+            path: The file, best with the suffix ``.safetensors``; it is there complete or not at all.
+            eigenvectors: Whether the eigenvectors, which take 4·k·D bytes, are in it.
+        """
+        path = Path(path)
+        tensors = {"eigenvalues": torch.from_numpy(self.eigenvalues)}
+        if eigenvectors and len(self.eigenvectors):
+            tensors["eigenvectors"] = self.eigenvectors.contiguous()
+        document = json.dumps(_finite(self.to_json()), allow_nan=False)
+        temporary = path.with_name(f"{path.name}.tmp")
+        try:
+            save_file(tensors, temporary, {"format": FORMAT, "result": document})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str, *, name: str | None = None) -> Result:
+        """The result that ``save`` has written; the file is read in a process with limits.
+
+        Args:
+            path: The file.
+            name: What to call it in messages; its own name when not given.
+
+        Raises:
+            ResultError: It is no such file, or damaged.
+        """
+        path = Path(path)
+        name = name or path.name
+        try:
+            if not path.stat().st_size:
+                raise ResultError(f"The result '{name}' is empty; save or copy it again.")
+            answer = parent.read("result", path, name)
+        except Refused as error:
+            raise ResultError(str(error)) from error
+        except OSError as error:
+            raise ResultError(f"The result '{name}' cannot be read: {error.strerror}.") from error
+        found = cls.from_json(answer.facts["result"])
+        vectors = answer.tensors.get("eigenvectors")
+        return found if vectors is None else replace(found, eigenvectors=vectors)
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Result:
         """The result that ``to_json`` has written, or a page's *Everything (JSON)*, without eigenvectors.
@@ -179,6 +231,15 @@ class Result(Outcome):
             checkpoint_sha256=checkpoint_sha256,
             settings=settings,
         )
+
+
+def _finite(value: Any) -> Any:
+    """JSON without the numbers that it does not have: None is what is not known."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class SharedBy(Crew, Protocol):

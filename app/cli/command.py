@@ -569,6 +569,13 @@ def analyze(
     json_file: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="File for all results, one object each.")
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder for a file of each result with its eigenvectors, as 'seigh import-result' takes it.",
+        ),
+    ] = None,
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory for the basis in GiB; SEIGH_MEMORY_GB if not given.")
     ] = None,
@@ -628,7 +635,39 @@ def analyze(
             bar.update(task, completed=number + 1, description="Analysing")
             if json_file:  # after each: the results so far outlive a failure of the next
                 _write(json_file, json.dumps([result.to_json() for result in results], indent=1))
+            if save:
+                save.mkdir(parents=True, exist_ok=True)
+                results[-1].save(save / f"{file.stem}.result.safetensors")
     out.print(_results_table(files, results))
+
+
+@cli.command()
+def import_result(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="What 'seigh analyze --save' or Result.save has written."),
+    ],
+    model: Annotated[str, typer.Option(help="Name of the training run that the weights belong to.")],
+    steps: Steps = [],  # noqa: B006
+) -> None:
+    """Bring results that were computed elsewhere into the lab, where they are shown like all others.
+
+    They are marked as computed elsewhere. The training step of the weights is --step, or what the result
+    says. A result that is there already is not added again.
+    """
+    from seigh.core.lab.session import migrate
+    from seigh.tasks.importing import Saved, import_results
+
+    given = _one_each("--step", steps, files)
+    env = environment()
+    migrate(env.database)
+    saved = [Saved(file, file.name, step) for file, step in zip(files, given, strict=True)]
+    done = import_results(saved, model_name=model, user=_user(), env=env)
+    new = [number for number in done.analysis_ids if number not in done.reused_ids]
+    if new:
+        out.print(f"Imported for model '{escape(model)}': {_analyses(new)}.")
+    if done.reused_ids:
+        out.print(f"Here already for model '{escape(model)}': {_analyses(done.reused_ids)}.")
 
 
 @cli.command()

@@ -95,7 +95,8 @@ def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
         number = options[0]
     names = {
         row.analysis_id: f"{row.model} · step {row.step:,} · {matrix(row)} · {row.method}, k = {row.k:,}, "
-        f"{samples_of(row)}, seed {row.seed}{', synthetic data' if is_synthetic(row) else ''} "
+        f"{samples_of(row)}, seed {row.seed}{', synthetic data' if is_synthetic(row) else ''}"
+        f"{', computed elsewhere' if row.imported else ''} "
         f"· #{row.analysis_id}"
         for row in rows_of(finished, Analysis)
     }
@@ -138,6 +139,13 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
         spectrum = queries.spectrum(s, detail.id)
     if detail.record.get("data", {}).get("synthetic"):
         st.warning(RANDOM_DATA, icon=":material/casino:")
+    if detail.imported is not None:
+        st.info(
+            f"Computed elsewhere, and imported from {plain(detail.imported)} by "
+            f"{plain(detail.submitted_by)}: this lab has checked its form, and not its "
+            "numbers. Its environment is below.",
+            icon=":material/move_to_inbox:",
+        )
     k = header(detail, curves, spectrum, asked)
     overlap(detail, curves, color)
     eigenvalues(detail, spectrum)
@@ -402,10 +410,14 @@ def provenance(detail: AnalysisDetail) -> None:
     """What went in, where it ran, and how long each part took."""
     st.header("How it was made", anchor=False)
     ended = ago(detail.finished_at) if detail.finished_at else ""
-    st.caption(
-        f"Submitted by {plain(detail.submitted_by)}, finished {ended} on {plain(detail.worker or '?')}: "
-        f"{detail.hvps or 0:,} Hessian-vector products in {duration(detail.seconds)}."
-    )
+    if detail.imported is None:
+        where = (
+            f"Submitted by {plain(detail.submitted_by)}, finished {ended} on {plain(detail.worker or '?')}"
+        )
+    else:
+        device = plain(str(detail.environment.get("device", "an unknown device")))
+        where = f"Computed elsewhere on {device}, imported by {plain(detail.submitted_by)} {ended}"
+    st.caption(f"{where}: {detail.hvps or 0:,} Hessian-vector products in {duration(detail.seconds)}.")
     inputs = {
         "model": detail.model,
         "training step": f"{detail.step:,}",
@@ -436,16 +448,8 @@ def provenance(detail: AnalysisDetail) -> None:
     explain(stages)
     chosen_tab, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
     with chosen_tab:
-        st.caption(
-            "The same analysis on the command line, without a server"
-            + (", with the file that Everything (JSON) gives, for its indices:" if long else ":")
-        )
-        line = command_line(
-            AnalysisSettings.model_validate(detail.settings),
-            detail.filename,
-            f"{name_of(detail)}.json" if long else None,
-        )
-        st.code(line, language="sh", wrap_lines=True)
+        if not detail.settings["data"].startswith("memory:"):
+            same_on_the_command_line(detail, listed if long else "")
         st.table(two_columns(inputs | metrics | chosen), border="horizontal", hide_index=True)
     with numerics:
         how_it_was_checked(detail)
@@ -455,6 +459,20 @@ def provenance(detail: AnalysisDetail) -> None:
             st.table(measurements(measured), border="horizontal", hide_index=True)
     with environment:
         st.table(two_columns(detail.environment), border="horizontal", hide_index=True)
+
+
+def same_on_the_command_line(detail: AnalysisDetail, listed: str) -> None:
+    """The command that makes the same analysis; with ``listed``, indices that are too long, in a file."""
+    st.caption(
+        "The same analysis on the command line, without a server"
+        + (", with the file that Everything (JSON) gives, for its indices:" if listed else ":")
+    )
+    line = command_line(
+        AnalysisSettings.model_validate(detail.settings),
+        detail.filename,
+        f"{name_of(detail)}.json" if listed else None,
+    )
+    st.code(line, language="sh", wrap_lines=True)
 
 
 def how_it_was_checked(detail: AnalysisDetail) -> None:

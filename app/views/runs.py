@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from seigh.app import identity
+from seigh.app.bringing import bring_results
 from seigh.app.common import (
     ago,
     asked_in_url,
@@ -56,6 +57,7 @@ KINDS = {"analysis": "analyses", "training": "trainings", "comparison": "compari
 def page() -> None:
     st.title("Runs")
     take_filters(asked_in_url("runs"))
+    bring_results()
     live()
 
 

@@ -157,6 +157,12 @@ def submitted(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
     audit.record(s, actor, "submitted", kind.__tablename__, number, about)
 
 
+def imported(s: Session, actor: Actor, number: int) -> None:
+    """Write down who has brought a result that was computed elsewhere."""
+    analysis = s.get_one(Analysis, number)
+    audit.record(s, actor, "imported", "analysis", number, _about(analysis))
+
+
 def _check(s: Session, actor: Actor, kind: type[Work], number: int) -> str:
     """Refuse what the actor may not change; else what it is called. Of work that is gone, the store tells."""
     actor.check_work()

@@ -106,7 +106,10 @@ class Model(Base):
 
 
 class Checkpoint(Base):
-    """The weights of a model at one training step; the file lies in the artefact store under its hash."""
+    """The weights of a model at one training step; the file lies in the artefact store under its hash.
+
+    Of weights that only results computed elsewhere tell of there is no file, and its size is 0.
+    """
 
     __tablename__ = "checkpoint"
     __table_args__ = (UniqueConstraint("model_id", "step"),)
@@ -127,6 +130,11 @@ class Checkpoint(Base):
 
     model: Mapped[Model] = relationship(back_populates="checkpoints")
     analyses: Mapped[list[Analysis]] = relationship(back_populates="checkpoint", cascade="all, delete-orphan")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its file is in the artefact store."""
+        return self.size > 0
 
     @property
     def key(self) -> str:
@@ -223,6 +231,7 @@ class Analysis(Work):
     eigenvectors: Mapped[str | None] = mapped_column(String(255))  # key in the artefact store
     eigenvectors_sha256: Mapped[str | None] = mapped_column(String(64))  # of that file; None of older ones
     pinned: Mapped[bool] = mapped_column(default=False, server_default=false())  # they are kept for good
+    imported: Mapped[str | None] = mapped_column(String(255))  # the file of a result computed elsewhere
     plan: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how products are computed, once measured
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
 

@@ -78,6 +78,8 @@ _KNOWN: _Columns = {
     "seed": (int, Analysis.seed),
     "data": (object, Analysis.data),
     "data_sha256": (object, Analysis.data_sha256),
+    # The file of a result that was computed elsewhere.
+    "imported": (object, Analysis.imported),
     "finished_at": (_TIME, Analysis.finished_at),
     "resolved_k": (float, Analysis.resolved_k),
     "test_accuracy": (float, Checkpoint.test_accuracy),
@@ -138,8 +140,8 @@ def models(s: Session) -> pd.DataFrame:
 
 
 def checkpoints(s: Session, model: str) -> pd.DataFrame:
-    """The checkpoints of a model by step: step, filename, sha256, key (of the file in the artefact store),
-    analyses (count)."""
+    """The checkpoints of a model whose files are here, by step: step, filename, sha256, key (of the file in
+    the artefact store), analyses (count)."""
     columns: _Columns = {
         "step": (int, Checkpoint.step),
         "filename": (object, Checkpoint.filename),
@@ -150,7 +152,7 @@ def checkpoints(s: Session, model: str) -> pd.DataFrame:
         _select(columns)
         .join(Checkpoint.model)
         .outerjoin(Checkpoint.analyses)
-        .where(Model.name == model)
+        .where(Model.name == model, Checkpoint.size > 0)
         .group_by(Checkpoint.id)
         .order_by(Checkpoint.step)
     )
@@ -275,7 +277,7 @@ _ANALYSIS: _Columns = {
     "id": (int, Analysis.id),
     **_known_columns(
         *("model", "architecture", "step", "split", "curvature", "subset", "parameters", "method", "k"),
-        *("samples", "sampling", "seed", "data"),
+        *("samples", "sampling", "seed", "data", "imported"),
     ),
     "hvps": (float, Analysis.hvps),
     **_of(Analysis, _WORK),
@@ -319,6 +321,7 @@ _RUN: dict[str, Any] = {
     "sampling": object,
     "seed": "Int64",
     "data": object,
+    "imported": object,
     "hvps": float,
     "problem": object,
     "steps": "Int64",
@@ -367,7 +370,8 @@ def runs(
 
     Of an analysis: architecture, step, split, curvature, subset (the patterns of the chosen parameters, ""
     for all), parameters (D), method, k, samples (N), sampling (which samples these are, as the setting
-    ``subset`` says), seed, data, hvps (NaN before the first). Of a training: architecture, problem, steps,
+    ``subset`` says), seed, data, imported (the file of a result that was computed elsewhere, else None),
+    hvps (NaN before the first). Of a training: architecture, problem, steps,
     steps_done (<NA> before the first), seed, analyses (how many are wanted of each checkpoint). Of a
     comparison: analyses and pairs (counts); its model is all that its analyses are of.
     """
@@ -536,6 +540,7 @@ class AnalysisDetail:
     sampling: str
     seed: int
     data: str
+    imported: str | None
     state: str
     stage: str | None
     progress: float
@@ -622,8 +627,8 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
     """How long finished analyses of an architecture took: analysis_id, samples, k, method, curvature,
     precision, device (as in the environment, ``cpu (x86_64)``), hvps, seconds (of all stages).
 
-    Left out are those that were interrupted or shared by several workers, whose times are not of one piece,
-    and those of other parameters than ``subset`` names (none: all).
+    Left out are those that were computed elsewhere, interrupted or shared by several workers, whose times are
+    not of one piece, and those of other parameters than ``subset`` names (none: all).
     """
     seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
     columns: _Columns = {
@@ -639,6 +644,7 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
         _select(columns)
         .join(Analysis.environment)
         .where(
+            Analysis.imported.is_(None),
             Analysis.state == State.finished,
             Analysis.attempts == 1,
             Analysis.hvps > 0,
@@ -863,12 +869,12 @@ def comparable(s: Session) -> pd.DataFrame:
     """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
     subset (as in ``runs``), loss (with what else decides it, if anything), parameters (D), method,
     k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
-    seed, data, resolved_k (NaN: unknown)."""
+    seed, data, imported (as in ``runs``), resolved_k (NaN: unknown)."""
     columns: _Columns = {
         **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "subset"),
         **{name: (object, Analysis.settings[name]) for name in _LOSS},
         **_known_columns("parameters", "method", "k", "samples", "sampling", "data_sha256", "seed", "data"),
-        **_known_columns("resolved_k"),
+        **_known_columns("imported", "resolved_k"),
     }
     statement = (
         _of_analyses(columns)
@@ -1221,7 +1227,9 @@ def records(s: Session, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 def first_and_previous(s: Session, model_id: int, step: int) -> list[Checkpoint]:
     """The first checkpoint of a model, and the last one before this step; fewer where there are not two."""
-    before = select(Checkpoint).where(Checkpoint.model_id == model_id, Checkpoint.step < step)
+    before = select(Checkpoint).where(
+        Checkpoint.model_id == model_id, Checkpoint.step < step, Checkpoint.size > 0
+    )
     ends = (before.order_by(end).limit(1) for end in (Checkpoint.step, Checkpoint.step.desc()))
     found = {each.id: each for end in ends for each in s.scalars(end)}
     return [*found.values()]

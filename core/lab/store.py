@@ -182,6 +182,11 @@ def add_checkpoint(
             f"The model '{model.name}' already has other weights at step {step:,} ('{checkpoint.filename}'); "
             f"give '{filename}' another step or another model name."
         )
+    if not checkpoint.is_stored:  # only results that were computed elsewhere told of it so far
+        checkpoint.filename, checkpoint.size = PurePath(filename).name[-255:], size
+        checkpoint.parameters = parameters
+        for name, value in metrics.items():
+            setattr(checkpoint, name, _finite(value))
     return checkpoint
 
 
@@ -558,6 +563,11 @@ def _check_comparable(s: Session, ids: Sequence[int], ks: Sequence[int]) -> None
             raise _gone(Analysis, number)
         if analysis.state is not State.finished:
             raise StoreError(f"Analysis {number} is {analysis.state}; only finished ones can be compared.")
+        if not analysis.checkpoint.is_stored:
+            raise StoreError(
+                f"Analysis {number} was computed elsewhere, and its weights, which the masks are compared "
+                "by, are not here; compare the others."
+            )
     first, *others = found.values()
     for other in others:
         if _space(other) != _space(first):
@@ -603,7 +613,7 @@ def recompute(s: Session, analysis_id: int) -> bool:
     Its numbers stay in the database until the new ones replace them.
     """
     analysis = _locked(s, Analysis, analysis_id)
-    if analysis.state is not State.finished:
+    if analysis.state is not State.finished or analysis.imported is not None:
         return False
     _requeue(analysis)
     analysis.attempts = 0
@@ -897,23 +907,41 @@ def finish(
     analysis = _attempted(s, Analysis, analysis_id, token)
     if analysis is None or analysis.state is not State.running:
         return analysis is not None and analysis.state is State.finished
-    overlaps = {Mask.magnitude: found.overlap, Mask.random: found.random_mean, Mask.best: found.best}
-    numbers = (found.eigenvalues, found.random_std, *overlaps.values())
+    _check_finite(found)
+    _facts(s, analysis, found)
+    analysis.eigenvectors, analysis.eigenvectors_sha256 = eigenvectors, eigenvectors_sha256
+    _finish(s, analysis)
+    _write(s, analysis_id, found, words)
+    return True
+
+
+def _check_finite(found: Outcome) -> None:
+    """Refuse results that are none.
+
+    Raises:
+        StoreError: If eigenvalues or overlaps are not finite.
+    """
+    numbers = (found.eigenvalues, found.random_std, found.overlap, found.random_mean, found.best)
     if not all(np.isfinite(each).all() for each in numbers):
         raise StoreError(
             "The eigenvalues or overlaps came out as NaN or infinite; "
             "the weights or the data are too large for this precision, so try float64."
         )
 
+
+def _facts(s: Session, analysis: Analysis, found: Outcome) -> None:
+    """Write what was found into the row of its analysis."""
     analysis.hvps = found.hvps
     analysis.resolved_k = found.resolved_k
     analysis.data_sha256 = found.data_sha256
     analysis.record = _json(found.record)
-    analysis.eigenvectors, analysis.eigenvectors_sha256 = eigenvectors, eigenvectors_sha256
     analysis.environment_id = _environment(s, found.environment).id
-    _finish(s, analysis)
 
-    for table in RESULTS:  # of the one before, if it is computed anew
+
+def _write(s: Session, analysis_id: int, found: Outcome, words: Mapping[str, Mapping[str, str]]) -> None:
+    """Write the tables of what was found, in place of those of the one before."""
+    overlaps = {Mask.magnitude: found.overlap, Mask.random: found.random_mean, Mask.best: found.best}
+    for table in RESULTS:
         s.execute(sql_delete(table).where(table.analysis_id == analysis_id))
     columns = {
         "residual": found.residuals,
@@ -984,7 +1012,99 @@ def finish(
             for i, stage in enumerate(found.stages)
         ],
     )
-    return True
+
+
+def add_imported(
+    s: Session,
+    found: Outcome,
+    *,
+    model_name: str,
+    settings: AnalysisSettings,
+    checkpoint_sha256: str,
+    step: int,
+    filename: str,
+    user: str,
+    words: Mapping[str, Mapping[str, str]],
+) -> tuple[Analysis, bool]:
+    """The finished analysis of a result that was computed elsewhere, and whether this call has added it.
+
+    It never stands for one that is computed here: that has a ``settings_key`` of another kind.
+
+    Args:
+        s: A writing session.
+        found: The result.
+        model_name: The model that it is of; made if there is none of that name.
+        settings: Those of the result.
+        checkpoint_sha256: Hash of its weights.
+        step: Their training step.
+        filename: Name of the result's file.
+        user: Who brings it.
+        words: As for ``finish``.
+
+    Raises:
+        StoreError: If it cannot be of this model, is no result, or says more than there is room for.
+    """
+    if len(settings.architecture) > 300 or len(settings.data) > 255 or settings.samples is None:
+        raise StoreError(f"The settings of '{filename}' are those of no analysis; save the result again.")
+    if settings.k != len(found.overlap) or any(each not in words for each in found.curves):
+        raise StoreError(f"The settings of '{filename}' are of another result; save the result again.")
+    _check_finite(found)
+    model = add_model(s, model_name, settings.architecture)
+    name = PurePath(filename).name[-255:]
+    checkpoint, _ = _get_or_add(
+        s,
+        Checkpoint,
+        Checkpoint.model_id == model.id,
+        Checkpoint.step == step,
+        new=lambda: Checkpoint(
+            model_id=model.id,
+            step=step,
+            sha256=checkpoint_sha256,
+            filename=name,
+            size=0,
+            parameters=found.parameters,
+            uploaded_by=user[:100],
+        ),
+    )
+    if checkpoint.sha256 != checkpoint_sha256:
+        raise StoreError(
+            f"The model '{model.name}' already has other weights at step {step:,} ('{checkpoint.filename}'); "
+            f"give '{name}' another step or another model name."
+        )
+    written = found.document(checkpoint_sha256, settings.model_dump(mode="json"))
+    key = _key("imported", _json(written))
+    time = present(s)
+    analysis, added = _get_or_add(
+        s,
+        Analysis,
+        Analysis.checkpoint_id == checkpoint.id,
+        Analysis.settings_key == key,
+        new=lambda: Analysis(
+            checkpoint_id=checkpoint.id,
+            settings=settings.model_dump(mode="json"),
+            settings_key=key,
+            data=settings.data,
+            split=settings.split,
+            curvature=settings.curvature,
+            method=settings.method,
+            samples=settings.n_samples,
+            k=settings.k,
+            seed=settings.seed,
+            parameters=found.parameters,
+            place="any",
+            submitted_by=user[:100],
+            submitted_at=time,
+            started_at=time,
+            state=State.finished,
+            progress=1.0,
+            imported=name,
+        ),
+    )
+    if added:
+        _facts(s, analysis, found)
+        _end(s, analysis, State.finished)
+        _write(s, analysis.id, found, words)
+    return analysis, added
 
 
 def record_pair(

@@ -89,7 +89,8 @@ def artifacts(s: Session, folder: Path) -> Iterator[Flaw]:
 def _wanted(s: Session) -> dict[str, tuple[str | None, str]]:
     """The files that rows refer to, with their checksums and what they belong to."""
     found: dict[str, tuple[str | None, str]] = {}
-    for sha256, filename in s.execute(select(Checkpoint.sha256, Checkpoint.filename)):
+    stored = select(Checkpoint.sha256, Checkpoint.filename).where(Checkpoint.size > 0)
+    for sha256, filename in s.execute(stored):
         found[checkpoint_key(sha256, filename)] = (
             sha256,
             f"checkpoint '{filename}'",

@@ -44,6 +44,7 @@ Kind = Literal[
     "scores",
     "tokens",
     "graph",
+    "result",
     "state",
     "metadata",
     "pieces",

@@ -24,6 +24,7 @@ from seigh.core.reading import (
     confinement,
     graphs,
     messages,
+    results,
     scores,
     sharded,
     tokens,
@@ -45,6 +46,7 @@ _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "pieces": sharded.read_pieces,
     "zero": sharded.read_zero,
     "members": sharded.read_members,
+    "result": results.read,
 }
 # Asked for by ``seigh doctor``: what a child is kept from.
 STATE = "state"

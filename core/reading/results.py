@@ -1,0 +1,230 @@
+"""A saved result of an analysis, as a child reads it: a safetensors file whose metadata are the result.
+
+The format is described in docs/analyse.md. Nothing in it is a program; the result is JSON, whose parts are
+compared with what an analysis writes before anybody else sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from seigh.core.reading.checkpoints import in_safetensors, once
+from seigh.core.reading.packing import handed_back
+from seigh.core.reading.task import Task
+from seigh.core.reading.words import MIB, Refusal, shown
+from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, OVERLAP, PARTS, STAGES, Table
+
+FORMAT = "seigh result 1"
+
+# Bytes of the result without its eigenvectors; one of k = 1,500 with six curves takes a million.
+_LARGEST = 16 * MIB
+
+_KEYS = (
+    *(
+        "parameters",
+        "hvps",
+        "eigenvalues",
+        "residuals",
+        "overlap",
+        "resolved_k",
+        "scree_lower",
+        "scree_upper",
+    ),
+    *("seconds", "checkpoint_sha256", "data_sha256", "settings", "environment", "record"),
+)
+_LONGEST_K = 100_000
+_DEEPEST = 12
+_TENSORS = ("eigenvalues", "eigenvectors")
+
+# What pages look into, and what has to be in it.
+_RECORD: Mapping[str, tuple[type, tuple[str, ...]]] = {
+    "loss": (dict, ("name", "label_smoothing", "weight_decay", "penalty")),
+    "theta": (dict, ("total", "trainable", "frozen", "tied")),
+    "data": (dict, ("indices", "synthetic", "samples")),
+    "hvp": (dict, ("path", "columns", "batch_size", "measured", "out_of_memory")),
+    "basis": (dict, ("kept_in", "columns", "resumed")),
+    "norm": (dict, ("estimate", "lower", "upper")),
+    "missed_norm": (dict, ("estimate", "lower", "upper")),
+    "certificate": (list, ("name", "value", "tolerance", "passed", "sentence")),
+    "notes": (list, ()),
+    "probability": (float, ()),
+}
+
+
+def read(task: Task) -> dict[str, Any]:
+    """The result and its tensors, refused unless they are what they should be."""
+    try:
+        length = int.from_bytes(task.whole[:8], "little")
+        if length > task.size - 8:
+            raise ValueError("the header is longer than the file")
+        if length > 2 * _LARGEST:
+            raise Refusal(f"'{task.name}' says far more than a result does; save it with Result.save.")
+        header = json.loads(bytes(task.whole[8 : 8 + length]), object_pairs_hook=once)
+        about = header.pop("__metadata__", {})
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise Refusal(
+                f"'{task.name}' is no saved result of an analysis; bring what Result.save or 'seigh analyze "
+                "--save' has written."
+            )
+        text = about["result"]
+        if len(text) > _LARGEST:
+            raise Refusal(f"'{task.name}' says far more than a result does; save it with Result.save.")
+        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=once)
+        tensors = in_safetensors(header, 8 + length, task)
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # arbitrary bytes
+        raise Refusal(f"The result '{task.name}' is damaged or incomplete; save or copy it again.") from error
+    try:
+        check(document)
+        k, dimension = len(document["eigenvalues"]), document["parameters"]
+        if set(tensors) - set(_TENSORS):
+            raise Wrong("holds other tensors than eigenvalues and eigenvectors")
+        for name, shape in (("eigenvalues", (k,)), ("eigenvectors", (k, dimension))):
+            if name not in tensors:
+                continue
+            if tuple(tensors[name].shape) != shape:
+                raise Wrong(f"has {name} of another shape than the result says")
+            if tensors[name].dtype != {"eigenvalues": "float64", "eigenvectors": "float32"}[name]:
+                raise Wrong(f"has {name} in another format")
+    except Wrong as error:
+        raise Refusal(f"'{task.name}' {error}, so it is no result of an analysis; save it again.") from error
+    written = handed_back(tensors, task.source, task.target, task.limits.output, task.name, as_stored=True)
+    return {**written, "result": document}
+
+
+class Wrong(ValueError):
+    """What a document has that no result has; the message goes on from the file's name."""
+
+
+def check(document: Any) -> None:
+    """Compare a document with what an analysis writes.
+
+    Raises:
+        Wrong: It is another thing.
+    """
+    _depth(document, 0)
+    _is(isinstance(document, dict), "holds no result")
+    for key in _KEYS:
+        _is(key in document, f"has no {key}")
+    dimension, k = document["parameters"], len(_list(document, "eigenvalues"))
+    _is(_whole(dimension, 1, 2**31 - 1) and 1 <= k <= min(dimension, _LONGEST_K), "has no sensible k and D")
+    _is(_whole(document["hvps"], 0, 2**31 - 1), "has no number of products")
+    _is(document["resolved_k"] is None or _whole(document["resolved_k"], 0, k), "has no sensible resolved_k")
+    _numbers(document["eigenvalues"], "eigenvalues", k, known=True)
+    sizes = [abs(each) for each in document["eigenvalues"]]
+    _is(all(a >= b * (1 - 1e-6) for a, b in pairwise(sizes)), "has unsorted eigenvalues")
+    for name in ("residuals", "scree_lower", "scree_upper"):
+        _numbers(document[name], name, k, least=0)
+    rows = _table(document["overlap"], OVERLAP, "overlap")
+    _is([row["k"] for row in rows] == list(range(1, k + 1)), "has an overlap of other k than 1 … K")
+    for row in rows:
+        _is(abs(row["chance"] - row["k"] / dimension) < 1e-9, "has another chance level than k/D")
+        for name in ("overlap", "least", "greatest", "random_mean", "best", "random_std"):
+            _is(row[name] is None or -1e-6 <= row[name] <= 1 + 1e-6, f"has {name} outside of [0, 1]")
+        _is(row["error"] is None or row["error"] >= 0, "has a negative error")
+    for name, table in (("layers", LAYERS), ("magnitudes", MAGNITUDES), ("metrics", METRICS)):
+        found = _table(document.get(name, []), table, name)
+        _is(all(1 <= row["k"] <= k for row in found), f"has {name} at other k")
+        unique = {tuple(row[key] for key in table.keys) for row in found}
+        _is(len(unique) == len(found), f"has {name} twice")
+    _table(document.get("stages", []), STAGES, "stages")
+    _is(len(document.get("stages", [])) <= 100, "has far too many stages")
+    _curves(document.get("curves", {}), k)
+    for name in ("checkpoint_sha256", "data_sha256"):
+        _is(_is_hash(document[name]), f"has no {name}")
+    for name in ("seconds", "settings", "environment", "record"):
+        _is(isinstance(document[name], dict), f"has no {name}")
+    for value in document["environment"].values():
+        _is(isinstance(value, str | int) and len(str(value)) <= 500, "has an environment that is none")
+    _is(len(document["environment"]) <= 50, "has an environment that is none")
+    _record(document["record"])
+
+
+def _record(record: dict[str, Any]) -> None:
+    for name, (kind, keys) in _RECORD.items():
+        if (value := record.get(name)) is None:
+            continue
+        accepted = (int, float) if kind is float else kind
+        _is(isinstance(value, accepted), f"has a record whose {name} is none")
+        for each in value if kind is list and keys else [value]:
+            _is(not keys or (isinstance(each, dict) and set(keys) <= each.keys()), f"has no whole {name}")
+    step = record.get("step")
+    _is(step is None or _whole(step, 0, 2**31 - 1), "has no training step")
+
+
+def _curves(curves: Any, k: int) -> None:
+    _is(isinstance(curves, dict) and len(curves) <= 100, "has no curves")
+    for name, parts in curves.items():
+        _is(0 < len(name) <= 64 and name.isprintable(), "has a curve without a name")
+        _is(
+            isinstance(parts, dict) and set(PARTS) == parts.keys(),
+            "has a curve that is none",
+        )
+        for part, values in parts.items():
+            if values is not None or part == "value":
+                _numbers(values, f"the curve {shown(name)}", k)
+
+
+def _table(rows: Any, table: Table, name: str) -> list[dict[str, Any]]:
+    _is(isinstance(rows, list) and len(rows) <= 1_000_000, f"has no {name}")
+    for row in rows:
+        _is(isinstance(row, dict) and set(table.names) == row.keys(), f"has {name} with other columns")
+        for column in table.columns:
+            value = row[column.name]
+            if value is None:
+                _is(not column.known, f"has {name} without {column.name}")
+            elif column.kind == "text":
+                _is(
+                    isinstance(value, str) and 0 < len(value) <= 64 + 236 * (name == "layers"),
+                    f"has no {name}",
+                )
+                _is(value.isprintable(), f"has {name} with names that are none")
+            else:
+                whole = column.kind == "int"
+                _is(_whole(value, 0, 2**62) if whole else _number(value), f"has {name} without {column.name}")
+    return list(rows)
+
+
+def _list(document: Mapping[str, Any], name: str) -> list[Any]:
+    _is(isinstance(document[name], list), f"has no {name}")
+    return list(document[name])
+
+
+def _numbers(values: Any, name: str, length: int, *, known: bool = False, least: float = -math.inf) -> None:
+    _is(isinstance(values, list) and len(values) == length, f"has {name} of another length")
+    fits: Callable[[Any], bool] = lambda v: _number(v) and v >= least  # noqa: E731
+    _is(all(fits(each) or (each is None and not known) for each in values), f"has {name} that are no numbers")
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+
+
+def _depth(value: Any, depth: int) -> None:
+    _is(depth <= _DEEPEST, "is nested far too deeply")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        if isinstance(each, dict | list):
+            _depth(each, depth + 1)
+
+
+def _is(right: bool, wrong: str) -> None:
+    if not right:
+        raise Wrong(wrong)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,127 @@
+"""Results that were computed elsewhere, brought into the lab."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seigh.core import curves
+from seigh.core.access import Actor, acting
+from seigh.core.analysis import Result
+from seigh.core.lab import actions, store
+from seigh.core.lab.artifacts import ArtifactStore
+from seigh.core.lab.keys import eigenvectors_key
+from seigh.core.lab.session import sessions
+from seigh.core.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved result as somebody brings it.
+
+    Attributes:
+        path: Where the file lies, under whatever name.
+        name: Its original name.
+        step: Training step of the weights; None to take the one that the result says.
+    """
+
+    path: Path
+    name: str
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of results that were brought.
+
+    Attributes:
+        analysis_ids: One for each file, in their order.
+        reused_ids: Those of them that were here before.
+    """
+
+    analysis_ids: list[int]
+    reused_ids: list[int]
+
+
+def import_results(
+    files: Sequence[Saved], *, model_name: str, user: str | Actor, env: Settings | None = None
+) -> Imported:
+    """Add saved results to the lab as finished analyses of one model; all of them or none.
+
+    The same result is added once, however often it comes.
+
+    Args:
+        files: What ``Result.save`` has written.
+        model_name: The model that they are of; made if there is none of that name.
+        user: Who brings them; a mere name is somebody at the command line.
+        env: Where database and artefacts are; from ``SEIGH_*`` when not given.
+
+    Raises:
+        ResultError, SettingsError, StoreError: If one of them cannot be used; then none is added.
+    """
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
+    if not files:
+        raise SettingsError("There is nothing to import; give at least one saved result.")
+    results = [Result.load(file.path, name=file.name) for file in files]
+    steps = [_step(file, result) for file, result in zip(files, results, strict=True)]
+    artifacts = ArtifactStore(env.artifact_folder, env.artifacts_quota)
+    artifacts.check_room(sum(result.eigenvectors.nbytes for result in results))
+    ids: list[int] = []
+    reused: list[int] = []
+    kept: list[str] = []
+    try:
+        with sessions(env.database).begin() as s:
+            for file, step, result in zip(files, steps, results, strict=True):
+                analysis, added = store.add_imported(
+                    s,
+                    result,
+                    model_name=model_name,
+                    settings=result.settings,
+                    checkpoint_sha256=result.checkpoint_sha256,
+                    step=step,
+                    filename=file.name,
+                    user=actor.name,
+                    words={name: _words(name) for name in result.curves},
+                )
+                ids.append(analysis.id)
+                if not added:
+                    reused.append(analysis.id)
+                    continue
+                actions.imported(s, actor, analysis.id)
+                if len(result.eigenvectors):
+                    key = eigenvectors_key(analysis.id, secrets.token_hex(16))
+                    kept.append(key)
+                    arrays: dict[str, Any] = {"eigenvectors": result.eigenvectors}
+                    arrays |= {"eigenvalues": result.eigenvalues}
+                    about = {
+                        "checkpoint_sha256": result.checkpoint_sha256,
+                        "settings": result.settings.model_dump_json(),
+                    }
+                    analysis.eigenvectors_sha256 = artifacts.put_arrays(key, arrays, about)
+                    analysis.eigenvectors = key
+    except BaseException:
+        for key in kept:
+            artifacts.delete(key)
+        raise
+    return Imported(ids, reused)
+
+
+def _step(file: Saved, result: Result) -> int:
+    step = file.step if file.step is not None else result.record.get("step")
+    if not isinstance(step, int):
+        raise SettingsError(
+            f"The result '{file.name}' does not say at which training step its weights are; give the step."
+        )
+    return step
+
+
+def _words(name: str) -> dict[str, str]:
+    """What a curve is called where it is shown; those that are not known here go by their name."""
+    known = curves.available().get(name)
+    if known is None:
+        return {"title": name, "note": "A curve of a plug-in that is not installed here."}
+    return {"title": known.title, "note": known.note}

@@ -352,6 +352,15 @@ def _whole(given: Sequence[Path], base: Path | None = None) -> Iterator[list[Pat
         yield checkpoints.whole(given, Path(folder), base)
 
 
+def _settings_here(files: Sequence[Path], **options: Any) -> AnalysisSettings:
+    """The settings that the options stand for; a network of one's own code is imported for them."""
+    from seigh.core.problems import imported
+
+    if options["architecture"] is not None and imported.is_meant(options["architecture"]):
+        imported.load(options["architecture"])
+    return _settings(files, **options)
+
+
 def _settings(files: Sequence[Path], **options: Any) -> AnalysisSettings:
     """The settings that the options stand for, if they can work for every one of the files."""
     methods.get(options["method"])  # before anything slow
@@ -560,7 +569,7 @@ def _earlier_of(
 
 
 @cli.command()
-@with_settings(_settings, _whole)
+@with_settings(_settings_here, _whole)
 def analyze(
     files: Files,
     settings: AnalysisSettings,

@@ -26,7 +26,8 @@ _OPTIONS: dict[str, Any] = {
     "architecture": typer.Option(
         help="Name of the architecture, with options like 'resnet18(num_classes=10)', the .pt2 file that "
         "seigh.export has written of a network, or the config.json of a transformers model; the one that the "
-        "tensors fit, or that a config.json beside them describes, if not given."
+        "tensors fit, or that a config.json beside them describes, if not given. For analyze also "
+        "my_package.models:Net, which is imported."
     ),
     "entry": typer.Option(
         metavar="NAME",

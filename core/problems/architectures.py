@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from seigh.core.curvature import select_parameters
 from seigh.core.errors import first_line
-from seigh.core.problems import gpt, graphs, huggingface, paper, plugins, token_losses, zoo
+from seigh.core.problems import gpt, graphs, huggingface, imported, paper, plugins, token_losses, zoo
 from seigh.core.problems.outputs import with_tensor_outputs
 from seigh.core.problems.sources import Shape, Source
 from seigh.core.problems.spec import Spec, Value, parse
@@ -302,6 +302,11 @@ def _checked(spec: Spec) -> Spec:
     """The spec without defaults, once its name and options exist and its values are of their kinds."""
     if spec.name.startswith(f"{graphs.SOURCE}/"):
         spec = replace(spec, name=graphs.find(spec.name).name)
+    if _found(spec.name) is None and imported.is_meant(spec.name):
+        raise SettingsError(
+            f"'{spec.name}' is code, which is imported by 'seigh analyze' on one's own command line alone; "
+            "to have it here, register it in a plug-in, or bring the graph that seigh.export writes of it."
+        )
     if _found(spec.name) is None:
         near = ", ".join(_PAPER)
         if spec.name.startswith(huggingface.PREFIX):
@@ -789,7 +794,7 @@ def _names(source: Source) -> tuple[str, ...]:
 def _found(name: str) -> Source | None:
     if name.startswith(f"{graphs.SOURCE}/"):  # which come while this process runs
         return EXPORTED if graphs.exists(name) else None
-    return _found_lasting(name)
+    return imported.source(name) if imported.is_meant(name) else _found_lasting(name)
 
 
 @cache

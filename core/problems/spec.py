@@ -18,7 +18,8 @@ from seigh.core.settings import SettingsError
 # A value of an option: true and false, numbers, or a word.
 Value = bool | int | float | str
 
-_NAME = r"[A-Za-z0-9][\w./+-]*"
+# A name, or a class of somebody's own module.
+_NAME = r"(?:[A-Za-z0-9][\w./+-]*|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)"
 _SPEC = re.compile(rf"\s*({_NAME})\s*(?:\(([^()]*)\)\s*)?", re.ASCII)
 _OPTION = re.compile(r"\s*(?:([A-Za-z]\w*)\s*=\s*)?([\w.+-]+)\s*", re.ASCII)
 

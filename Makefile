@@ -15,10 +15,12 @@ demo: $(APP)
 up: $(APP)
 	$(BIN)/seigh up $(UP_ARGS)
 
-# As many tests at a time as there are cores, each with one thread: threads that wait for each other lose most
-# where others want the cores too. Those of a file share what they have started.
+# Three tests at a time for two cores, as a third of their time is waiting for workers and browsers; each with one
+# thread: threads that wait for each other lose most where others want the cores too. Those of a file share what
+# they have started.
 test: lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile \
+		--numprocesses $$($(BIN)/python -c 'import os; print(3 * (os.cpu_count() or 2) // 2)') \
 		--no-loadscope-reorder $(TEST_ARGS)
 
 lint: $(DEV)

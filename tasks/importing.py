@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from seigh.core.lab import actions, store
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.keys import eigenvectors_key
 from seigh.core.lab.session import sessions
-from seigh.core.settings import Settings, SettingsError
+from seigh.core.problems import training
+from seigh.core.results import published
+from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,95 @@ def import_results(
             artifacts.delete(key)
         raise
     return Imported(ids, reused)
+
+
+def import_logs(
+    folder: Path,
+    *,
+    model_name: str,
+    user: str | Actor,
+    env: Settings | None = None,
+    dimension: int | None = None,
+) -> tuple[Imported, list[str]]:
+    """Add the curves that the paper's authors published to the lab, as finished analyses of one model.
+
+    The same result is added once, however often it comes. The network is one of the paper's four, told by its
+    number of parameters (``seigh.core.results.published.TABLE_1``).
+
+    Args:
+        folder: Of their log files; or one of them.
+        model_name: The model that they are of; made if there is none of that name.
+        user: Who brings them; a mere name is somebody at the command line.
+        env: Where the database is; from ``SEIGH_*`` when not given.
+        dimension: D, where no file says it.
+
+    Returns:
+        What became of them, by step and split; and a sentence about each line or file that is left out.
+
+    Raises:
+        PublishedError, StoreError: If there is no result among them, or none that can be of this model; then
+            none is added.
+    """
+    env, actor = env or Settings(), acting(user)
+    actor.check_work()
+    found, left_out = published.read(folder, parameters=dimension)
+    ids: list[int] = []
+    reused: list[int] = []
+    with sessions(env.database).begin() as s:
+        for each in found:
+            settings = _published_settings(each)
+            analysis, added = store.add_imported(
+                s,
+                each.outcome,
+                model_name=model_name,
+                settings=settings,
+                checkpoint_sha256=_published_weights(each),
+                step=each.step,
+                filename=each.file,
+                user=actor.name,
+                words={},
+            )
+            ids.append(analysis.id)
+            if added:
+                actions.imported(s, actor, analysis.id)
+            else:
+                reused.append(analysis.id)
+    return Imported(ids, reused), left_out
+
+
+def _published_settings(result: published.Published) -> AnalysisSettings:
+    """What the paper says of how a result was computed (its Table 1).
+
+    Raises:
+        PublishedError: It is of none of the paper's networks.
+    """
+    dimension = result.outcome.parameters
+    if dimension not in published.TABLE_1:
+        known = ", ".join(f"{number:,} ({row.problem})" for number, row in published.TABLE_1.items())
+        raise published.PublishedError(
+            f"A network of {dimension:,} parameters is none of the paper's, which have {known}; give the "
+            "right number with --dimension."
+        )
+    row = published.TABLE_1[dimension]
+    problem = training.problems()[row.problem]
+    outer = len(result.outcome.eigenvalues)
+    return AnalysisSettings(
+        architecture=problem.architecture,
+        data=problem.data,
+        split=result.split,
+        subset="first-per-class",
+        samples=row.samples,
+        k=len(result.outcome.overlap),
+        method="seigh",
+        outer=outer,
+        inner=row.inner if outer == row.outer else None,
+    )
+
+
+def _published_weights(result: published.Published) -> str:
+    """What stands for the hash of weights that nobody has: the same for both splits of a step."""
+    said = f"published: {result.outcome.parameters} parameters at step {result.step}"
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _step(file: Saved, result: Result) -> int:

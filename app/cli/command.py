@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from seigh.core.landscape import Earlier
     from seigh.core.problems.checkpoints import Checkpoint, Pair
     from seigh.core.problems.training import Problem
+    from seigh.tasks.importing import Imported
     from seigh.tasks.submit import Submission
 
 DEMO_MODEL = "digits tanh-MLP"
@@ -671,7 +672,37 @@ def import_result(
     env = environment()
     migrate(env.database)
     saved = [Saved(file, file.name, step) for file, step in zip(files, given, strict=True)]
-    done = import_results(saved, model_name=model, user=_user(), env=env)
+    _say_imported(import_results(saved, model_name=model, user=_user(), env=env), model)
+
+
+@cli.command()
+def import_logs(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, help="Folder of the log files that the paper's authors published.")
+    ],
+    model: Annotated[str, typer.Option(help="Name of the model that shows their curves.")],
+    dimension: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of parameters of the network, where no file says it."),
+    ] = None,
+) -> None:
+    """Bring the paper's published curves into the lab, beside one's own.
+
+    They are marked as computed elsewhere, and have no stated errors, as none were published. A result that is
+    there already is not added again; a damaged line is named and left out.
+    """
+    from seigh.core.lab.session import migrate
+    from seigh.tasks.importing import import_logs as bring
+
+    env = environment()
+    migrate(env.database)
+    done, left_out = bring(folder, model_name=model, user=_user(), env=env, dimension=dimension)
+    for sentence in left_out:
+        err.print(escape(sentence), soft_wrap=True)
+    _say_imported(done, model)
+
+
+def _say_imported(done: Imported, model: str) -> None:
     new = [number for number in done.analysis_ids if number not in done.reused_ids]
     if new:
         out.print(f"Imported for model '{escape(model)}': {_analyses(new)}.")

@@ -417,7 +417,8 @@ def provenance(detail: AnalysisDetail) -> None:
     else:
         device = plain(str(detail.environment.get("device", "an unknown device")))
         where = f"Computed elsewhere on {device}, imported by {plain(detail.submitted_by)} {ended}"
-    st.caption(f"{where}: {detail.hvps or 0:,} Hessian-vector products in {duration(detail.seconds)}.")
+    took = f": {detail.hvps:,} Hessian-vector products in {duration(detail.seconds)}" if detail.hvps else ""
+    st.caption(f"{where}{took}.")
     inputs = {
         "model": detail.model,
         "training step": f"{detail.step:,}",

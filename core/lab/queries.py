@@ -1272,7 +1272,7 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         resolved_k=detail.resolved_k,
         random_mean=random["overlap"].to_numpy(),
         random_std=random["std"].to_numpy(),
-        best=best["overlap"].to_numpy(),
+        best=best["overlap"].to_numpy() if len(best) else np.full(len(magnitude), np.nan),
         layers=_rows(layer_shares(s, analysis_id)),
         magnitudes=_rows(magnitude_bins(s, analysis_id)),
         metrics=_rows(subspace_metrics(s, [analysis_id])),

@@ -921,8 +921,9 @@ def _check_finite(found: Outcome) -> None:
     Raises:
         StoreError: If eigenvalues or overlaps are not finite.
     """
-    numbers = (found.eigenvalues, found.random_std, found.overlap, found.random_mean, found.best)
-    if not all(np.isfinite(each).all() for each in numbers):
+    numbers = (found.eigenvalues, found.overlap, found.random_mean)
+    known = [each for each in (found.random_std, found.best) if not np.isnan(each).all()]
+    if not all(np.isfinite(each).all() for each in (*numbers, *known)):
         raise StoreError(
             "The eigenvalues or overlaps came out as NaN or infinite; "
             "the weights or the data are too large for this precision, so try float64."
@@ -965,6 +966,8 @@ def _write(s: Session, analysis_id: int, found: Outcome, words: Mapping[str, Map
         Mask.best: {},
     }
     for mask, curve in overlaps.items():
+        if np.isnan(curve).all():  # published without it
+            continue
         rows = _rows({"overlap": curve} | unknown | known[mask], "k", analysis_id=analysis_id, mask=mask)
         _insert(s, OverlapPoint, rows)
     for name, further in found.curves.items():

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,34 @@ from numpy.typing import NDArray
 from seigh.core.errors import UserError, first_line
 from seigh.core.results.result import Floats, Outcome
 from seigh.core.settings import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row of the paper's Table 1.
+
+    Attributes:
+        problem: Its name here.
+        samples: N of each Hessian.
+        outer: n_O.
+        inner: n_I.
+    """
+
+    problem: str
+    samples: int
+    outer: int
+    inner: int
+
+
+TABLE_1: Mapping[int, Experiment] = MappingProxyType(
+    {
+        7_030: Experiment("mnist-mlp", 500, 355, 700),
+        895_210: Experiment("cifar10-3c3d", 500, 1000, 2000),
+        1_387_108: Experiment("cifar100-all-cnn-c", 1000, 1000, 2000),
+        11_689_512: Experiment("imagenet-resnet18", 5000, 1500, 3000),
+    }
+)
+"""The paper's four problems, by the number of parameters D of their networks."""
 
 # The largest of the authors' files has some ten MiB.
 LARGEST_FILE = 256 * 2**20
@@ -168,7 +197,7 @@ def _dimension(lines: Sequence[_Line], parameters: int | None) -> int:
     if not said:
         raise PublishedError(
             "No file says how many parameters the network has, which the level of chance depends on; give it "
-            "with --parameters-count."
+            "with --dimension."
         )
     if len(said) > 1:
         one, other = sorted(said)[:2]

@@ -84,6 +84,10 @@ def test_a_plug_in_is_written_as_the_page_says(
             "bends",
             "--curves",
             "overlap-slopes",
+            "--curves",
+            "gaps",
+            "--curves",
+            "condition",
             "--json",
             "curves.json",
         ]

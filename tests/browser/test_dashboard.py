@@ -92,9 +92,11 @@ def test_unusable_files_get_one_sentence_each_and_nothing_is_run_or_queued(
     upload(page, CHECKPOINTS, *(tmp_path / name for name in names))
 
     sentences = page.get_by_role("alert").filter(has_text="Left out.")
-    expect(sentences).to_have_count(4)
-    for name in names:
+    expect(sentences).to_have_count(3)
+    for name in ("malicious.pt", "truncated.pt", "empty.pt"):
         expect(sentences.filter(has_text=name)).to_have_count(1)
+    # What is read and fits nothing has a way on.
+    expect(page.get_by_role("alert").filter(has_text="No known architecture fits other.pt")).to_have_count(1)
     fill(page, "Model name", "malformed")
     expect(page.get_by_text("Add at least one checkpoint")).to_be_visible()
     expect(page.get_by_role("button", name="Start")).to_be_disabled()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,7 +16,6 @@ from seigh.core import forecast
 from seigh.core.analysis import cost
 from seigh.core.errors import UserError
 from seigh.core.forecast import SPEEDS, UNCERTAINTY, Forecast, Kind, Timed
-from seigh.core.lab import queries
 from seigh.core.lab.models import Analysis
 from seigh.core.lab.pace import Pace, StageTime
 from seigh.core.lab.store import Expected
@@ -24,6 +23,9 @@ from seigh.core.lab.workers import alive
 from seigh.core.problems import architectures, data, training
 from seigh.core.problems.data import DataError
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError, TrainingSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PASSES_OF_A_STEP = 3.0  # forward passes that a step of training is worth
 _BEGINNING = 1.0  # seconds of whatever no step and no pair takes
@@ -33,6 +35,8 @@ def of_analyses(
     s: Session, wanted: Sequence[AnalysisSettings], parameters: Sequence[int], env: Settings
 ) -> list[Expected | None]:
     """The time of an analysis with each of these settings, of so many parameters; None where unknown."""
+    from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
+
     kind = kind_of({worker.device for worker in alive(s)}, env)
     timings: dict[tuple[str, tuple[str, ...]], pd.DataFrame] = {}
     found: list[Expected | None] = []
@@ -50,6 +54,8 @@ def of_analyses(
 
 def pace(s: Session, chosen: AnalysisSettings, parameters: int, env: Settings) -> Pace | None:
     """What an analysis spends on its stages, as the most similar earlier one tells; None if there is none."""
+    from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
+
     kind = kind_of(set(), env)
     timed = timed_like(queries.timings(s, chosen.architecture, chosen.parameters), chosen, kind)
     try:
@@ -108,6 +114,8 @@ def shape_of(chosen: AnalysisSettings, env: Settings) -> tuple[int, ...] | None:
 
 def of_training(s: Session, chosen: TrainingSettings, env: Settings) -> Expected | None:
     """The time of a training: as many a step as the last one of its problem, else by operations."""
+    from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
+
     per_step = queries.seconds_per_step(s, chosen.problem)
     if per_step is not None:
         return Expected(_BEGINNING + per_step * chosen.steps, UNCERTAINTY)

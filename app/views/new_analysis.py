@@ -131,7 +131,7 @@ def brought() -> list[Brought]:
         "The config.json of a transformers model says its architecture.",
     )
     if sentence := st.session_state.pop("new_config_refused", None):
-        st.error(plain(sentence), icon=":material/block:")
+        st.error(f"**Left out.** {plain(sentence)}", icon=":material/block:")
     if uploaded:
         weights = [upload for upload in uploaded if not take_configuration(upload)]
         with st.spinner(f"Reading {counted(len(weights), 'file', 'files')} …"):

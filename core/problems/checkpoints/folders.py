@@ -7,6 +7,7 @@ of ZeRO, and LoRA adapters beside their base. Each becomes one ``.safetensors`` 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -149,7 +150,7 @@ def _bundles(given: Sequence[Path], folder: Path) -> list[Bundle]:
     for path in given:
         name = path.name.lower()
         inside: Mapping[str, Path] = {}
-        if path.is_dir():
+        if os.path.isdir(path):  # of a name that is too long as well
             inside = in_folder(path)
         elif name.endswith(ARCHIVE):
             own = folder / f"archive-{len(found)}"
@@ -161,7 +162,7 @@ def _bundles(given: Sequence[Path], folder: Path) -> list[Bundle]:
                 raise nothing_in(path.name)
             found += among
             continue
-        if path.is_dir():
+        if os.path.isdir(path):  # of a name that is too long as well
             raise nothing_in(path.name)
         if name.endswith(INDEX_SUFFIX):
             shards = [path.with_name(each) for each in named_files(path)]

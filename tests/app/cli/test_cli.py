@@ -414,7 +414,8 @@ def test_analyze_takes_options_and_random_data_and_says_so_in_the_record(run: Ru
 
 def test_what_is_noteworthy_about_a_checkpoint_is_said_and_recorded(run: Run, tmp_path: Path) -> None:
     half = {name: tensor.half() for name, tensor in architectures.build("tanh-mlp").state_dict().items()}
-    torch.save({"model": half, "ema": half, "epoch": 3}, tmp_path / "net.pt")
+    average = {name: tensor + 1 for name, tensor in half.items()}
+    torch.save({"model": half, "ema": average, "epoch": 3}, tmp_path / "net.pt")
     status, _, err = run("analyze", tmp_path / "net.pt", *SMALL, "--json", tmp_path / "out.json")
     assert status == 0
     notes = checkpoints.read(tmp_path / "net.pt").notes
@@ -499,7 +500,7 @@ def test_train_hands_its_checkpoints_to_the_queue(run: Run, home: Settings, tmp_
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["mnist"], "There is no problem 'mnist'; choose one of digits-mlp, mnist-mlp, "),
+        (["mnist"], "There is no problem 'mnist'; choose one of digits-mlp, char-gpt, mnist-mlp, "),
         (["mnist-mlp"], "set SEIGH_DATA_DIR"),
         (["digits-mlp", "--record", "0;20"], "'0;20' is no list of steps"),
         (["digits-mlp", "--steps", 10, "--record", "0,20"], "must lie between 0 and the 10 steps"),

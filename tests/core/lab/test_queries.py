@@ -399,6 +399,8 @@ def test_the_json_of_a_result(maker: Maker) -> None:
         "magnitudes": [],
         "metrics": [],
         "curves": {},
+        "profiles": {},
+        "quantities": {},
         "model": "mlp",
         "step": 300,
         "parameters": 7030,

@@ -71,7 +71,7 @@ def test_tables_have_the_analyses_of_the_models_asked_for(maker: sessionmaker[Se
             frame = tables.export(s, table, ["mlp"])
             if table == "training":
                 assert set(frame["model"]) == {"mlp"}
-            elif table not in ("magnitudes", "metrics", "pairs"):  # made-up results have none
+            elif table not in ("magnitudes", "masks", "metrics", "pairs"):  # made-up results have none
                 assert set(frame["analysis_id"]) == ({first} if table in FURTHER else {first, second})
         assert set(tables.export(s, "overlap")["analysis_id"]) == {first, second, other}
         layers = tables.export(s, "layers")

@@ -337,7 +337,7 @@ ZERO_ONE = torch.tensor([[0, 1, 1], [1, 0, 0]])
         ({}, (3,), ZERO_ONE, "--loss bce compares each output with 0 or 1"),
         ({}, (3,), torch.eye(3).long(), "are one-hot.*y.argmax"),
         ({}, (3,), 4 * ZERO_ONE, "--loss mse compares numbers: save y as float32"),
-        ({}, (5, 3), torch.zeros(2, 5).long(), r"classes last; let the network return .*movedim\(-1, 1\)"),
+        ({}, (5, 3), torch.zeros(2, 5).long(), r"have the classes last; .*movedim\(-1, 1\)"),
         ({}, (3, 4), torch.zeros(2, 5).long(), r"targets \(N, 5\) of d and outputs \(N, 3, 4\); it takes"),
         ({}, (2, 3), torch.tensor([[0, 1, 255]]), "--ignore-index 255"),
         ({}, (3,), torch.full((4,), -100), "All labels of d are -100"),

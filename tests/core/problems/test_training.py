@@ -121,7 +121,9 @@ def test_steps_outside_the_training_are_refused(record: list[int], tmp_path: Pat
 
 
 def test_an_unknown_problem_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no problem 'mnist'; choose one of digits-mlp, mnist-mlp, cifar"):
+    with pytest.raises(
+        SettingsError, match="no problem 'mnist'; choose one of digits-mlp, char-gpt, mnist-mlp, cifar"
+    ):
         train("mnist", 10, [0], tmp_path)
 
 

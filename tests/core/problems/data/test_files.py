@@ -343,7 +343,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     [
         (
             "nothing",
-            r"no data set 'nothing'; choose digits, mnist, .*random\(3x32x32,classes=10\), or a .npz",
+            r"no data set 'nothing'; choose digits, mnist, .*random\(3x32x32,classes=10\), a .npz",
         ),
         ("", "no data set ''"),
         ("gone.npz", "no data file 'gone.npz'"),

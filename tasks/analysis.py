@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seigh.core import analysis, curves
-from seigh.core.lab import queries, store
+from seigh.core.lab import store
 from seigh.core.lab.artifacts import ArtifactStore, Damaged, Missing
 from seigh.core.lab.keys import eigenvectors_key
 from seigh.core.lab.models import Analysis, Checkpoint
@@ -71,6 +71,8 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result
 
 def _earlier(attempt: Attempt[Analysis], checkpoint: Checkpoint) -> list[Earlier]:
     """The first checkpoint of the model and the one before this one, where there are such."""
+    from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
+
     before = attempt.read(lambda s: queries.first_and_previous(s, checkpoint.model_id, checkpoint.step))
     artifacts = _artifacts(attempt)
     return [Earlier(checkpoint_file(artifacts, each), each.filename, each.step) for each in before]

@@ -646,5 +646,8 @@ def measurements(measured: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def two_columns(facts: dict[str, Any]) -> pd.DataFrame:
-    shown = {name.replace("_", " "): plain(str(value)) for name, value in facts.items() if value is not None}
+    told = {
+        name: ", ".join(map(str, each)) if isinstance(each, list) else each for name, each in facts.items()
+    }
+    shown = {name.replace("_", " "): plain(str(value)) for name, value in told.items() if value is not None}
     return pd.DataFrame({"name": shown.keys(), "value": shown.values()})

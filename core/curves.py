@@ -37,8 +37,12 @@ def asked(settings: AnalysisSettings) -> dict[str, Observable]:
     """
     check(settings)
     found = {name: available()[name] for name in settings.curves}
-    found |= {each.name: each for each in (own_mask(name).observable() for name, _ in settings.own_masks)}
-    return dict(sorted(found.items()))
+    return dict(sorted({**found, **of_own_masks(settings)}.items()))
+
+
+def of_own_masks(settings: AnalysisSettings) -> dict[str, Observable]:
+    """The curves of the user's own masks that settings name."""
+    return {each.name: each for each in (own_mask(name).observable() for name, _ in settings.own_masks)}
 
 
 def check(settings: AnalysisSettings) -> None:

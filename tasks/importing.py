@@ -88,7 +88,7 @@ def import_results(
                     step=step,
                     filename=file.name,
                     user=actor.name,
-                    words={name: _words(name) for name in result.curves},
+                    words=_words(result),
                 )
                 ids.append(analysis.id)
                 if not added:
@@ -211,9 +211,11 @@ def _step(file: Saved, result: Result) -> int:
     return step
 
 
-def _words(name: str) -> dict[str, str]:
-    """What a curve is called where it is shown; those that are not known here go by their name."""
-    known = curves.available().get(name)
-    if known is None:
-        return {"title": name, "note": "A curve of a plug-in that is not installed here."}
-    return {"title": known.title, "note": known.note}
+def _words(result: Result) -> dict[str, dict[str, Any]]:
+    """What is said of each curve, profile and quantity; those that are not known here go by their name."""
+    known = {**curves.available(), **curves.of_own_masks(result.settings)}
+    unknown = "An observable of a plug-in that is not installed here."
+    return {
+        name: known[name].words() if name in known else {"title": name, "note": unknown}
+        for name in (*result.curves, *result.profiles, *result.quantities)
+    }

@@ -146,7 +146,7 @@ def add_checkpoint(
         step: Training step, ≥ 0.
         sha256: Hash of the file, which lies in the artefact store.
         filename: The file's original name.
-        size: Bytes of the file.
+        size: Bytes of the file; 0 of weights that only a result computed elsewhere tells of.
         parameters: How many the whole model has.
         metrics: Any of train_loss, train_accuracy, test_loss and test_accuracy.
         user: Who brought it.
@@ -182,7 +182,7 @@ def add_checkpoint(
             f"The model '{model.name}' already has other weights at step {step:,} ('{checkpoint.filename}'); "
             f"give '{filename}' another step or another model name."
         )
-    if not checkpoint.is_stored:  # only results that were computed elsewhere told of it so far
+    if size and not checkpoint.is_stored:  # only results that were computed elsewhere told of it so far
         checkpoint.filename, checkpoint.size = PurePath(filename).name[-255:], size
         checkpoint.parameters = parameters
         for name, value in metrics.items():
@@ -1047,33 +1047,25 @@ def add_imported(
     Raises:
         StoreError: If it cannot be of this model, is no result, or says more than there is room for.
     """
-    if len(settings.architecture) > 300 or len(settings.data) > 255 or settings.samples is None:
+    room = {Model.architecture: settings.architecture, Analysis.data: settings.data}
+    if settings.samples is None or any(len(text) > column.type.length for column, text in room.items()):
         raise StoreError(f"The settings of '{filename}' are those of no analysis; save the result again.")
-    if settings.k != len(found.overlap) or any(each not in words for each in found.curves):
+    told = (*found.curves, *found.profiles, *found.quantities)
+    if settings.k != len(found.overlap) or any(each not in words for each in told):
         raise StoreError(f"The settings of '{filename}' are of another result; save the result again.")
     _check_finite(found)
-    model = add_model(s, model_name, settings.architecture)
     name = PurePath(filename).name[-255:]
-    checkpoint, _ = _get_or_add(
+    checkpoint = add_checkpoint(
         s,
-        Checkpoint,
-        Checkpoint.model_id == model.id,
-        Checkpoint.step == step,
-        new=lambda: Checkpoint(
-            model_id=model.id,
-            step=step,
-            sha256=checkpoint_sha256,
-            filename=name,
-            size=0,
-            parameters=found.parameters,
-            uploaded_by=user[:100],
-        ),
+        add_model(s, model_name, settings.architecture),
+        step=step,
+        sha256=checkpoint_sha256,
+        filename=filename,
+        size=0,
+        parameters=found.parameters,
+        metrics={},
+        user=user,
     )
-    if checkpoint.sha256 != checkpoint_sha256:
-        raise StoreError(
-            f"The model '{model.name}' already has other weights at step {step:,} ('{checkpoint.filename}'); "
-            f"give '{name}' another step or another model name."
-        )
     written = found.document(checkpoint_sha256, settings.model_dump(mode="json"))
     key = _key("imported", _json(written))
     time = present(s)

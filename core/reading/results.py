@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,17 @@ from seigh.core.reading.checkpoints import in_safetensors, once
 from seigh.core.reading.packing import handed_back
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import MIB, Refusal, shown
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, OVERLAP, PARTS, STAGES, Table
+from seigh.core.results.schema import (
+    LAYERS,
+    MAGNITUDES,
+    METRICS,
+    NUMBERS,
+    OVERLAP,
+    PARTS,
+    POINTS,
+    STAGES,
+    Table,
+)
 
 FORMAT = "seigh result 1"
 
@@ -37,6 +47,8 @@ _KEYS = (
     *("seconds", "checkpoint_sha256", "data_sha256", "settings", "environment", "record"),
 )
 _LONGEST_K = 100_000
+_LONGEST_PROFILE = 1_000_000
+_MOST_NAMED = 100
 _DEEPEST = 12
 _TENSORS = ("eigenvalues", "eigenvectors")
 
@@ -134,7 +146,11 @@ def check(document: Any) -> None:
         _is(len(unique) == len(found), f"has {name} twice")
     _table(document.get("stages", []), STAGES, "stages")
     _is(len(document.get("stages", [])) <= 100, "has far too many stages")
-    _curves(document.get("curves", {}), k)
+    _columns(document.get("curves", {}), "curve", PARTS, k)
+    profiles, quantities = document.get("profiles", {}), document.get("quantities", {})
+    _columns(profiles, "profile", POINTS, None)
+    _quantities(quantities)
+    _is(not profiles.keys() & quantities.keys(), "has an observable twice")
     for name in ("checkpoint_sha256", "data_sha256"):
         _is(_is_hash(document[name]), f"has no {name}")
     for name in ("seconds", "settings", "environment", "record"):
@@ -157,17 +173,30 @@ def _record(record: dict[str, Any]) -> None:
     _is(step is None or _whole(step, 0, 2**31 - 1), "has no training step")
 
 
-def _curves(curves: Any, k: int) -> None:
-    _is(isinstance(curves, dict) and len(curves) <= 100, "has no curves")
-    for name, parts in curves.items():
-        _is(0 < len(name) <= 64 and name.isprintable(), "has a curve without a name")
-        _is(
-            isinstance(parts, dict) and set(PARTS) == parts.keys(),
-            "has a curve that is none",
-        )
-        for part, values in parts.items():
+def _named(given: Any, what: str) -> dict[str, Any]:
+    _is(isinstance(given, dict) and len(given) <= _MOST_NAMED, f"has no {what} by name")
+    _is(all(0 < len(name) <= 64 and name.isprintable() for name in given), f"has a {what} without a name")
+    return dict(given)
+
+
+def _columns(given: Any, what: str, parts: Sequence[str], length: int | None) -> None:
+    """Numbers under names, each part of which is a list as long as its value, or of a given length."""
+    for name, columns in _named(given, what).items():
+        _is(isinstance(columns, dict) and set(parts) == columns.keys(), f"has a {what} that is none")
+        value = columns["value"]
+        _is(isinstance(value, list) and len(value) <= _LONGEST_PROFILE, f"has a {what} that is none")
+        for part, values in columns.items():
             if values is not None or part == "value":
-                _numbers(values, f"the curve {shown(name)}", k)
+                _numbers(values, f"the {what} {shown(name)}", len(value) if length is None else length)
+
+
+def _quantities(given: Any) -> None:
+    for name, told in _named(given, "quantity").items():
+        _is(isinstance(told, dict) and {*NUMBERS, "unit"} == told.keys(), "has a quantity that is none")
+        _numbers([told["value"]], f"the quantity {shown(name)}", 1, known=True)
+        _numbers([told[part] for part in NUMBERS], f"the quantity {shown(name)}", len(NUMBERS))
+        unit = told["unit"]
+        _is(isinstance(unit, str) and len(unit) <= 64 and unit.isprintable(), "has a quantity without a unit")
 
 
 def _table(rows: Any, table: Table, name: str) -> list[dict[str, Any]]:

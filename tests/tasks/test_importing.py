@@ -35,7 +35,13 @@ def result() -> seigh.Result:
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     x, y = torch.randn(20, 5), torch.arange(20) % 3
     return seigh.analyse(
-        model, F.cross_entropy, (x, y), k=4, name="mine", step=300, curves=("participation",), split="train"
+        *(model, F.cross_entropy, (x, y)),
+        k=4,
+        name="mine",
+        step=300,
+        curves=("density", "edge-of-stability", "participation"),
+        learning_rate=0.1,
+        split="train",
     )
 
 
@@ -102,6 +108,16 @@ WRONG: dict[str, tuple[Any, str]] = {
     "half a loss": (lambda d: d["record"].update(loss={"name": "x"}), "no whole loss"),
     "deep": (lambda d: d["record"].update(deep=json.loads("[" * 30 + "]" * 30)), "nested far too deeply"),
     "curve": (lambda d: d["curves"].update(x={"value": [1.0]}), "curve that is none"),
+    "short profile": (
+        lambda d: d["profiles"]["density"]["x"].pop() and None,
+        "the profile density of another length",
+    ),
+    "half a profile": (lambda d: d["profiles"].update(x={"value": [1.0]}), "profile that is none"),
+    "profiles": (lambda d: d.update(profiles=[]), "has no profile by name"),
+    "half a quantity": (lambda d: d["quantities"].update(x={"value": 1.0}), "quantity that is none"),
+    "no quantity": (lambda d: d["quantities"]["edge-of-stability"].update(value=None), "no numbers"),
+    "unit": (lambda d: d["quantities"]["edge-of-stability"].update(unit=3), "quantity without a unit"),
+    "two kinds": (lambda d: d["quantities"].update(density=d["quantities"]["edge-of-stability"]), "twice"),
     "settings": (lambda d: d["settings"].update(method=3), "no settings of an analysis"),
 }
 
@@ -157,7 +173,8 @@ def test_an_imported_result_is_shown_like_all_others_and_marked(
         assert detail.environment == result.environment
         exported = queries.export_result(s, number)
         same = result.to_json()
-        for key in ("eigenvalues", "residuals", "overlap", "layers", "metrics", "curves", "record"):
+        keys = ("eigenvalues", "residuals", "overlap", "layers", "metrics", "curves", "record")
+        for key in (*keys, "profiles", "quantities"):
             assert exported[key] == json.loads(json.dumps(same[key])), key
         (row,) = queries.comparable(s).to_dict("records")
         assert row["imported"] == "mine.safetensors"
@@ -184,6 +201,34 @@ def test_importing_twice_is_importing_once(file: Path, result: seigh.Result, lab
         assert s.query(Analysis).count() == s.query(Checkpoint).count() == 1
     other = import_results([Saved(file, file.name)], model_name="another", user="bob", env=lab)
     assert other.analysis_ids != first.analysis_ids
+
+
+def test_observables_that_are_not_known_here_go_by_their_names(
+    file: Path, tmp_path: Path, lab: Settings
+) -> None:
+    def of_a_plugin(document: dict[str, Any]) -> None:
+        for kind, name in (("curves", "participation"), ("profiles", "density")):
+            document[kind]["theirs-" + kind] = document[kind].pop(name)
+
+    theirs = altered(file, tmp_path / "theirs.safetensors", of_a_plugin)
+    (number,) = import_results([Saved(theirs, "t")], model_name="m", user="ann", env=lab).analysis_ids
+    with sessions(lab.database)() as s:
+        assert queries.observation_names(s, [number], "profile") == {"theirs-profiles": "theirs-profiles"}
+        assert list(queries.export_result(s, number)["curves"]) == ["theirs-curves"]
+    assert not open_page("result", analysis=str(number)).error
+
+
+def test_an_architecture_may_be_as_long_as_the_lab_takes(file: Path, tmp_path: Path, lab: Settings) -> None:
+    for length, fits in ((2000, True), (2001, False)):
+        change = lambda d, length=length: d["settings"].update(architecture="x" * length)  # noqa: E731
+        long = altered(file, tmp_path / f"{length}.safetensors", change)
+        if fits:
+            import_results([Saved(long, long.name)], model_name="long", user="ann", env=lab)
+        else:
+            with pytest.raises(UserError, match="are those of no analysis"):
+                import_results([Saved(long, long.name)], model_name="longer", user="ann", env=lab)
+    with pytest.raises(UserError, match="choose one from 0 to"):
+        import_results([Saved(file, "late", 2**31)], model_name="late", user="ann", env=lab)
 
 
 def test_what_cannot_be_imported_is_refused_and_nothing_is_kept(

@@ -50,6 +50,16 @@ def value_of(value: float | None, error: float | None, digits: int = 4) -> str:
     return _at(value, max(place, _place(value) - _MOST_DIGITS + 1), trim=False)
 
 
+def interval(lower: float | None, upper: float | None, digits: int = 4) -> str:
+    """Two ends, ``0.32251 and 0.32254``: in so many digits, and more where they would look the same."""
+    if lower is None or upper is None or math.isnan(lower) or math.isnan(upper):
+        return "not known"
+    fine = (upper - lower) / 10 or None
+    if fine is None or number(lower, digits) != number(upper, digits):
+        return f"{number(lower, digits)} and {number(upper, digits)}"
+    return f"{value_of(lower, fine)} and {value_of(upper, fine)}"
+
+
 def plus_minus(error: float | None) -> str:
     """``± 7e-6``: an error in one significant digit, two from 1.1 to 1.9, rounded up; empty if unknown."""
     if error is None or math.isnan(error):

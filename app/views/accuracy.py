@@ -109,9 +109,7 @@ def numbers(study: pd.DataFrame, kind: Kind, k: int, outer: int, inner: int) -> 
     table = pd.DataFrame(
         {
             "method": chosen["method"],
-            "‖H − Ĥ‖ ÷ ‖H‖": [
-                with_error(m, s) for m, s in zip(chosen["error"], chosen["error_std"], strict=True)
-            ],
+            "‖H − Ĥ‖ ÷ ‖H‖": _with_std(chosen, "error"),
             f"overlap with the true V, k = {k:,}": _with_std(chosen, "overlap"),
             "products with H": [f"{products:,.0f}" for products in chosen["products"]],
             "memory": [

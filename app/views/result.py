@@ -32,7 +32,7 @@ from seigh.app.common import (
     whole_matrix,
     whole_number,
 )
-from seigh.app.digits import number, plus_minus, value_of
+from seigh.app.digits import interval, number, plus_minus, value_of
 from seigh.app.frame import explain, show
 from seigh.app.navigation import link
 from seigh.app.panels import nearest
@@ -258,9 +258,7 @@ def quantities(numbers: pd.DataFrame, remarks: dict[str, str]) -> None:
         {
             "quantity": f"{row.title}{f' ({row.unit})' if row.unit else ''}",
             "value": number(row.value),
-            "between": "not known"
-            if pd.isna(row.lower) or pd.isna(row.upper)
-            else f"{number(row.lower)} and {number(row.upper)}",
+            "between": interval(row.lower, row.upper),
             "beside": "" if pd.isna(row.reference) else f"{row.reference_title}: {number(row.reference)}",
             "how to read it": " ".join(filter(None, (row.note, remarks.get(row.observable, "")))),
         }

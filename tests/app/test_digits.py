@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from seigh.app.digits import number, plus_minus, value_of, with_error
+from seigh.app.digits import interval, number, plus_minus, value_of, with_error
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,21 @@ def test_what_is_shown_is_right_within_the_error_that_is_shown(seed: int) -> Non
         exponent = int(value_of(value, error).partition("e")[2] or 0)
         if last:
             assert 10.0 ** (exponent - len(last)) >= 10.0 ** (math.floor(math.log10(told)) - 1) * 0.99
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "said"),
+    [
+        (0.1, 0.25, "0.1 and 0.25"),
+        (0.32250, 0.32254, "0.322500 and 0.322540"),
+        (0.322509, 0.322541, "0.322509 and 0.322541"),
+        (2.0, 2.0, "2 and 2"),
+        (-1.0, float("inf"), "-1 and ∞"),
+        (None, 1.0, "not known"),
+        (float("nan"), 1.0, "not known"),
+    ],
+)
+def test_the_ends_of_an_interval_never_look_the_same_unless_they_are(
+    lower: float | None, upper: float | None, said: str
+) -> None:
+    assert interval(lower, upper) == said

@@ -17,7 +17,7 @@ from seigh.core.problems import data
 from seigh.core.settings import Settings
 from tests.browser.conftest import settled
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
-from tests.browser.test_problems import choose
+from tests.browser.test_problems import choose, start
 from tests.core.problems.graphs.test_networks import dense
 from tests.core.problems.test_stub import network_of
 from tests.exported import AttentionCnn, exported
@@ -71,10 +71,7 @@ def test_from_an_unknown_network_to_its_analysis(page: Page, url: str, lab: Sett
     page.get_by_text("Advanced").click()
     choose(page, "Precision", "float64")
     settled(page)
-    start = page.get_by_role("button", name="Start 2 analyses")
-    said = page.get_by_test_id("stAlert").all_inner_texts()
-    expect(start, f"it can be started; the page says {said}").to_be_enabled(timeout=120_000)
-    start.click()
+    start(page, "2 analyses", "it can be started")
     expect(page.get_by_text("2 analyses are queued.")).to_be_visible(timeout=120_000)
     page.get_by_role("link", name="Watch them in Runs").click()
     expect(page.get_by_role("link", name="Open")).to_have_count(2, timeout=300_000)

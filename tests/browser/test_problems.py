@@ -62,10 +62,7 @@ def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
         choose(page, "Test matrices", "gaussian")
         expect(page.get_by_text(re.compile(f"^D = {parameters:,}"))).not_to_have_count(0)
         settled(page)
-        start = page.get_by_role("button", name="Start 1 analysis")
-        said = page.get_by_test_id("stAlert").all_inner_texts()
-        expect(start, f"{spec} can be started; the page says {said}").to_be_enabled(timeout=120_000)
-        start.click()
+        start(page, "1 analysis", f"{spec} can be started")
         expect(page.get_by_text("1 analysis is queued.")).to_be_visible(timeout=120_000)
 
     page.get_by_role("link", name="Watch them in Runs").click()
@@ -85,6 +82,14 @@ def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
         last = curve.iloc[-1]
         assert last["overlap"] < 0.01
         expect(shown).to_have_text(value_of(last["overlap"], last["error"], 3))
+
+
+def start(page: Page, analyses: str, claim: str) -> None:
+    """Press Start, which has to be possible; else the page's own words say why it is not."""
+    button = page.get_by_role("button", name=f"Start {analyses}")
+    said = page.get_by_test_id("stAlert").all_inner_texts()
+    expect(button, f"{claim}; the page says {said}").to_be_enabled(timeout=120_000)
+    button.click()
 
 
 def choose(page: Page, label: str, option: str) -> None:

@@ -169,17 +169,23 @@ def test_drawn_angles_are_those_of_drawn_subspaces(dimension: int, k: int) -> No
     assert smallest[0] == pytest.approx(smallest[1], rel=0.08, abs=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["subspaces", "masks"])
-def test_mean_and_deviation_over_draws(kind: module.Kind) -> None:
-    found = random_metrics(40, 6, kind=kind, draws=DRAWS, seed=1)
-    generator = np.random.default_rng(5)
+def metrics_of_draws(kind: module.Kind, dimension: int, k: int, seed: int) -> list[dict[str, float]]:
+    """Every metric between the first k coordinates and each of ``DRAWS`` random subspaces, by dense algebra."""
+    generator = np.random.default_rng(seed)
     truth = []
     for _ in range(DRAWS):
         if kind == "subspaces":
-            other = np.linalg.qr(generator.standard_normal((40, 6)))[0]
+            other = np.linalg.qr(generator.standard_normal((dimension, k)))[0]
         else:
-            other = np.eye(40)[:, generator.choice(40, 6, replace=False)]
-        truth.append(independent(np.arccos(np.linalg.svd(other[:6], compute_uv=False).clip(0, 1))))
+            other = np.eye(dimension)[:, generator.choice(dimension, k, replace=False)]
+        truth.append(independent(np.arccos(np.linalg.svd(other[:k], compute_uv=False).clip(0, 1))))
+    return truth
+
+
+@pytest.mark.parametrize("kind", ["subspaces", "masks"])
+def test_mean_and_deviation_over_draws(kind: module.Kind) -> None:
+    found = random_metrics(40, 6, kind=kind, draws=DRAWS, seed=1)
+    truth = metrics_of_draws(kind, 40, 6, seed=5)
     for metric in METRICS:
         values = np.array([each[metric] for each in truth])
         error = math.sqrt(2 / DRAWS) * max(float(values.std()), 1e-9)
@@ -213,14 +219,7 @@ def test_the_study_has_every_metric_of_every_size() -> None:
 @pytest.mark.parametrize("kind", ["subspaces", "masks"])
 def test_the_quantiles_of_the_study_are_those_of_independent_draws(kind: module.Kind) -> None:
     rows = {row["metric"]: row for row in random_study([(40, 6)], kind=kind, draws=DRAWS, seed=3)}
-    generator = np.random.default_rng(8)
-    truth = []
-    for _ in range(DRAWS):
-        if kind == "subspaces":
-            other = np.linalg.qr(generator.standard_normal((40, 6)))[0]
-        else:
-            other = np.eye(40)[:, generator.choice(40, 6, replace=False)]
-        truth.append(independent(np.arccos(np.linalg.svd(other[:6], compute_uv=False).clip(0, 1))))
+    truth = metrics_of_draws(kind, 40, 6, seed=8)
     for metric in METRICS:
         values = np.array([module.normalised(metric, each[metric], 6) for each in truth])
         for share, name in ((0.05, "low"), (0.5, "median"), (0.95, "high")):

@@ -85,6 +85,15 @@ def optimiser() -> dict[str, Any]:
     return {"state": moments, "param_groups": [group]}
 
 
+def packages(module: str) -> list[str]:
+    """Make a module and the packages around it, where there are none; the names of those that were made."""
+    parts = module.split(".")
+    paths = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    made = [path for path in paths if path not in sys.modules]
+    sys.modules |= {path: types.ModuleType(path) for path in made}
+    return made
+
+
 @contextmanager
 def classes(**bases: type) -> Iterator[dict[str, Any]]:
     """Classes of packages that are not installed, by full names with ``__`` for dots; gone afterwards."""
@@ -92,12 +101,7 @@ def classes(**bases: type) -> Iterator[dict[str, Any]]:
     added: list[str] = []
     for key, base in bases.items():
         module, _, name = key.replace("__", ".").rpartition(".")
-        parts = module.split(".")
-        for depth in range(1, len(parts) + 1):
-            path = ".".join(parts[:depth])
-            if path not in sys.modules:
-                sys.modules[path] = types.ModuleType(path)
-                added.append(path)
+        added += packages(module)
         made[name] = type(name, (base,), {"__module__": module})
         setattr(sys.modules[module], name, made[name])
     try:
@@ -616,12 +620,7 @@ class _Late:
     def __reduce__(self) -> Any:
         module, _, name = self.full_name.replace("__", ".").rpartition(".")
         made = type(name, (), {"__module__": module, "__qualname__": name})
-        parts = module.split(".")
-        for depth in range(1, len(parts) + 1):
-            path = ".".join(parts[:depth])
-            if path not in sys.modules:
-                sys.modules[path] = types.ModuleType(path)
-                LATE.append(path)
+        LATE.extend(packages(module))
         setattr(sys.modules[module], name, made)
         items = iter({"lr": 0.1}.items()) if self.base is dict else None
         return made, (), {"_rate": 0.1}, None, items

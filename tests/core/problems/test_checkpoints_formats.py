@@ -6,10 +6,6 @@ import argparse
 import collections
 import json
 import pathlib
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from seigh.core.problems.checkpoints import (
     merge,
     read,
 )
+from tests.core.problems.kinds import classes
 
 State = dict[str, Tensor]
 
@@ -39,28 +36,6 @@ def state() -> State:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return architectures.build("tanh-mlp").state_dict()
-
-
-@contextmanager
-def classes(**bases: type) -> Iterator[dict[str, Any]]:
-    """Classes of packages that are not installed, by full names with ``__`` for dots; gone afterwards."""
-    made: dict[str, Any] = {}
-    added: list[str] = []
-    for key, base in bases.items():
-        module, _, name = key.replace("__", ".").rpartition(".")
-        parts = module.split(".")
-        for depth in range(1, len(parts) + 1):
-            path = ".".join(parts[:depth])
-            if path not in sys.modules:
-                sys.modules[path] = types.ModuleType(path)
-                added.append(path)
-        made[name] = type(name, (base,), {"__module__": module})
-        setattr(sys.modules[module], name, made[name])
-    try:
-        yield made
-    finally:
-        for path in added:
-            del sys.modules[path]
 
 
 def saved(contents: object, path: Path) -> Checkpoint:

@@ -170,7 +170,7 @@ def test_drawn_angles_are_those_of_drawn_subspaces(dimension: int, k: int) -> No
 
 
 def metrics_of_draws(kind: module.Kind, dimension: int, k: int, seed: int) -> list[dict[str, float]]:
-    """Every metric between the first k coordinates and each of ``DRAWS`` random subspaces, by dense algebra."""
+    """Every metric between the first k coordinates and each of DRAWS random subspaces, by dense algebra."""
     generator = np.random.default_rng(seed)
     truth = []
     for _ in range(DRAWS):

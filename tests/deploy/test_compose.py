@@ -26,9 +26,9 @@ PASSWORDS = {"POSTGRES_PASSWORD": secrets.token_hex(24), "REDIS_PASSWORD": secre
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def lab() -> Iterator[Stack]:
     """All services, up and healthy."""
-    with stack(tmp_path_factory.mktemp("lab"), PASSWORDS) as running:
+    with stack(PASSWORDS) as running:
         running.start()
         yield running
 

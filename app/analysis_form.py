@@ -149,7 +149,7 @@ def say_theta(architecture: str, patterns: Sequence[str] = ()) -> None:
 
 
 def say_data(about: Description) -> None:
-    """What a data set is, and how to get it where it is not there."""
+    """Describe a data set, and how to get its files where they are absent."""
     if about.missing:
         st.caption(plain(about.about))
         looked = ", ".join(f"`{path}`" for path in about.missing[:2])
@@ -166,7 +166,7 @@ def say_data(about: Description) -> None:
 
 
 def absent(about: Description) -> list[str]:
-    """That the files are missing, which ``say_data`` explains."""
+    """Return the obstacle to Start where files are absent, which ``say_data`` explains."""
     return [f"Get the files of {about.name} first."] if about.missing else []
 
 
@@ -317,7 +317,7 @@ def _fill_in(page: str) -> None:
 
 
 def _fields(preset: str) -> list[tuple[str, Any]]:
-    """What a preset puts into which field."""
+    """Return the fields that a preset fills, each with its value."""
     return [(name, list(value) if name == "splits" else value) for name, value in PRESETS[preset].items()]
 
 

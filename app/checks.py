@@ -22,7 +22,7 @@ TIES_AT_K = (
 
 
 def ties_at(k: int, point: OverlapPoint) -> str:
-    """That weights of equal magnitude compete for the last places of the mask of size k, and what it means.
+    """Say that weights of equal magnitude compete for the last places of the mask of size k.
 
     Args:
         k: The size.

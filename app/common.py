@@ -1,4 +1,4 @@
-"""What the pages share: the database, words for numbers and times, and what happens when something fails."""
+"""Shared parts of the pages: the database, words for numbers and times, and the handling of failures."""
 
 from __future__ import annotations
 
@@ -244,13 +244,13 @@ def plain(text: str) -> str:
 
 
 def matrix(analysis: HasParameters) -> str:
-    """What an analysis is of, such as ``train GGN of fc.*``."""
+    """Name the matrix of an analysis, such as ``train GGN of fc.*``."""
     of = f" of {analysis.subset}" if analysis.subset else ""
     return f"{whole_matrix(analysis)}{of}"
 
 
 def whole_matrix(analysis: HasMatrix) -> str:
-    """What an analysis is of without the parameters, where there is no room for them: ``train GGN``."""
+    """Name the matrix of an analysis without its parameters, where there is no room: ``train GGN``."""
     name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
     return f"{analysis.split} {name}"
 
@@ -298,7 +298,7 @@ ELSEWHERE = ":violet-badge[computed elsewhere]"
 
 
 def title_of(run: Run) -> str:
-    """What a piece of work does, beside its model."""
+    """Say what a piece of work does, to stand beside its model."""
     match run:
         case AnalysisRun():
             elsewhere = "" if run.imported is None else f" {ELSEWHERE}"

@@ -1,4 +1,4 @@
-"""What analyses will cost, said before they start: products, memory, time, and whether that is absurd."""
+"""Costs of analyses, said before they start: products, memory, time, and a warning where it is absurd."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def of_no_method() -> dict[str, Any]:
 
 
 def by_method(chosen: AnalysisSettings, parameters: int, timed: Sequence[Timed], kind: Kind) -> pd.DataFrame:
-    """What every method would take for the same k; of those that cannot work, why."""
+    """Return the cost of every method for the same k, or the reason why it cannot work."""
     rows = []
     for method in methods.available():
         same = method == chosen.method

@@ -163,7 +163,7 @@ class Size:
 
     @property
     def in_url(self) -> dict[str, list[str]]:
-        """As it stands in the address."""
+        """Return the parameters that stand for it in the address."""
         return {"k": [str(self.k)]} if self.rho is None else {"rho": [f"{self.rho:g}"]}
 
     def of(self, parameters: int) -> int:
@@ -172,7 +172,7 @@ class Size:
 
 
 def table_of(figure: Figure) -> pd.DataFrame:
-    """What a figure draws, and its downloads contain."""
+    """Return the table that a figure draws and its downloads contain."""
     return figure.table if isinstance(figure.table, pd.DataFrame) else pd.DataFrame(figure.table)
 
 
@@ -185,7 +185,7 @@ def chart_of(figure: Figure) -> Any:
 
 
 def told_columns(figure: Figure) -> dict[str, str]:
-    """What each column of a figure's table means, where somebody has said so."""
+    """Return the meaning of each column of a figure's table, where it is stated."""
     told = {**COLUMNS, **figure.columns}
     return {str(column): told[column] for column in table_of(figure).columns if column in told}
 
@@ -558,7 +558,7 @@ def spectrum(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
 
 
 def missed(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
-    """What the leading eigenvalues miss of the whole matrix, of ``queries.spectrum``."""
+    """Figure of the part of the whole matrix outside the leading eigenpairs, from ``queries.spectrum``."""
     return Figure(
         title="What the leading eigenvalues miss",
         how="the curve is the share that the eigenvalues after the r-th have of all squared ones together; "

@@ -1,4 +1,4 @@
-"""What a chart is drawn of, where a page and the report draw the same: which pairs, size and name."""
+"""Panels that a page and the report draw alike: pairs of analyses, size and name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def within(values: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def names_of_sets(sets: pd.DataFrame) -> pd.Series[str]:
-    """What tells the sets of one model apart; their number where nothing shown does."""
+    """Return the words that tell the sets of one model apart; their number where no shown setting does."""
     names = charts.name_series(sets).str.removeprefix(sets["model"].iloc[0] + " · ")
     ambiguous = sets.groupby(names)["set_id"].transform("nunique") > 1
     return names.where(
@@ -120,7 +120,7 @@ def masks_at(
 
 
 def metrics_near(found: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFrame:
-    """Of ``queries.subspace_metrics``, the rows nearest to one size each, of sizes that most have."""
+    """Keep the rows of ``queries.subspace_metrics`` nearest to one size each, of sizes that most have."""
     parts = [nearest(shared(rows), k_of(int(str(number)))) for number, rows in found.groupby("parameters")]
     return pd.concat(parts, ignore_index=True)
 

@@ -178,7 +178,7 @@ def _heatmaps(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure
 
 
 def _of_single_analyses(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
-    """Of each line at its last step: in which layers, at which magnitudes, and what plug-ins draw."""
+    """Figures of each line at its last step: layers, magnitudes, and those of plug-ins."""
     last = last_steps(analyses).sort_values("series")
     for each in rows_of(last.head(MOST_PANELS), AnalysisOfLine):
         k, where = size.of(each.parameters), f"{each.series}, step {each.step:,}"

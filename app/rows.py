@@ -143,7 +143,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Deed:
-    """What somebody did: a row of ``audit.of``."""
+    """An entry of the audit: a row of ``audit.of``."""
 
     at: datetime
     who: str
@@ -199,7 +199,7 @@ class HasRemaining(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What all kinds of work have: a row of ``queries.runs``."""
+    """The facts common to all kinds of work: a row of ``queries.runs``."""
 
     kind: str
     id: int

@@ -1,4 +1,4 @@
-"""What is true without a server: curvature, spectra, overlap, problems, results."""
+"""Everything that works without a server: curvature, spectra, overlap, problems, results."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed."""
+"""Settings of the C library that decide what happens to freed memory."""
 
 from __future__ import annotations
 

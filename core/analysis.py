@@ -122,7 +122,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an analysis will take, known beforehand.
+    """The products, memory and disk space of an analysis, computed before it starts.
 
     Attributes:
         parameters: Number of parameters, D.
@@ -243,7 +243,7 @@ def _finite(value: Any) -> Any:
 
 
 class SharedBy(Crew, Protocol):
-    """Those who share an analysis, and what they say about it in its record."""
+    """The crew that shares an analysis, with the lines that it adds to the record."""
 
     def record(self) -> dict[str, Any]: ...
 
@@ -324,7 +324,7 @@ def analyse_network(
     hire: Hire | None = None,
     earlier: Callable[[int | None], Sequence[Earlier]] = lambda _: (),
 ) -> Result:
-    """What ``analyse`` does once it is known where the network comes from.
+    """Run an analysis of the network that ``opened`` gives; ``analyse`` says where that comes from.
 
     Args:
         opened: Gives the network and its data; called once, as the first stage.
@@ -663,7 +663,7 @@ def _with_weight_decay(
 
 
 def _of_loss(settings: AnalysisSettings) -> dict[str, Any]:
-    """What else decides the loss, as far as it was asked for."""
+    """The options of the loss that differ from their defaults."""
     told: dict[str, Any] = {}
     if settings.weights:
         told["class_weights"] = settings.weights
@@ -780,7 +780,7 @@ def eigenspace(
 
 
 def missed(hessian: Operator, pairs: Eigenpairs, settings: AnalysisSettings) -> tuple[APosteriori, Scree]:
-    """What the k pairs miss of H: its norm, and the band of the scree curve.
+    """Estimate the part of H outside the k pairs: its norm, and the band of the scree curve.
 
     Args:
         hessian: H, the penalty of weight decay included.
@@ -875,7 +875,7 @@ def _excess(pairs: Eigenpairs, order: Tensor) -> float:
 
 
 def cost(settings: AnalysisSettings, parameters: int) -> Cost:
-    """What an analysis of a model with D = ``parameters`` will take.
+    """Compute products, memory and disk space of an analysis of a model with D = ``parameters``.
 
     Raises:
         SettingsError: The settings cannot work for this model.
@@ -955,7 +955,7 @@ class _Clock:
         self.stages.append(Stage(name, time.perf_counter() - start, self.hvps - before))
 
     def counter(self) -> Callable[[int], None]:
-        """What an operator calls with the number of products that it has made so far."""
+        """Return the callback to which an operator reports the number of its products so far."""
         counted = 0
 
         def batch(hvps: int) -> None:

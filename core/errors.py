@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of others' code says, to stand in brackets: its first line, or else its kind."""
+    """Return the first line of an exception's message, or else its kind, to be put in brackets."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 

@@ -61,7 +61,7 @@ class Forecast:
 
 
 def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Timed]) -> Forecast | None:
-    """What the most similar of these analyses tells; None if it is of another kind.
+    """Forecast from the most similar of these analyses; None if none is of the same kind.
 
     Time is taken to grow with the number of products; that of a product between not in proportion (√) and in
     proportion with N, and at most like √k.
@@ -94,7 +94,7 @@ def from_timed(settings: AnalysisSettings, parameters: int, timed: Sequence[Time
 def from_arithmetic(
     settings: AnalysisSettings, parameters: int, sample: tuple[int, ...], device: Kind
 ) -> Forecast:
-    """What the operations tell that it takes, over how fast devices are.
+    """Forecast from the number of operations and the speed of the device.
 
     Args:
         settings: Of the analysis.

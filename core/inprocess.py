@@ -268,7 +268,7 @@ class _Feed:
 
 
 def _name_of(loss: Any) -> str:
-    """What a loss is called in settings and records."""
+    """Return the name of a loss for settings and records."""
     inner = loss
     while hasattr(inner, "func"):  # functools.partial
         inner = inner.func
@@ -458,7 +458,7 @@ def _index(settings: AnalysisSettings, size: int, y: Tensor) -> Tensor:
 
 
 def _of_dataset(data: Any, settings: AnalysisSettings) -> _Samples:
-    """Of a data set with a length, whose samples are decoded one by one."""
+    """Choose samples of a data set with a length, whose samples are decoded one by one."""
     y: Any = torch.empty(0)
     if settings.subset in ("balanced", "first-per-class"):
         y = next((getattr(data, name) for name in ("targets", "labels") if hasattr(data, name)), None)
@@ -613,7 +613,7 @@ def _hash(model: nn.Module) -> str:
 
 @contextmanager
 def _untouched(data: Any) -> Iterator[None]:
-    """What happens inside leaves random numbers as they were, whatever the modes of autograd outside."""
+    """Restore the random states in the end; inside, autograd's modes are the usual ones."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     generators = {
         id(each): each

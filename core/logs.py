@@ -53,7 +53,7 @@ def _secrets() -> list[str]:
 
 @contextmanager
 def about(kind: str, number: int) -> Iterator[None]:
-    """What this thread logs within the block is about this piece of work."""
+    """Attach kind and number of a piece of work to all that this thread logs within the block."""
     token = _work.set((kind, number))
     try:
         yield

@@ -43,7 +43,7 @@ _QUICK = 0.5
 
 @dataclass(frozen=True)
 class Theta:
-    """Which parameters of the model θ is made of.
+    """The selection of the model's parameters that make up θ.
 
     Attributes:
         names: In the model's order; None for all trainable ones.
@@ -184,12 +184,12 @@ def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Chec
 
 
 def precision(settings: AnalysisSettings) -> torch.dtype:
-    """Of weights and vectors."""
+    """Return the floating-point type of weights and vectors."""
     return torch.float64 if settings.precision == "float64" else torch.float32
 
 
 def chosen_theta(model: nn.Module, settings: AnalysisSettings) -> Theta:
-    """Which parameters of a model the settings choose.
+    """Select the parameters of a model that the settings name.
 
     Raises:
         SettingsError: They choose none.
@@ -448,7 +448,7 @@ def _refusal(error: Exception, network: Network, objective: Objective) -> Settin
 
 
 def _not_twice(error: BaseException, settings: AnalysisSettings) -> str:
-    """What to say of a network that cannot be differentiated twice."""
+    """Return the sentence for a network that cannot be differentiated twice."""
     named = operation(str(error))
     what = f"The operation {named} of this network" if named else f"This network ({reason(error)})"
     if settings.hvp_path is not None:
@@ -588,7 +588,7 @@ def planned(
 
 
 def seconds_per_product(operator: CurvatureOperator) -> float:
-    """What a product takes, by one vector and a batch of data; by as many vectors as are multiplied at once
+    """Measure the seconds of a product, by one vector and a batch of data; by as many vectors as go at once
     where that takes no time worth saving."""
     operator.prepare(0)
     seconds = _seconds(operator, 1)
@@ -598,7 +598,7 @@ def seconds_per_product(operator: CurvatureOperator) -> float:
 
 
 def _seconds(operator: CurvatureOperator, columns: int) -> float:
-    """What a product with each of so many vectors at once takes, for the first batch of data."""
+    """Measure seconds per vector of a product with ``columns`` vectors at once, for the first batch."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(columns, operator.shape[0], generator=generator, dtype=operator.dtype)
     rows = rows.to(operator.device)

@@ -1,4 +1,4 @@
-"""What this program makes is its owner's alone, unless a lab shares a folder on purpose."""
+"""Make files and folders readable by their owner alone, unless a lab shares a folder on purpose."""
 
 from __future__ import annotations
 

@@ -547,7 +547,7 @@ class AnalysisSettings(BaseModel):
         return ranges.parse(self.indices)
 
     def request(self, parameters: int, **more: Any) -> methods.Request:
-        """What the method is asked for.
+        """Build the request to the method.
 
         Args:
             parameters: D.

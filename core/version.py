@@ -1,4 +1,4 @@
-"""Which code this is, exactly: release, commit, and whether it was changed since.
+"""The exact version of this code: release, commit, and whether it was changed since.
 
 In a checkout git says so; in an installed package, what ``setup.py`` has written down when it was built. The
 hash of the source tells even versions apart that git knows nothing of.

@@ -119,7 +119,7 @@ def _keep(attempt: Attempt[Analysis], result: analysis.Result) -> None:
 
 
 def _words(settings: AnalysisSettings) -> dict[str, dict[str, Any]]:
-    """What is said of each curve, profile and quantity where it is shown."""
+    """Return the words that go with each curve, profile and quantity wherever it is shown."""
     return {name: each.words() for name, each in curves.asked(settings).items()}
 
 

@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 5.0
 
 @dataclass(frozen=True)
 class Attempt(Generic[W]):
-    """What an attempt has from its claim to its end.
+    """An attempt at a piece of work, from its claim to its end.
 
     Attributes:
         work: The row as it was claimed; its columns only, no relationships.
@@ -49,7 +49,7 @@ class Attempt(Generic[W]):
     log: WorkLog
 
     def read(self, question: Callable[[Session], T]) -> T:
-        """What a reading session answers (``read``)."""
+        """Ask a reading session a question (``read``)."""
         return read(self.maker, question)
 
     def write(self, change: Callable[[Session], T]) -> T:
@@ -58,7 +58,7 @@ class Attempt(Generic[W]):
 
 
 def read(maker: sessionmaker[Session], question: Callable[[Session], T]) -> T:
-    """What a reading session answers; asked again and again for a while if the database is away."""
+    """Ask a reading session a question, again and again for a while if the database is away."""
 
     def attempt() -> T:
         with maker() as s:

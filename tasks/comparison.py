@@ -38,7 +38,7 @@ Mask = tuple[str, tuple[str, ...], str]
 
 @dataclass(frozen=True)
 class _Side:
-    """What of an analysis is compared.
+    """The parts of an analysis that are compared.
 
     Attributes:
         id: Of the analysis.
@@ -64,7 +64,7 @@ class _Side:
 
     @property
     def mask(self) -> Mask:
-        """What the order of its coordinates depends on."""
+        """Return what the order of its coordinates depends on: the mask."""
         return self.checkpoint, self.settings.parameters, self.settings.precision
 
 
@@ -111,7 +111,7 @@ def _sides(s: Session, ids: Sequence[int]) -> dict[int, _Side]:
 
 
 def _wanted(first: _Side, second: _Side, ks: Sequence[int]) -> set[tuple[int, str]]:
-    """What can be known of a pair: of masks at every k up to D, of eigenspaces where both have k vectors."""
+    """Return what a pair can have: masks at every k up to D, eigenspaces where both have k vectors."""
     masks = {(k, IOU) for k in ks if k <= first.parameters}
     return masks | {(k, metric) for k in ks if k <= min(first.k, second.k) for metric in METRICS}
 

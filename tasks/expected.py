@@ -53,7 +53,7 @@ def of_analyses(
 
 
 def pace(s: Session, chosen: AnalysisSettings, parameters: int, env: Settings) -> Pace | None:
-    """What an analysis spends on its stages, as the most similar earlier one tells; None if there is none."""
+    """Return the stage times of the most similar earlier analysis; None if there is none."""
     from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
 
     kind = kind_of(set(), env)
@@ -87,7 +87,7 @@ def of_one(
 
 
 def timed_like(timings: pd.DataFrame, chosen: AnalysisSettings, kind: Kind) -> list[Timed]:
-    """Of ``queries.timings``, the analyses of the same curvature and precision on such a device."""
+    """Keep the analyses of ``queries.timings`` with the same curvature and precision on such a device."""
     same = timings[
         (timings["curvature"] == chosen.curvature)
         & (timings["precision"] == chosen.precision)
@@ -98,7 +98,7 @@ def timed_like(timings: pd.DataFrame, chosen: AnalysisSettings, kind: Kind) -> l
 
 
 def kind_of(devices: set[str], env: Settings) -> Kind:
-    """What analyses will run on: a GPU if a worker that is there has one."""
+    """Return the kind of device that analyses will run on: a GPU if a live worker has one."""
     devices = devices or {env.device.partition(":")[0]}
     return "cuda" if "cuda" in devices else "cpu"
 

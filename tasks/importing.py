@@ -38,7 +38,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of results that were brought.
+    """The outcome of an import of results.
 
     Attributes:
         analysis_ids: One for each file, in their order.
@@ -168,7 +168,7 @@ def import_logs(
 
 
 def _published_settings(result: published.Published) -> AnalysisSettings:
-    """What the paper says of how a result was computed (its Table 1).
+    """Return the settings of a published result, as the paper's Table 1 states them.
 
     Raises:
         PublishedError: It is of none of the paper's networks.
@@ -197,7 +197,7 @@ def _published_settings(result: published.Published) -> AnalysisSettings:
 
 
 def _published_weights(result: published.Published) -> str:
-    """What stands for the hash of weights that nobody has: the same for both splits of a step."""
+    """Return a stand-in for the hash of weights that nobody has: the same for both splits of a step."""
     said = f"published: {result.outcome.parameters} parameters at step {result.step}"
     return hashlib.sha256(said.encode()).hexdigest()
 
@@ -212,7 +212,7 @@ def _step(file: Saved, result: Result) -> int:
 
 
 def _words(result: Result) -> dict[str, dict[str, Any]]:
-    """What is said of each curve, profile and quantity; those that are not known here go by their name."""
+    """Return the words of each curve, profile and quantity; unknown ones go by their name."""
     known = {**curves.available(), **curves.of_own_masks(result.settings)}
     unknown = "An observable of a plug-in that is not installed here."
     return {

@@ -132,7 +132,7 @@ class Conductor:
 
     @property
     def about(self) -> str:
-        """What the stage of a shared analysis is followed by."""
+        """Return the words that follow the name of a shared analysis' stage."""
         workers = len(self._at_work)
         return f" ({workers} workers)" if workers > 1 else ""
 
@@ -321,7 +321,7 @@ def _help(number: int, name: str, env: Settings) -> None:
 
 @dataclass
 class Helper:
-    """What a process keeps of the analysis that it helps with, for its next round.
+    """The state that a helper process keeps of its analysis between rounds.
 
     Attributes:
         number: The analysis.
@@ -374,7 +374,7 @@ def forget() -> None:
 
 
 def _helper(number: int, env: Settings, maker: sessionmaker[Session]) -> Helper | None:
-    """What helps with the analysis; None if it is not to be helped, or not from here."""
+    """Open the helper of an analysis; None if it takes no help, or none from this host."""
     global _kept
     found = read(maker, partial(_shared_analysis, number))
     if found is None:

@@ -1,4 +1,4 @@
-"""What a worker's main process says about itself to the database."""
+"""Heartbeats and facts that a worker's main process writes to the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which queues there are, and which of them a worker takes work from.
+"""The queues, and the rule that decides which of them a worker serves.
 
 Most work runs anywhere and waits in one queue that all workers share. Work that was submitted for a kind of
 device waits in a queue of its own, which only workers on such a device serve.

@@ -1,4 +1,4 @@
-"""What brings back work whose worker died or whose message was lost, and tidies up after them.
+"""Recovery of work whose worker died or whose message was lost, and removal of its leftovers.
 
 Every worker looks after all of them, in a thread of its main process, which has nothing else to do while its
 children compute. Workers may get in each other's way here: a second message finds the work taken.

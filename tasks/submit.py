@@ -1,4 +1,4 @@
-"""What users ask for becomes queued work: everything is checked before anything is kept."""
+"""Turn requests of users into queued work: everything is checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a submission.
+    """The outcome of a submission.
 
     Attributes:
         analysis_ids: One per file and settings, files first, in the given order.
@@ -76,7 +76,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What is kept of a checkpoint when it has been read; not its weights: there may be many."""
+    """The facts of a checkpoint that has been read, without its weights: there may be many files."""
 
     upload: Upload
     step: int | None

@@ -169,7 +169,7 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
 
 
 def sentence(error: Exception, kind: type[Work]) -> str:
-    """What to tell the user about work of a kind that ended with this exception."""
+    """Return the sentence for the user about work of a kind that ended with this exception."""
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""What all charts share: colours, scales, axes, legends, the pointer's rule, and how one is put together."""
+"""Shared parts of all charts: colours, scales, axes, legends, the pointer's rule, and their assembly."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def few(values: pd.Series[int]) -> bool:
 
 
 def present(names: Iterable[str], values: pd.Series[str]) -> list[str]:
-    """Those of ``names`` that occur in ``values``, in the order of ``names``."""
+    """Return the ``names`` that occur in ``values``, in their order."""
     found = set(values)
     return [name for name in names if name in found]
 

@@ -106,7 +106,7 @@ def stages(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def layer_shares(frame: pd.DataFrame) -> alt.LayerChart:
-    """What each parameter tensor has of the parameters (a bar), of the mask, of the eigenspace and of their
+    """Draw the share of each parameter tensor in the parameters (a bar), the mask, the eigenspace and their
     overlap (points), a row each, in the model's order.
 
     Args:

@@ -1,4 +1,4 @@
-"""What goes with the overlap over training, and over models of different size."""
+"""Charts of quantities beside the overlap, over training and over models of different size."""
 
 from __future__ import annotations
 

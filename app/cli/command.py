@@ -282,7 +282,7 @@ def _problem(name: str) -> Problem:
 
 
 def _settings_of_problem(recipe: Problem, options: dict[str, Any], env: Settings) -> list[AnalysisSettings]:
-    """What to analyse of a problem's checkpoints, if it can work; the database is ready for it."""
+    """Return the settings for a problem's checkpoints, checked; the database must be ready."""
     from seigh.core.lab.session import migrate
     from seigh.core.problems import architectures
 
@@ -547,7 +547,7 @@ def _by_step(
 def _earlier_of(
     files: Sequence[Path], steps: Sequence[int | None]
 ) -> Callable[[int, int | None], list[Earlier]]:
-    """Which of the files come before one of them in training, told its number and the step that it says."""
+    """Return a function from a file's number and step to the files that precede it in training."""
 
     @cache
     def known() -> list[tuple[Path, int | None]]:

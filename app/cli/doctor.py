@@ -33,7 +33,7 @@ _LEAST_FREE = 2**30  # bytes that the scratch should have
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found.
+    """The finding of a check.
 
     Attributes:
         check: What was looked at.
@@ -72,7 +72,7 @@ def examine(env: Settings, *, deep: bool = False) -> Iterator[Finding]:
 
 
 def examine_service(env: Settings, service: Service, port: int) -> Iterator[Finding]:
-    """What one service needs to do its part: the quick checks, for the health check of its container."""
+    """Run the quick checks of one service, for the health check of its container."""
     database = _database(env)
     yield database
     if database.verdict != "ok":
@@ -259,7 +259,7 @@ def _scratch(env: Settings) -> Finding:
 
 
 def _reading() -> Finding:
-    """What the process is kept from that reads files from anyone."""
+    """Report the confinement of the process that reads files from anyone."""
     from seigh.core.reading import parent
 
     try:

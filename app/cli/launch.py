@@ -188,7 +188,7 @@ class Process:
 
 
 def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a new process does first, so that the kernel ends it when we are killed (on Linux)."""
+    """Return a function for a new process that makes the kernel end it when we are killed (Linux)."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -421,7 +421,7 @@ def worker_command() -> list[str]:
 
 
 def celery_command(concurrency: int, queues: Sequence[str]) -> list[str]:
-    """What a worker becomes: Celery's, which does ``concurrency`` pieces of work of the queues at a time."""
+    """Return Celery's command of a worker that does ``concurrency`` pieces of work at a time."""
     options = ["--loglevel", "INFO", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
     return processes.ours("seigh.tasks.serve", *options, *SILENT)
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: the queue, the workers and the artefacts, as the database and the folder have them.
+"""Metrics for Prometheus: queue, workers and artefacts, from the database and the folder.
 
 No process counts anything, so it does not matter how many there are or that they end: every scrape asks.
 """

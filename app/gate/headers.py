@@ -1,4 +1,4 @@
-"""What every answer tells the browser to refuse."""
+"""Security headers of every answer."""
 
 from __future__ import annotations
 

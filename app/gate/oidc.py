@@ -66,7 +66,7 @@ class Provider:
         )
 
     def middleware(self) -> list[Middleware]:
-        """What keeps state and nonce in the browser, signed, between the way out and the way back."""
+        """Return the middleware that keeps state and nonce, signed, in the browser during a sign-in."""
         return [
             Middleware(
                 SessionMiddleware,

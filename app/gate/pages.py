@@ -1,4 +1,4 @@
-"""Whose the sessions of pages are.
+"""The owners of page sessions.
 
 Streamlit gives every open page a session and lets a browser that names one come back to it. The gate lets
 nobody come back to, or upload to, a session of another sign-in. A page says whose it is when it runs first.

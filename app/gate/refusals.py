@@ -1,4 +1,4 @@
-"""What the gate does not let pass."""
+"""Refusals of the gate."""
 
 from __future__ import annotations
 

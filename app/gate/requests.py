@@ -1,4 +1,4 @@
-"""What the gate and its own pages read of a request."""
+"""Helpers with which the gate and its own pages read a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be uploaded: files that a page of the same person has asked for, and no more than fit.
+"""Admission of uploads: files that a page of the same person asked for, and no more than fit.
 
 Streamlit takes the id of a file from the address that the browser writes to, and keeps what comes in memory.
 A page asks the server for such an address first (a widget does, when somebody drops a file), so an id that

@@ -58,7 +58,7 @@ class Access(Protocol):
 
 
 class Local:
-    """Whoever reaches the server is the person at this machine."""
+    """Take every visitor for the person at this machine."""
 
     async def visitor(self, _: Any, /) -> Visitor | None:
         return Visitor("local", "local", Role.admin)
@@ -66,7 +66,7 @@ class Local:
 
 @dataclass
 class SignedIn:
-    """Whoever has the cookie of a sign-in."""
+    """Identify a visitor by the cookie of a sign-in."""
 
     env: Settings
 
@@ -86,7 +86,7 @@ class SignedIn:
 
 @dataclass
 class NamedByProxy:
-    """Whoever a proxy names, in the header of the settings."""
+    """Identify a visitor by the name in the header that a proxy sets."""
 
     env: Settings
 
@@ -108,7 +108,7 @@ class NamedByProxy:
 
 
 class LetInByProxy:
-    """Whoever comes through a proxy that lets only some people pass, and does not say whom."""
+    """Admit every visitor whom a proxy lets pass without naming."""
 
     async def visitor(self, scope: Any) -> Visitor | None:
         return Visitor("proxy", "somebody", Role.member) if comes_from_proxy(scope) else None

@@ -202,7 +202,7 @@ def show(run: Run, actor: Actor, done: pd.DataFrame, place: int | None) -> None:
 
 
 def working(run: Run) -> str:
-    """What running work is at, how fast it is and how long it will take."""
+    """Say at which stage running work is, how fast it is and how long it will take."""
     stage = run.stage or "starting"
     if run.cancel_requested:
         step = STEPS_OF.get(run.kind, "step")
@@ -236,7 +236,7 @@ def facts(run: Run) -> str:
 
 
 def actions(run: Run, actor: Actor) -> None:
-    """What can be done about a run in its state."""
+    """Draw the buttons for a run in its state."""
     if not actor.may_change(run.submitted_by):
         if run.state == State.finished:
             opened(run)

@@ -1,4 +1,4 @@
-"""Which module of a network is random, or mixes the samples of a batch: found by comparing two runs."""
+"""Find the module of a network that is random, or mixes the samples of a batch, by comparing two runs."""
 
 from __future__ import annotations
 

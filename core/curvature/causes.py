@@ -1,4 +1,4 @@
-"""What an exception of PyTorch, or of a network's own code, says in one sentence."""
+"""Turn an exception of PyTorch, or of a network's own code, into one sentence."""
 
 from __future__ import annotations
 

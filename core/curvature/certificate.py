@@ -107,7 +107,7 @@ class Check:
     products: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types; NaN becomes None."""
+        """Return the certificate as JSON types; NaN becomes None."""
         facts = asdict(self)
         return {
             key: None if isinstance(each, float) and each != each else each for key, each in facts.items()

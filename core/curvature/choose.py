@@ -1,4 +1,4 @@
-"""Which path, how many columns and how large batches of data multiply fastest within a memory budget."""
+"""Choose the path, the columns per product and the batch size that multiply fastest within a budget."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Measurement:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the measurement as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the graph of the gradient keeps.
+    """The memory that the graph of the gradient keeps.
 
     Attributes:
         per_sample: Bytes kept per sample (parameters and what does not grow with the samples excluded).

@@ -30,7 +30,7 @@ class Path(Protocol):
     """How products with one batch of data are computed."""
 
     def prepare(self, x: Tensor, y: Tensor) -> Products:
-        """What does not depend on the vectors, for inputs x (n, …) and targets y (n, …)."""
+        """Compute the part that does not depend on the vectors, for inputs x (n, …) and targets y (n, …)."""
 
 
 class Function:

@@ -31,7 +31,7 @@ class LossError(ValueError):
 
 @dataclass(frozen=True)
 class Mean:
-    """What a loss is the mean of.
+    """The weighted mean over samples that a loss was found to be.
 
     Attributes:
         shares: (N,) float64, each sample's weight in the mean, with sum 1; None if all weigh the same.
@@ -49,7 +49,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class _Derivatives:
-    """Of a loss at some outputs: its value, its gradient, and its Hessian times random numbers."""
+    """Value, gradient, and Hessian times a random vector of a loss, taken in the outputs."""
 
     value: float
     slope: Tensor

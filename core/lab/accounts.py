@@ -299,7 +299,7 @@ def close_sign_in(s: Session, number: int, address: str) -> None:
 
 
 def sign_ins(s: Session) -> Sequence[SignIn]:
-    """Those that hold, the newest first."""
+    """Return the sign-ins that are still valid, the newest first."""
     statement = select(SignIn).where(*_holds(s)).options(joinedload(SignIn.account))
     return s.scalars(statement.order_by(SignIn.id.desc())).all()
 

@@ -1,4 +1,4 @@
-"""What people do to work in the database: whether they may, the deed, and a line in the audit, together.
+"""Actions of people on work in the database: permission, change and audit entry in one transaction.
 
 ``seigh.core.lab.store`` does the deeds. Every function works in the transaction of the session it is
 given.

@@ -46,7 +46,7 @@ def record(
 
 
 def of(s: Session, things: Sequence[tuple[str, int]]) -> pd.DataFrame:
-    """What was done to some things, kinds with numbers, the first first.
+    """Read the audit entries of some things, given as (kind, number), the earliest first.
 
     Columns: at, who, what, kind, number, about, address.
     """
@@ -55,7 +55,7 @@ def of(s: Session, things: Sequence[tuple[str, int]]) -> pd.DataFrame:
 
 
 def latest(s: Session, most: int) -> pd.DataFrame:
-    """What was done last, the last first; columns as of ``of``."""
+    """Read the latest audit entries, the latest first; columns as of ``of``."""
     return _frame(s, select(Audit).order_by(Audit.id.desc()).limit(most))
 
 

@@ -1,4 +1,4 @@
-"""What the people in front of the page should know of the installation itself: incidents, each by its key.
+"""Incidents: faults of the installation itself that the pages report, each under its key.
 
 A process that keeps ending, messages that were none: whoever notices tells the database, and the pages show
 it until it is over, or for a day.

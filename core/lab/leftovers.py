@@ -1,4 +1,4 @@
-"""What killed processes leave behind: temporary files beside the artefacts.
+"""Find and remove the temporary files that killed processes left beside the artefacts.
 
 Whoever writes a temporary file holds its lock, so one that can be locked is nobody's any more. Locks do not
 reach across every network file system, therefore it must also be old, by the clock of that file system.

@@ -74,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Query:
-    """Which analyses are asked for, and in which order.
+    """A query of the table of analyses: filters and order.
 
     Attributes:
         search: Words that model, data, method, split, a tag or a user has in it, ``#7`` for an analysis by
@@ -185,7 +185,7 @@ def settings_columns() -> dict[str, Column]:
 
 
 def facts(s: Session, most: int = 20) -> dict[str, Column]:
-    """What records and environments tell, by name, as the latest finished analyses have it."""
+    """Return the columns that records and environments of the latest finished analyses offer, by name."""
     latest = (
         select(Analysis.record, Environment.details)
         .outerjoin(Analysis.environment)

@@ -62,7 +62,7 @@ class State(enum.StrEnum):
 
 
 class Mask(enum.StrEnum):
-    """Which k coordinates are compared with the eigenspace."""
+    """The rule that chooses the k coordinates to compare with the eigenspace."""
 
     magnitude = "magnitude"  # the largest |θ|
     random = "random"  # uniformly drawn; mean over the draws
@@ -157,7 +157,7 @@ _EVERY_ID_ONCE = {"sqlite_autoincrement": True}
 
 
 class Work(Base):
-    """What waits in the queue, is run by a worker and ends: the columns of that life.
+    """Base of all queued work: the columns from its submission to its end.
 
     A kind of work is a subclass; the name of its table is its name in messages and to the user.
     ``seigh.core.lab.store`` has what changes these columns, the same for all kinds.
@@ -435,7 +435,7 @@ class Observation(Base):
 
 
 class LayerShare(Base):
-    """What one parameter tensor has of V_k, of the mask of size k, and of their overlap: shares of the whole.
+    """The shares of one parameter tensor in V_k, in the mask of size k, and in their overlap.
 
     ``position`` counts the tensors in the model's order, from 0. A share of no overlap at all is unknown.
     """

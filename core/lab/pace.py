@@ -26,7 +26,7 @@ _MOST_SPREAD = 5.0
 
 @dataclass(frozen=True)
 class StageTime:
-    """What an earlier analysis spent on one of its stages."""
+    """The time and products that an earlier analysis spent on one stage."""
 
     name: str
     seconds: float

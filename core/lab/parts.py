@@ -205,7 +205,7 @@ def reopen(s: Session, analysis_id: int, name: str, number: int, checksum: str) 
 
 
 def done(s: Session, analysis_id: int, name: str) -> dict[int, Done]:
-    """What is done of a round, by the parts' numbers."""
+    """Return the finished parts of a round, by number."""
     rows = s.execute(
         select(Part.number, Part.checksum, Part.worker).where(
             *_of(analysis_id, name), Part.checksum.is_not(None)

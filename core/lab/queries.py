@@ -1,4 +1,4 @@
-"""What the pages and the exports read: every function one question, answered as a tidy table.
+"""Queries of the pages and the exports: each function answers one question with a tidy table.
 
 The session is a reading one: ``with sessions(url)() as s``. Columns have the same types whether or not there
 are rows: times are aware and in UTC, unknown numbers are NaN (unknown whole ones, where some are, <NA>),
@@ -617,7 +617,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
 
 
 def stages(s: Session, analysis_id: int) -> pd.DataFrame:
-    """What an analysis spent its time on, in order: stage, seconds, hvps."""
+    """Return the stages of an analysis in order: stage, seconds, hvps."""
     columns = _of(StageTiming, STAGES.types)
     statement = _select(columns).where(StageTiming.analysis_id == analysis_id).order_by(StageTiming.position)
     return _frame(s, statement, columns)
@@ -661,7 +661,7 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
 
 
 def seconds_per_step(s: Session, problem: str) -> float | None:
-    """What a step of the last training of a problem took that was not interrupted; None if there is none."""
+    """Return seconds per step of the last uninterrupted training of a problem; None if there is none."""
     statement = (
         select(Training.started_at, Training.finished_at, Training.steps)
         .where(
@@ -682,7 +682,7 @@ def seconds_per_step(s: Session, problem: str) -> float | None:
 
 
 def versions(s: Session) -> dict[int, str]:
-    """Which code computed each finished analysis, in words, by id; "" where it did not say so."""
+    """Return the version of the code behind each finished analysis, in words, by id; "" where unknown."""
     rows = s.execute(
         select(Analysis.id, Environment.details)
         .join(Analysis.environment)
@@ -916,7 +916,7 @@ def _loss(
 
 
 def layer_shares(s: Session, analysis_id: int) -> pd.DataFrame:
-    """What each parameter tensor has of V_k, the mask and their overlap, at some k (the last is the largest).
+    """Return each parameter tensor's share in V_k, mask and overlap, at some k (the last is the largest).
 
     Columns: k, position (from 0, in the model's order), name, parameters, and the shares eigenspace, mask and
     overlap (NaN where there is none at all), which sum to 1 at every k. No rows: the analysis is older than
@@ -1173,7 +1173,7 @@ def pair_values(
 
 
 def known_pairs(s: Session, ids: Sequence[int]) -> dict[tuple[int, int], set[tuple[int, str]]]:
-    """Of which pairs of these analyses (smaller id first) which values are known, as k and measure."""
+    """Return the known values, as (k, measure), of each pair of these analyses (smaller id first)."""
     known: dict[tuple[int, int], set[tuple[int, str]]] = {}
     statement = select(PairValue.first_id, PairValue.second_id, PairValue.k, PairValue.measure).where(
         PairValue.first_id.in_(ids), PairValue.second_id.in_(ids)

@@ -100,7 +100,7 @@ FAULTS = (ArgumentError, DatabaseError, InterfaceError)
 
 
 def in_words(error: Exception) -> str:
-    """What is wrong with the database, from what SQLAlchemy has raised: one sentence for the user."""
+    """Turn an exception of SQLAlchemy into one sentence for the user."""
     cause = getattr(error, "orig", None) or error
     reason = redact(str(cause).strip().partition("\n")[0])
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF

@@ -1,4 +1,4 @@
-"""What changes the lab's database: uploads, the queue, and the life of the work in it.
+"""Changes of the lab's database: uploads, the queue, and the states of its work.
 
 Every function works in the transaction of the session it is given; the caller commits::
 
@@ -87,7 +87,7 @@ class StoreError(UserError):
 
 
 class Standing(enum.Enum):
-    """What a worker learns when it reports about its work."""
+    """The answer to a worker's report about its work."""
 
     owned = "owned"  # carry on
     cancel_requested = "cancel requested"  # stop, and say so with ``cancelled``
@@ -583,7 +583,7 @@ def _check_comparable(s: Session, ids: Sequence[int], ks: Sequence[int]) -> None
 
 
 def _space(analysis: Analysis) -> tuple[Any, ...]:
-    """What two analyses have in common if their eigenvectors have the same coordinates."""
+    """Return a key that two analyses share if their eigenvectors have the same coordinates."""
     return (
         analysis.checkpoint.model.architecture,
         analysis.settings.get("parameters", []),
@@ -1303,7 +1303,7 @@ def places(s: Session, kind: type[Work], ids: Sequence[int]) -> dict[int, Place]
 
 
 def under_way(s: Session, kind: type[Work], ids: Sequence[int]) -> set[int]:
-    """Those of these ids whose work runs or is still to run."""
+    """Return the ids among these whose work is running or queued."""
     return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(_UNDER_WAY))))
 
 

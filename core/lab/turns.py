@@ -1,4 +1,4 @@
-"""Whose turn it is: the order in which queued work is begun.
+"""The order in which queued work is started.
 
 Each piece of work has a *due time*, and what is due first is begun first:
 
@@ -75,7 +75,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Served:
-    """What a user has had of the workers.
+    """The share of the workers' time that a user has had.
 
     Attributes:
         running: How many pieces of work run.

@@ -36,7 +36,7 @@ class Flaw:
 
 
 def database(s: Session) -> list[str]:
-    """What is wrong with the database's own pages and references; every row of it is read."""
+    """Return the faults of the database's pages and references; every row is read."""
     if s.get_bind().dialect.name == "sqlite":
         said = [row[0] for row in s.execute(text("PRAGMA integrity_check")) if row[0] != "ok"]
         said += [

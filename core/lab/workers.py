@@ -21,7 +21,7 @@ _FORGOTTEN_AFTER = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Facts:
-    """What a worker says about itself.
+    """Facts that a worker reports about itself.
 
     Attributes:
         name: As in the column ``worker`` of its work.

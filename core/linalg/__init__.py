@@ -1,1 +1,1 @@
-"""What numerics share: tiles of long rows, Gram matrices, orthonormal bases, memory that runs out."""
+"""Shared numerics: tiles of long rows, Gram matrices, orthonormal bases, exhausted memory."""

@@ -1,4 +1,4 @@
-"""What torch says when memory runs out, and what to do about it."""
+"""Recognise torch's errors of exhausted memory, and say what to do."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _products(request: Request) -> int:
 
 
 def _memory(request: Request) -> int:
-    """Of the basis; the eigenvectors take its place."""
+    """Return the bytes of the basis, whose place the eigenvectors take."""
     from seigh.core.spectra import krylov
 
     block = _block(request)

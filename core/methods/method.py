@@ -1,4 +1,4 @@
-"""What a method is, and what it is asked for."""
+"""The interface of a method, and the request that an analysis makes to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnknownMethod(UserError):
 
 @dataclass(frozen=True)
 class Request:
-    """What an analysis asks of a method.
+    """The request of an analysis to a method.
 
     Attributes:
         k: Number of wanted eigenpairs.

@@ -70,7 +70,7 @@ class Extremes:
         return self._sign * from_largest.gather(1, self._counts[:, None] - 1)[:, 0]
 
     def _candidates(self, masses: Tensor) -> Tensor:
-        """Which coordinates may be more extreme than one that counts, at some size: (m,) bool."""
+        """Mark the coordinates that may be more extreme than a counted one at some size: (m,) bool."""
         assert self._kept is not None
         if self._kept.shape[1] < self._most:
             return torch.ones(masses.shape[1], dtype=torch.bool, device=masses.device)

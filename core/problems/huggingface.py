@@ -229,7 +229,7 @@ def build(name: str, options: Mapping[str, Value]) -> nn.Module:
 
 
 def described(name: str) -> str:
-    """What an architecture is, in a line."""
+    """Describe an architecture in a line."""
     found = _classes()[name.removeprefix(PREFIX)]
     return f"transformers' {name.removeprefix(PREFIX)}, {found[1]}; usual loss {found[0]}."
 

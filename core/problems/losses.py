@@ -80,7 +80,7 @@ def build(settings: AnalysisSettings) -> nn.Module:
 
 
 def mean(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> Mean:
-    """What a loss is the mean of: the weights of the samples, by its derivatives in the outputs.
+    """Find the weights with which a loss averages its samples, by its derivatives in the outputs.
 
     Args:
         name: Of the loss.
@@ -125,7 +125,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:
-    """What a loss compares the outputs with.
+    """Return the targets in the form in which a loss compares them with the outputs.
 
     Args:
         loss: Name of the loss.
@@ -220,7 +220,7 @@ def _more(shape: tuple[int, ...]) -> str:
 
 
 def _no_labels(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) -> str | None:
-    """Of integers for cross-entropy: outputs (N, C, …) with labels (N, …) from 0 to C − 1."""
+    """Say what keeps integers from being labels (N, …) from 0 to C − 1 for outputs (N, C, …)."""
     inner, classes = tuple(y.shape[1:]), outputs[0] if outputs else 1
     if inner != outputs[1:]:
         if outputs == inner:
@@ -273,7 +273,7 @@ def _no_labels(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) 
 
 
 def _not_soft(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) -> str | None:
-    """Of numbers for cross-entropy: soft labels of the outputs' shape, which sum to 1 over the classes."""
+    """Say what keeps numbers from being soft labels: the outputs' shape, sums of 1 over the classes."""
     if settings.ignore_index is not None:
         return (
             "the targets of {data} are soft labels, of which none can be ignored; leave --ignore-index out."
@@ -293,7 +293,7 @@ def _not_soft(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) -
 
 
 def _no_unit_vectors(y: Tensor, outputs: tuple[int, ...]) -> str | None:
-    """Of labels for mse: (N,), whose unit vectors have as many entries as there are outputs."""
+    """Say what keeps integers from being labels (N,) below the number of outputs, for mse."""
     if y.ndim != 1 or len(outputs) != 1 or outputs == (1,):
         return (
             f"mse compares integers (N,) as unit vectors with outputs (N, classes), and {_pair(y, outputs)} "
@@ -308,7 +308,7 @@ def _no_unit_vectors(y: Tensor, outputs: tuple[int, ...]) -> str | None:
 
 
 def _not_like(settings: AnalysisSettings, y: Tensor, outputs: tuple[int, ...]) -> str | None:
-    """Of numbers for mse and bce: of the outputs' shape, where (N,) stands for (N, 1)."""
+    """Say what keeps numbers from being targets of the outputs' shape; (N,) stands for (N, 1)."""
     inner = tuple(y.shape[1:])
     if inner == outputs or (not inner and outputs == (1,)):
         return None

@@ -65,7 +65,7 @@ class PluggedArchitecture:
 
 @dataclass
 class Registry:
-    """What packages have registered, by name.
+    """Everything that packages have registered, by name.
 
     Attributes:
         package: Whose entry point fills it at the moment.

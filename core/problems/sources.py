@@ -54,7 +54,7 @@ class Source:
     canonical: Callable[[Spec], Spec] | None = None
 
     def described(self, name: str) -> str:
-        """What an architecture is, in a line."""
+        """Describe an architecture in a line."""
         return _of_that_name(self.name)(name) if self.line is None else self.line(name)
 
     def shape(self, name: str, options: Mapping[str, Value]) -> Shape | None:
@@ -66,5 +66,5 @@ class Source:
         return self.certain is None or self.certain(name, option)
 
     def possible(self, shapes: Mapping[str, Sequence[int]]) -> Iterable[str]:
-        """Which architectures a checkpoint may be of."""
+        """Return the architectures that may fit a checkpoint with tensors of these shapes."""
         return self.names() if self.candidates is None else self.candidates(shapes)

@@ -48,7 +48,7 @@ class Spec:
         object.__setattr__(self, "options", tuple(sorted(self.options)))
 
     def __str__(self) -> str:
-        """As ``parse`` reads it, without spaces."""
+        """Return the text that ``parse`` reads, without spaces."""
         words = [] if self.argument is None else [self.argument]
         words += [f"{name}={_text(value)}" for name, value in self.options]
         return f"{self.name}({','.join(words)})" if words else self.name

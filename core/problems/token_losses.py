@@ -41,7 +41,7 @@ class TokenCrossEntropy(nn.Module):
 
 
 def next_tokens(y: Tensor, positions: int) -> Tensor:
-    """What a model of ``positions`` outputs is to predict: the label of the position after.
+    """Return the labels that a model of ``positions`` outputs is to predict: each of the next position.
 
     Args:
         y: The label at each position, (N, T), and after the last one if there is one more, (N, T + 1).
@@ -163,7 +163,7 @@ class Tally:
         return int((self._labels[: self._seen] != IGNORED).sum())
 
     def mean(self) -> Mean:
-        """What the loss is the mean of, once all outputs have been added.
+        """Return the weighted mean that the loss is, once all outputs have been added.
 
         Where there are many, it is measured on some of the tokens, put together to short sequences some of
         whose labels are taken away.

@@ -84,12 +84,12 @@ class Problem:
 
     @property
     def subset(self) -> SubsetName:
-        """Which samples to analyse unless somebody says: balanced ones where there are classes."""
+        """Return the default subset to analyse: a balanced one where there are classes."""
         return "balanced" if self.loss in ("cross-entropy", "mse") else "random"
 
     @property
     def settings(self) -> AnalysisSettings:
-        """Of an analysis of its checkpoints, unless somebody says."""
+        """Return the default settings of an analysis of its checkpoints."""
         return AnalysisSettings(
             architecture=self.architecture, data=self.data, loss=self.loss, subset=self.subset
         )
@@ -320,7 +320,7 @@ def _recipe(problem: str, batch: int | None, learning_rate: float | None) -> Pro
 
 
 def _facts(problem: str, recipe: Problem, seed: int, training: Dataset) -> dict[str, str]:
-    """What tells a training from others, as its files have it beside step and metrics."""
+    """Return the facts that tell a training from others, as its files hold them beside step and metrics."""
     facts = {"problem": problem, "architecture": recipe.architecture, "seed": str(seed)}
     usual = problems()[problem]
     if recipe.batch != usual.batch:
@@ -487,7 +487,7 @@ class _Run:
         self.step = step
 
     def _identity(self, facts: Mapping[str, str]) -> dict[str, str]:
-        """What a saved state must agree with: another device or version draws other random numbers."""
+        """Return the facts that a saved state must match: others draw other random numbers."""
         return {**facts, "device": self._device.type, "torch": torch.__version__}
 
 
@@ -524,7 +524,7 @@ class _Batches:
 
 
 def _reader(dataset: Dataset) -> Callable[[Tensor], Tensor]:
-    """What takes samples by their index: from memory, once decoded, where they fit."""
+    """Return a function that takes samples by index, from memory where all fit once decoded."""
     if 4 * len(dataset.y) * math.prod(dataset.shape) > _RESIDENT_BYTES:
         return dataset.take
     x = dataset.x

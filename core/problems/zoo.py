@@ -57,7 +57,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def torchvision_family(name: str) -> str:
-    """Which of torchvision's modules defines it: members of a family name their tensors alike."""
+    """Return torchvision's module that defines it: members of a family name their tensors alike."""
     return str(_models().get_model_builder(name).__module__)
 
 

@@ -1,4 +1,4 @@
-"""What the process that reads one file may not do.
+"""Confinement of the process that reads one file.
 
 On Linux a filter of system calls takes away network, other programs, other processes and writing to any file
 that is not open already. Limits of memory, CPU time and file size hold wherever the system has them; what is

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint of torch.save, told by its first bytes, and how to make one of it."""
+"""Recognise files other than torch.save's by their first bytes, and say how to convert them."""
 
 from __future__ import annotations
 

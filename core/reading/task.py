@@ -15,7 +15,7 @@ from seigh.core.reading.words import Limits
 
 @dataclass(frozen=True)
 class Task:
-    """What the process that reads a file is given.
+    """The task of the process that reads a file.
 
     Attributes:
         source: Descriptor of the open file.
@@ -47,7 +47,7 @@ class Task:
         return os.fstat(self.source).st_size
 
     def numbers(self) -> memoryview:
-        """What has been written to the file of numbers."""
+        """Return the bytes written to the file of numbers so far."""
         if not os.fstat(self.target).st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(self.target, 0, access=mmap.ACCESS_READ))

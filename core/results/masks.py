@@ -29,7 +29,7 @@ class Mask:
     open: Integers
 
     def to_json(self) -> dict[str, list[int]]:
-        """As the record has it; what is 0 everywhere is left out."""
+        """Return the counts as JSON types; lists of zeros alone are left out."""
         told = {"coordinates": self.coordinates.tolist()}
         return told | {
             name: each.tolist() for name, each in (("tied", self.tied), ("open", self.open)) if each.any()

@@ -1,4 +1,4 @@
-"""What an analysis found, apart from its eigenvectors, and the one way to write it as JSON and read it again.
+"""The result of an analysis without its eigenvectors, and the one way to write and read it as JSON.
 
 Knows neither torch nor SQL: analyses, the database and scripts share it.
 """

@@ -1,4 +1,4 @@
-"""What an analysis finds, as tables: the one list of their columns, with types, units and meanings.
+"""The schema of results: the one list of tables and columns, with types, units and meanings.
 
 JSON, exports, queries and docs/results.md are made from it, and the database's tables are held to it by a
 test. A table has a row for each value of its keys; a number that is not known is NULL, NaN or null.

@@ -113,7 +113,7 @@ class Blocks:
                 temporary.unlink()
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What ``write`` has written.
+        """Read back a block of ``write``.
 
         Raises:
             BlockError: There is no such file, or it is no complete one.

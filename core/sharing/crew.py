@@ -66,15 +66,15 @@ class Part:
 
 
 class Crew(Protocol):
-    """Those who share a computation."""
+    """The workers that share a computation."""
 
     @property
     def blocks(self) -> Blocks:
-        """What all of them can read and write."""
+        """Return the storage that all of them can read and write."""
 
     @property
     def least(self) -> int:
-        """Of fewer vectors than this, 2 at least, the products are not worth sharing."""
+        """Return the least number of vectors, at least 2, for which sharing the products pays."""
 
     def run(self, parts: Sequence[Part], perform: Callable[[Part], Tensor]) -> Iterator[Tensor]:
         """The results of all parts, in their order.

@@ -40,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Those of ‖H‖_F and of ‖H − Ĥ‖_F, which hold together with the probability asked for."""
+    """Intervals of ‖H‖_F and ‖H − Ĥ‖_F that hold together with the requested probability."""
 
     norm: Interval
     error: Interval
@@ -117,7 +117,7 @@ class APosteriori:
 
     @property
     def norm(self) -> float:
-        """Of ‖H‖_F."""
+        """Return the estimate of ‖H‖_F."""
         return math.sqrt(self.known + self.error**2)
 
     @property

@@ -1,4 +1,4 @@
-"""What a subspace may have missed: a bound on the eigenvalues outside it, from a fresh random block.
+"""Bound the eigenvalues outside a subspace with a fresh random block.
 
 A Krylov space that grows from b random vectors holds at most b eigenvectors of an eigenvalue, however often
 that comes, and its residuals say nothing of the others. A few random vectors orthogonal to the space, and the
@@ -23,7 +23,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True)
 class Completeness:
-    """What a fresh random block says about eigenvalues that the rest of the basis does not have.
+    """The bound of a fresh random block on eigenvalues that the rest of the basis misses.
 
     Attributes:
         products: Products spent on fresh blocks.
@@ -44,7 +44,7 @@ class Completeness:
     complete: bool
 
     def to_json(self, last: float) -> dict[str, Any]:
-        """As JSON types, with the ratio of the bound to ``last`` = |λ_k|, and a sentence."""
+        """Return JSON types, with the ratio of the bound to ``last`` = |λ_k|, and a sentence."""
         finite = math.isfinite(self.bound)
         facts = asdict(self) | {
             "bound": self.bound if finite else None,
@@ -53,7 +53,7 @@ class Completeness:
         return facts | {"sentence": self.sentence(last)}
 
     def sentence(self, last: float) -> str:
-        """What was found, in words; ``last`` is |λ_k|."""
+        """Say the bound in a sentence; ``last`` is |λ_k|."""
         if not self.complete:
             found = (
                 f"Fresh random vectors still find eigenvalues up to {self.largest_outside:.4g}, which belong "

@@ -1,4 +1,4 @@
-"""What every method returns: eigenvalues, and eigenvectors that are formed only where they are asked for."""
+"""The result of every method: eigenvalues, and eigenvectors that are formed only on request."""
 
 from __future__ import annotations
 

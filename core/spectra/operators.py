@@ -1,4 +1,4 @@
-"""What the methods ask of an operator: ``.shape == (D, D)`` and ``@`` on a (D, b) tensor."""
+"""The interface of an operator for the methods: ``.shape == (D, D)`` and ``@`` on a (D, b) tensor."""
 
 from __future__ import annotations
 

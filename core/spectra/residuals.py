@@ -112,7 +112,7 @@ def _in_blocks(
     storage: Storage | None,
     resumed: Callable[[int], None] | None,
 ) -> Tensor:
-    """What ``measure`` finds of the pairs ``index``, block by block along the last axis.
+    """Apply ``measure`` to the pairs ``index``, block by block along the last axis.
 
     A block that an earlier process has noted is not measured again.
     """

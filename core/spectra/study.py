@@ -196,7 +196,7 @@ def _measured(
 def _run(
     matrix: Tensor, method: str, outer: int, inner: int | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """What a method found: left vectors (D, n_O), values (n_O,), right vectors (D, n_O); and its products."""
+    """Run a method: left vectors (D, n_O), values (n_O,), right vectors (D, n_O), and its products."""
     if method == "ssvd":
         assert inner is not None
         triplets = ssvd(matrix, outer, inner, seed=seed)

@@ -1,4 +1,4 @@
-"""What a checkpoint is, once it has been read."""
+"""A checkpoint that has been read: its tensors and the facts beside them."""
 
 from __future__ import annotations
 

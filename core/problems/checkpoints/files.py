@@ -233,7 +233,7 @@ def asked(
     env: Settings | None,
     options: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """What a child finds in a file."""
+    """Have a confined child process read a file, and return its answer."""
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"'{name}' is an empty file; save or upload the checkpoint again.")

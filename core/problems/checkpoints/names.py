@@ -20,7 +20,7 @@ _LARGEST_GUESS = 9_999_999
 
 @dataclass(frozen=True)
 class NameFacts:
-    """What the name of a checkpoint file tells.
+    """The facts in the name of a checkpoint file.
 
     Attributes:
         step: The training step that the name tells; None where it tells none.

@@ -15,7 +15,7 @@ Source = Literal["told", "epoch", "converted", "guess"]
 
 
 class Told(Protocol):
-    """What is known of one file."""
+    """The facts of one file that decide its place in the order."""
 
     @property
     def name(self) -> str: ...

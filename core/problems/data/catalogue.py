@@ -1,4 +1,4 @@
-"""Which data sets there are, and where each comes from."""
+"""The catalogue of data sets, with the source of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Description:
-    """What a page says about a data set.
+    """The description of a data set for a page.
 
     Attributes:
         name: As in ``load``.
@@ -118,7 +118,7 @@ def _plugged(name: str, split: str) -> Dataset:
 
 
 def describe(name: str, *, env: Settings | None = None) -> Description:
-    """What there is to say about one of ``names()``, or about random data, before it is loaded.
+    """Describe one of ``names()``, or random data, without loading it.
 
     Raises:
         DataError: If there is no data set of this name.

@@ -70,13 +70,13 @@ class Original:
     threads: bool = False
 
     def paths(self, folder: Path, split: str | None = None) -> list[Path]:
-        """What a split, or all of them, need of the data directory ``folder``."""
+        """Return the files below ``folder`` that a split needs; without a split, the files of all."""
         splits = self.files if split is None else (split,)
         names = dict.fromkeys(name for each in splits for name in self.files[each])
         return [folder / self.folder / name for name in names]
 
     def missing(self, folder: Path, split: str | None = None) -> list[Path]:
-        """Those of them that are not there, or not for this user."""
+        """Return the needed files that are absent or that this user cannot read."""
         return [path for path in self.paths(folder, split) if not os.path.exists(path)]
 
     def how(self, folder: Path) -> str:

@@ -302,7 +302,7 @@ def _refusal(dataset: Dataset, model: nn.Module, sample: Tensor, error: Exceptio
 
 
 def _reshaped(model: nn.Module, x: Tensor) -> str | None:
-    """What to do with samples that a model takes in another shape."""
+    """Return the advice for samples that a model takes in another shape."""
     if x.ndim == 4 and _takes(model, x.movedim(-1, 1)):
         return (
             f"they seem to have their channels last: save them as {_shape(x.movedim(-1, 1).shape[1:])}, "

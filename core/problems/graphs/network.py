@@ -207,7 +207,7 @@ class Run:
             self._values.pop(number, None)
 
     def outputs(self) -> Any:
-        """What the network returns, after its last step."""
+        """Return the network's outputs, after its last step."""
         outputs = tuple(self._values[number] for number in self._program.outputs)
         if self._program.keys is not None:
             return dict(zip(self._program.keys, outputs, strict=True))
@@ -232,7 +232,7 @@ class Bounds:
         self._total = 0
 
     def computed(self, step: Step, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-        """What a step gives on the meta device.
+        """Compute a step on the meta device.
 
         Raises:
             Unfit: If that is too much.

@@ -176,9 +176,9 @@ def choose_one(
     """One of several things; None where the address asks for one that is gone, until another one is chosen.
 
     Args:
-        label: Of the choice.
+        label: Label of the choice.
         options: What there is, the first of which is shown at first.
-        key: Of the choice in the session.
+        key: Key of the choice in the session.
         asked: What the address asks for, if that can be read.
         in_address: Whether it asks for anything here.
         placeholder: What stands there while nothing is chosen.

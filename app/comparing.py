@@ -21,7 +21,7 @@ def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) 
     Args:
         groups: Ids of analyses; the pairs within each group are wanted.
         ks: Sizes to compare at.
-        key: Of the button, unique on the page.
+        key: Key of the button, unique on the page.
     """
     with database()() as s:
         known = queries.comparisons(s)

@@ -37,7 +37,7 @@ def ways(
     """Bring the graph of a network; where no architecture fits the files, say so and show all ways on.
 
     Args:
-        files: Those that can be read and are in use.
+        files: The files that can be read and are in use.
         keep: Puts an upload into a file.
         uploader: How often the uploader has been emptied, and what empties it.
     """

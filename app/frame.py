@@ -21,7 +21,7 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
 
     Args:
         figure: What is shown.
-        key: Of the chart's element, unique on the page.
+        key: Key of the chart's element, unique on the page.
         panel: One of several figures of the same kind below a heading of their own, which says how to read
             them (``explain``): it is called by what it is of.
     """

@@ -25,7 +25,7 @@ class Page:
         name: Its module in ``app/views``, and its address.
         title: In the navigation.
         icon: A Material icon.
-        section: Of the navigation.
+        section: Section of the navigation.
         default: Whether it is shown at the address of the dashboard itself.
     """
 
@@ -76,7 +76,7 @@ def link(
     """A link to a page.
 
     Args:
-        name: Of the page, a key of ``PAGES``.
+        name: Name of the page, a key of ``PAGES``.
         label: What the link says.
         icon: A Material icon.
         query: The selection that the page is to show.

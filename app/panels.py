@@ -92,7 +92,7 @@ def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[
     Args:
         s: A reading session.
         chosen: analysis_id, parameters, series and group.
-        name: Of the curve.
+        name: Name of the curve.
         k_of: The size of a model of so many parameters.
     """
     found = [
@@ -111,7 +111,7 @@ def masks_at(
         s: A reading session.
         chosen: analysis_id, parameters, series and group.
         first: Name of a mask.
-        second: Of another one.
+        second: The other analysis.
         k_of: The size for a model of so many parameters.
     """
     found = queries.mask_iou(s, chosen["analysis_id"].tolist(), first, second)

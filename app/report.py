@@ -56,7 +56,7 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
 
     Args:
         s: A reading session.
-        title: Of the page.
+        title: Title of the page.
         ids: The analyses.
         k: Size at which they are compared over training; the largest that all of them reach if neither this
             nor ``rho`` is given.

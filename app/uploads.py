@@ -52,7 +52,7 @@ class Brought:
 
     Attributes:
         id: Tells it from others of the same name.
-        name: Of its file, or of what its files were merged to.
+        name: Name of its file, or of what its files were merged to.
         path: Where it is kept.
         refusal: Why it cannot be used at all; the rest is empty then.
         outline: The checkpoint with tensors of the same shapes that take no memory.

@@ -109,9 +109,9 @@ class Progress:
 
     Attributes:
         stage: Name of the stage that runs.
-        fraction: Of the whole analysis, in [0, 1].
+        fraction: Fraction of the whole analysis, in [0, 1].
         hvps: Hessian-vector products done.
-        resumed: Those of them that earlier attempts have done.
+        resumed: The products among them that earlier attempts made.
     """
 
     stage: str
@@ -145,7 +145,7 @@ class Result(Outcome):
         eigenvectors: (k, D) float32 on the CPU, an eigenvector in each row; (0, D) of a result that was read
             from JSON, which has none.
         checkpoint_sha256: Hash of the checkpoint file.
-        settings: Those asked for.
+        settings: The requested settings.
     """
 
     residuals: Floats

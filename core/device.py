@@ -57,7 +57,7 @@ class Device:
         kind: ``cpu`` or ``cuda``.
         name: What its maker calls it.
         memory: Bytes in all; of the machine or container for a CPU.
-        uuid: Of a GPU, whatever number it goes by; None for a CPU.
+        uuid: UUID of a GPU, whatever its number; None for a CPU.
     """
 
     kind: str

@@ -19,7 +19,7 @@ class Figure:
         alt: The chart in a sentence, for those who cannot see it.
         table: What is drawn, tidy: a pandas data frame, or what ``pandas.DataFrame`` takes, such as a mapping
             from column to values. The downloads have it.
-        draw: Of the table as a data frame, an Altair chart.
+        draw: Makes an Altair chart from the table, a data frame.
         columns: What each column of the table means, with its unit; columns of queries need no words.
         symbols: What the symbols in title and axes mean.
         of: Which line or analysis it is of, where several figures of the same kind stand side by side.

@@ -40,7 +40,7 @@ class Timed:
         k: Eigenpairs.
         method: How they were found.
         hvps: Its products.
-        seconds: Of all its stages.
+        seconds: Seconds of all its stages.
     """
 
     analysis_id: int
@@ -97,7 +97,7 @@ def from_arithmetic(
     """Forecast from the number of operations and the speed of the device.
 
     Args:
-        settings: Of the analysis.
+        settings: Settings of the analysis.
         parameters: D.
         sample: Shape of one sample.
         device: Where it will run.

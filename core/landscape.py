@@ -54,8 +54,8 @@ class NetworkLandscape:
     """``Landscape`` of a network on one split of its data.
 
     Attributes:
-        kind: Of the analysis's matrix.
-        split: Of the data.
+        kind: Kind of the analysis's matrix.
+        split: Split of the data.
         value: The loss at θ without its penalty, in the precision of the analysis.
     """
 

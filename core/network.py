@@ -77,12 +77,12 @@ class Plan:
     """How products are computed: measured once, kept for later attempts and for those who help.
 
     Attributes:
-        path: Of the products.
+        path: Path of the products.
         columns: Vectors that are multiplied at once.
         batch_size: Samples that are differentiated at once.
         keep: Whether what a path prepares is kept for every batch of data.
         device: What it was measured on, as in an analysis's environment.
-        seconds: Of a product with one vector; None where none was measured.
+        seconds: Seconds of a product with one vector; None where none was measured.
         measured: What was measured to choose the path; JSON.
         shared: Whether others are asked to help; None before that is decided.
     """
@@ -109,7 +109,7 @@ class Network:
     """A model in eval mode with the weights of a checkpoint, and its data, on a device.
 
     Attributes:
-        settings: Those of the analysis, with N.
+        settings: Settings of the analysis, with N.
         stored: The checkpoint.
         model: The network f.
         theta: Which of its parameters count.
@@ -117,7 +117,7 @@ class Network:
         x: Inputs (N, …), on the device.
         y: Targets (N, …), on the device.
         device: Where products are computed.
-        dtype: Of weights and vectors.
+        dtype: Floating-point type of weights and vectors.
         loss: A loss of somebody's own; None for the one that the settings name.
     """
 
@@ -476,7 +476,7 @@ def reference(
     Args:
         network: The model and its data.
         objective: Its loss.
-        plan: Of the operator that ``certified`` gives: its path is used, or double backward where it is
+        plan: Plan of the operator that ``certified`` gives: its path is used, or double backward where it is
             the traced one, which would have to be traced anew.
         after_batch: As for ``CurvatureOperator``.
     """

@@ -34,7 +34,7 @@ def check(settings: AnalysisSettings, env: Settings | None = None) -> int:
     """Refuse settings that cannot work for their architecture, whatever the checkpoint and the data are.
 
     Args:
-        settings: Of an analysis.
+        settings: Settings of an analysis.
         env: With what this installation allows; anything where it is not given.
 
     Returns:
@@ -105,7 +105,7 @@ def others(
     """Read the files beside checkpoint and data that settings name.
 
     Args:
-        settings: Of an analysis. What is chosen when it is queued is not read.
+        settings: Settings of an analysis. Choices made on queueing are not read.
         env: Where the artefact store is.
         checkpoints: Hashes of the checkpoints that are to be analysed.
 
@@ -167,9 +167,9 @@ def say_earlier_steps(
     """Which steps stand for the earlier checkpoints that these settings leave to the model, in sentences.
 
     Args:
-        settings: Of analyses, as ``by_step`` gives them.
-        steps: Of all checkpoints of the model.
-        analysed: Those of them that are to be analysed.
+        settings: Settings of analyses, as ``by_step`` gives them.
+        steps: Steps of all checkpoints of the model.
+        analysed: The steps that are to be analysed.
 
     Raises:
         SettingsError: None of them has an earlier step.

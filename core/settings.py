@@ -492,7 +492,7 @@ class AnalysisSettings(BaseModel):
 
         Args:
             steps: The hashes of the model's checkpoints, by their steps.
-            step: Of the checkpoint that is analysed.
+            step: Step of the checkpoint that is analysed.
 
         Example:
             >>> wanted = AnalysisSettings(
@@ -551,7 +551,7 @@ class AnalysisSettings(BaseModel):
 
         Args:
             parameters: D.
-            more: Those parts of a ``Request`` that no setting decides.
+            more: The fields of a ``Request`` that no setting decides.
 
         Raises:
             UnknownMethod: There is no such method.
@@ -596,9 +596,9 @@ class TrainingSettings(BaseModel):
         problem: Name of the problem, whose recipe is followed.
         steps: Number of optimiser steps.
         record: The steps to record, in 0 … ``steps``; 0 is the initialisation. Kept sorted, each once.
-        seed: Of the initialisation and the batches.
+        seed: Seed of the initialisation and the batches.
         batch: Samples in a batch; the recipe's when not given.
-        learning_rate: Of SGD; the recipe's when not given.
+        learning_rate: Learning rate of SGD; the recipe's when not given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -41,7 +41,7 @@ class _Side:
     """The parts of an analysis that are compared.
 
     Attributes:
-        id: Of the analysis.
+        id: Id of the analysis.
         k: How many eigenvectors it has.
         parameters: D.
         settings: Its own.

@@ -42,7 +42,7 @@ class Imported:
 
     Attributes:
         analysis_ids: One for each file, in their order.
-        reused_ids: Those of them that were here before.
+        reused_ids: The ids that were here before.
     """
 
     analysis_ids: list[int]
@@ -127,7 +127,7 @@ def import_logs(
     number of parameters (``seigh.core.results.published.TABLE_1``).
 
     Args:
-        folder: Of their log files; or one of them.
+        folder: Folder of the log files, or one file.
         model_name: The model that they are of; made if there is none of that name.
         user: Who brings them; a mere name is somebody at the command line.
         env: Where the database is; from ``SEIGH_*`` when not given.

@@ -328,7 +328,7 @@ class Helper:
         plan: How its products are computed.
         operator: Computes them.
         work: The folder below which the files are.
-        line: Of the part in hand.
+        line: Line of the part in hand.
     """
 
     number: int

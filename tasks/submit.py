@@ -61,7 +61,7 @@ class Submission:
 
     Attributes:
         analysis_ids: One per file and settings, files first, in the given order.
-        reused_ids: Those of them that existed before and are left as they are.
+        reused_ids: The ids that existed before and are left as they are.
         warning: A sentence for the user if the workers could not be told yet; the analyses are queued all
             the same.
         notes: Sentences for the user: about steps that no file tells, guesses and epochs in their place;
@@ -233,10 +233,10 @@ def train(
         model_name: The model that its checkpoints become; made if there is none of that name.
         steps: Number of optimiser steps.
         record: The steps to record, in 0 … ``steps``.
-        seed: Of the initialisation and the batches.
+        seed: Seed of the initialisation and the batches.
         analyses: Settings, of the problem's architecture.
         batch: Samples in a batch; the problem's when not given.
-        learning_rate: Of SGD; the problem's when not given.
+        learning_rate: Learning rate of SGD; the problem's when not given.
         user: Who submits; a mere name is somebody at the command line.
         priority: As in ``submit``, of the training and of its analyses.
         env: As in ``submit``.
@@ -457,7 +457,7 @@ def _check_settings(
     """Check analyses of an architecture.
 
     Args:
-        settings: Of the analyses.
+        settings: Settings of the analyses.
         env: Where data and artefacts are.
         analysed: Hashes of the checkpoints.
 

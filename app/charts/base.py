@@ -166,9 +166,9 @@ def over_steps(
     Args:
         frame: group (lines of one colour), split, series (which line a row belongs to), step, height, and
             method where methods are to be told apart by the shape of the points.
-        title: Of the vertical axis.
+        title: Title of the vertical axis.
         colors: Colour of every group.
-        tooltip: Of the points.
+        tooltip: Tooltip of the points.
         zero: Whether the vertical axis starts at 0.
         of: What is taken on the splits, for the legend.
         axis: The vertical one.
@@ -287,7 +287,7 @@ def tie_range(
         frame: mask, k, overlap, least, greatest, tied, of the magnitude mask.
         x: The axis of k.
         floor: The least overlap that is drawn.
-        color: Of all of it.
+        color: Colour of all of it.
         by: Or the encoding that colours each curve.
     """
     if tied(frame).empty:

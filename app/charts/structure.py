@@ -216,7 +216,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
 
     Args:
         frame: first_step, second_step, value; both orders of every pair; and chance.
-        title: Of the value.
+        title: Title of the value.
     """
     steps = [str(step) for step in sorted(set(frame["first_step"]) | set(frame["second_step"]))]
     frame = frame.assign(first=frame["first_step"].astype(str), second=frame["second_step"].astype(str))
@@ -290,7 +290,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
         frame: model, split, series, step, height, low and high (both ends of the stated error; NaN where
             unknown), random_mean, random_low and random_high, k, parameters.
         colors: Colour of every group.
-        title: Of the metric.
+        title: Title of the metric.
     """
     x = step_axis(frame)
     tooltip = [

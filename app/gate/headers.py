@@ -18,7 +18,7 @@ def protect(headers: list[tuple[bytes, bytes]], path: str, host: str) -> list[tu
     """The headers of an answer with ours beside them.
 
     Args:
-        headers: Those of the answer.
+        headers: Headers of the answer.
         path: What was asked for.
         host: The Host header of the request, where the page's WebSocket goes.
     """

@@ -41,7 +41,7 @@ class Visitor:
     Attributes:
         key: Names the sign-in, for the pages to look it up: ``local``, ``proxy``, ``session 17`` or
             ``account 3``.
-        name: Of the person.
+        name: Name of the person.
         role: What the person may do.
     """
 

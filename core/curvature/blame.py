@@ -20,7 +20,7 @@ class _Call:
     """A module's call in a run of the network.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         given: The tensors that it was called with.
         returned: The tensors that it returned.
     """

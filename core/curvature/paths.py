@@ -54,7 +54,7 @@ class Function:
         """Args:
         model: In eval mode.
         loss: On top of it.
-        parameters: Those in θ, by name.
+        parameters: The parameters in θ, by name.
         reduced: Reduced precision of the passes.
         x: Inputs, which bfloat16 must not change where they are numbers of rows of an embedding.
         """

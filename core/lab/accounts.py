@@ -67,7 +67,7 @@ def known_elsewhere(s: Session, issuer: str, person: str, name: str, role: Role)
         issuer: Who says so.
         person: What the issuer calls them, for ever.
         name: What they are called, which may change there and does not here.
-        role: Of a new account.
+        role: Role of a new account.
 
     Raises:
         AccountError: If the name of a new one is taken, or cannot be one.

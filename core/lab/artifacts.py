@@ -98,7 +98,7 @@ class ArtifactStore:
         """Where the file of ``key`` lies, if it is the one that was stored.
 
         Args:
-            key: Of the file.
+            key: Key of the file.
             sha256: The checksum that it was stored with; None, of older versions, stands for any.
             what: The beginning of the sentence that says what is wrong: "The file of …".
 

@@ -27,7 +27,7 @@ def record(
         s: A writing session.
         actor: Who.
         what: In the past tense: ``submitted``, ``deleted``.
-        kind: Of what it is done to: a kind of work, ``model`` or ``account``.
+        kind: Kind of the thing: a kind of work, ``model`` or ``account``.
         number: Its id.
         about: What it is called at the time.
     """

@@ -32,7 +32,7 @@ def sweep(folder: Path, old: float = _OLD) -> list[Path]:
     """Remove the temporary files that nobody writes to any more; those that were removed.
 
     Args:
-        folder: That of the artefacts.
+        folder: Folder of the artefacts.
         old: Seconds for which nothing has been written to them.
     """
     found = temporary_files(folder)

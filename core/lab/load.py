@@ -41,8 +41,8 @@ class Load:
         oldest: Seconds that the oldest queued work of each kind has waited; 0 if none waits.
         ended: What has ended in the last hour, by kind and state.
         hvps: Hessian-vector products of all analyses so far.
-        hvps_per_second: Of all analyses that run, each over its time since it was started.
-        workers: Those in the database, by name.
+        hvps_per_second: Products per second of all running analyses, each since its start.
+        workers: The workers in the database, by name.
     """
 
     counts: dict[tuple[str, str], int] = field(default_factory=dict)

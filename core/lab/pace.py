@@ -38,7 +38,7 @@ class Pace:
     """The share of its time that an analysis has spent, by what an earlier one spent on its stages.
 
     Attributes:
-        stages: Of the earlier one, in order.
+        stages: Stages of the earlier one, in order.
         products: How many times the products of the earlier one this one makes.
     """
 

@@ -25,7 +25,7 @@ class Claimed:
     """A part to perform.
 
     Attributes:
-        number: Of the part in its round.
+        number: Number of the part in its round.
         spec: What is to be done; JSON.
         folder: Where its files are, below the shared folder.
         attempts: Which attempt at it this is, from 1.
@@ -42,7 +42,7 @@ class Done:
     """A part that is done.
 
     Attributes:
-        checksum: Of its result.
+        checksum: Checksum of its result.
         worker: Who has done it.
     """
 
@@ -70,7 +70,7 @@ def begin(
         s: A writing session.
         analysis_id: The analysis.
         token: The claim of the attempt at it.
-        name: Of the round.
+        name: Name of the round.
         specs: What is to be done, a part each; JSON.
         folder: Where the files are, below the shared folder.
 

@@ -1037,7 +1037,7 @@ def add_imported(
         s: A writing session.
         found: The result.
         model_name: The model that it is of; made if there is none of that name.
-        settings: Those of the result.
+        settings: Settings of the result.
         checkpoint_sha256: Hash of its weights.
         step: Their training step.
         filename: Name of the result's file.

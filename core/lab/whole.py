@@ -25,7 +25,7 @@ class Flaw:
     """A file that is not as it should be.
 
     Attributes:
-        key: Of the file in the artefact store.
+        key: Key of the file in the artefact store.
         trouble: What is wrong with it. An orphaned file is one that no row of the database refers to.
         of: What it belongs to, in words; empty for what belongs to nothing.
     """

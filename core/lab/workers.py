@@ -31,7 +31,7 @@ class Facts:
         device_name: What the device's maker calls it.
         memory: Bytes of the device.
         torch: Version of PyTorch.
-        threads: Of each of its children.
+        threads: Threads of each of its children.
         concurrency: How much work it does at a time.
         queues: Where it takes work from.
         artifacts: The mark of the artefact folder that it sees.

@@ -32,7 +32,7 @@ class Request:
         k: Number of wanted eigenpairs.
         dimension: D, the number of parameters.
         samples: N, over which every product is a mean: what it costs; None before the data have been read.
-        seed: Of everything random.
+        seed: Seed of all random numbers.
         options: Values of the settings that belong to the method, by name.
         further: Pairs beyond k that help to state errors, if they are to be had for nothing.
         enough: Of pairs, how many times as large their error is as it may be: a method that converges step by
@@ -70,9 +70,9 @@ class Method:
         run: ``run(operator, request)``. The operator has ``.shape == (D, D)`` and ``@`` on a (D, b) tensor.
             A plug-in's method returns a (D, n) tensor, n ≥ k, whose columns span its subspace: eigenvalues,
             vectors and residuals are then found in it by Rayleigh–Ritz, so that nothing rests on its word.
-        products: Of a request, how many products it makes.
-        memory: Of a request, bytes of its basis or dense matrices.
-        block: Of a request, how many vectors it multiplies at once; a usual number when not given.
+        products: Gives the number of products for a request.
+        memory: Gives the bytes of basis or dense matrices for a request.
+        block: Gives the number of vectors multiplied at once for a request; a usual number when not given.
         check: Called with a request; raises ``ValueError`` with one sentence where it cannot work.
         options: Settings of an analysis that belong to it (``seigh.core.methods.OPTIONS``).
         marker: The shape of its points on charts, a mark of Vega; plug-ins' methods get one of their own.

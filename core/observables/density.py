@@ -72,7 +72,7 @@ def lanczos(operator: Operator, vectors: Tensor, starts: int, steps: int, seed: 
         vectors: (K, D), orthonormal rows.
         starts: n, random vectors, of which all are multiplied at once.
         steps: m ≤ D − K.
-        seed: Of the random vectors.
+        seed: Seed of the random vectors.
     """
     dimension = operator.shape[0]
     draw = Gaussian(starts, dimension, (seed, _STREAM), operator.dtype, operator.device)

@@ -60,7 +60,7 @@ def bounds(
         residuals: (n,).
         outside: The largest |eigenvalue| that was found outside of the basis.
         dimension: D.
-        dtype: Of the vectors.
+        dtype: Floating-point type of the vectors.
     """
     n = len(values)
     # The largest |eigenvalue| that those after k may have; after the last pair, none is larger than it.

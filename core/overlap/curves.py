@@ -62,7 +62,7 @@ def mask_curves(vectors: Tensor, ties: Ties, overlap: Tensor, sizes: Sequence[in
 
     Args:
         vectors: Vᵀ, (n, D): an eigenvector in each row; read once, in blocks of coordinates.
-        ties: Of the magnitude mask.
+        ties: Ties of the magnitude mask.
         overlap: (n,) fp64, of the magnitude mask that breaks ties by index.
         sizes: G sizes k, ascending, up to n.
     """

@@ -21,7 +21,7 @@ class LayerShares:
     """Shares of the parameter tensors, which sum to 1 over them for every size k.
 
     Attributes:
-        names: Of the T tensors, in the model's order.
+        names: Names of the T tensors, in the model's order.
         parameters: (T,), how many each has.
         sizes: The G sizes k.
         eigenspace: (G, T), of the squared entries of V_k.

@@ -131,8 +131,8 @@ class Landscape(Protocol):
     (``seigh.core.landscape``).
 
     Attributes:
-        kind: Of the analysis's matrix, "hessian" or "ggn".
-        split: Of the data that L is the mean over.
+        kind: Kind of the analysis's matrix, "hessian" or "ggn".
+        split: Split of the data that L is the mean over.
         theta: (D,) float64, θ of the checkpoint.
         other: The landscape of the same θ on the other split.
         learning_rate: η of the training, where it was given or the checkpoint has it.
@@ -293,14 +293,14 @@ class Observable:
 
     Attributes:
         name: What people ask for: lower-case letters, digits and hyphens.
-        title: Of its axis; with the unit, if a curve or profile has one.
+        title: Title of its axis; with the unit, if a curve or profile has one.
         note: How to read it, in one sentence that begins in lower case; also what its error or interval is.
         compute: Of a scene, the ``Curve``, ``Profile`` or ``Quantity``, as ``kind`` says.
         cost: Of a request, what is computed beyond the eigenpairs, in products with one vector: products by
             what they are for. What several observables share has the same name, and counts once. A gradient
             is worth half a product (``GRADIENT``), the loss at one θ a sixth.
         kind: What it gives.
-        unit: Of a quantity, if it has one.
+        unit: Unit of a quantity, if it has one.
         x: What is on the axis of a profile.
         line: What the number of a line of a profile counts; empty where there is one.
         reference: What the reference of a profile or quantity is.
@@ -343,7 +343,7 @@ class ScoredMask:
     """A mask that takes the coordinates of largest score.
 
     Attributes:
-        name: Of the mask: lower-case letters, digits and hyphens.
+        name: Name of the mask: lower-case letters, digits and hyphens.
         title: What its coordinates are, as after "the mask of".
         note: What its scores are, in one sentence that begins in lower case.
         scores: Of a scene, (D,) finite numbers ≥ 0. Equal scores tie: the overlap is then the mean over all

@@ -98,7 +98,7 @@ class ThetaFacts:
     Attributes:
         total: All parameters; a tied one counts once.
         trainable: D of all of θ: those that require a gradient.
-        frozen: Those that do not, which are no part of θ.
+        frozen: The parameters that do not train, which are no part of θ.
         tied: How many of the total have further names, which are not counted again.
     """
 

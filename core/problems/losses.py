@@ -83,7 +83,7 @@ def mean(name: str, loss: nn.Module, outputs: Tensor, targets: Tensor) -> Mean:
     """Find the weights with which a loss averages its samples, by its derivatives in the outputs.
 
     Args:
-        name: Of the loss.
+        name: Name of the loss.
         loss: As ``build`` gives it.
         outputs: The network's, (N, …), N ≥ 1.
         targets: What it is compared with, (N, …).

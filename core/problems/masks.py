@@ -44,7 +44,7 @@ class OwnMask:
 
     Attributes:
         scores: (D,) fp64 ≥ 0 in the order of θ; of a 0/1 mask zeros and ones.
-        sha256: Of its file.
+        sha256: SHA-256 of its file.
         note: What was done to make it fit, a sentence; empty if nothing was.
     """
 
@@ -189,7 +189,7 @@ def written(result: Mapping[str, Any], name: str, k: int) -> bytes:
 
     Args:
         result: The object that ``seigh analyze --json`` writes.
-        name: Of the mask, "magnitude" for that of the largest |θ|.
+        name: Name of the mask, "magnitude" for that of the largest |θ|.
         k: Its size.
 
     Raises:

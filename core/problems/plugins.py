@@ -141,7 +141,7 @@ class Registry:
         """Register a figure of one analysis, which the page Result, reports and downloads then have.
 
         Args:
-            name: Of the figure, and of its files.
+            name: Name of the figure, and of its files.
             of: Of a result, the object that ``seigh analyze --json`` writes, its ``Figure``; None where there
                 is nothing to draw.
         """

@@ -25,14 +25,14 @@ class Source:
     """A collection of architectures.
 
     Attributes:
-        name: Of the source. A plug-in's architectures are called ``<name>/…``, as timm's are.
-        names: Of all its architectures.
+        name: Name of the source. A plug-in's architectures are called ``<name>/…``, as timm's are.
+        names: Names of all its architectures.
         build: ``build(name, options)``, a freshly initialised model; options that are not given have their
             default.
-        options: Of a name, default by option; some may turn out not to be options, unless all are certain.
+        options: Gives default by option for a name; some may be no options, unless all are certain.
         takes: ``takes(name, options)``, the shape of one sample for the values of all options; None where
             the source does not say.
-        line: Of a name, what it is, in a line; the source's name and its own when not given.
+        line: Describes a name in a line; the source's name and its own when not given.
         certain: ``certain(name, option)``, whether this is known to be an option, so that it need not be
             tried. All are when not given.
         candidates: Of shapes by tensor name, which architectures a checkpoint of such tensors may be of; all

@@ -62,10 +62,10 @@ def check(name: str, x: Tensor | None, y: Tensor, outputs: Tensor, labels: Tenso
     """Refuse labels that do not go with the outputs, and those that another of these losses is for.
 
     Args:
-        name: Of the loss.
+        name: Name of the loss.
         x: Inputs of the network, (N, T) tokens or any other; None if they are not to be looked at.
         y: Labels as the data have them.
-        outputs: Of some of the samples.
+        outputs: Outputs for some of the samples.
         labels: What the loss compares all outputs with.
 
     Raises:
@@ -116,7 +116,7 @@ class Tally:
     def __init__(self, loss: TokenCrossEntropy, labels: Tensor) -> None:
         """Args:
         loss: The loss.
-        labels: Of all samples, (N, T).
+        labels: Labels of all samples, (N, T).
         """
         self._loss = loss
         self._labels = labels

@@ -58,7 +58,7 @@ class Problem:
     Attributes:
         architecture: Name of the architecture, with options if any.
         data: Name of the data set.
-        learning_rate: Of plain SGD.
+        learning_rate: Learning rate of plain SGD.
         batch: Samples in a batch; an incomplete batch at the end of an epoch is dropped.
         steps: Optimiser steps, unless somebody asks for others.
         every: Steps between checkpoints, likewise.
@@ -215,12 +215,12 @@ def train(
         steps: Number of optimiser steps.
         record: The steps to record, in 0 … ``steps``; 0 is the initialisation.
         out: Folder for the files ``step_000000.safetensors``, …
-        seed: Of the initialisation, the held-out samples, the batches, dropout and augmentation.
+        seed: Seed of the initialisation, the held-out samples, the batches, dropout and augmentation.
         progress: Called after every step with the steps done and ``steps``.
         recorded: Called with every file when it is complete, in the order of steps; also with those that
             were there already.
         batch: Samples in a batch; the problem's when not given.
-        learning_rate: Of SGD; the problem's when not given.
+        learning_rate: Learning rate of SGD; the problem's when not given.
         env: Where the data sets are and which device to use; from ``SEIGH_*`` when not given.
         losses: Called after every step with the steps done and the loss of the step's batch.
 

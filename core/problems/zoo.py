@@ -96,7 +96,7 @@ def torchvision_options(name: str, model: nn.Module) -> dict[str, Value]:
     """Default by option that the model's constructor may take; some are fixed by its name and are refused.
 
     Args:
-        name: Of the model.
+        name: Name of the model.
         model: As it is without options.
     """
     options: dict[str, Value] = {}

@@ -141,9 +141,9 @@ class Contents:
         prefix: What was removed in front of every name.
         step: Training step, if any is recorded.
         epoch: Epoch, if any is recorded.
-        metrics: Those of ``METRICS`` that are recorded.
+        metrics: The recorded ones among ``METRICS``.
         notes: What was done, a sentence each.
-        learning_rate: That of the optimizer, if one is recorded and the same for all parameters.
+        learning_rate: Learning rate of the optimizer, if one is recorded and the same for all parameters.
         entry: Which of the file's entries they are; empty if all of it.
         offered: The entries that could be taken, by the names to ask for.
         undecided: Whether somebody has to choose among them.

@@ -74,7 +74,7 @@ class Array:
     Attributes:
         storage: Where its numbers are; None of a tensor that is not a dense array of numbers.
         dtype: torch's name of their type.
-        offset: Of the first number, counted in numbers.
+        offset: Index of the first number, counted in numbers.
         shape: Its size along each axis.
         stride: Numbers from one entry to the next along each axis.
         lack: What a tensor without a storage is: sparse, quantised, …

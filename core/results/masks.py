@@ -72,8 +72,8 @@ def iou(first: Mask, second: Mask, parameters: int) -> tuple[Floats, Floats, Flo
     the intersection by at most one each. By chance two masks have k²/D coordinates in common.
 
     Args:
-        first: Of an analysis.
-        second: Of the same one, or of one with the same θ.
+        first: Mask of an analysis.
+        second: Mask of the same analysis, or of one with the same θ.
         parameters: D.
     """
     length = min(len(first.coordinates), len(second.coordinates))

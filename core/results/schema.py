@@ -18,8 +18,8 @@ class Column:
 
     Attributes:
         name: In the database, JSON, exports and frames.
-        kind: Of its values.
-        unit: Of numbers; "" where they have none.
+        kind: Type of its values.
+        unit: Unit of numbers; "" where they have none.
         meaning: What it says, without a full stop.
         known: Whether it is known of every row.
     """

@@ -24,8 +24,8 @@ class Block(NamedTuple):
     """A tensor that was written.
 
     Attributes:
-        name: Of its file.
-        checksum: Of its content; whoever reads it gets this content or an error.
+        name: Name of its file.
+        checksum: Checksum of its content; whoever reads it gets this content or an error.
     """
 
     name: str

@@ -116,7 +116,7 @@ class SharedOperator:
 
     Args:
         operator: Multiplies ``columns`` vectors at once.
-        crew: Those who share them.
+        crew: The workers that share them.
         columns: As above.
     """
 
@@ -146,7 +146,7 @@ class SharedStorage(Storage):
     """A basis in memory, or in a file of the folder, that is in the crew's blocks as well.
 
     Attributes:
-        crew: Those who share the computation. What another process, anywhere, goes on from is in its blocks.
+        crew: The workers that share the computation. Its blocks hold the state from which others go on.
         operator: On whose device passes are computed.
         worth: Multiplications from which a pass is shared.
     """

@@ -162,7 +162,7 @@ class APosteriori:
         Args:
             values: (k,), λ of Ĥ.
             uncertainty: (k,), u; None where nothing is known of them.
-            probability: Of the interval for e, and so of the band.
+            probability: Probability of the interval for e, and so of the band.
         """
         order = values.double().abs().argsort(descending=True)
         sizes = values.double().abs()[order]

@@ -47,8 +47,8 @@ def residuals(
 
     Args:
         operator: The symmetric operator H.
-        pairs: Of which.
-        index: Of which of them.
+        pairs: The pairs.
+        index: Which of the pairs.
         storage: Has a folder, for which a killed process has not measured in vain.
         resumed: Told how many products an earlier process has made.
     """
@@ -138,7 +138,7 @@ def numerical_rank(pairs: Eigenpairs, residuals: Tensor) -> int:
 
     Args:
         pairs: By descending |λ|.
-        residuals: Of all of them.
+        residuals: Residuals of all pairs.
     """
     if not len(pairs.values):
         return 0

@@ -26,10 +26,10 @@ class Tail:
     Attributes:
         title: For people.
         rate: What its number is, for people.
-        default: Of the rate.
-        least: Of the rate.
-        most: Of the rate.
-        values: Of the ranks 1, 2, … in the tail and the rate, their magnitudes.
+        default: Default of the rate.
+        least: Least value of the rate.
+        most: Largest value of the rate.
+        values: Gives the magnitudes of the ranks 1, 2, … in the tail, for a rate.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Kind:
         dimension: D.
         rank: R, how many eigenvalues have magnitude 1.
         tail: A name of ``TAILS``.
-        rate: Of the tail.
+        rate: Rate of the tail.
         both_signs: Whether every second eigenvalue is negative, as those of a Hessian may be.
     """
 
@@ -130,13 +130,13 @@ def study(
     """Measure methods of several sizes on a matrix of one kind.
 
     Args:
-        kind: Of the matrix.
+        kind: Kind of the matrix.
         sizes: Method (``seigh``, ``ssvd`` or ``krylov``), n_O and n_I of each; n_I is None for Krylov, which
             chooses the number of its products for n_O pairs itself.
         k: Size of the eigenspace that is compared with the true one; R ≤ k ≤ every n_O, as any R vectors of
             the span of equal eigenvalues are eigenvectors.
         draws: How often each is run, with other test matrices.
-        seed: Of the matrix and of all draws.
+        seed: Seed of the matrix and of all draws.
         progress: Told the share of the whole that is done.
 
     Returns:

@@ -85,7 +85,7 @@ def deflated_diagonal(
         vectors: Vᵀ, (K, D), orthonormal rows; any will do, eigenvectors leave the least variance.
         values: (K,), their eigenvalues.
         probes: How many products.
-        seed: Of the Rademacher vectors.
+        seed: Seed of the Rademacher vectors.
 
     Returns:
         2 × (D,) float64.

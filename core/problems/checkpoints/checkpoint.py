@@ -27,11 +27,11 @@ class Checkpoint:
             tensors in float32. Tied weights, one tensor under several names, share memory here too where they
             are in float32 or float64.
         step: Training step, from the file or else its name; None where neither tells.
-        metrics: Those of ``METRICS`` that the file records: mean losses, accuracies in [0, 1].
+        metrics: The ``METRICS`` that the file records: mean losses, accuracies in [0, 1].
         epoch: Epoch, from the file or else its name, counted as its writer counts; None where neither tells.
         guess: A number in the name that may be the step, where neither step nor epoch is known.
         notes: What happened to the weights on the way here, each a sentence for the person who brought them.
-        learning_rate: That of the optimizer, where the file tells one for all parameters.
+        learning_rate: Learning rate of the optimizer, where the file tells one for all parameters.
         prefix: What stood in front of every name of the state dict and has been removed.
         entry: Which of the file's entries the state dict is, as ``read`` takes it; empty if all of it.
         offered: The entries with weights that could be taken, where there are several.

@@ -36,7 +36,7 @@ class Pair:
     Attributes:
         theirs: The name in the checkpoint.
         ours: The name in the architecture.
-        shape: Of both.
+        shape: Shape of both tensors.
     """
 
     theirs: str

@@ -51,7 +51,7 @@ class Bundle:
         name: What to call the checkpoint; of one in several files, that of the file it becomes.
         path: The file, or the first of several.
         files: All of them by their names, folders left out; empty for a single file.
-        base: Of an adapter, the file with the weights that it changes; None if it was not given.
+        base: The file with the weights that an adapter changes; None if it was not given.
     """
 
     kind: Literal["file", "index", "distributed", "zero", "adapter"]

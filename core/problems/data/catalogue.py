@@ -25,10 +25,10 @@ class Description:
     Attributes:
         name: As in ``load``.
         about: One line.
-        shape: Of one sample; None where it is not known without reading them.
+        shape: Shape of one sample; None where it is not known without reading them.
         classes: Number of classes; None likewise.
         files: Where its files and folders are looked for; empty where it needs none.
-        missing: Those that are not there.
+        missing: The files that are absent.
         how: How to get them, a sentence; empty where nothing is missing.
         synthetic: Whether the samples are made up.
     """

@@ -51,7 +51,7 @@ class Original:
 
     Attributes:
         about: One line.
-        shape: Of one sample.
+        shape: Shape of one sample.
         classes: Number of classes.
         folder: Where its files lie below the data directory.
         files: The files and folders in it, by split.

@@ -30,7 +30,7 @@ class Subset:
     """Some of a data set's samples, in memory.
 
     Attributes:
-        name: Of the data set.
+        name: Name of the data set.
         x: Samples, (n, …) float32.
         y: Targets, (n, …) int64 or float32.
         index: Which of the data set's samples they are, (n,) int64, ascending.
@@ -119,8 +119,8 @@ def subset_index(
         dataset: The data set.
         subset: As in ``AnalysisSettings``, like the rest.
         samples: N; None for all samples that have not been counted yet, and for indices.
-        seed: Of ``balanced`` and ``random``.
-        indices: Those of ``indices``.
+        seed: Seed of ``balanced`` and ``random``.
+        indices: Indices of the subset ``indices``.
 
     Raises:
         DataError: If the data set has no such subset.
@@ -362,7 +362,7 @@ def fitting_subset(
         seed: As in ``balanced_index``.
         model: A classifier.
         subset: Which samples.
-        indices: Those of the subset ``indices``.
+        indices: Indices of the subset ``indices``.
         env: As in ``load``.
         settings: As in ``check_matches``.
 

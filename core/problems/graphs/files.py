@@ -40,7 +40,7 @@ class Graph:
     Attributes:
         name: As an architecture.
         path: Where its file lies.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         program: What it computes.
     """
 

@@ -34,7 +34,7 @@ class ExportedNetwork(nn.Module):
 
     Args:
         program: What it computes.
-        device: Of its tensors; torch's current one when not given.
+        device: Device of its tensors; torch's current one when not given.
 
     Raises:
         Unfit: If its tensors have names that no module can have, or are too large for this machine.

@@ -166,7 +166,7 @@ def overload(target: str, where: str) -> tuple[OpOverload, OpOverload]:
 
     Args:
         target: ``torch.ops.aten.relu_.default``.
-        where: Of the operation, for the refusal.
+        where: Name of the operation, for the refusal.
 
     Raises:
         Unfit: If it is not allowed.
@@ -229,7 +229,7 @@ def check_eval(found: OpOverload, given: Mapping[str, Any], where: str) -> None:
         where: As in ``overload``.
 
     Raises:
-        Unfit: Of dropout, normalisation by the batch, or statistics that change.
+        Unfit: It is dropout, normalisation by the batch, or changes statistics.
     """
     name = base(found)
     again = "call model.eval() before it is exported, as seigh.export does."

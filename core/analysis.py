@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from seigh.core import curves, methods, preparation, version
 from seigh.core.allocator import freed_memory_kept
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.device import available_memory
-from seigh.core.landscape import Earlier, NetworkLandscape
+from seigh.core.landscape import NetworkLandscape
 from seigh.core.names import REDUCED
 from seigh.core.network import (
     Network,
@@ -271,7 +271,6 @@ def analyse(
     progress: Callable[[Progress], None] | None = None,
     before: Plan | None = None,
     hire: Hire | None = None,
-    earlier: Callable[[int | None], Sequence[Earlier]] = lambda _: (),
 ) -> Result:
     """Overlap between the largest parameters of a checkpoint and the top eigenspaces of its Hessian.
 
@@ -286,8 +285,6 @@ def analyse(
         progress: Told after each batch of products and at each stage; what it raises ends the analysis.
         before: How an earlier attempt on such a device has computed products, to compute them the same way.
         hire: Asked, once it is known how products are computed, who shares the analysis, if anybody does.
-        earlier: Gives the checkpoints of the same training before this one, for masks and curves that look
-            at what training has changed; asked if there are such, with the step that the checkpoint says.
 
     Raises:
         CheckpointError: The file is no checkpoint of the architecture.
@@ -308,7 +305,6 @@ def analyse(
         progress=progress,
         before=before,
         hire=hire,
-        earlier=earlier,
     )
 
 
@@ -322,7 +318,6 @@ def analyse_network(
     progress: Callable[[Progress], None] | None = None,
     before: Plan | None = None,
     hire: Hire | None = None,
-    earlier: Callable[[int | None], Sequence[Earlier]] = lambda _: (),
 ) -> Result:
     """Run an analysis of the network that ``opened`` gives; ``analyse`` says where that comes from.
 
@@ -335,12 +330,11 @@ def analyse_network(
         progress: Likewise.
         before: Likewise.
         hire: Likewise.
-        earlier: Likewise.
     """
     clock = _Clock(settings, progress)
     with reproducible(), freed_memory_kept():
         try:
-            return _analyse(opened, environment, scratch, clock, before, hire, earlier)
+            return _analyse(opened, environment, scratch, clock, before, hire)
         except SpectrumError as error:
             raise SpectrumError(f"{called}: {error}") from error
 
@@ -352,7 +346,6 @@ def _analyse(
     clock: _Clock,
     before: Plan | None,
     hire: Hire | None,
-    earlier: Callable[[int | None], Sequence[Earlier]],
 ) -> Result:
     with clock.stage("load"):
         network = opened()
@@ -457,12 +450,9 @@ def _analyse(
                 operator=hessian,
                 estimate=estimate,
                 request=settings.request(theta.dimension),
-                ground=NetworkLandscape(
-                    *(network, loss, made, environment),
-                    earlier=lambda: earlier(network.stored.step),
-                    count=clock.counter,
-                ),
-                others=others.vectors,
+                ground=NetworkLandscape(*(network, loss, made, environment), count=clock.counter),
+                scores=others.scores,
+                past=others.past,
             )
             computed, failed = curves.compute(wanted, scene)
 

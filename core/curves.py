@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from seigh.core.errors import UserError, first_line
 from seigh.core.methods import Request
+from seigh.core.names import EARLIER
 from seigh.core.observables import BUILT_IN
 from seigh.core.overlap.masks.built_in import MASKS
 from seigh.core.overlap.masks.own import own_mask
@@ -45,12 +47,25 @@ def of_own_masks(settings: AnalysisSettings) -> dict[str, Observable]:
     return {each.name: each for each in (own_mask(name).observable() for name, _ in settings.own_masks)}
 
 
+def of_earlier(settings: AnalysisSettings) -> dict[str, list[str]]:
+    """Names of the curves that are compared with an earlier checkpoint, by the setting that names it."""
+    found: dict[str, list[str]] = {}
+    for name in settings.curves:
+        if name in available() and (setting := available()[name].earlier):
+            found.setdefault(setting, []).append(name)
+    return found
+
+
 def check(settings: AnalysisSettings) -> None:
-    """Refuse curves that there are none of.
+    """Refuse curves that there are none of, and earlier checkpoints that none of them is compared with.
 
     Raises:
         SettingsError: One of them is unknown, or the user's mask is called like another one.
     """
+    for setting in EARLIER:
+        if getattr(settings, setting) and setting not in of_earlier(settings):
+            them = " or ".join(name for name, each in available().items() if each.earlier == setting)
+            raise SettingsError(f"{setting} belongs to {them}; ask for one, or leave {setting} out.")
     for name in settings.curves:
         if name not in available():
             known = ", ".join(available())
@@ -78,13 +93,22 @@ def compute(wanted: Mapping[str, Observable], scene: Scene) -> tuple[dict[str, O
     failed: dict[str, str] = {}
     for name, observable in wanted.items():
         try:
-            found[name] = _SOUND[observable.kind](observable.compute(scene), len(scene.values))
+            one = _SOUND[observable.kind](observable.compute(scene), len(scene.values))
+            found[name] = _compared(one, observable, scene)
         except UserError as error:
             failed[name] = str(error)
         except Exception as error:  # a plug-in's code may fail in every way there is
             _log.exception("The curve '%s' is left out, because it fails.", name)
             failed[name] = f"The curve {name} cannot be computed ({first_line(error)}); ask who wrote it."
     return found, failed
+
+
+def _compared(found: Observed, observable: Observable, scene: Scene) -> Observed:
+    """What was found, which says with which checkpoint it is compared, if with any."""
+    if not observable.earlier:
+        return found
+    said = f"Compared with {EARLIER[observable.earlier]}: {scene.earlier(observable.earlier)}."
+    return replace(found, remark=f"{said} {found.remark}".strip())
 
 
 def _sound_curve(curve: Any, length: int) -> Curve:

@@ -154,7 +154,7 @@ def _of_model(
         subset = "indices" if chosen.get("indices") else "random"
     settings = _settings(wanted | chosen | {"subset": subset, "samples": samples})
     curves.check(settings)
-    if settings.files:
+    if settings.files or curves.of_earlier(settings):
         raise SettingsError(
             "Masks of files and earlier checkpoints go with checkpoints; save the model's state dict "
             "and analyse that file."

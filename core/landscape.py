@@ -8,9 +8,8 @@ eigenpairs are. Nothing is computed before it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,10 @@ from seigh.core.curvature import CurvatureOperator
 from seigh.core.curvature.certificate import Float64, copied, in_float64
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
-from seigh.core.network import Network, Objective, Plan, decays, objective, parameters_of, planned
-from seigh.core.overlap.observables import Past, Unavailable
+from seigh.core.network import Network, Objective, Plan, decays, objective, planned
+from seigh.core.overlap.observables import Unavailable
 from seigh.core.problems import data as datasets
 from seigh.core.problems import losses
-from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.settings import Settings
 from seigh.core.spectra import Operator, Shifted
 
@@ -33,21 +31,6 @@ _BLOCK = 2**27
 
 # Outputs of a sample by all of which a loss is differentiated twice, such as all logits of a sequence.
 _MOST_OUTPUTS = 1024
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A checkpoint of the same training before the one that is analysed.
-
-    Attributes:
-        path: Its file.
-        name: What to call it in messages.
-        step: Its training step.
-    """
-
-    path: Path
-    name: str
-    step: int
 
 
 class NetworkLandscape:
@@ -66,7 +49,6 @@ class NetworkLandscape:
         plan: Plan,
         environment: Settings,
         *,
-        earlier: Callable[[], Sequence[Earlier]] = tuple,
         count: Callable[[], Callable[[int], None]] | None = None,
     ) -> None:
         """Args:
@@ -74,7 +56,6 @@ class NetworkLandscape:
         loss: Its loss.
         plan: How its products are computed.
         environment: Where data sets lie.
-        earlier: Gives the checkpoints of the same training before this one, in any order.
         count: Gives what an operator tells how many products it has made.
         """
         self.kind: str = network.settings.curvature
@@ -84,7 +65,6 @@ class NetworkLandscape:
         self._objective = loss
         self._plan = plan
         self._environment = environment
-        self._earlier = earlier
         self._count = count or (lambda: lambda _: None)
         self._made: dict[str, Operator] = {}
 
@@ -339,23 +319,5 @@ class NetworkLandscape:
         settings = settings.model_copy(update={"split": split, "samples": len(subset.index)})
         network = replace(self._network, settings=settings, subset=subset, x=x, y=y)
         return NetworkLandscape(
-            *(network, objective(network), self._plan, self._environment),
-            earlier=self._earlier,
-            count=self._count,
+            *(network, objective(network), self._plan, self._environment), count=self._count
         )
-
-    def past(self, which: str) -> Past:
-        """θ of an earlier checkpoint of the same training: the ``first`` of all, or the ``previous`` one.
-
-        Raises:
-            UserError: There is none, or its file cannot be read or is of another network.
-        """
-        before = self._earlier()
-        if not before:
-            raise Unavailable("No earlier checkpoint of this training is known here; add one, with its step.")
-        pick = min if which == "first" else max
-        chosen = pick(before, key=lambda each: each.step)
-        theta = parameters_of(chosen.path, self._network.settings, chosen.name)
-        if theta.shape != self.theta.shape:
-            raise CheckpointError(f"'{chosen.name}' has other parameters than this checkpoint.")
-        return Past(theta.to(self._network.device, torch.float64), chosen.step)

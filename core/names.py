@@ -40,8 +40,16 @@ LARGEST: Mapping[str, tuple[float, float]] = {
     "fubini_study": (math.pi / 2, 0.0),
 }
 
-# Curves of masks that need an earlier checkpoint, and the setting that names it.
-OF_EARLIER: Mapping[str, str] = {"overlap-movement": "initial", "overlap-update": "previous"}
+# Built-in curves that are compared with an earlier checkpoint, by the setting that names it (``Observable``):
+# they are left out at a model's first step.
+OF_EARLIER: Mapping[str, str] = {
+    "overlap-movement": "initial",
+    "overlap-update": "previous",
+    "update-share": "previous",
+}
+
+# The settings that name earlier checkpoints, and what to call these.
+EARLIER: Mapping[str, str] = {"initial": "the initial checkpoint", "previous": "the checkpoint before"}
 
 # Of two checkpoints' masks: the share of the coordinates in either that are in both.
 IOU = "iou"

@@ -21,6 +21,7 @@ from seigh.core.curvature.shares import LossError, Mean
 from seigh.core.device import available_memory, pick_device
 from seigh.core.linalg.memory import is_out_of_memory
 from seigh.core.names import PATHS, REDUCED, PathName
+from seigh.core.overlap.observables import Past
 from seigh.core.problems import architectures, checkpoints, losses, token_losses
 from seigh.core.problems import data as datasets
 from seigh.core.problems.checkpoints import Checkpoint
@@ -173,6 +174,17 @@ def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None
     """
     _, model = _read(checkpoint, settings, name or checkpoint.name)
     return chosen_theta(model, settings).flat(model)
+
+
+def past_of(checkpoint: Path, settings: AnalysisSettings) -> Past:
+    """θ of an earlier checkpoint of the training that is analysed, on the CPU.
+
+    Raises:
+        CheckpointError, SettingsError: As of ``parameters_of``.
+    """
+    stored, model = _read(checkpoint, settings, checkpoint.name)
+    theta = chosen_theta(model, settings).flat(model)
+    return Past(theta.double(), stored.step, stored.sha256)
 
 
 def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Checkpoint, nn.Module]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from seigh.core import curves
 from seigh.core.checksum import sha256_of
-from seigh.core.names import OF_EARLIER
-from seigh.core.network import parameters_of
+from seigh.core.names import EARLIER, OF_EARLIER
+from seigh.core.network import past_of
+from seigh.core.overlap.observables import Past
 from seigh.core.problems import architectures, data, graphs, losses, masks
 from seigh.core.settings import BY_STEP, AnalysisSettings, Settings, SettingsError, named_file
 
@@ -87,14 +88,15 @@ class Others:
 
     Attributes:
         settings: These settings, which name every file by its hash, ``sha256:<digest>``.
-        vectors: Each (D,) fp64 in the order of θ: ``initial`` and ``previous`` are earlier checkpoints,
-            ``mask:<name>`` the scores of a user's mask.
+        scores: Of the user's own masks by their names, each (D,) fp64 in the order of θ.
+        past: Earlier checkpoints, as ``initial`` and ``previous``.
         files: Where each file lies, by its hash.
         notes: What was done to make a mask fit, a sentence each, by the name of the mask.
     """
 
     settings: AnalysisSettings
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    past: Mapping[str, Past] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,18 +116,21 @@ def others(
         SettingsError: An earlier checkpoint is not named, or is the one that is analysed.
     """
     env = env or Settings()
-    vectors: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
+    past: dict[str, Past] = {}
     stored: dict[str, str] = {}
     files: dict[str, Path] = {}
     notes: dict[str, str] = {}
-    for curve, setting in OF_EARLIER.items():
-        if curve not in settings.curves:
-            continue
+    for setting, names in curves.of_earlier(settings).items():
         file = getattr(settings, setting)
+        if not file and OF_EARLIER.keys().isdisjoint(
+            names
+        ):  # of a plug-in's, the result says why it is missing
+            continue
         if not file:
-            which = "the initial checkpoint" if setting == "initial" else "the checkpoint before"
             raise SettingsError(
-                f"{curve} needs {which}; name its file with --{setting}, or leave the curve out."
+                f"{names[0]} needs {EARLIER[setting]}; name its file with --{setting}, or leave the curve "
+                "out."
             )
         if file == BY_STEP:
             continue
@@ -136,28 +141,25 @@ def others(
                 f"{setting} names the checkpoint that is analysed ('{path.name}'), from which nothing has "
                 "moved; name an earlier one, or leave this checkpoint out."
             )
-        vectors[setting] = parameters_of(path, settings).double()
+        past[setting] = past_of(path, settings)
         stored[file] = f"sha256:{sha256}"
         files[sha256] = path
     for entries, pruned in ((settings.masks, False), (settings.pruned, True)):
         for name, file in map(named_file, entries):
             path = masks.located(file, env)
             own = masks.read(path, settings, pruned=pruned, env=env)
-            vectors[f"mask:{name}"] = own.scores
+            scores[name] = own.scores
             stored[file] = f"sha256:{own.sha256}"
             files[own.sha256] = path
             if own.note:
                 notes[name] = own.note
-    return Others(settings.with_files(stored), vectors, files, notes)
+    return Others(settings.with_files(stored), scores, past, files, notes)
 
 
 def by_step(settings: AnalysisSettings) -> AnalysisSettings:
     """These settings for the queue: earlier checkpoints that nobody has named are steps of the model."""
-    missing = {
-        setting: BY_STEP
-        for curve, setting in OF_EARLIER.items()
-        if curve in settings.curves and not getattr(settings, setting)
-    }
+    needed = curves.of_earlier(settings)
+    missing = {setting: BY_STEP for setting in needed if not getattr(settings, setting)}
     return settings.model_copy(update=missing)
 
 
@@ -176,9 +178,14 @@ def say_earlier_steps(
     """
     first = min(steps)
     said = []
-    for curve, setting in OF_EARLIER.items():
-        if not any(getattr(each, setting) == BY_STEP for each in settings):
-            continue
+    asked = {
+        name: setting
+        for each in settings
+        for setting, names in curves.of_earlier(each).items()
+        for name in names
+        if getattr(each, setting) == BY_STEP
+    }
+    for curve, setting in asked.items():
         if not any(step > first for step in analysed):
             raise SettingsError(
                 f"{curve} compares with an earlier step, and step {first:,} is the model's first; add an "

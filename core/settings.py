@@ -30,7 +30,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from seigh.core import methods, ranges
 from seigh.core.access import Role
 from seigh.core.errors import UserError
-from seigh.core.names import OF_EARLIER, Kind, LogFormat, PathName, Reduced, Share, SubsetName, TestMatrixName
+from seigh.core.names import (
+    EARLIER,
+    OF_EARLIER,
+    Kind,
+    LogFormat,
+    PathName,
+    Reduced,
+    Share,
+    SubsetName,
+    TestMatrixName,
+)
 
 Split = Literal["train", "test"]
 Precision = Literal["float32", "float64", Reduced]
@@ -304,9 +314,10 @@ class AnalysisSettings(BaseModel):
             of products when not given.
         error_tests: Random vectors that estimate ‖H‖_F and ‖H − Ĥ‖_F, one product each.
         curves: Names of further curves to compute (``seigh.core.curves``), each once, in alphabetical order.
-        initial: The checkpoint θ_0 of the mask ``movement``: a file, or ``sha256:<digest>`` of one in the
-            artefact store. In the queue, ``step`` stands for the first step of the model until it is known.
-        previous: The checkpoint before this one, of the mask ``update``, likewise.
+        initial: The checkpoint θ_0 that some curves compare with, such as the mask ``movement``: a file, or
+            ``sha256:<digest>`` of one in the artefact store. In the queue, ``step`` stands for the first step
+            of the model until it is known.
+        previous: The checkpoint before this one, as of the mask ``update``, likewise.
         masks: The user's own masks, each ``<name>=<file>`` or ``<name>=sha256:<digest>``: a file of scores,
             or of zeros and ones, by the names of the parameters (``seigh.core.problems.masks``). The overlap
             of each is the curve ``overlap-<name>``.
@@ -411,11 +422,6 @@ class AnalysisSettings(BaseModel):
                 raise ValueError(
                     f"{name.removeprefix('overlap-')} names two masks; give each another name, as NAME=FILE"
                 )
-        for curve, setting in OF_EARLIER.items():
-            if getattr(self, setting) and curve not in self.curves:
-                raise ValueError(
-                    f"{setting} belongs to the curve {curve}; ask for it, or leave {setting} out"
-                )
         return self
 
     @model_serializer(mode="wrap")
@@ -470,15 +476,14 @@ class AnalysisSettings(BaseModel):
     def files(self) -> dict[str, str]:
         """The files beside checkpoint and data that these settings name, each by what it is for:
         ``initial``, ``previous`` and ``mask:<name>``."""
-        earlier = {setting: getattr(self, setting) for setting in OF_EARLIER.values()}
+        earlier = {setting: getattr(self, setting) for setting in EARLIER}
         masks = {f"mask:{name}": file for name, file in self.own_masks}
         return {name: file for name, file in earlier.items() if file} | masks
 
     def with_files(self, stored: Mapping[str, str]) -> AnalysisSettings:
         """These settings with other names of the files that ``stored`` has."""
         changes: dict[str, Any] = {
-            setting: stored.get(getattr(self, setting), getattr(self, setting))
-            for setting in OF_EARLIER.values()
+            setting: stored.get(getattr(self, setting), getattr(self, setting)) for setting in EARLIER
         }
         for setting in ("masks", "pruned"):
             given = map(named_file, getattr(self, setting))
@@ -504,19 +509,12 @@ class AnalysisSettings(BaseModel):
             ()
         """
         earlier = sorted(each for each in steps if each < step)
-        changes: dict[str, Any] = {}
-        left_out = set()
-        for curve, setting in OF_EARLIER.items():
-            if getattr(self, setting) != BY_STEP:
-                continue
-            if earlier:
-                changes[setting] = f"sha256:{steps[earlier[0 if setting == 'initial' else -1]]}"
-            else:
-                changes[setting] = ""
-                left_out.add(curve)
-        if left_out:
-            changes["curves"] = tuple(each for each in self.curves if each not in left_out)
-        return self.model_copy(update=changes)
+        chosen = [setting for setting in EARLIER if getattr(self, setting) == BY_STEP]
+        if earlier:
+            ends = {"initial": earlier[0], "previous": earlier[-1]}
+            return self.model_copy(update={each: f"sha256:{steps[ends[each]]}" for each in chosen})
+        kept = [each for each in self.curves if OF_EARLIER.get(each) not in chosen]
+        return self.model_copy(update={**dict.fromkeys(chosen, ""), "curves": tuple(kept)})
 
     @property
     def n_samples(self) -> int:

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seigh.core import analysis, curves
+from seigh.core import analysis, curves, preparation
 from seigh.core.lab import store
 from seigh.core.lab.artifacts import ArtifactStore, Damaged, Missing
 from seigh.core.lab.keys import eigenvectors_key
 from seigh.core.lab.models import Analysis, Checkpoint
 from seigh.core.lab.store import StoreError
-from seigh.core.landscape import Earlier
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks import expected, parts
 from seigh.tasks.attempt import Attempt
@@ -40,7 +39,10 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result
     if checkpoint is None:  # deleted, and the analysis with it
         raise ClaimLost
     path = checkpoint_file(_artifacts(attempt), checkpoint)
-    settings = AnalysisSettings.model_validate(attempt.work.settings)
+    # An earlier version has left the checkpoint before of some curves to the worker.
+    settings = preparation.by_step(AnalysisSettings.model_validate(attempt.work.settings))
+    steps = attempt.read(lambda s: store.steps_of(s, checkpoint.model_id))
+    settings = settings.among(steps, checkpoint.step)
     pace = attempt.read(lambda s: expected.pace(s, settings, attempt.work.parameters, attempt.env))
     resumed = 0
 
@@ -61,21 +63,11 @@ def _result(attempt: Attempt[Analysis], conductor: Conductor) -> analysis.Result
         progress=progress,
         before=conductor.before,
         hire=conductor.hire,
-        earlier=lambda _: _earlier(attempt, checkpoint),
     )
     if result.checkpoint_sha256 != checkpoint.sha256:  # it changed in between
         checkpoint_file(_artifacts(attempt), checkpoint)
         raise ClaimLost
     return result
-
-
-def _earlier(attempt: Attempt[Analysis], checkpoint: Checkpoint) -> list[Earlier]:
-    """The first checkpoint of the model and the one before this one, where there are such."""
-    from seigh.core.lab import queries  # brings pandas, which a worker that waits does not need
-
-    before = attempt.read(lambda s: queries.first_and_previous(s, checkpoint.model_id, checkpoint.step))
-    artifacts = _artifacts(attempt)
-    return [Earlier(checkpoint_file(artifacts, each), each.filename, each.step) for each in before]
 
 
 def checkpoint_file(artifacts: ArtifactStore, checkpoint: Checkpoint) -> Path:

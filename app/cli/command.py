@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,7 +43,7 @@ from seigh.app.digits import number, with_error
 from seigh.core import methods, private
 from seigh.core.errors import UserError
 from seigh.core.logs import Redacted, redact
-from seigh.core.names import SPARSITIES, Place, Priority, TableName
+from seigh.core.names import EARLIER, SPARSITIES, Place, Priority, TableName
 from seigh.core.settings import BY_STEP, SPLITS, AnalysisSettings, Settings, SettingsError, refusal
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
     from seigh.core.analysis import Progress as AnalysisProgress
     from seigh.core.analysis import Result
-    from seigh.core.landscape import Earlier
     from seigh.core.problems.checkpoints import Checkpoint, Pair
     from seigh.core.problems.training import Problem
     from seigh.tasks.importing import Imported
@@ -510,7 +508,7 @@ def _only(fitting: list[str], name: str) -> str:
 def _by_step(
     settings: AnalysisSettings,
     files: Sequence[Path],
-    earlier: Callable[[int, int | None], list[Earlier]],
+    steps: Sequence[int | None],
 ) -> list[AnalysisSettings]:
     """The settings for each of the files: earlier checkpoints that nobody named are among the files.
 
@@ -523,50 +521,26 @@ def _by_step(
     wanted = preparation.by_step(settings)
     if wanted == settings:
         return [settings] * len(files)
+    known = [
+        checkpoints.read(file).step if step is None else step for file, step in zip(files, steps, strict=True)
+    ]
+    paths = {step: str(file) for file, step in zip(files, known, strict=True) if step is not None}
     found: list[AnalysisSettings] = []
     said: dict[str, None] = {}
-    for place, file in enumerate(files):
-        step = checkpoints.read(file).step
-        before = {each.step: str(each.path) for each in earlier(place, step)}
-        last = max(before, default=-1) + 1
-        mine = wanted.among(dict.fromkeys(before, ""), last)
-        ends = {"initial": before[min(before)], "previous": before[max(before)]} if before else {}
+    for file, step in zip(files, known, strict=True):
+        mine = wanted.among(paths, -1 if step is None else step)
+        named = {each: getattr(mine, each).removeprefix("sha256:") for each in EARLIER}
         mine = mine.model_copy(
-            update={name: path for name, path in ends.items() if getattr(wanted, name) == BY_STEP}
+            update={each: path for each, path in named.items() if getattr(wanted, each) == BY_STEP}
         )
         found.append(mine)
         for curve in set(settings.curves) - set(mine.curves):
             said[f"{curve} is left out of {file.name}, which has no earlier step among the files."] = None
-    if all(len(each.curves) < len(settings.curves) for each in found):
+    if not any(each.curves for each in found):
         preparation.others(settings)  # which says what is missing
     for sentence in said:
         err.print(escape(sentence), soft_wrap=True)
     return found
-
-
-def _earlier_of(
-    files: Sequence[Path], steps: Sequence[int | None]
-) -> Callable[[int, int | None], list[Earlier]]:
-    """Return a function from a file's number and step to the files that precede it in training."""
-
-    @cache
-    def known() -> list[tuple[Path, int | None]]:
-        from seigh.core.problems import checkpoints
-
-        told = zip(files, steps, strict=True)
-        return [(file, checkpoints.read(file).step if step is None else step) for file, step in told]
-
-    def earlier(number: int, step: int | None) -> list[Earlier]:
-        from seigh.core.landscape import Earlier
-
-        own = step if steps[number] is None else steps[number]
-        return [
-            Earlier(file, file.name, each)
-            for file, each in (known() if own is not None else ())
-            if each is not None and own is not None and each < own
-        ]
-
-    return earlier
 
 
 @cli.command()
@@ -620,8 +594,7 @@ def analyze(
     for note in others.notes.values():
         err.print(escape(note), soft_wrap=True)
     results = []
-    earlier = _earlier_of(files, [step for step, _ in facts])
-    asked = _by_step(settings, files, earlier)
+    asked = _by_step(settings, files, [step for step, _ in facts])
     with _progress_bar() as bar:
         task = bar.add_task("Analysing", total=len(files))
         for number, file in enumerate(files):
@@ -633,13 +606,7 @@ def analyze(
                     description=f"{escape(name)}: {progress.stage}",
                 )
 
-            result = analyse(
-                file,
-                asked[number],
-                environment=env,
-                progress=show,
-                earlier=partial(earlier, number),
-            )
+            result = analyse(file, asked[number], environment=env, progress=show)
             told = _given(step=facts[number][0], epoch=facts[number][1])
             results.append(replace(result, record=result.record | told))
             bar.update(task, completed=number + 1, description="Analysing")

@@ -104,8 +104,8 @@ _OPTIONS: dict[str, Any] = {
     ),
     "previous": typer.Option(
         metavar="CKPT",
-        help="The checkpoint before, of the curve overlap-update; for 'seigh submit' it is the model's "
-        "step before if not given.",
+        help="The checkpoint before, that update-share and overlap-update compare with; for 'seigh submit' "
+        "it is the model's step before if not given.",
     ),
     "masks": typer.Option(
         metavar="[NAME=]FILE",

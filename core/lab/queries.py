@@ -1225,16 +1225,6 @@ def records(s: Session, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     return {row[0]: row[1] or {} for row in s.execute(statement.order_by(Analysis.id))}
 
 
-def first_and_previous(s: Session, model_id: int, step: int) -> list[Checkpoint]:
-    """The first checkpoint of a model, and the last one before this step; fewer where there are not two."""
-    before = select(Checkpoint).where(
-        Checkpoint.model_id == model_id, Checkpoint.step < step, Checkpoint.size > 0
-    )
-    ends = (before.order_by(end).limit(1) for end in (Checkpoint.step, Checkpoint.step.desc()))
-    found = {each.id: each for end in ends for each in s.scalars(end)}
-    return [*found.values()]
-
-
 # --- Exports ----------------------------------------------------------------------------------------------
 
 

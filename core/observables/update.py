@@ -7,9 +7,9 @@ from seigh.core.overlap.observables import Curve, Observable, Scene
 
 
 def _last(scene: Scene) -> Curve:
-    past = scene.landscape.past("previous")
-    remark = f"The update is that since step {past.step:,}."
-    return shares(scene, scene.landscape.theta - past.theta, f"The update since step {past.step:,}", remark)
+    theta = scene.landscape.theta
+    before = scene.earlier("previous").theta.to(theta.device)
+    return shares(scene, theta - before, "The update since the checkpoint before")
 
 
 UPDATE = Observable(
@@ -19,4 +19,5 @@ UPDATE = Observable(
     "before this one. At chance, k/D, training does not move along the eigenspace more than along any other "
     "directions.",
     _last,
+    earlier="previous",
 )

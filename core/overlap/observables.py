@@ -116,12 +116,18 @@ class Past:
     """θ at an earlier checkpoint of the same training.
 
     Attributes:
-        theta: (D,) float64.
-        step: Its training step.
+        theta: (D,) float64, on the CPU.
+        step: Its training step; None where its file does not say it.
+        sha256: Hex SHA-256 of its file.
     """
 
     theta: Tensor
-    step: int
+    step: int | None
+    sha256: str
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f"step {self.step:,}, "
+        return f"{step}file sha256:{self.sha256[:12]}…"
 
 
 class Landscape(Protocol):
@@ -171,9 +177,6 @@ class Landscape(Protocol):
 
     def matrix(self, kind: str) -> Operator:
         """``hessian`` or ``ggn``, in the precision of the analysis, λ·I of the penalty included."""
-
-    def past(self, which: str) -> Past:
-        """The ``first`` checkpoint of this training, or the ``previous`` one, where they are known."""
 
 
 class EmpiricalFisher:
@@ -226,8 +229,9 @@ class Scene:
         estimate: What products with random vectors tell of H outside of the K pairs; they are made anyway.
         request: k, D, N, seed and options of the analysis, as ``Observable.cost`` has them.
         ground: The loss; ask for it by ``landscape``.
-        others: What the settings name beside the checkpoint, each (D,) fp64 in the order of θ, on the CPU:
-            ``initial`` and ``previous`` are earlier checkpoints, ``mask:<name>`` the scores of a user's mask.
+        scores: Those of the user's own masks by their names, each (D,) fp64 in the order of θ, on the CPU.
+        past: The earlier checkpoints that the settings name, as ``initial`` and ``previous``; ask for them by
+            ``earlier``.
     """
 
     vectors: Tensor
@@ -241,7 +245,8 @@ class Scene:
     estimate: APosteriori | None = None
     request: Request | None = None
     ground: Landscape | None = None
-    others: Mapping[str, Tensor] = field(default_factory=dict)
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    past: Mapping[str, Past] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
@@ -260,6 +265,18 @@ class Scene:
         if self.ground is None:
             raise Unavailable("There is a matrix here and no network, so there is no loss to ask for this.")
         return self.ground
+
+    def earlier(self, which: str) -> Past:
+        """The ``initial`` checkpoint of this training, or the ``previous`` one, as the settings name it.
+
+        Raises:
+            Unavailable: They name none.
+        """
+        if which not in self.past:
+            raise Unavailable(
+                f"The settings name no earlier checkpoint to compare with; give its file as {which}."
+            )
+        return self.past[which]
 
     @property
     def hessian(self) -> Operator:
@@ -305,6 +322,9 @@ class Observable:
         line: What the number of a line of a profile counts; empty where there is one.
         reference: What the reference of a profile or quantity is.
         log: Whether the values of a profile are drawn on a logarithmic axis, where they are positive.
+        earlier: The setting that names the checkpoint which it is compared with, ``initial`` or ``previous``;
+            empty where there is none. It is then part of what identifies the analysis, and the result says
+            it.
     """
 
     name: str
@@ -318,6 +338,7 @@ class Observable:
     line: str = ""
     reference: str = "reference"
     log: bool = False
+    earlier: str = ""
 
     def words(self) -> dict[str, Any]:
         """What is said of it wherever it is shown; JSON."""
@@ -350,6 +371,7 @@ class ScoredMask:
             masks that they admit, and its error covers them all. With ``Estimated`` ones the error covers
             all masks that they admit within their errors, too.
         cost: As of ``Observable``.
+        earlier: Likewise.
     """
 
     name: str
@@ -357,6 +379,7 @@ class ScoredMask:
     note: str
     scores: Callable[[Scene], Tensor | Estimated]
     cost: Cost = free
+    earlier: str = ""
 
     def observable(self) -> Observable:
         """The overlap of the mask with V_k."""
@@ -366,6 +389,7 @@ class ScoredMask:
             f"{self.note} At chance, the mask has no more of the eigenspace than any other one.",
             lambda scene: scene.overlap(self.scores(scene)),
             self.cost,
+            earlier=self.earlier,
         )
 
 

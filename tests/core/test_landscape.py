@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seigh.core import curves
 from seigh.core.analysis import analyse, cost
 from seigh.core.errors import UserError
-from seigh.core.landscape import Earlier, NetworkLandscape
+from seigh.core.landscape import NetworkLandscape
 from seigh.core.network import load, objective, plan
 from seigh.core.overlap.observables import (
     GRADIENT,
@@ -157,25 +157,14 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     listed = landscape(path, settings(subset="indices", indices=range(5), samples=None))
     with pytest.raises(Unavailable, match="are listed, so there are none of the other split"):
         _ = listed.other
-    with pytest.raises(Unavailable, match="No earlier checkpoint of this training is known"):
-        listed.past("first")
     alone = Scene(torch.eye(2), torch.ones(2), torch.zeros(2), {}, lambda _: Curve(np.ones(2)))
     with pytest.raises(Unavailable, match="a matrix here and no network"):
         _ = alone.landscape
+    with pytest.raises(Unavailable, match="name no earlier checkpoint to compare with"):
+        alone.earlier("previous")
     with pytest.raises(Unavailable, match="no operator"):
         _ = alone.hessian
     assert issubclass(Unavailable, UserError)
-
-
-def test_earlier_checkpoints_are_the_first_and_the_previous_one(tmp_path: Path) -> None:
-    steps = (1, 5, 9)
-    files = {step: checkpoint(tmp_path, step) for step in steps}
-    before = [Earlier(files[step], files[step].name, step) for step in (5, 1)]
-    found = landscape(files[9], settings(), earlier=lambda: before)
-    for which, step in (("first", 1), ("previous", 5)):
-        past = found.past(which)
-        assert past.step == step
-        torch.testing.assert_close(past.theta, Truth(step).start)
 
 
 def test_an_analysis_lets_curves_and_masks_ask_and_counts_what_they_take(

@@ -9,8 +9,8 @@ from seigh.core.overlap.observables import Scene, ScoredMask
 
 
 def _moved_since(earlier: str, scene: Scene) -> Tensor:
-    before = scene.others[earlier].double()
-    return (flat(scene).double() - before.to(flat(scene).device)).abs()
+    now = flat(scene).double()
+    return (now - scene.earlier(earlier).theta.to(now.device)).abs()
 
 
 MOVEMENT = ScoredMask(
@@ -19,6 +19,7 @@ MOVEMENT = ScoredMask(
     "the mask takes the weights that have moved farthest from the initial checkpoint (Zhou et al. 2019, "
     "§3, 'movement').",
     lambda scene: _moved_since("initial", scene),
+    earlier="initial",
 )
 
 UPDATE = ScoredMask(
@@ -26,4 +27,5 @@ UPDATE = ScoredMask(
     "the largest |θₜ − θ of the step before|",
     "the mask takes the weights that have moved most since the checkpoint before this one.",
     lambda scene: _moved_since("previous", scene),
+    earlier="previous",
 )

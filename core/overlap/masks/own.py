@@ -12,5 +12,5 @@ def own_mask(name: str) -> ScoredMask:
         f"the own mask {name}",  # without quotes, which the titles of charts do not take
         "the mask takes the weights of largest score in the user's file. Of zeros and ones, the k weights "
         "are any k of the ones: the curve is the mean over all such choices, and the error covers them.",
-        lambda scene: scene.others[f"mask:{name}"],
+        lambda scene: scene.scores[name],
     )

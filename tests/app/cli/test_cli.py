@@ -558,14 +558,19 @@ def test_files_before_one_in_training_are_told_by_their_steps(tmp_path: Path) ->
             tensors, file, None if step is None else {"format": "pt", "step": str(step)}
         )
 
-    def steps(given: list[int | None], number: int, own: int | None) -> list[tuple[str, int]]:
-        return [(each.name, each.step) for each in cli._earlier_of(files, given)(number, own)]
+    wanted = AnalysisSettings(
+        architecture="tanh-mlp", data="digits", curves=("update-share", "overlap-movement", "trace")
+    )
 
-    nothing: list[int | None] = [None] * 4
-    assert steps(nothing, 0, 50) == [("net_1.safetensors", 0)]
-    assert steps(nothing, 3, 100) == [("net_0.safetensors", 50), ("net_1.safetensors", 0)]
-    assert steps(nothing, 2, None) == steps(nothing, 1, 0) == []
-    assert steps([None, 70, 60, None], 1, 0) == [("net_0.safetensors", 50), ("net_2.safetensors", 60)]
+    def named(given: list[int | None]) -> list[tuple[str, str]]:
+        found = cli._by_step(wanted, files, given)
+        return [(Path(each.previous).name, Path(each.initial).name) for each in found]
+
+    first, second, unknown = (file.name for file in files[:3])
+    assert named([None] * 4) == [(second, second), ("", ""), ("", ""), (first, second)]
+    assert named([None, 70, 60, None]) == [("", ""), (unknown, first), (first, first), (second, first)]
+    alone = cli._by_step(wanted, files[:1], [None])
+    assert [each.curves for each in alone] == [("trace",)]
 
 
 def test_analyze_takes_chosen_parameters_and_says_how_wrong_it_is(

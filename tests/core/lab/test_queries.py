@@ -8,11 +8,10 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from seigh.core.lab import queries, store
-from seigh.core.lab.models import WORK, Analysis, Comparison, Mask, Model, State, Training, now
+from seigh.core.lab.models import WORK, Analysis, Comparison, Mask, State, Training, now
 from seigh.core.lab.store import StoreError
 from tests.core.lab import lab
 
@@ -31,20 +30,6 @@ def test_models_are_counted(maker: Maker) -> None:
         {"name": "mlp", "architecture": "tanh-mlp", "parameters": 7030, "checkpoints": 2, "analyses": 3},
         {"name": "zero", "architecture": "3c3d", "parameters": 0, "checkpoints": 0, "analyses": 0},
     ]
-
-
-def test_the_first_and_the_previous_checkpoint_are_those_of_the_same_model(maker: Maker) -> None:
-    with maker.begin() as s:
-        for step in (400, 100, 300, 200):
-            lab.add_checkpoint(s, "mlp", step)
-        lab.add_checkpoint(s, "another", 0)
-        model = s.scalars(select(Model.id).where(Model.name == "mlp")).one()
-    with maker() as s:
-        found = {
-            step: [each.step for each in queries.first_and_previous(s, model, step)]
-            for step in (100, 200, 300, 400)
-        }
-    assert found == {100: [], 200: [100], 300: [100, 200], 400: [100, 300]}
 
 
 def test_runs_come_newest_first_with_their_progress(maker: Maker) -> None:

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.observables import cases, coverage, held
 from seigh.core.analysis import Result, analyse, cost
+from seigh.core.checksum import sha256_of
 from seigh.core.observables import BUILT_IN
 from seigh.core.observables.density import lanczos, sampling, smoothed, unfollowed
 from seigh.core.observables.direction import shares
 from seigh.core.observables.powerlaw import fit
 from seigh.core.overlap.observables import Curve, Quantity, Unavailable
 from seigh.core.problems import architectures, data
-from seigh.core.settings import AnalysisSettings
+from seigh.core.settings import AnalysisSettings, SettingsError
 
 K, SAMPLES, RATE = 10, 60, 0.2
+EVERYTHING = tuple(name for name, each in BUILT_IN.items() if not each.earlier)
 NETWORKS = ("tanh-mlp(width=5,depth=2)", "tanh-mlp(width=3,depth=1)")
 
 
@@ -122,8 +124,6 @@ class Truth:
     """A network's loss on some samples, with its Hessian and gradient by autograd in float64."""
 
     def __init__(self, file: Path, name: str, split: str, decay: float = 0.0) -> None:
-        from safetensors.torch import load_file
-
         self.model = architectures.build(name)
         self.model.load_state_dict(load_file(file))
         subset = data.fitting_subset("digits", split, SAMPLES, 0, self.model)
@@ -159,7 +159,7 @@ def checkpoint(folder: Path, name: str, seed: int) -> Path:
 
 
 def analysed(path: Path, name: str, **more: Any) -> Result:
-    given = {"samples": SAMPLES, "k": K, "learning_rate": RATE, "curves": tuple(BUILT_IN)} | more
+    given = {"samples": SAMPLES, "k": K, "learning_rate": RATE, "curves": EVERYTHING} | more
     return analyse(path, AnalysisSettings(architecture=name, data="digits", **given))
 
 
@@ -170,9 +170,7 @@ def test_observables_of_a_network_are_those_of_its_dense_hessian(
 ) -> None:
     path, decay = checkpoint(tmp_path, name, seed), 0.01 * seed
     found = analysed(path, name, weight_decay=decay)
-    assert found.record["curves_failed"].keys() <= {"update-share", "most-negative", "power-law"} | {
-        "power-law-distance"
-    }
+    assert found.record["curves_failed"].keys() <= {*("most-negative", "power-law", "power-law-distance")}
     truth = Truth(path, name, "test", decay)
     values, vectors = truth.hessian()
     for split, observable in (("test", "gradient-share"), ("train", "gradient-share-other-split")):
@@ -231,24 +229,26 @@ def test_the_loss_bends_as_the_eigenvalues_say(tmp_path: Path) -> None:
 
 
 def test_the_update_is_compared_with_the_checkpoint_before(tmp_path: Path) -> None:
-    from seigh.core.landscape import Earlier
-
     name = NETWORKS[0]
-    files = [checkpoint(tmp_path, name, step) for step in (1, 2, 3)]
-    settings = AnalysisSettings(
-        architecture=name, data="digits", samples=SAMPLES, k=K, curves=("update-share",)
-    )
-    before = [Earlier(file, file.name, step) for file, step in zip(files[:2], (1, 2), strict=True)]
-    found = analyse(files[2], settings, earlier=lambda _: before)
-    truth = Truth(files[2], name, "test")
+    before, now = (checkpoint(tmp_path, name, step) for step in (2, 3))
+    found = analysed(now, name, curves=("update-share",), previous=str(before))
+    truth = Truth(now, name, "test")
     _, vectors = truth.hessian()
-    update = truth.theta - Truth(files[1], name, "test").theta
+    update = truth.theta - Truth(before, name, "test").theta
     share = (vectors.T @ update).square().cumsum(0)[:K] / update.square().sum()
     curve = found.curves["update-share"]
     assert (np.abs(curve["value"] - share.numpy()) <= curve["error"] + 1e-12).all()
-    assert found.record["remarks"]["update-share"] == "The update is that since step 2."
-    same = analyse(files[2], settings, earlier=lambda _: [Earlier(files[2], files[2].name, 2)])
-    assert "exactly 0 here" in same.record["curves_failed"]["update-share"]
+    digest = sha256_of(before)
+    assert found.settings.previous == f"sha256:{digest}"
+    assert found.record["remarks"]["update-share"] == (
+        f"Compared with the checkpoint before: step 2, file sha256:{digest[:12]}…."
+    )
+    same = tmp_path / "step_1.safetensors"
+    save_file(load_file(now), same, {"copied": "yes"})
+    still = analysed(now, name, curves=("update-share",), previous=str(same))
+    assert "exactly 0 here" in still.record["curves_failed"]["update-share"]
+    with pytest.raises(SettingsError, match="update-share needs the checkpoint before; name its file with"):
+        analysed(now, name, curves=("update-share",))
 
 
 def test_what_they_cost_is_what_they_take(tmp_path: Path) -> None:

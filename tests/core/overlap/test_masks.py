@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seigh.core import preparation
+from seigh.core import curves, preparation
 from seigh.core.analysis import Result, analyse
+from seigh.core.names import OF_EARLIER
 from seigh.core.problems import masks
 from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.problems.masks import MaskError
@@ -45,6 +46,11 @@ def test_masks_of_what_has_moved_agree_with_dense_truth(tmp_path: Path, seed: in
         assert told["coordinates"] == scores.argsort(descending=True)[:K].tolist()
         assert "tied" not in told
     digests = {preparation.sha256_of(path): path for path in (first, before)}
+    said = result.record["remarks"]["overlap-update"]
+    assert said == (
+        f"Compared with the checkpoint before: step {seed + 10}, file sha256:"
+        f"{preparation.sha256_of(before)[:12]}…."
+    )
     assert digests[result.settings.initial.removeprefix("sha256:")] == first
     assert digests[result.settings.previous.removeprefix("sha256:")] == before
     # What is written can be read again, and says which weights the masks have.
@@ -121,8 +127,8 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> Non
         preparation.others(dense.settings(masks=[str(other)]))
     with pytest.raises(SettingsError, match="There is a mask 'layerwise' already"):
         preparation.check(dense.settings(masks=[f"layerwise={other}"]))
-    with pytest.raises(ValueError, match="initial belongs to the curve overlap-movement"):
-        dense.settings(initial=str(now))
+    with pytest.raises(SettingsError, match="initial belongs to overlap-movement; ask for one"):
+        preparation.check(dense.settings(initial=str(now)))
     with pytest.raises(ValueError, match="other names two masks"):
         dense.settings(masks=[str(other)], pruned=[str(other)])
     with pytest.raises(ValueError, match="names no mask; write NAME=FILE"):
@@ -146,6 +152,9 @@ def test_the_steps_of_a_model_choose_earlier_checkpoints() -> None:
     ]
     with pytest.raises(SettingsError, match="step 0 is the model's first; add an earlier checkpoint"):
         preparation.say_earlier_steps([chosen], [0, 100], [0])
+    assert chosen.among(steps | {200: "d"}, 300).key != at[300].key  # another checkpoint is another analysis
+    declared = {name: each.earlier for name, each in curves.available().items() if each.earlier}
+    assert declared == OF_EARLIER
     plain = AnalysisSettings(architecture="a", data="b")
     assert preparation.by_step(plain) == plain
     assert {"initial", "previous", "masks", "pruned"}.isdisjoint(plain.model_dump())

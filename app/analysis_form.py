@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import PurePath
 from typing import Any
 
 import streamlit as st
@@ -17,7 +16,7 @@ from seigh.app import identity
 from seigh.app.common import database, plain, settings, typed_name
 from seigh.core import curves, methods
 from seigh.core.lab import queries, store
-from seigh.core.names import KINDS, PATHS, PRIORITIES, SUBSETS, TEST_MATRICES, Priority, SubsetName
+from seigh.core.names import KINDS, NO_SPLIT, PATHS, PRIORITIES, SUBSETS, TEST_MATRICES, Priority, SubsetName
 from seigh.core.problems import architectures, data, losses
 from seigh.core.problems.data import DataError, Description
 from seigh.core.settings import (
@@ -40,6 +39,8 @@ SUBSET_NOTES: dict[SubsetName, str] = {
     "random": "any N, drawn",
     "indices": "listed by number",
 }
+# What somebody can say of a data file.
+SPLIT_WORDS = {"train": "training data", "test": "test data", NO_SPLIT: "neither: they have no split"}
 LOSS_NOTES = {
     "cross-entropy": "Cross-entropy of the softmax",
     "mse": "Squared difference to the targets, or to the label's unit vector; mean over the outputs",
@@ -193,11 +194,6 @@ def drawn(asked: str) -> tuple[int, str | None]:
     return len(index), None
 
 
-def has_no_splits(dataset: str) -> bool:
-    """Whether all splits of it are the same samples."""
-    return PurePath(data.options_of(dataset)[0]).suffix.lower() in data.FILE_SUFFIXES
-
-
 # --- Settings ---------------------------------------------------------------------------------------------
 
 
@@ -211,7 +207,7 @@ def analysis_settings(
     left, right = st.columns(2)
     with left:
         splits = list(SPLITS[-1:])
-        if dataset is None or not has_no_splits(dataset):
+        if dataset is None or data.has_splits(dataset):
             splits = st.pills(
                 "Hessian on", SPLITS, selection_mode="multi", default=[defaults.split], key=f"{page}_splits",
                 help="The split that the loss is taken on; an analysis for each.", **_KEPT,
@@ -253,7 +249,7 @@ def analysis_settings(
         each.model_copy(update={"samples": number}) for each, (number, _) in zip(chosen, found, strict=True)
     ]
     if subset == "all":
-        whole = "" if has_no_splits(dataset) else " of the {} split"
+        whole = " of the {} split" if data.has_splits(dataset) else ""
         numbers = [f"{each.n_samples:,}{whole.format(each.split)}" for each in complete]
         said.caption(f"N: all {' and '.join(numbers)}.")
     elif subset == "indices":

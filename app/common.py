@@ -34,6 +34,7 @@ from seigh.app.rows import (
 from seigh.core.errors import UserError
 from seigh.core.lab import incidents
 from seigh.core.lab.session import FAULTS, in_words, migrate, sessions
+from seigh.core.names import NO_SPLIT
 from seigh.core.settings import Settings
 
 P = ParamSpec("P")
@@ -93,6 +94,14 @@ def sentence_for_errors() -> Iterator[None]:
             "Something went wrong on this page; reload it, and if that does not help, see the app's log.",
             icon=":material/error:",
         )
+
+
+def said(write: Callable[[], None]) -> None:
+    """Make a change, and say why where it cannot be made."""
+    try:
+        write()
+    except UserError as error:
+        st.toast(plain(str(error)), icon=":material/info:")
 
 
 def show_incidents(s: Session) -> None:
@@ -250,9 +259,12 @@ def matrix(analysis: HasParameters) -> str:
 
 
 def whole_matrix(analysis: HasMatrix) -> str:
-    """Name the matrix of an analysis without its parameters, where there is no room: ``train GGN``."""
+    """Name the matrix of an analysis without its parameters, where there is no room: ``train GGN``.
+
+    Of data without a split it is the matrix alone.
+    """
     name = {"hessian": "Hessian", "ggn": "GGN"}[analysis.curvature]
-    return f"{analysis.split} {name}"
+    return name if analysis.split == NO_SPLIT else f"{analysis.split} {name}"
 
 
 def samples_of(analysis: HasSamples) -> str:
@@ -263,8 +275,7 @@ def samples_of(analysis: HasSamples) -> str:
     number = f"{analysis.samples:,}"
     match analysis.sampling.split()[0]:
         case "all":
-            has_splits = not analysis.data.startswith("sha256:")
-            return f"all {number} {analysis.split + ' ' if has_splits else ''}samples"
+            return f"all {number} {'' if analysis.split == NO_SPLIT else f'{analysis.split} '}samples"
         case "first-per-class":
             return f"N = {number}, the first of each class"
         case "random":

@@ -59,6 +59,6 @@ if identity.has_account_page():
             f'<a href="{ACCOUNT}" target="_self">Your account</a>'
             f'<form method="post" action="{SIGN_OUT}"><button>Sign out</button></form>'
         )
-if actor.role.may_work and page.url_path in ("new_analysis", "train"):
+if page.url_path == "data" or (actor.role.may_work and page.url_path in ("new_analysis", "train")):
     load_pytorch()
 guarded(page.run)()

@@ -60,6 +60,7 @@ PAGES: Mapping[str, Page] = {
         Page("runs", "Runs", ":material/list:", "SEIGH Lab"),
         Page("analyses", "Analyses", ":material/table:", "Results"),
         Page("model", "Model", ":material/deployed_code:", "Results"),
+        Page("data", "Data", ":material/database:", "Results"),
         Page("result", "Result", ":material/insights:", "Results"),
         Page("compare", "Compare", ":material/stacked_line_chart:", "Results"),
         Page("stabilisation", "Stabilisation", ":material/grid_on:", "Results"),

@@ -65,6 +65,23 @@ class StoredCheckpoint:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """A row of ``queries.data_sets``."""
+
+    name: str
+    data: str
+    sha256: str | None
+    split: str | None
+    filename: str | None
+    size: int | None
+    uploaded_by: str | None
+    uploaded_at: datetime | None
+    analyses: int
+    models: int
+    under_way: int
+
+
+@dataclass(frozen=True)
 class AnalysisOfLine(Analysis):
     """A finished analysis, and the line of a chart that it is a point of."""
 

@@ -42,6 +42,7 @@ PAGES = (
     "compare?view=size",
     "stabilisation",
     "metrics",
+    "data",
     "new_analysis",
     "train",
 )

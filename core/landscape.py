@@ -307,6 +307,11 @@ class NetworkLandscape:
                 "The data of this analysis were in memory, so there are none of the other split to set "
                 "beside them; leave this curve out."
             )
+        if not datasets.has_splits(settings.data):
+            raise Unavailable(
+                "The data of this analysis are a file, which has no other split to set beside it; leave this "
+                "curve out."
+            )
         split = "train" if settings.split == "test" else "test"
         subset = datasets.fitting_subset(
             *(settings.data, split, settings.samples, settings.seed, self._network.model),

@@ -54,6 +54,9 @@ EARLIER: Mapping[str, str] = {"initial": "the initial checkpoint", "previous": "
 # Of two checkpoints' masks: the share of the coordinates in either that are in both.
 IOU = "iou"
 
+# What stands in the place of a split for data that are of none.
+NO_SPLIT = "no split"
+
 # k/D at which the paper looks at the stabilisation of masks and eigenspaces.
 SPARSITIES: tuple[float, ...] = (0.005, 0.01, 0.05, 0.2)
 

@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 from seigh.core import preparation
 from seigh.core.access import OPERATOR, Actor, acting
 from seigh.core.checksum import sha256_of
-from seigh.core.lab import actions, store
+from seigh.core.lab import actions, datafiles, store
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.keys import Kind, checkpoint_key
 from seigh.core.lab.models import Analysis, Comparison, Training, Work
 from seigh.core.lab.session import sessions
 from seigh.core.logs import redact
-from seigh.core.names import Place, Priority
+from seigh.core.names import NO_SPLIT, Place, Priority
 from seigh.core.problems import architectures, checkpoints, data, graphs, training
 from seigh.core.settings import (
     SPLITS,
@@ -53,6 +53,20 @@ class Upload:
     name: str
     step: int | None = None
     epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What somebody says of a data file.
+
+    Attributes:
+        name: What it is to be called; as its file when empty.
+        split: Of which split of the data it is, one of ``datafiles.DECLARED``; None where nothing is said,
+            and only the setting ``split`` may tell.
+    """
+
+    name: str = ""
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,7 @@ def submit(
     user: str | Actor,
     place: Place = "any",
     priority: Priority = "normal",
+    data_file: Declared = Declared(),
     env: Settings | None = None,
 ) -> Submission:
     """Queue an analysis of every file with each of the settings; all of them or none.
@@ -116,6 +131,7 @@ def submit(
         user: Who submits; a mere name is somebody at the command line.
         place: Whether to wait for a worker with a GPU, or for one without; no part of the settings.
         priority: How soon the analyses are to be begun beside other work; no part of the settings.
+        data_file: What is said of a data file that the settings name by its path, and that is new.
         env: Where database, artefacts and broker are; from ``SEIGH_*`` when not given.
 
     Raises:
@@ -138,6 +154,7 @@ def submit(
 
     def add_rows(s: Session) -> dict[int, bool]:
         model = store.add_model(s, model_name, architecture)
+        _add_data(s, inputs, data_file, actor)
         queued: dict[int, bool] = {}
         rows = [
             store.add_checkpoint(
@@ -270,6 +287,7 @@ def train(
 
     def add_rows(s: Session) -> tuple[list[int], list[int]]:
         model = store.add_model(s, model_name, architecture)
+        _add_data(s, inputs, Declared(), actor)
         there = {*store.steps_of(s, model.id), *record}
         preparation.say_earlier_steps([*wanted], [*there], record)
         row, queued, more = store.queue_training(
@@ -348,6 +366,19 @@ def delete(kind: type[Work], number: int, env: Settings | None = None, *, user: 
     _remove(files, env)
 
 
+def delete_data(file: actions.StoredData, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
+    """Remove a data file, as ``datafiles.delete`` says.
+
+    Raises:
+        AccessError: If ``user`` may not.
+        StoreError: If it is gone already, or work that is under way needs it.
+    """
+    env = env or Settings()
+    with sessions(env.database).begin() as s:
+        files = actions.delete_data(s, user, file)
+    _remove(files, env)
+
+
 def delete_model(model_id: int, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
     """Remove a model with all that belongs to it, as ``store.delete_model`` says, and the files.
 
@@ -393,6 +424,22 @@ def _rehearse(add_rows: Callable[[Session], object], env: Settings) -> None:
     with sessions(env.database)() as s, s.begin() as rehearsal:
         add_rows(s)
         rehearsal.rollback()
+
+
+def _add_data(s: Session, inputs: _Inputs, declared: Declared, actor: Actor) -> None:
+    """Write down what the data files are called and which split they are."""
+    for kind, path, sha256 in inputs.files:
+        if kind == "data":
+            datafiles.add(
+                s,
+                sha256,
+                filename=path.name,
+                size=path.stat().st_size,
+                user=actor.name,
+                name=declared.name,
+                split=declared.split or inputs.splits.get(sha256, NO_SPLIT),
+                reserved=data.names(),
+            )
 
 
 def _store(inputs: _Inputs, env: Settings) -> None:
@@ -445,10 +492,12 @@ class _Inputs:
     Attributes:
         files: Kind, path and hash of those that are to be stored.
         notes: What was done to make them fit, in sentences.
+        splits: The split that settings say a data file is of, by its hash: the default says nothing.
     """
 
     files: list[tuple[Kind, Path, str]]
     notes: list[str]
+    splits: Mapping[str, str]
 
 
 def _check_settings(
@@ -481,7 +530,14 @@ def _check_settings(
             files["masks" if sha256 in masks else "checkpoints", sha256] = path
         notes |= dict.fromkeys(others.notes.values())
         found[others.settings] = number
-    return found, _Inputs([(kind, path, sha256) for (kind, sha256), path in files.items()], [*notes])
+    usual = AnalysisSettings.model_fields["split"].get_default()
+    splits = {
+        sha256: each.split
+        for each in settings
+        if each.split != usual and (sha256 := data_files.get(each.data)) is not None
+    }
+    stored: list[tuple[Kind, Path, str]] = [(kind, path, sha256) for (kind, sha256), path in files.items()]
+    return found, _Inputs(stored, [*notes], splits)
 
 
 def _expected(

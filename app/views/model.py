@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,13 +19,13 @@ from seigh.app.common import (
     keep_in_url,
     nothing_yet,
     plain,
+    said,
     settings,
     size,
     whole_number,
 )
 from seigh.app.digits import number
 from seigh.app.navigation import link
-from seigh.core.errors import UserError
 from seigh.core.lab import actions, listing, queries
 from seigh.core.lab.listing import Query
 from seigh.core.lab.queries import ModelDetail
@@ -227,11 +227,3 @@ def delete(number: int) -> None:
     said(lambda: submit.delete_model(number, settings(), user=identity.current()))
     st.session_state.pop("model_id", None)
     st.query_params.clear()
-
-
-def said(write: Callable[[], None]) -> None:
-    """Make a change, and say why where it cannot be made."""
-    try:
-        write()
-    except UserError as error:
-        st.toast(plain(str(error)), icon=":material/info:")

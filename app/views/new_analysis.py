@@ -20,19 +20,19 @@ from seigh.app import exported, identity, uploads
 from seigh.app.common import asked_in_url, counted, database, keep_in_url, plain, settings, size
 from seigh.app.costs import costs
 from seigh.app.navigation import link
-from seigh.app.rows import StoredCheckpoint, rows_of
+from seigh.app.rows import DataSet, StoredCheckpoint, rows_of
 from seigh.app.uploads import Brought, Part, UploadFolder
 from seigh.core import preparation
 from seigh.core.errors import UserError
 from seigh.core.lab import queries, workers
 from seigh.core.lab.artifacts import ArtifactStore
-from seigh.core.names import Place, Priority
+from seigh.core.names import NO_SPLIT, Place, Priority
 from seigh.core.problems import architectures, data, huggingface, masks
 from seigh.core.problems.checkpoints import Match, Position
 from seigh.core.problems.data import DataError
 from seigh.core.problems.spec import Spec, Value, parse
 from seigh.core.settings import AnalysisSettings, SettingsError, refusal
-from seigh.tasks.submit import Upload, submit
+from seigh.tasks.submit import Declared, Upload, submit
 
 OWN_FILE = "a file of my own …"
 RANDOM = "random data …"
@@ -577,17 +577,27 @@ def say_what_is_left_out(
 
 def choose_data(architecture: str | None) -> tuple[str | None, list[str]]:
     """The data set, as settings name it, and what is missing of it."""
+    with database()() as s:
+        there = {each.name: each for each in rows_of(queries.data_sets(s), DataSet) if each.size}
+    options = [*data.names(), *there, RANDOM, OWN_FILE]
+    if st.session_state.get("new_data") not in options:  # it may have been renamed or deleted
+        st.session_state.pop("new_data", None)
+    if asked := st.session_state.pop("new_data_asked", None):
+        st.session_state["new_data"] = asked if asked in options else options[0]
     left, right = st.columns(2)
     with left:
         source = st.selectbox(
-            "Data set", [*data.names(), RANDOM, OWN_FILE], key="new_data", persist_state="session"
-        )
+            "Data set", options, key="new_data", persist_state="session",
+            help="Data files that are in the lab already stand here by their names.",
+        )  # fmt: skip
     with right:
         if source == OWN_FILE:
             path = own_data()
             if path is None:
                 return None, ["Upload the data file."]
-            return as_tokens(path)
+            return as_tokens(path, path)
+        if source in there:
+            return stored_data(there[source])
         name = random_data(architecture) if source == RANDOM else source
     try:
         about = data.describe(name, env=settings())
@@ -603,6 +613,17 @@ def own_data() -> str | None:
     if path is not None and path.is_file():
         st.markdown(f"**{plain(path.name)}**, {size(path.stat().st_size)}")
         st.button("Another file", icon=":material/swap_horiz:", key="new_other_data", on_click=forget_data)
+        st.text_input(
+            "Name of the data", value=path.name[-200:], max_chars=200,
+            key=f"new_data_name_{path.parent.parent.name}",
+            help="What pages call them. The lab keeps the file, and offers it here from then on.",
+            persist_state="session",
+        )  # fmt: skip
+        st.selectbox(
+            "These samples are", form.SPLIT_WORDS, index=2, key="new_data_split",
+            format_func=form.SPLIT_WORDS.__getitem__, persist_state="session",
+            help="Pages call the matrix so: train Hessian, test Hessian, or Hessian alone.",
+        )  # fmt: skip
         return str(path)
     upload = st.file_uploader(
         "Data file",
@@ -618,11 +639,27 @@ def own_data() -> str | None:
     return None
 
 
-def as_tokens(path: str) -> tuple[str | None, list[str]]:
-    """The name of an uploaded file with how it is to be read, of a stream of tokens."""
-    suffix = PurePath(path).suffix.lower()
+def declared() -> Declared:
+    """What somebody says of the data file that has been uploaded."""
+    path: Path | None = st.session_state.get("new_data_file")
+    if path is None or st.session_state.get("new_data") != OWN_FILE:
+        return Declared()
+    name = st.session_state.get(f"new_data_name_{path.parent.parent.name}", "")
+    return Declared(str(name).strip(), st.session_state.get("new_data_split"))
+
+
+def stored_data(file: DataSet) -> tuple[str | None, list[str]]:
+    """A data file that the lab has already, as settings name it."""
+    said = "no split" if file.split == NO_SPLIT else f"{file.split} data"
+    link("data", f"In the lab already: {said}", icon=":material/database:", query={"data": file.name})
+    return as_tokens(file.data, file.filename or "")
+
+
+def as_tokens(name: str, filename: str) -> tuple[str | None, list[str]]:
+    """A data file as settings name it, with how it is to be read if it is a stream of tokens."""
+    suffix = PurePath(filename).suffix.lower()
     if suffix not in data.STREAM_SUFFIXES:
-        return path, []
+        return name, []
     options: dict[str, Any] = {}
     length = st.number_input(
         "Block, tokens", min_value=1, max_value=2**20, value=None, key="new_block", persist_state="session",
@@ -637,7 +674,7 @@ def as_tokens(path: str) -> tuple[str | None, list[str]]:
         )  # fmt: skip
         if length is None:
             return None, ["Say how many tokens a block has."]
-    return data.with_options(path, options), []
+    return data.with_options(name, options), []
 
 
 def forget_data() -> None:
@@ -835,6 +872,7 @@ def start(
                 user=identity.current(),
                 place=place,
                 priority=priority,
+                data_file=declared(),
                 env=settings(),
             )
     except UserError as error:

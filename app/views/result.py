@@ -41,6 +41,7 @@ from seigh.core.errors import UserError
 from seigh.core.figures import Figure
 from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
+from seigh.core.lab.naming import digest_of
 from seigh.core.lab.queries import AnalysisDetail
 from seigh.core.plugged import any_plugins
 from seigh.core.problems.masks import written
@@ -427,6 +428,7 @@ def provenance(detail: AnalysisDetail) -> None:
     }
     metrics = {name: number(value) for name, value in detail.metrics.items()}
     chosen = detail.settings | {"parameters": detail.subset or "all", "samples": samples_of(detail)}
+    chosen |= {"data": detail.data, "split": detail.split}
     listed = str(chosen.pop("indices", ""))
     long = len(listed) > MOST_LISTED
     if listed:
@@ -466,12 +468,32 @@ def same_on_the_command_line(detail: AnalysisDetail, listed: str) -> None:
         "The same analysis on the command line, without a server"
         + (", with the file that Everything (JSON) gives, for its indices:" if listed else ":")
     )
-    line = command_line(
-        AnalysisSettings.model_validate(detail.settings),
-        detail.filename,
-        f"{name_of(detail)}.json" if listed else None,
-    )
+    wanted = AnalysisSettings.model_validate(detail.settings)
+    digest = digest_of(wanted.data)
+    if digest is not None:
+        with database()() as s:
+            filename = queries.data_file(s, digest)
+        wanted = wanted.model_copy(update={"data": wanted.data.replace(f"sha256:{digest}", filename)})
+    line = command_line(wanted, detail.filename, f"{name_of(detail)}.json" if listed else None)
     st.code(line, language="sh", wrap_lines=True)
+    if digest is not None:
+        st.caption(
+            f"{plain(filename)} is the file with the SHA-256 `{digest}`; in this lab's own folder "
+            f"`--data sha256:…` with these digits names it, too."
+        )
+        link(
+            "data", f"Data {plain(detail.data)}", icon=":material/database:", query={"name": data_of(detail)}
+        )
+
+
+def data_of(detail: AnalysisDetail) -> str:
+    """What the page Data calls the data of an analysis: without how tokens of it were read."""
+    with database()() as s:
+        there = queries.data_sets(s)
+    data = detail.settings["data"]
+    digest = digest_of(data)
+    same = there["data"] == data if digest is None else there["sha256"] == digest
+    return str(there.loc[same, "name"].iloc[0])
 
 
 def how_it_was_checked(detail: AnalysisDetail) -> None:

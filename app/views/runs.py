@@ -220,7 +220,7 @@ def facts(run: Run) -> str:
     parts = [f"{run.kind} {run.id}"]
     if isinstance(run, AnalysisRun):
         parts += [run.method, f"k = {run.k:,}", samples_of(run), f"seed {run.seed}"]
-        parts.append(plain(run.data[:20] if run.data.startswith("sha256:") else run.data))
+        parts.append(plain(run.data))
     elif isinstance(run, TrainingRun):
         parts.append(f"seed {run.seed}")
     else:

@@ -6,14 +6,26 @@ given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from seigh.core.access import Actor
-from seigh.core.lab import audit, store
-from seigh.core.lab.models import Analysis, Checkpoint, Comparison, Model, Training, Work
+from seigh.core.lab import audit, datafiles, store
+from seigh.core.lab.models import Analysis, Checkpoint, Comparison, DataFile, Model, Training, Work
+from seigh.core.lab.naming import of_file
 from seigh.core.names import Priority
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """A data file as it lies in the artefact store: its hash, its name and its bytes."""
+
+    sha256: str
+    filename: str
+    size: int
 
 
 def cancel(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
@@ -150,6 +162,33 @@ def delete_model(s: Session, actor: Actor, model_id: int) -> list[str]:
     return files
 
 
+def change_data(
+    s: Session, actor: Actor, file: StoredData, name: str, split: str, reserved: Collection[str] = ()
+) -> None:
+    """Name a data file and say of which split it is, as ``datafiles.change`` does.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If the name cannot be one, or is taken, or the file is gone.
+    """
+    before = _check_data(s, actor, file)
+    datafiles.change(s, file.sha256, name, split, reserved)
+    audit.record(s, actor, "renamed", "data", 0, f"{before} → {name.strip()}, {split}")
+
+
+def delete_data(s: Session, actor: Actor, file: StoredData) -> list[str]:
+    """Remove a data file, as ``datafiles.delete`` does; the keys of files to delete after the commit.
+
+    Raises:
+        AccessError: If the actor may not.
+        StoreError: If it is gone already, or work that is under way needs it.
+    """
+    name = _check_data(s, actor, file)
+    files = datafiles.delete(s, file.sha256)
+    audit.record(s, actor, "deleted", "data", 0, name)
+    return files
+
+
 def submitted(s: Session, actor: Actor, kind: type[Work], number: int) -> None:
     """Write down who has put work in the queue."""
     work = s.get(kind, number)
@@ -181,6 +220,18 @@ def _check_model(s: Session, actor: Actor, model_id: int) -> str:
     for owner in [] if model is None else _owners(model):
         actor.check_change(owner, f"A part of the model '{name}'")
     return name
+
+
+def _check_data(s: Session, actor: Actor, file: StoredData) -> str:
+    """Refuse a data file that is somebody else's; else its name. One from before files had names gets one."""
+    actor.check_work()
+    known = s.get(DataFile, file.sha256)
+    if known is None:
+        first = select(Analysis.submitted_by).where(of_file(file.sha256)).order_by(Analysis.id).limit(1)
+        owner = s.scalar(first) or actor.name
+        known = datafiles.add(s, file.sha256, filename=file.filename, size=file.size, user=owner)
+    actor.check_change(known.uploaded_by, f"The data file '{known.name}'")
+    return known.name
 
 
 def _about(work: Work) -> str:

@@ -18,6 +18,11 @@ def checkpoint_key(sha256: str, filename: str) -> str:
     return content_key("checkpoints", sha256, PurePath(filename).suffix)
 
 
+def data_key(sha256: str, filename: str) -> str:
+    """The key of a data file whose content has this hash and which has this name."""
+    return content_key("data", sha256, PurePath(filename).suffix)
+
+
 def eigenvectors_key(analysis_id: int, token: str) -> str:
     """The key of the eigenvectors that the attempt ``token`` at an analysis finds.
 

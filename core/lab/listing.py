@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from seigh.core.lab import naming
 from seigh.core.lab.models import (
     Analysis,
     AnalysisTag,
@@ -116,7 +117,7 @@ def columns(query: Query) -> dict[str, Column]:
         Column("step", "step", "number", Checkpoint.step, about="Training step of the checkpoint."),
         Column("split", "split", "text", Analysis.split, about="Of the data that the loss is taken on."),
         Column("curvature", "curvature", "text", Analysis.curvature),
-        Column("data", "data", "text", Analysis.data),
+        Column("data", "data", "text", naming.name_of(), about="Own files by their names."),
         Column("N", "N", "number", Analysis.samples, about="Number of samples."),
         Column("samples", "samples", "text", func.coalesce(settings["subset"].as_string(), "balanced")),
         Column("D", "D", "number", Analysis.parameters, about="Number of parameters in θ."),
@@ -425,7 +426,7 @@ def _words(search: str) -> list[str]:
 
 def _mentions(word: str) -> ColumnElement[bool]:
     texts: tuple[Any, ...] = (
-        Model.name, Model.architecture, Model.note, Analysis.data, Analysis.method, Analysis.split,
+        Model.name, Model.architecture, Model.note, naming.name_of(), Analysis.method, Analysis.split,
         Analysis.curvature, Analysis.submitted_by,
     )  # fmt: skip
     return or_(*(_has(each, word) for each in texts), _tagged(lambda name: _has(name, word)))

@@ -142,6 +142,24 @@ class Checkpoint(Base):
         return checkpoint_key(self.sha256, self.filename)
 
 
+class DataFile(Base):
+    """A data file that somebody has brought; it lies in the artefact store under its hash.
+
+    ``split`` is the one that it was said to be of, or ``NO_SPLIT``. Of a file that has been deleted while
+    analyses of it remain, the size is 0.
+    """
+
+    __tablename__ = "data_file"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    split: Mapped[str] = mapped_column(String(16))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes
+    uploaded_by: Mapped[str] = mapped_column(String(100))
+    uploaded_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Environment(Base):
     """Software and hardware that produced a result, stored once per distinct content."""
 
@@ -200,7 +218,8 @@ class Analysis(Work):
     """One checkpoint, one set of settings: from the queue to its numbers.
 
     The columns ``data`` … ``seed`` repeat entries of ``settings`` so that SQL can filter on them;
-    they are written once, with it. ``parameters`` counts what the patterns in ``settings`` choose.
+    they are written once, with it. But ``split`` is what pages call it: of a data file it is the one that was
+    declared of it, or ``NO_SPLIT``. ``parameters`` counts what the patterns in ``settings`` choose.
     """
 
     __tablename__ = "analysis"

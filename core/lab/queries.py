@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Double, Select, cast, distinct, func, select, tuple_
+from sqlalchemy import Double, Select, case, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from seigh.core import version
+from seigh.core.lab import naming
 from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.models import (
     WORK,
     Analysis,
     Checkpoint,
     Comparison,
+    DataFile,
     Eigenvalue,
     Environment,
     FurtherCurve,
@@ -76,7 +78,8 @@ _KNOWN: _Columns = {
     # Which samples it is of (``AnalysisSettings.subset``).
     "sampling": (object, Analysis.settings["subset"]),
     "seed": (int, Analysis.seed),
-    "data": (object, Analysis.data),
+    # What the data are called: a file that somebody has brought by its name, with its options.
+    "data": (object, naming.name_of()),
     "data_sha256": (object, Analysis.data_sha256),
     # The file of a result that was computed elsewhere.
     "imported": (object, Analysis.imported),
@@ -243,6 +246,78 @@ def stored_checkpoints(s: Session, ids: Sequence[int]) -> pd.DataFrame:
         found = found[found["step"].isin(list(steps))]
         frames.append(found.assign(id=found["step"].map(steps), model=model))
     return pd.concat(frames, ignore_index=True) if frames else checkpoints(s, "").assign(id=[], model=[])
+
+
+def data_sets(s: Session) -> pd.DataFrame:
+    """The data that the lab has brought files of, or analyses: by what they are called.
+
+    Columns: name, data (as settings name it, without options of tokens), sha256 (of a file, else None), split
+    (that was declared of a file, else None), filename, size (bytes; 0 of a file that has been deleted, <NA>
+    of what is no file or of one from before files had names), uploaded_by, uploaded_at, analyses and models
+    (counts), under_way (how many of the analyses wait or run).
+    """
+    files = {each.sha256: each for each in s.scalars(select(DataFile))}
+    used: dict[str, list[tuple[str, int, State]]] = {naming.MARK + sha256: [] for sha256 in files}
+    statement = select(Analysis.data, Analysis.split, Checkpoint.model_id, Analysis.state)
+    for data, split, model_id, state in s.execute(statement.join(Analysis.checkpoint)):
+        digest = naming.digest_of(data)
+        used.setdefault(data if digest is None else naming.MARK + digest, []).append((split, model_id, state))
+    rows = []
+    for data, analyses in used.items():
+        digest = naming.digest_of(data)
+        file = files.get(digest or "")
+        rows.append(
+            {
+                "name": file.name if file else f"own data {digest[:8]}" if digest else data,
+                "data": data,
+                "sha256": digest,
+                "split": file.split if file else analyses[0][0] if digest else None,
+                "filename": file.filename if file else None,
+                "size": file.size if file else None,
+                "uploaded_by": file.uploaded_by if file else None,
+                "uploaded_at": file.uploaded_at if file else None,
+                "analyses": len(analyses),
+                "models": len({model_id for _, model_id, _ in analyses}),
+                "under_way": sum(state in (State.queued, State.running) for _, _, state in analyses),
+            }
+        )
+    types: dict[str, Any] = dict.fromkeys(("name", "data", "sha256", "split", "filename"), object)
+    types |= {"size": "Int64", "uploaded_by": object, "uploaded_at": _TIME}
+    types |= dict.fromkeys(("analyses", "models", "under_way"), int)
+    frame = pd.DataFrame(rows, columns=[*types]).astype(types)
+    return frame.sort_values("name", ignore_index=True)
+
+
+def data_file(s: Session, sha256: str) -> str:
+    """The name of the file of some data; made of its hash where it is from before files had names."""
+    file = s.get(DataFile, sha256)
+    return file.filename if file is not None else f"own-data-{sha256[:8]}.npz"
+
+
+def models_of_data(s: Session, data: str) -> pd.DataFrame:
+    """The models that have analyses of data, as ``data_sets`` names them: model_id, model, analyses, finished
+    (counts)."""
+    columns: _Columns = {
+        "model_id": (int, Model.id),
+        "model": (object, Model.name),
+        "analyses": (int, func.count(Analysis.id)),
+        "finished": (int, func.sum(case((Analysis.state == State.finished, 1), else_=0))),
+    }
+    digest = naming.digest_of(data)
+    statement = (
+        _of_analyses(columns)
+        .select_from(Analysis)
+        .where(naming.of_file(digest) if digest else Analysis.data == data)
+        .group_by(Model.id)
+        .order_by(Model.name)
+    )
+    return _frame(s, statement, columns)
+
+
+def readings_of_data(s: Session, data: str) -> list[str]:
+    """The ways in which settings name a data file: with each of the options that tokens were read with."""
+    of = naming.of_file(naming.digest_of(data) or "")
+    return sorted(s.scalars(select(Analysis.data).where(of).distinct()))
 
 
 def checkpoints_of(s: Session, analysis_ids: Sequence[int]) -> list[int]:
@@ -583,7 +658,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     if row is None or frame.empty:
         return None
     left = {name: column.iloc[0] for name, column in _remaining(frame).items()}
-    elsewhere = ("model", "architecture", "step", "subset", "sampling")
+    elsewhere = ("model", "architecture", "step", "subset", "sampling", "data")
     run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
     checkpoint = row.checkpoint
     recorded = {
@@ -598,6 +673,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
         step=checkpoint.step,
         subset=frame["subset"].iloc[0],
         sampling=frame["sampling"].iloc[0],
+        data=frame["data"].iloc[0],
         remaining_low=None if np.isnan(left["remaining_low"]) else float(left["remaining_low"]),
         remaining_high=None if np.isnan(left["remaining_high"]) else float(left["remaining_high"]),
         late=bool(left["late"]),

@@ -56,6 +56,7 @@ from seigh.core.lab.models import (
     UTCDateTime,
     Work,
 )
+from seigh.core.lab.naming import split_of
 from seigh.core.names import Place, Priority
 from seigh.core.results.packed import pack
 from seigh.core.results.result import Outcome
@@ -352,7 +353,7 @@ def queue_analysis(
             settings=settings.model_dump(mode="json"),
             settings_key=settings.key,
             data=settings.data,
-            split=settings.split,
+            split=split_of(s, settings),
             curvature=settings.curvature,
             method=settings.method,
             samples=settings.n_samples,
@@ -1079,7 +1080,7 @@ def add_imported(
             settings=settings.model_dump(mode="json"),
             settings_key=key,
             data=settings.data,
-            split=settings.split,
+            split=split_of(s, settings),
             curvature=settings.curvature,
             method=settings.method,
             samples=settings.n_samples,

@@ -11,9 +11,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from seigh.core.checksum import sha256_of
-from seigh.core.lab.keys import checkpoint_key
+from seigh.core.lab.keys import checkpoint_key, data_key
 from seigh.core.lab.leftovers import temporary_files
-from seigh.core.lab.models import Analysis, Base, Checkpoint, State
+from seigh.core.lab.models import Analysis, Base, Checkpoint, DataFile, State
+from seigh.core.lab.naming import digest_of
 
 Trouble = Literal["damaged", "missing", "unreadable", "orphaned", "temporary"]
 
@@ -67,7 +68,7 @@ def artifacts(s: Session, folder: Path) -> Iterator[Flaw]:
         except OSError:
             yield Flaw(key, "unreadable", of)
     running = set(s.scalars(select(Analysis.eigenvectors).where(Analysis.state != State.finished)))
-    data = {analysis.removeprefix("sha256:") for analysis in s.scalars(select(Analysis.data).distinct())}
+    data = {digest_of(analysis) for analysis in s.scalars(select(Analysis.data).distinct())}
     temporary = set(temporary_files(folder))
     for file in sorted((folder / "graphs").glob("*")):  # architectures, which are kept without being used
         if file not in temporary and sha256_of(file) != file.name.partition(".")[0]:
@@ -95,6 +96,8 @@ def _wanted(s: Session) -> dict[str, tuple[str | None, str]]:
             sha256,
             f"checkpoint '{filename}'",
         )
+    for file in s.scalars(select(DataFile).where(DataFile.size > 0)):
+        found[data_key(file.sha256, file.filename)] = file.sha256, f"data file '{file.name}'"
     rows = select(Analysis.id, Analysis.eigenvectors, Analysis.eigenvectors_sha256).where(
         Analysis.state == State.finished, Analysis.eigenvectors.is_not(None)
     )

@@ -237,7 +237,10 @@ def test_a_data_file_goes_to_the_artefacts(
     with path.open("wb") as file:
         np.savez(file, x=generator.normal(size=(60, 256)).astype(np.float32), y=np.arange(60) % 10)
     submitted(home, checkpoint(), data=str(path))
-    (data,) = runs(home)["data"]
+    assert runs(home)["data"].tolist() == ["mine.NPZ"]
+    assert runs(home)["split"].tolist() == ["no split"]
+    with sessions(home.database)() as s:
+        (data,) = queries.data_sets(s)["data"]
     assert data.startswith("sha256:")
     assert f"data/{data.removeprefix('sha256:')}.npz" in stored_files(home)
     path.unlink()

@@ -160,6 +160,16 @@ def is_file(name: str) -> bool:
     return base not in names() and not base.startswith(_HASH) and Path(base).is_file()
 
 
+def has_splits(name: str) -> bool:
+    """Whether there is a training and a test split of it: a file, by path or hash, is whole.
+
+    >>> has_splits("digits"), has_splits("mine.npz"), has_splits("val.bin(block=8,dtype=uint16)")
+    (True, False, False)
+    """
+    base, _ = tokens.split(name)
+    return base in names() or not (base.startswith(_HASH) or Path(base).suffix.lower() in files.SUFFIXES)
+
+
 def _unknown(name: str) -> DataError:
     return DataError(
         f"There is no data set '{name}'; choose {', '.join(names())}, {synthetic.EXAMPLE}, a .npz or "

@@ -1,0 +1,55 @@
+"""What the data of an analysis are called on pages, and the split that they are of."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import ColumnElement, String, case, func, literal, select
+from sqlalchemy.orm import Session
+
+from seigh.core.lab.models import Analysis, DataFile
+from seigh.core.names import NO_SPLIT
+from seigh.core.settings import AnalysisSettings
+
+# How settings name a file of the artefact store; its hash follows.
+MARK = "sha256:"
+
+_DIGEST = re.compile(rf"{MARK}([0-9a-f]{{64}})(\(.*\))?", re.DOTALL)
+_FILE = re.compile(r"\.[a-z]+(\([^()]*\))?$")  # a path, as a result that was computed elsewhere names it
+
+
+def digest_of(data: str) -> str | None:
+    """The hash of the data file that settings name, None where they name none of the artefact store.
+
+    >>> digest_of("digits"), digest_of("sha256:" + 64 * "a" + "(block=4)")[:3]
+    (None, 'aaa')
+    """
+    found = _DIGEST.fullmatch(data)
+    return None if found is None else found[1]
+
+
+def split_of(s: Session, settings: AnalysisSettings) -> str:
+    """The split that an analysis is of, as pages call it: a file has the one that was declared, if any.
+
+    The command line's default for files, ``test``, declares nothing.
+    """
+    sha256 = digest_of(settings.data)
+    if sha256 is not None and (file := s.get(DataFile, sha256)) is not None:
+        return file.split
+    if (settings.data.startswith(MARK) or _FILE.search(settings.data)) and settings.split == "test":
+        return NO_SPLIT
+    return settings.split
+
+
+def name_of() -> ColumnElement[str]:
+    """What the data of an analysis are called, in SQL: a file by its name, others as settings have them."""
+    digest = func.substr(Analysis.data, len(MARK) + 1, 64)
+    named = select(DataFile.name).where(DataFile.sha256 == digest).correlate(Analysis).scalar_subquery()
+    short = literal("own data ", String) + func.substr(Analysis.data, len(MARK) + 1, 8)
+    options = func.substr(Analysis.data, len(MARK) + 65)
+    return case((Analysis.data.startswith(MARK), func.coalesce(named, short) + options), else_=Analysis.data)
+
+
+def of_file(sha256: str) -> ColumnElement[bool]:
+    """Whether an analysis is of a data file, in SQL."""
+    return Analysis.data.startswith(f"{MARK}{sha256}")

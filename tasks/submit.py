@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +128,8 @@ def submit(
     Args:
         files: Checkpoints of one model.
         model_name: The model they belong to; made if there is none of that name.
-        settings: All of one architecture. A path in ``data`` is replaced by the hash of the file, which
-            goes to the artefact store.
+        settings: All of one architecture. A path in ``data`` is replaced by the hash of the file, or of an
+            archive of several that belong together, which goes to the artefact store.
         user: Who submits; a mere name is somebody at the command line.
         place: Whether to wait for a worker with a GPU, or for one without; no part of the settings.
         priority: How soon the analyses are to be begun beside other work; no part of the settings.
@@ -142,7 +144,21 @@ def submit(
     actor.check_work()
     if not files or not settings:
         raise SettingsError("There is nothing to submit; give at least one checkpoint and one split.")
-    settings = [_canonical(each) for each in settings]
+    with _settled(settings) as found:
+        return _submit(files, model_name, found, actor, place, priority, data_file, env)
+
+
+def _submit(
+    files: Sequence[Upload],
+    model_name: str,
+    settings: Sequence[AnalysisSettings],
+    actor: Actor,
+    place: Place,
+    priority: Priority,
+    data_file: Declared,
+    env: Settings,
+) -> Submission:
+    """As ``submit``, with settings that are as they are to be stored, but for what files are called."""
     architecture = settings[0].architecture
     if any(each.architecture != architecture for each in settings):
         raise SettingsError("The checkpoints of a model have one architecture; submit each model by itself.")
@@ -275,7 +291,21 @@ def train(
         learning_rate=learning_rate,
     )
     architecture = _check_problem(settings, env)
-    analyses = [_canonical(each) for each in analyses]
+    with _settled(analyses) as found:
+        return _train(settings, architecture, model_name, found, actor, priority, env)
+
+
+def _train(
+    settings: TrainingSettings,
+    architecture: str,
+    model_name: str,
+    analyses: Sequence[AnalysisSettings],
+    actor: Actor,
+    priority: Priority,
+    env: Settings,
+) -> tuple[int, str | None]:
+    """As ``train``, with analyses that are as they are to be stored, but for what files are called."""
+    problem, record = settings.problem, settings.record
     if other := [each.architecture for each in analyses if each.architecture != architecture]:
         raise SettingsError(
             f"The problem {problem} trains {architecture}; its checkpoints cannot be analysed as {other[0]}."
@@ -479,10 +509,21 @@ def _training_settings(**values: Any) -> TrainingSettings:
         raise SettingsError(refusal(error)) from error
 
 
-def _canonical(settings: AnalysisSettings) -> AnalysisSettings:
-    """The settings with their architecture written in the one way: an analysis's key depends on it."""
-    architecture = architectures.canonical(settings.architecture)
-    return settings.model_copy(update={"architecture": architecture})
+@contextmanager
+def _settled(settings: Sequence[AnalysisSettings]) -> Iterator[list[AnalysisSettings]]:
+    """The settings with their architecture written in the one way, as an analysis's key depends on it; and
+    data that lie in several files as one archive, which is there until they are stored."""
+    with tempfile.TemporaryDirectory(prefix="seigh-data-") as folder:
+        names = {name: data.packed(name, Path(folder)) for name in {each.data for each in settings}}
+        yield [
+            each.model_copy(
+                update={
+                    "architecture": architectures.canonical(each.architecture),
+                    "data": names[each.data],
+                }
+            )
+            for each in settings
+        ]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from seigh.core.settings import AnalysisSettings
 _OPTIONS: dict[str, Any] = {
     "data": typer.Option(
         help="Name of a data set, random(3x32x32,classes=10) for trials, a .npz or .safetensors file with x "
-        "and y, or tokens: .jsonl, .parquet, .arrow, .npy, or a stream 'FILE.bin(block=256,dtype=uint16)'."
+        "and y, or tokens: .jsonl, .parquet, .arrow, .npy, a folder of save_to_disk, a stream "
+        "'FILE.bin(block=256,dtype=uint16)', Megatron's FILE.idx beside its .bin, or "
+        "'FILE.txt(block=256,tokenizer=tokenizer.json)'."
     ),
     "architecture": typer.Option(
         help="Name of the architecture, with options like 'resnet18(num_classes=10)', the .pt2 file that "

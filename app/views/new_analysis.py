@@ -625,18 +625,38 @@ def own_data() -> str | None:
             help="Pages call the matrix so: train Hessian, test Hessian, or Hessian alone.",
         )  # fmt: skip
         return str(path)
-    upload = st.file_uploader(
+    uploaded = st.file_uploader(
         "Data file",
-        type=[suffix.removeprefix(".") for suffix in data.FILE_SUFFIXES],
+        type=[each.removeprefix(".") for each in (*data.FILE_SUFFIXES, *data.HALF_SUFFIXES, ".json")],
+        accept_multiple_files=True,
         key=f"new_data_file_{emptied('data')}",
         max_upload_size=settings().max_upload_mb,
         help="x (N, …) floating-point samples as in training and y (N,) integer labels, or tokens: rows of "
-        "input_ids (.jsonl, .parquet, .arrow, .npy), or one stream of them (.bin, .npy). It has no splits.",
+        "input_ids (.jsonl, .parquet, .arrow, .npy), or one stream of them (.bin, .npy). Bring together what "
+        "belongs together: .idx and .bin of Megatron, a .txt and its tokenizer.json, the files of "
+        "save_to_disk. It has no splits.",
     )
-    if upload is not None:
-        st.session_state["new_data_file"] = kept(upload).path
-        empty("data", [upload])
+    if sentence := st.session_state.pop("new_data_refused", None):
+        st.error(plain(sentence), icon=":material/block:")
+    if uploaded:
+        take_data([kept(each).path for each in uploaded])
+        empty("data", uploaded)
     return None
+
+
+def take_data(files: Sequence[Path]) -> None:
+    """Keep what was brought as data in one file, or remember why it is none."""
+    target = room_for("data").path
+    try:
+        found = data.together(files, target.parent)
+    except DataError as error:
+        st.session_state["new_data_refused"] = str(error)
+        found = None
+    for each in files:
+        if each != found:
+            each.unlink(missing_ok=True)
+    if found is not None:
+        st.session_state["new_data_file"] = found
 
 
 def declared() -> Declared:
@@ -663,11 +683,12 @@ def as_tokens(name: str, filename: str) -> tuple[str | None, list[str]]:
     options: dict[str, Any] = {}
     length = st.number_input(
         "Block, tokens", min_value=1, max_value=2**20, value=None, key="new_block", persist_state="session",
-        placeholder="of one long stream", help="Tokens of a sample. Not needed for rows of tokens.",
+        placeholder="of one long stream",
+        help="Tokens of a sample. Not needed for rows of tokens; Megatron's documents are rows without it.",
     )  # fmt: skip
     if length is not None:
         options["block"] = int(length)
-    if suffix != ".npy":
+    if suffix == ".bin":
         options["dtype"] = st.selectbox(
             "Type of a token", data.TOKEN_DTYPES, key="new_dtype", persist_state="session",
             help="nanoGPT and llm.c write uint16; OLMo uint16 or uint32, by the size of its vocabulary.",

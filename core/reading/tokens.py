@@ -4,6 +4,7 @@
 - ``.bin``: a stream of unsigned integers without a header, as nanoGPT and OLMo write it, or with llm.c's.
 - ``.jsonl``, ``.parquet``, and ``.arrow`` as ``save_to_disk`` writes it: rows with ``input_ids``, and perhaps
   ``attention_mask`` and ``labels`` or ``label``.
+- ``.zip``: what lies in several files (``corpora``).
 
 Labels are those at the positions themselves, as Hugging Face has them; of a stream there is one more, the
 token after the block. Without labels the tokens are their own. −100 has no loss.
@@ -40,9 +41,20 @@ _Numbers = np.ndarray[Any, Any]
 def read(task: Task) -> dict[str, Any]:
     """Tokens x (N, T) and labels y, (N, T), (N, T + 1) or (N,), both int64."""
     suffix = task.name.lower().rpartition(".")[2]
-    readers = {"npy": _npy, "npz": _npz, "bin": _bin, "jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow}
     try:
-        x, y = readers[suffix](task)
+        match suffix:
+            case "npy":
+                x, y = _npy(task)
+            case "npz":
+                x, y = _npz(task)
+            case "bin":
+                x, y = _bin(task)
+            case "zip":
+                from seigh.core.reading import corpora  # which is made of what is here
+
+                x, y = corpora.read(task)
+            case _:
+                x, y = in_rows(task, rows_of(suffix, task, task.whole))
     except (Refusal, MemoryError):
         raise
     except Exception as error:  # arbitrary bytes
@@ -90,10 +102,10 @@ def _bin(task: Task) -> tuple[_Numbers, _Numbers]:
         raise Refusal(
             f"'{task.name}' is no stream of {dtype}: it has {len(whole):,} bytes; choose another dtype."
         )
-    return _blocks(task, np.frombuffer(whole, kind))
+    return blocks(task, np.frombuffer(whole, kind))
 
 
-def _blocks(task: Task, stream: _Numbers) -> tuple[_Numbers, _Numbers]:
+def blocks(task: Task, stream: _Numbers) -> tuple[_Numbers, _Numbers]:
     """Blocks of a stream side by side, each with the token after it as the last label."""
     length = task.options.get("block")
     if not isinstance(length, int):
@@ -106,7 +118,7 @@ def _blocks(task: Task, stream: _Numbers) -> tuple[_Numbers, _Numbers]:
             f"'{task.name}' has {len(stream):,} tokens, fewer than a block of {length:,} and the token after "
             "it; choose a smaller block."
         )
-    _check_size(task, (number, 2 * length + 1))
+    check_size(task, (number, 2 * length + 1))
     x = stream[: number * length].reshape(number, length).astype(np.int64)
     y = np.concatenate([x, stream[length : number * length + 1 : length, None].astype(np.int64)], axis=1)
     return x, y
@@ -114,7 +126,7 @@ def _blocks(task: Task, stream: _Numbers) -> tuple[_Numbers, _Numbers]:
 
 def _npy(task: Task) -> tuple[_Numbers, _Numbers]:
     array = _array(task, task.whole)
-    return _blocks(task, array) if array.ndim == 1 else _own(task, array)
+    return blocks(task, array) if array.ndim == 1 else _own(task, array)
 
 
 def _npz(task: Task) -> tuple[_Numbers, _Numbers]:
@@ -124,7 +136,7 @@ def _npz(task: Task) -> tuple[_Numbers, _Numbers]:
         for name in ("input_ids", "attention_mask", "labels"):
             if name in held:
                 if held[name].file_size > task.options["largest"]:
-                    raise _too_large(task)
+                    raise too_large(task)
                 found[name] = _array(task, memoryview(archive.read(held[name])))
     if "input_ids" not in found:
         raise Refusal(f"'{task.name}' has no input_ids; save the tokens under this name.")
@@ -144,7 +156,7 @@ def _array(task: Task, content: memoryview) -> _Numbers:
         raise Refusal(
             f"'{task.name}' holds {dtype.name} of {len(shape)} axes; save tokens as integers of shape (N, T)."
         )
-    _check_size(task, shape)
+    check_size(task, shape)
     numbers = np.frombuffer(content[file.tell() :], dtype, count=math.prod(shape))
     return numbers.reshape(shape, order="F" if fortran else "C")
 
@@ -168,10 +180,27 @@ def _array_of_labels(task: Task, labels: _Numbers, x: _Numbers) -> _Numbers:
 
 # --- Rows -------------------------------------------------------------------------------------------------
 
+ROWS = ("jsonl", "parquet", "arrow")
+_COLUMNS = ("input_ids", "attention_mask", "labels", "label")
 
-def _jsonl(task: Task) -> tuple[_Numbers, _Numbers]:
+
+def rows_of(
+    suffix: str, task: Task, content: memoryview, columns: Sequence[str] = _COLUMNS
+) -> list[dict[str, Any]]:
+    """The rows of a file, by its suffix, one of ``ROWS``; of a table only some columns."""
+    match suffix:
+        case "jsonl":
+            return _jsonl(task, content)
+        case "parquet":
+            return _parquet(task, content, columns)
+        case "arrow":
+            return _arrow(task, content, columns)
+    raise ValueError(f"no rows in .{suffix}")
+
+
+def _jsonl(task: Task, content: memoryview) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(io.BytesIO(task.whole), 1):
+    for number, line in enumerate(io.BytesIO(content), 1):
         if not line.strip():
             continue
         row = json.loads(line)
@@ -180,35 +209,35 @@ def _jsonl(task: Task) -> tuple[_Numbers, _Numbers]:
                 f"Line {number:,} of '{task.name}' is no object with input_ids; write one on each line."
             )
         rows.append(row)
-    return _rows(task, rows)
+    return rows
 
 
-def _parquet(task: Task) -> tuple[_Numbers, _Numbers]:
+def _parquet(task: Task, content: memoryview, columns: Sequence[str]) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(task.whole)))
-    return _table(task, file.schema_arrow.names, lambda names: file.read(columns=names, use_threads=False))
+    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
+    wanted = [name for name in columns if name in file.schema_arrow.names]
+    return _listed(task, file.read(columns=wanted, use_threads=False))
 
 
-def _arrow(task: Task) -> tuple[_Numbers, _Numbers]:
+def _arrow(task: Task, content: memoryview, columns: Sequence[str]) -> list[dict[str, Any]]:
     import pyarrow as pa
 
-    buffer = pa.py_buffer(task.whole)
-    is_file = bytes(task.whole[:6]) == b"ARROW1"
+    buffer = pa.py_buffer(content)
+    is_file = bytes(content[:6]) == b"ARROW1"
     opened = pa.ipc.open_file(buffer) if is_file else pa.ipc.open_stream(buffer)
-    return _table(task, opened.schema.names, lambda names: opened.read_all().select(names))
+    return _listed(task, opened.read_all().select([name for name in columns if name in opened.schema.names]))
 
 
-def _table(task: Task, names: Sequence[str], read: Any) -> tuple[_Numbers, _Numbers]:
-    wanted = [name for name in ("input_ids", "attention_mask", "labels", "label") if name in names]
-    table = read(wanted)
+def _listed(task: Task, table: Any) -> list[dict[str, Any]]:
     if table.nbytes > task.options["largest"]:
-        raise _too_large(task)
-    return _rows(task, table.to_pylist())
+        raise too_large(task)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
-def _rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> tuple[_Numbers, _Numbers]:
+def in_rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> tuple[_Numbers, _Numbers]:
     """Rows of unequal length as arrays."""
     if not rows:
         raise Refusal(f"'{task.name}' holds no rows.")
@@ -219,7 +248,7 @@ def _rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> tuple[_Numbers, _Num
                 f"Row {number:,} of '{task.name}' has no input_ids, a list of token numbers; save them so."
             )
     longest = max(len(row["input_ids"]) for row in rows)
-    _check_size(task, (len(rows), 2 * longest))
+    check_size(task, (len(rows), 2 * longest))
     x = np.full((len(rows), longest), PADDING, np.int64)
     y = np.full((len(rows), longest), IGNORED, np.int64)
     single: list[int] = []
@@ -250,12 +279,12 @@ def _all_whole(values: Iterable[Any]) -> bool:
     return all(type(each) is int and abs(each) <= _LARGEST_TOKEN for each in values)
 
 
-def _check_size(task: Task, shape: Sequence[int]) -> None:
+def check_size(task: Task, shape: Sequence[int]) -> None:
     if 8 * math.prod(shape) > task.options["largest"]:
-        raise _too_large(task)
+        raise too_large(task)
 
 
-def _too_large(task: Task) -> Refusal:
+def too_large(task: Task) -> Refusal:
     return Refusal(
         f"The tokens of '{task.name}' take more than {task.options['largest'] // 2**30} GiB; keep only those "
         "that the analysis needs."

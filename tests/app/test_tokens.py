@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from seigh.core.lab.session import sessions
 from seigh.core.problems import architectures, data
 from seigh.core.settings import Settings
 from tests.app.test_new_analysis import texts
+from tests.core.problems.data.test_corpora import DOCUMENTS, megatron
 from tests.core.problems.token_networks import CONFIGS
 
 pytest.importorskip("transformers")
@@ -75,3 +77,20 @@ def test_a_configuration_that_is_none_is_refused_in_a_sentence(open_page: Open) 
     app.run()
     assert "is never run" in texts(app, "error")
     assert not app.exception
+
+
+def test_data_in_several_files_are_brought_together(open_page: Open, tmp_path: Path) -> None:
+    index = megatron(tmp_path, "uint16", DOCUMENTS)
+    app = open_page("new_analysis")
+    app.selectbox(key="new_data").select(OWN_FILE).run()
+    app.file_uploader(key="new_data_file_0").set_value([("corpus.idx", index.read_bytes(), BINARY)]).run()
+    assert "is the index of tokens in a .bin file; bring both at once" in texts(app, "error")
+    both = [
+        (f"corpus{suffix}", index.with_suffix(suffix).read_bytes(), BINARY) for suffix in (".idx", ".bin")
+    ]
+    app.file_uploader(key="new_data_file_1").set_value(both).run()
+    assert "corpus.zip" in texts(app, "markdown")
+    app.number_input(key="new_block").set_value(4).run()
+    assert not app.exception
+    path = app.session_state["new_data_file"]
+    assert data.load(f"{path}(block=4)", "test").x.tolist() == [[11, 12, 13, 14], [15, 16, 17, 18]]

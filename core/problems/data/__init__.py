@@ -9,6 +9,7 @@ from seigh.core.problems.data.catalogue import (
     load,
     names,
 )
+from seigh.core.problems.data.corpora import packed, together
 from seigh.core.problems.data.dataset import DataError, Dataset, Samples
 from seigh.core.problems.data.files import SUFFIXES as FILE_SUFFIXES
 from seigh.core.problems.data.files import stored as stored_file
@@ -27,6 +28,7 @@ from seigh.core.problems.data.subsets import (
 )
 from seigh.core.problems.data.summary import Summary, as_image, examples, summarise
 from seigh.core.problems.data.synthetic import EXAMPLE as RANDOM_EXAMPLE
+from seigh.core.problems.data.tokens import HALVES as HALF_SUFFIXES
 from seigh.core.problems.data.tokens import STREAMS as STREAM_SUFFIXES
 from seigh.core.problems.data.tokens import joined as with_options
 from seigh.core.problems.data.tokens import split as options_of
@@ -34,6 +36,7 @@ from seigh.core.reading.tokens import DTYPES as TOKEN_DTYPES
 
 __all__ = [
     "FILE_SUFFIXES",
+    "HALF_SUFFIXES",
     "IN_MEMORY",
     "RANDOM_EXAMPLE",
     "STREAM_SUFFIXES",
@@ -59,10 +62,12 @@ __all__ = [
     "load",
     "names",
     "options_of",
+    "packed",
     "random_index",
     "read_indices",
     "stored_file",
     "subset_index",
     "summarise",
+    "together",
     "with_options",
 ]

@@ -64,7 +64,8 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
         name: One of ``names()``, ``random(CxHxW,classes=n)``, the path of a ``.npz`` or ``.safetensors``
             file with ``x`` (N, …) float and ``y`` (N, …) integer or float or of a file of tokens
             (``seigh.core.reading.tokens``), or ``sha256:<digest>`` of such a file in the artefact store;
-            of a stream of tokens with ``(block=…,dtype=…)`` after it.
+            of a stream of tokens with ``(block=…,dtype=…)`` after it. An index of Megatron's, a text with a
+            tokenizer and a folder of ``save_to_disk`` are several files (``corpora``).
         split: ``train`` or ``test``; a file has no splits and is used whole for both.
         env: Where data directory and artefact store are; from ``SEIGH_*`` when not given.
 
@@ -86,7 +87,7 @@ def load(name: str, split: str, *, env: Settings | None = None) -> Dataset:
     if base.startswith(_HASH):
         return files.read(files.stored(base.removeprefix(_HASH), env.artifact_folder), options)
     path = Path(base)
-    if path.suffix.lower() not in files.SUFFIXES:
+    if path.suffix.lower() not in (*files.SUFFIXES, *tokens.HALVES) and not (base and path.is_dir()):
         raise _unknown(name)
     return files.read(path, options)
 
@@ -167,11 +168,12 @@ def has_splits(name: str) -> bool:
     (True, False, False)
     """
     base, _ = tokens.split(name)
-    return base in names() or not (base.startswith(_HASH) or Path(base).suffix.lower() in files.SUFFIXES)
+    own = Path(base).suffix.lower() in (*files.SUFFIXES, *tokens.HALVES) or Path(base).is_dir()
+    return base in names() or not (base.startswith(_HASH) or own)
 
 
 def _unknown(name: str) -> DataError:
     return DataError(
         f"There is no data set '{name}'; choose {', '.join(names())}, {synthetic.EXAMPLE}, a .npz or "
-        f".safetensors file with x and y, or a file of tokens ({', '.join(tokens.SUFFIXES)})."
+        f".safetensors file with x and y, or tokens ({', '.join((*tokens.SUFFIXES, *tokens.HALVES))})."
     )

@@ -1,5 +1,7 @@
 """A user's own data: ``.npz`` or ``.safetensors`` files with samples ``x`` and targets ``y``, and tokens.
 
+What lies in several files is packed into one archive first (``corpora``).
+
 A child with limits reads them (``seigh.core.reading.arrays``, ``seigh.core.reading.tokens``); nothing in a
 file is ever executed.
 """
@@ -7,6 +9,7 @@ file is ever executed.
 from __future__ import annotations
 
 import re
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,8 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from seigh.core.checksum import sha256_of
-from seigh.core.problems.data import tokens
+from seigh.core.problems.data import corpora, tokens
 from seigh.core.problems.data.dataset import LARGEST_ARRAY, DataError, Dataset
 from seigh.core.reading import parent
 from seigh.core.reading.parent import Refused
@@ -49,14 +54,14 @@ def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Datas
 
     Args:
         path: The file.
-        options: How a stream of tokens is to be read, ``block`` and ``dtype``.
+        options: How a stream of tokens is to be read, ``block`` and ``dtype``, and the ``tokenizer`` of text.
 
     Raises:
         DataError: If there is no such file, or it is not usable.
     """
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise DataError(f"There is no data file '{path}'.")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"The data file '{path.name}' is empty.")
     try:
         return _recent.read(path, options)
@@ -82,22 +87,18 @@ class _Recent:
         Raises:
             Refused, OSError: If it cannot be read.
         """
-        about = path.stat()
-        key: tuple[object, ...] = (
-            path.name,
-            about.st_dev,
-            about.st_ino,
-            about.st_size,
-            about.st_mtime_ns,
-            about.st_ctime_ns,
-        )
-        key = (*key, *options.items())
+        parts = corpora.parts(path, options)
+        key = (path.name, *options.items(), *(_identity(each) for each in parts or [path]))
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
-        kind: parent.Kind = "tokens" if tokens.is_meant(path.name) else "data"
-        tensors = parent.read(kind, path, path.name, largest=LARGEST_ARRAY, options=options).tensors
+        if parts:
+            with tempfile.TemporaryDirectory(prefix="seigh-data-") as folder:
+                whole = corpora.pack(parts, Path(folder) / f"{path.stem}{corpora.SUFFIX}")
+                tensors = _tensors(whole, path.name + corpora.SUFFIX, options)
+        else:
+            tensors = _tensors(path, path.name, options)
         dataset = Dataset(path.name, tensors["x"], tensors["y"])
         with self._lock:
             self._found[key] = dataset
@@ -108,6 +109,17 @@ class _Recent:
     def clear(self) -> None:
         with self._lock:
             self._found.clear()
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What changes when a file is another one, or has been written again."""
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _tensors(path: Path, name: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    kind: parent.Kind = "tokens" if tokens.is_meant(name) else "data"
+    return parent.read(kind, path, name, largest=LARGEST_ARRAY, options=options).tensors
 
 
 def _nbytes(dataset: Dataset) -> int:

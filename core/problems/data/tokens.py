@@ -1,7 +1,7 @@
 """Files of tokens by name: ``corpus.bin(block=256,dtype=uint16)``, ``rows.jsonl``.
 
 A child with limits reads them (``seigh.core.reading.tokens``). What a stream does not say itself, the length
-of a block and the type of a token, follows its name in parentheses.
+of a block and the type of a token, follows its name in parentheses, and so does a text's tokenizer.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import Any
 from seigh.core.problems.data.dataset import DataError
 from seigh.core.reading.tokens import DTYPES
 
-SUFFIXES = (".npy", ".bin", ".jsonl", ".parquet", ".arrow")
+SUFFIXES = (".npy", ".bin", ".jsonl", ".parquet", ".arrow", ".zip")
 
 # Of which one must be told how long a block is, and perhaps of which type a token is.
-STREAMS = (".bin", ".npy")
+STREAMS = (".bin", ".npy", ".zip")
+
+# Which need another file: an index its tokens, and a text its tokenizer (``corpora``).
+HALVES = (".idx", ".txt")
 
 _WITH_OPTIONS = re.compile(r"(.+)\(([^()]*)\)\s*", re.DOTALL)
-_OPTION = re.compile(r"\s*(block|dtype)\s*=\s*(\w+)\s*")
+_OPTION = re.compile(r"\s*(block|dtype|tokenizer)\s*=\s*([^=]*?)\s*")
 _LONGEST_BLOCK = 2**20
 
 
@@ -35,15 +38,15 @@ def split(name: str) -> tuple[str, dict[str, Any]]:
         DataError: The options are none.
     """
     found = _WITH_OPTIONS.fullmatch(name)
-    if found is None or not (found[1].startswith("sha256:") or is_meant(found[1])):
+    if found is None or not (found[1].startswith("sha256:") or is_meant(found[1]) or Path(found[1]).is_dir()):
         return name, {}
     options: dict[str, Any] = {}
     for part in found[2].split(","):
         option = _OPTION.fullmatch(part)
         if option is None or option[1] in options:
             raise DataError(
-                f"'{found[2][:80]}' of the data '{found[1][-80:]}' is not understood; write block=256 and "
-                "dtype=uint16, with a comma between."
+                f"'{found[2][:80]}' of the data '{found[1][-80:]}' is not understood; write block=256, "
+                "dtype=uint16 and tokenizer=FILE, with commas between."
             )
         options[option[1]] = option[2]
     if "block" in options:
@@ -72,4 +75,4 @@ def joined(base: str, options: dict[str, Any]) -> str:
 
 def is_meant(name: str) -> bool:
     """Whether a path is that of a file of tokens, by its suffix."""
-    return Path(name).suffix.lower() in SUFFIXES
+    return Path(name).suffix.lower() in (*SUFFIXES, *HALVES)

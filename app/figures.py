@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -86,6 +86,11 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "parameters": "D, number of parameters; of a tensor, its own",
         "series": "the line of the chart",
         "group": "the colour of the chart",
+        "dash": "the dash of the chart",
+        "panel": "the panel of the chart",
+        "n": "how many analyses a mean is of",
+        "spread": "standard deviation over the analyses of a mean (n − 1)",
+        "base": "the line that is the baseline",
         "mask": "which mask: magnitude, random or best; among layers, the share of the mask in a tensor",
         "k": "size of eigenspace and mask",
         "overlap": "overlap with the eigenspace, 0 to 1; of random masks their mean; among layers, its share",
@@ -218,6 +223,56 @@ def ratio_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
         table=points,
         draw=lambda table: charts.overlap_by_step(table, dict(colors), "ratio"),
         symbols=OVERLAP_SYMBOLS,
+    )
+
+
+def relative_to_baseline(
+    found: pd.DataFrame, colors: Mapping[str, str], what: str, baseline: str, *, ratio: bool
+) -> Figure:
+    """The differences or the ratios of ``lines.relative``.
+
+    Args:
+        found: What is drawn.
+        colors: Colour of every group.
+        what: The value that is compared, with its size.
+        baseline: What it is compared with.
+        ratio: Which of the two.
+    """
+    kind, sign = ("Ratio", "÷") if ratio else ("Difference", "−")
+    bounds = (
+        "the least and the greatest quotient that the stated errors of both allow"
+        if ratio
+        else "the sum of the stated errors of both"
+    )
+    pale = (
+        " The pale band: the standard deviations of both means in quadrature, as of independent draws."
+        if "spread" in found
+        else ""
+    )
+    return Figure(
+        title=f"{kind} to {baseline}: {what}",
+        how=f"a line less the baseline at the same step, so that it itself lies at 0; bars: {bounds}.{pale}"
+        if not ratio
+        else f"a line over the baseline at the same step, so that it itself lies at 1; bars: {bounds}.{pale}",
+        alt=f"{kind} of the {what} of each line to that of {baseline}, against training step.",
+        table=found,
+        draw=lambda table: charts.relative_by_step(
+            table, dict(colors), f"{what.partition(',')[0]} {sign} baseline", 1.0 if ratio else 0.0
+        ),
+        symbols=OVERLAP_SYMBOLS if "overlap" in what else "",
+    )
+
+
+def of_panel(whole: Figure, of: str) -> Figure:
+    """The part of a figure that is of one panel, on the axes of all of them."""
+    table = table_of(whole)
+    rows, full = table[table["panel"] == of], whole.draw(table)
+    return replace(
+        whole,
+        table=rows,
+        of=of,
+        alt=f"{whole.alt.rstrip('.')}: {of}.",
+        draw=lambda table: charts.on_axes_of(full, whole.draw(table)),
     )
 
 

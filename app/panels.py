@@ -9,17 +9,9 @@ import pandas as pd
 from sqlalchemy.orm import Session
 
 from seigh.app import charts
+from seigh.app.lines import LINE
 from seigh.core.lab import queries
 from seigh.core.names import IOU
-
-# Which line, and which colour, the rows of an analysis belong to.
-LINE = ["analysis_id", "series", "group"]
-
-
-def in_lines(analyses: pd.DataFrame) -> pd.DataFrame:
-    """The analyses with the line, and the colour, that each is a point of."""
-    return analyses.assign(series=charts.name_series(analyses), group=charts.name_groups(analyses))
-
 
 MASKS_MEASURE = "IoU of masks"
 

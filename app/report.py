@@ -19,11 +19,10 @@ from seigh.app.checks import checks_among
 from seigh.app.common import matrix, samples_of
 from seigh.app.digits import number, with_error
 from seigh.app.figures import Size
+from seigh.app.lines import LINE, in_lines
 from seigh.app.panels import (
-    LINE,
     further_points,
     heatmaps_found,
-    in_lines,
     last_steps,
     metrics_near,
     names_of_sets,

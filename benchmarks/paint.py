@@ -124,7 +124,7 @@ def settle(tab: Page) -> None:
     drawn = (
         "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')].every(e => e.querySelector('svg'))"
     )
-    tab.wait_for_function(f"{ended} && {drawn}", timeout=120_000)
+    tab.wait_for_function(f"() => {ended} && {drawn}", timeout=120_000)
     tab.wait_for_timeout(REST_MS)
 
 

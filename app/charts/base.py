@@ -13,9 +13,10 @@ import pandas as pd
 from seigh.app.digits import with_error
 from seigh.core.methods import markers
 
-# Twenty that stay apart: at least 0.09 in OKLab from each other, most also for people who see no red or no
-# green, and at least 3:1 against both page backgrounds. The first are close to those of Okabe & Ito (2008);
-# each is as far as possible from those before it.
+# Twenty that stay apart: at least 10 in CIEDE2000 from each other, and at least 4 for people who see no red,
+# green or blue, for whom shapes tell the closest apart (``COLOR_SHAPES``); at least 3:1 against both page
+# backgrounds. The first are close to those of Okabe & Ito (2008); each is as far as possible from the others
+# before it.
 MODEL_COLORS = (
     *("#0070AD", "#D65C00", "#008F66", "#C25C99", "#8514FF"),
     *("#8585FF", "#FF29E0", "#855C00", "#FF0066", "#B829CC"),
@@ -33,6 +34,19 @@ LEGEND_ROW = 24
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
+DASHES = ([1, 0], [5, 4], [1.5, 2.5], [9, 3, 2, 3], [12, 5], [6, 2, 1.5, 2, 1.5, 2])
+MOST_DASHES = len(DASHES)
+
+# The shape of the points of each of ``MODEL_COLORS``, where shapes do not say the method: colours that are
+# alike for people who see no red, green or blue (CIEDE2000 below 8) have different ones.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+COLOR_SHAPES = dict(
+    zip(
+        MODEL_COLORS,
+        (SHAPES[place] for place in (0, 0, 1, 2, 3, 4, 5, 4, 3, 1, 3, 5, 5, 2, 2, 4, 4, 3, 4, 1)),
+        strict=True,
+    )
+)
 
 CHANCE_LABEL = "chance k/D"
 OVERLAP_TITLE = "overlap(M, Vₖ)"
@@ -73,7 +87,16 @@ def group_color(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
     """Colour by group, of those that occur in ``frame``."""
     names = present(colors, frame["group"])
     return alt.Color(
-        "group:N", scale=scale(names, colors), legend=legend(column_width=165, shown=shortened(names))
+        "group:N", scale=scale(names, colors), legend=legend(column_width=135, shown=shortened(names))
+    )
+
+
+def group_shape(colors: dict[str, str], frame: pd.DataFrame) -> alt.Shape:
+    """Shape of the points by group: the second thing beside the colour that tells groups apart."""
+    names = present(colors, frame["group"])
+    shapes = {name: COLOR_SHAPES.get(colors[name], SHAPES[0]) for name in names}
+    return alt.Shape(
+        "group:N", scale=scale(names, shapes), legend=legend(column_width=135, shown=shortened(names))
     )
 
 
@@ -160,12 +183,12 @@ def over_steps(
     of: str = "Hessian on",
     axis: alt.Axis | None = None,
 ) -> tuple[alt.Chart, alt.Chart]:
-    """Lines and points over training, in the colour of their group, dashed by split; a click on a group in
-    the legend leaves the others pale.
+    """Lines and points over training, in the colour of their group, dashed by split or what ``dash`` has; a
+    click on a group in the legend leaves the others pale.
 
     Args:
-        frame: group (lines of one colour), split, series (which line a row belongs to), step, height, and
-            method where methods are to be told apart by the shape of the points.
+        frame: group (lines of one colour), split or dash, series (which line a row belongs to), step, height,
+            and method, which the shape of the points tells where there are several, else the group.
         title: Title of the vertical axis.
         colors: Colour of every group.
         tooltip: Tooltip of the points.
@@ -173,6 +196,8 @@ def over_steps(
         of: What is taken on the splits, for the legend.
         axis: The vertical one.
     """
+    frame = frame if "dash" in frame else frame.assign(dash=frame["split"])
+    dashes = dash_patterns(frame["dash"])
     highlighted = alt.selection_point(fields=["group"], bind="legend")
     base = alt.Chart(frame).encode(
         x=step_axis(frame),
@@ -183,9 +208,11 @@ def over_steps(
     lines = base.mark_line(strokeWidth=2.5).encode(
         detail="series:N",
         strokeDash=alt.StrokeDash(
-            "split:N",
-            scale=scale(present(SPLIT_DASHES, frame["split"]), SPLIT_DASHES),
-            legend=legend(of, column_width=70, orient="bottom", titleOrient="left"),
+            "dash:N",
+            scale=scale(list(dashes), dashes),
+            legend=legend(of, column_width=70, orient="bottom", titleOrient="left")
+            if dashes.keys() <= SPLIT_DASHES.keys()
+            else legend(column_width=120, orient="bottom"),
         ),
     )
     shapes = markers(frame["method"]) if "method" in frame else {}
@@ -198,14 +225,83 @@ def over_steps(
         titleOrient="left",
         symbolFillColor=NEUTRAL,
     )
-    points = base.mark_point(filled=True, size=60).encode(tooltip=tooltip)
-    if methods:
-        points = points.encode(
-            shape=alt.Shape(
-                "method:N", scale=scale(methods, shapes), legend=keys if len(methods) > 1 else None
-            )
-        )
+    if len(methods) > 1:
+        shape = alt.Shape("method:N", scale=scale(methods, shapes), legend=keys)
+    else:
+        shape = group_shape(colors, frame)
+    points = base.mark_point(filled=True, size=60).encode(tooltip=tooltip, shape=shape)
     return lines, points.add_params(highlighted)
+
+
+def dash_patterns(values: pd.Series[str]) -> dict[str, list[float]]:
+    """The pattern of every value that dashes tell apart: those of the splits, else one after the other."""
+    if not set(values) - SPLIT_DASHES.keys():
+        return {name: list(SPLIT_DASHES[name]) for name in present(SPLIT_DASHES, values)}
+    return {name: list(DASHES[place % MOST_DASHES]) for place, name in enumerate(sorted(values.unique()))}
+
+
+def told_spread(frame: pd.DataFrame) -> list[alt.Tooltip]:
+    """What a tooltip says of a mean; nothing where the rows are none."""
+    if "spread" not in frame:
+        return []
+    return [
+        alt.Tooltip("n:Q", title="mean of", format=",d"),
+        alt.Tooltip("spread:Q", title="standard deviation", format=".2g"),
+    ]
+
+
+def spreads(frame: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> list[alt.Chart]:
+    """A pale band of one standard deviation to both sides of the mean, or a bar where a line has one step;
+    nothing where ``frame`` has no means.
+
+    Args:
+        frame: series, step, height, and spread (NaN of a single one).
+        x: The axis of steps.
+        title: Title of the vertical axis.
+        color: Colour by group.
+    """
+    if "spread" not in frame or frame["spread"].isna().all():
+        return []
+    frame = frame.dropna(subset="spread").assign(
+        low=lambda rows: rows["height"] - rows["spread"], high=lambda rows: rows["height"] + rows["spread"]
+    )
+    y = alt.Y("low:Q", title=title)
+    once = frame.groupby("series")["step"].transform("nunique") == 1
+    area = alt.Chart(frame[~once]).mark_area(opacity=0.15)
+    bar = alt.Chart(frame[once]).mark_rule(opacity=0.25, strokeWidth=7)
+    return [mark.encode(x=x, y=y, y2="high:Q", color=color, detail="series:N") for mark in (area, bar)]
+
+
+def on_axes_of(whole: alt.LayerChart, part: alt.LayerChart) -> alt.LayerChart:
+    """``part`` with axes that hold all of ``whole``, a chart of the same layers: so that panels that stand
+    side by side can be compared."""
+    for axis in ("x", "y"):
+        values = [value for layer in whole.layer for value in _extent(layer, whole.data, axis)]
+        if not values:
+            continue
+        low, high = min(values), max(values)
+        margin = 0.03 * (high - low) or 0.03 * abs(high) or 0.3
+        low = 0.0 if axis == "y" and 0 <= low < 0.5 * high else low - margin
+        for layer in part.layer:
+            found: Any = getattr(layer.encoding, axis)
+            if isinstance(found, alt.X | alt.Y):
+                before = found["scale"]
+                kind = alt.Undefined if before is alt.Undefined else before["type"]
+                found["scale"] = alt.Scale(domain=[low, high + margin], nice=False, type=kind)
+    return part
+
+
+def _extent(layer: Any, common: Any, axis: Literal["x", "y"]) -> list[float]:
+    """The least and the largest value that a layer, or the data that all layers have, has along an axis;
+    nothing where it has none."""
+    found: list[float] = []
+    for name in (axis, f"{axis}2"):
+        field = str(getattr(getattr(layer.encoding, name), "shorthand", "")).partition(":")[0]
+        data = layer.data if isinstance(layer.data, pd.DataFrame) else common
+        if isinstance(data, pd.DataFrame) and field in data:
+            values = data[field].dropna()
+            found += [float(values.min()), float(values.max())] if len(values) else []
+    return found
 
 
 def with_legend(height: int, groups: pd.Series[str]) -> int:

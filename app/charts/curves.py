@@ -18,8 +18,10 @@ from seigh.app.charts.base import (
     layered,
     over_steps,
     reading,
+    spreads,
     step_axis,
     thin,
+    told_spread,
     with_legend,
 )
 
@@ -80,6 +82,7 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         alt.Tooltip("value:Q", title=title, format=".4g"),
         *told,
         alt.Tooltip("chance:Q", title=reference, format=".3g"),
+        *told_spread(found),
     ]
     lines, points = over_steps(found, short(title), colors, tooltip)
     layers: list[alt.Chart] = []
@@ -93,8 +96,16 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
                 y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", title=reference, format=".3g")]
             )
         )
-    bars = error_bars(_between(found), step_axis(found), short(title), color)
-    return layered(*layers, bars, lines, points, height=with_legend(CURVE_HEIGHT, found["group"]))
+    x = step_axis(found)
+    bars = error_bars(_between(found), x, short(title), color)
+    return layered(
+        *layers,
+        *spreads(found, x, short(title), color),
+        bars,
+        lines,
+        points,
+        height=with_legend(CURVE_HEIGHT, found["group"]),
+    )
 
 
 def short(title: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import altair as alt
@@ -26,11 +28,13 @@ from seigh.app.charts.base import (
     present,
     reading,
     scale,
+    spreads,
     step_axis,
     step_colors,
     thin,
     tie_range,
     tied,
+    told_spread,
     with_errors,
     with_legend,
 )
@@ -51,6 +55,8 @@ LINE_COLUMNS = [
 
 MOST_CHARACTERS = 24  # of each thing that tells a line from others
 RANDOM_DATA = "random("  # with this start the names of random data, which are for trials only
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Measure = Literal["overlap", "ratio"]
 
@@ -133,13 +139,13 @@ def overlap_by_step(
         how="left",
         suffixes=("", "_random"),
     )
+    if ratio and "spread" in found:
+        found = found.assign(spread=found["spread"] / found["chance"])
     unit = random["chance"] if ratio else 1.0
     random = bounds(random, "std")
     random[["low", "high"]] = random[["low", "high"]].div(unit, axis="index")
-    # One band a group and D: splits and methods draw their random masks from the same D coordinates.
-    random = random.groupby(["group", "chance", "step"], as_index=False).agg(
-        low=("low", "min"), high=("high", "max")
-    )
+    # One band for all of the same D: whatever they are of, random masks are of the same D coordinates.
+    random = random.groupby(["chance", "step"], as_index=False).agg(low=("low", "min"), high=("high", "max"))
     errors = bounds(numerical(found), "error")
     errors[["low", "high"]] = errors[["low", "high"]].div(errors["chance"] if ratio else 1.0, axis="index")
     ties = tied(found).assign(low=lambda rows: rows["least"], high=lambda rows: rows["greatest"])
@@ -166,6 +172,7 @@ def overlap_by_step(
         alt.Tooltip("std_random:Q", title="random masks, std", format=".3g"),
         alt.Tooltip("test_accuracy:Q", title="test accuracy", format=".2%"),
         alt.Tooltip("lambda_max:Q", title="λ₁", format=".4g"),
+        *told_spread(found),
     ]
     lines, points = over_steps(found, title, colors, tooltip)
     bars = error_bars(errors, x, title, color)
@@ -187,9 +194,11 @@ def overlap_by_step(
         )
         .encode(x=alt.value("width"), y="level:Q")
     )
-    grey = band(random, x, detail=["group:N", "chance:N"])
+    grey = band(random, x, detail="chance:N")
     height = with_legend(HEIGHT, found["group"])
-    return layered(grey, level, *choices, bars, lines, points, text, height=height)
+    return layered(
+        grey, level, *spreads(found, x, title, color), *choices, bars, lines, points, text, height=height
+    )
 
 
 def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None = None) -> alt.LayerChart:
@@ -200,7 +209,8 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
         log_k: Log axis for k.
         top: Upper end of the overlap axis, to give neighbouring panels the same one.
     """
-    frame = thin(frame, log_k)[["step", "k", "overlap", *ERROR_COLUMNS, "chance"]]  # a browser needs no more
+    drawn = ["step", "k", "overlap", *ERROR_COLUMNS, "chance", *(["spread"] * ("spread" in frame))]
+    frame = thin(frame, log_k)[drawn]  # a browser needs no more
     x, color = k_axis(frame, log_k), step_colors(frame)
     curves = (
         alt.Chart(frame)
@@ -215,7 +225,10 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
             color=color,
         )
     )
-    errors = band(bounds(numerical(frame), "error"), x, opacity=0.3).encode(color=color)
+    errors = [band(bounds(numerical(frame), "error"), x, opacity=0.3).encode(color=color)]
+    if "spread" in frame and frame["spread"].notna().any():
+        around = bounds(frame.dropna(subset="spread"), "spread")
+        errors.insert(0, band(around, x, opacity=0.15).encode(color=color))
     ties = tie_range(frame, x, by=color)
     chance = frame.drop_duplicates("k")
     level = alt.Chart(chance).mark_line(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
@@ -232,40 +245,53 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     values.columns = [f"step {step:,}" for step in values.columns]
     values[CHANCE_LABEL] = chance.set_index("k")["chance"]
     words = text.encode(x=x, y="chance:Q")
-    return layered(level.encode(x=x, y="chance:Q"), *ties, errors, curves, words, reading(values, x))
+    return layered(level.encode(x=x, y="chance:Q"), *ties, *errors, curves, words, reading(values, x))
 
 
-def distinct_lines(analyses: pd.DataFrame) -> pd.DataFrame:
+def distinct_lines(analyses: pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
     """``queries.comparable`` with one analysis for each point of a line.
 
-    Of analyses that differ in none of ``LINE_COLUMNS`` the one with the largest k stays, then the latest.
+    Of analyses that differ in none of ``LINE_COLUMNS`` and ``further`` columns the one with the largest k
+    stays, then the latest.
     """
     ranked = analyses.sort_values(["k", "analysis_id"])
-    kept = ranked.drop_duplicates([*LINE_COLUMNS, "step"], keep="last")
+    kept = ranked.drop_duplicates([*LINE_COLUMNS, *further, "step"], keep="last")
     return analyses[analyses["analysis_id"].isin(kept["analysis_id"])]
 
 
-def name_groups(analyses: pd.DataFrame) -> pd.Series[str]:
-    """Name each row's group, the lines of one colour: as ``name_series``, without split and method, which
-    dashes and shapes tell apart."""
-    return name_series(analyses.assign(method=""), split=False).rename("group")
+def name_groups(
+    analyses: pd.DataFrame, *, without: Collection[str] = ("split",), further: Mapping[str, str] = NOTHING
+) -> pd.Series[str]:
+    """Name each row's group, the lines of one colour: as ``name_series``, without what dashes, panels and the
+    shapes of points tell apart, which are ``without`` and the method."""
+    return name_series(analyses, without={*without, "method"}, further=further).rename("group")
 
 
-def name_series(analyses: pd.DataFrame, *, split: bool = True) -> pd.Series[str]:
+def name_series(
+    analyses: pd.DataFrame, *, without: Collection[str] = (), further: Mapping[str, str] = NOTHING
+) -> pd.Series[str]:
     """Name each row's line by what tells it from the others.
 
-    That is model and, unless left out, split, and those of curvature, parameters, loss, method, N, which
-    samples these are, seed and data that differ somewhere in ``analyses``; random data are always named.
+    That is model and split, and those of curvature, parameters, loss, method, N, which samples these are,
+    seed, data and ``further`` columns that differ somewhere in ``analyses``; random data are always named.
+
+    Args:
+        analyses: With ``LINE_COLUMNS`` and the further columns.
+        without: Columns that are left out.
+        further: What is written before the values of further columns, by name of the column.
     """
-    names = analyses["model"].astype(str)
-    if split:
-        names = names + " · " + analyses["split"].astype(str)
-    prefixes = dict.fromkeys((*LINE_COLUMNS[2:],), "")
-    for column, prefix in (prefixes | {"samples": "N = ", "seed": "seed "}).items():
+    prefixes = dict.fromkeys(LINE_COLUMNS, "") | {"samples": "N = ", "seed": "seed "} | dict(further)
+    names = pd.Series("", analyses.index, dtype=object)
+    for column, prefix in prefixes.items():
+        if column in without:
+            continue
         values = analyses[column].astype(str)
-        if values.nunique() > 1 or (column == "data" and values.str.startswith(RANDOM_DATA).any()):
-            names = names + " · " + prefix + values.str.slice(0, MOST_CHARACTERS)
-    return names.rename("series")
+        always = column in ("model", "split")
+        random = column == "data" and values.str.startswith(RANDOM_DATA).any()
+        if always or random or values.nunique() > 1:
+            shown = values if always else values.str.slice(0, MOST_CHARACTERS)
+            names = names.where(names == "", names + " · ") + prefix + shown
+    return names.where(names != "", "all").rename("series")
 
 
 def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[alt.Chart]:

@@ -18,8 +18,10 @@ from seigh.app.charts.base import (
     layered,
     over_steps,
     scale,
+    spreads,
     step_axis,
     step_colors,
+    told_spread,
     whole_axis,
     whole_scale,
     with_legend,
@@ -49,10 +51,18 @@ def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChar
         alt.Tooltip("step:Q", format=",d"),
         alt.Tooltip("value:Q", title=title, format=".4g"),
         alt.Tooltip("residual:Q", title="residual ‖Hv − λv‖₂", format=".2e"),
+        *told_spread(found),
     ]
     lines, points = over_steps(found, title, colors, tooltip)
-    bars = error_bars(known, step_axis(found), title, group_color(colors, found))
-    return layered(bars, lines, points, height=with_legend(TREND_HEIGHT, found["group"]))
+    x, color = step_axis(found), group_color(colors, found)
+    bars = error_bars(known, x, title, color)
+    return layered(
+        *spreads(found, x, title, color),
+        bars,
+        lines,
+        points,
+        height=with_legend(TREND_HEIGHT, found["group"]),
+    )
 
 
 def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Recording) -> alt.LayerChart:
@@ -79,6 +89,37 @@ def recorded_by_step(frame: pd.DataFrame, colors: dict[str, str], metric: Record
     return layered(lines, points, height=with_legend(TREND_HEIGHT, found["group"]))
 
 
+def relative_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str, level: float) -> alt.LayerChart:
+    """How lines lie to a baseline over training, with bars of what is known of it.
+
+    Args:
+        frame: ``lines.relative``: series, group, dash, step, height, low and high, and spread where lines are
+            means.
+        colors: Colour of every group.
+        title: Title of the vertical axis.
+        level: Where a line lies that is the baseline itself: 0 of differences, 1 of ratios.
+    """
+    tooltip = [
+        alt.Tooltip("series:N", title="line"),
+        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("height:Q", title=title, format=".4g"),
+        alt.Tooltip("low:Q", title="at least", format=".4g"),
+        alt.Tooltip("high:Q", title="at most", format=".4g"),
+        *told_spread(frame),
+    ]
+    lines, points = over_steps(frame, title, colors, tooltip, zero=level == 0)
+    x, color = step_axis(frame), group_color(colors, frame)
+    at = alt.Chart(pd.DataFrame({"level": [level]}))
+    rule = at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="baseline")
+    words = words.encode(x=alt.value("width"), y="level:Q")
+    bars = error_bars(frame, x, title, color)
+    return layered(
+        rule, *spreads(frame, x, title, color), bars, lines, points, words,
+        height=with_legend(TREND_HEIGHT, frame["group"]),
+    )  # fmt: skip
+
+
 def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     """|λ| on a log axis against position, a curve for each training step of one model.
 
@@ -86,7 +127,8 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         frame: ``queries.eigenvalues`` of one line: step, position, value, magnitude, residual. Exact zeros
             have no place on a log axis and are left out.
     """
-    frame = frame.loc[frame["magnitude"] > 0, ["step", "position", "value", "magnitude", "residual"]]
+    drawn = ["step", "position", "value", "magnitude", "residual", *(["spread"] * ("spread" in frame))]
+    frame = frame.loc[frame["magnitude"] > 0, drawn]
     x = alt.X(
         "position:Q",
         title="position, by descending |λ|",
@@ -112,13 +154,21 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     low = frame["magnitude"].min()
+    around = []
+    if "spread" in frame and frame["spread"].notna().any():
+        spread = frame.dropna(subset="spread").assign(
+            low=lambda rows: (rows["magnitude"] - rows["spread"]).clip(lower=low),
+            high=lambda rows: rows["magnitude"] + rows["spread"],
+        )
+        area = alt.Chart(spread).mark_area(opacity=0.15)
+        around = [area.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2="high:Q", color=step_colors(frame))]
     known = frame.dropna(subset="residual").assign(
         low=lambda rows: (rows["magnitude"] - rows["residual"]).clip(lower=low),
         high=lambda rows: rows["magnitude"] + rows["residual"],
     )
     errors = alt.Chart(known).mark_area(opacity=0.25)
     band = errors.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2="high:Q", color=step_colors(frame))
-    return layered(band, curves.add_params(zoom()), height=TREND_HEIGHT)
+    return layered(*around, band, curves.add_params(zoom()), height=TREND_HEIGHT)
 
 
 def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:

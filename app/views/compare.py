@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ from seigh.app.common import (
     keep_in_url,
     named,
     nothing_yet,
-    of_different_colors,
     plain,
     say_few_are_shown,
     say_what_is_gone,
@@ -28,7 +27,9 @@ from seigh.app.common import (
 )
 from seigh.app.figures import Size
 from seigh.app.frame import explain, show
-from seigh.app.panels import LINE, further_points, in_lines, last_steps, masks_at, top_of
+from seigh.app.lines import LINE, Arrangement, heights, relative
+from seigh.app.lines_form import Lines, choose_lines
+from seigh.app.panels import further_points, last_steps, masks_at, top_of
 from seigh.app.report import report
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
@@ -56,6 +57,10 @@ DIFFERENCES = {
     "data": "data",
 }
 
+LOOKS = "Each has a colour of its own, named in the legend"
+
+MEASURES = {"overlap": "overlap", "ratio": "overlap ÷ chance"}
+
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
     "spectrum": ":material/blur_linear: Spectrum",
@@ -76,47 +81,48 @@ def page() -> None:
     st.title("Compare")
     with database()() as s:
         finished = queries.comparable(s).replace({"subset": {"": ALL_PARAMETERS}})
-    analyses = charts.distinct_lines(finished)
-    if analyses.empty:
+    if finished.empty:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
     asked = asked_in_url("compare")
-    only = only_chosen(analyses, asked)
+    only = only_chosen(finished, asked)
     if only is not None:
-        finished = analyses = charts.distinct_lines(finished[finished["analysis_id"].isin(only)])
+        finished = finished[finished["analysis_id"].isin(only)]
     for name, label in LABELS.items():
-        say_what_is_gone(asked.get(name), sorted(analyses[name].unique()), GONE.get(name, label.lower()))
-    chosen, selection = choose(analyses, asked)
-    say_what_is_hidden(finished, chosen)
-    warn_of_random_data(chosen)
-    if chosen.empty:
+        say_what_is_gone(asked.get(name), sorted(finished[name].unique()), GONE.get(name, label.lower()))
+    analyses, selection = choose(finished, asked)
+    if analyses.empty:
         address_is_read("compare")
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
         return
-    chosen = of_different_colors(chosen)
-    say_what_differs(chosen)
+    lines = choose_lines(analyses, asked)
+    chosen = lines.of_different_colors()
+    selection |= lines.in_url
+    say_what_is_hidden(finished, chosen)
+    warn_of_random_data(chosen)
+    say_what_differs(chosen, lines.arrangement)
     view = choose_view(asked)
     selection["view"] = [view]
     if only is not None:
         selection["analysis"] = [str(each) for each in only]
-    colors, size = charts.group_colors(chosen), None
+    size = None
     if view == "overlap":
         size = choose_size(chosen, asked)
-        over_training(chosen, size, colors)
-        steps = against_k(chosen, asked)
+        over_training(chosen, size, lines)
+        steps = against_k(chosen, asked, lines)
         selection |= size.in_url | {"step": steps}
     elif view == "spectrum":
-        recorded(chosen, colors)
-        selection["step"] = spectra(chosen, asked)
+        recorded(chosen, lines)
+        selection["step"] = spectra(chosen, asked, lines)
     elif view == "curves":
         size = choose_size(chosen, asked)
-        selection |= size.in_url | further(chosen, size, asked, colors)
+        selection |= size.in_url | further(chosen, size, asked, lines)
     elif view == "masks":
         size = choose_size(chosen, asked)
-        selection |= size.in_url | masks_in_common(chosen, size, asked, colors)
+        selection |= size.in_url | masks_in_common(chosen, size, asked, lines)
     else:
         size = choose_size(chosen, asked, only_rho=True)
-        by_size(chosen, size, colors)
+        by_size(chosen, size, lines)
         selection |= size.in_url
     offer_report(chosen, size)
     keep_in_url("compare", selection)
@@ -133,11 +139,11 @@ def only_chosen(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> list[int
     wanted = st.session_state.get("compare_only", [])
     if not wanted:
         return None
-    there = analyses.loc[analyses["analysis_id"].isin(wanted), "analysis_id"].tolist()
+    there: list[int] = analyses.loc[analyses["analysis_id"].isin(wanted), "analysis_id"].tolist()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             f"Only {counted(len(there), 'analysis', 'analyses')} of the {len(wanted):,} chosen on Analyses "
-            "are compared: the others are not finished, not there, or points that another one has."
+            "are compared: the others are not finished, or not there."
             if len(there) < len(wanted)
             else f"Only the {counted(len(wanted), 'analysis', 'analyses')} chosen on Analyses "
             f"{'is' if len(wanted) == 1 else 'are'} compared."
@@ -201,28 +207,32 @@ def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Data
         if name == "model":
             say_few_are_shown(selection[name], options)
         analyses = analyses[analyses[name].isin(selection[name])]
-    return in_lines(analyses), selection
+    return analyses, selection
 
 
-def say_what_differs(chosen: pd.DataFrame) -> None:
-    """In which settings beside model, split and method the compared analyses differ."""
+def say_what_differs(chosen: pd.DataFrame, arrangement: Arrangement) -> None:
+    """In which settings beside model, split and method, and those that somebody has arranged, the compared
+    analyses differ."""
     parts = []
     for column, label in DIFFERENCES.items():
+        if column in arrangement.named:
+            continue
         values = sorted(chosen[column].unique())
         if len(values) > 1:
             shown = [plain(f"{value:,}" if column == "samples" else str(value)) for value in values[:6]]
             parts.append(f"{label} ({', '.join(shown)}{', …' if len(values) > 6 else ''})")
     if parts:
+        looks = "Their lines are told apart in their tooltips" if arrangement.color else LOOKS
         st.info(
-            f"These analyses differ in {'; '.join(parts)}. Each has a colour of its own, named in the "
-            "legend; a difference between such lines may come from that rather than from the networks.",
+            f"These analyses differ in {'; '.join(parts)}. {looks}; a difference between such lines may come "
+            "from that rather than from the networks.",
             icon=":material/difference:",
         )
 
 
 def say_what_is_hidden(finished: pd.DataFrame, chosen: pd.DataFrame) -> None:
     """Of analyses that would be the same point of the same line, which one is shown."""
-    same = finished.merge(chosen[[*charts.LINE_COLUMNS, "step", "series"]], on=[*charts.LINE_COLUMNS, "step"])
+    same = finished.merge(chosen[[*charts.LINE_COLUMNS, "step"]].drop_duplicates())
     hidden = same[~same["analysis_id"].isin(chosen["analysis_id"])]
     if len(hidden):
         st.caption(
@@ -311,7 +321,7 @@ def choose_rho(shares: Sequence[float], asked: dict[str, list[str]]) -> float:
     )
 
 
-def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:
+def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
     with database()() as s:
         points = queries.overlap_by_step(
             s, size.k, rho=size.rho, ids=ids(chosen), masks=(Mask.magnitude, Mask.random)
@@ -320,18 +330,23 @@ def over_training(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> N
     if points.empty:
         st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
         return
-    absolute, relative = st.columns(2)
-    with absolute:
-        show(figures.overlap_over_training(points, colors, size), "compare_overlap")
-    with relative:
-        show(figures.ratio_over_training(points, colors, size), "compare_ratio")
     say_who_is_missing(chosen, points["analysis_id"], f"have too few eigenpairs for {size} and are left out")
+    points = lines.means(points)
+    in_panels(
+        {
+            "compare_overlap": figures.overlap_over_training(points, lines.colors, size),
+            "compare_ratio": figures.ratio_over_training(points, lines.colors, size),
+        },
+    )
+    magnitude = points[points["mask"] == Mask.magnitude]
+    measure = "overlap" if magnitude["chance"].nunique() == 1 else "ratio"
+    against_baseline(magnitude, measure, f"{MEASURES[measure]}, {size}", "overlap", lines)
     with st.expander("The numbers behind these charts", icon=":material/table:"):
-        numbers = points[points["mask"] == Mask.magnitude].drop(columns=["mask", "std", "series", "group"])
+        numbers = magnitude.drop(columns=["mask", "std", "dash", "panel", "group", "chance"])
         st.dataframe(numbers, hide_index=True, key="compare_numbers")
 
 
-def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
+def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
     st.header("Overlap against k, over training", help=plain(figures.OVERLAP_SYMBOLS), anchor=False)
     left, right = st.columns([4, 1], vertical_alignment="bottom")
@@ -344,7 +359,7 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
         return []
     with database()() as s:
         curves = queries.overlap_curves(s, ids(chosen), masks=(Mask.magnitude,), most=PANEL_POINTS)
-    curves = curves.merge(chosen[LINE], on="analysis_id")
+    curves = lines.means_of_curves(curves.merge(chosen[LINE], on="analysis_id"))
     top = top_of(curves)
     panels = [
         figures.overlap_against_k(rows, str(series), log_k=log_k, top=top)
@@ -354,17 +369,22 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
     return steps
 
 
-def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
+def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
     """λ₁, and beside it what the checkpoints recorded of the training."""
     with database()() as s:
         leading = queries.eigenvalues(s, ids(chosen), most=1)
         metrics = queries.recorded_metrics(s, sorted(chosen["model"].unique()))
     leading = leading[leading["position"] == 1].merge(chosen[LINE], on="analysis_id")
-    show(figures.largest_eigenvalue(leading, colors), "compare_lambda")
+    leading = lines.means(leading.drop(columns="magnitude"))
+    in_panels({"compare_lambda": figures.largest_eigenvalue(leading, lines.colors)})
+    against_baseline(leading, "value", "λ₁", "lambda", lines)
     if metrics.empty:
         st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
         return
     recordings: tuple[charts.Recording, ...] = ("accuracy", "loss")
+    colors = lines.colors
+    if lines.arrangement.color or "model" in lines.arrangement.over:  # the groups are no models
+        colors = charts.group_colors(chosen.assign(group=chosen["model"]))
     for place, metric in zip(st.columns(2), recordings, strict=True):
         if metric in set(metrics["metric"]):
             with place:
@@ -374,7 +394,7 @@ def recorded(chosen: pd.DataFrame, colors: dict[str, str]) -> None:
         st.caption(f"Neither loss nor accuracy is recorded of {named(unrecorded)}.")
 
 
-def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
+def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
     """The leading eigenvalues, a panel for each line; the steps shown."""
     st.header("Spectrum over training", help=plain(figures.EIGENVALUE_SYMBOLS), anchor=False)
     steps = choose_steps(chosen, asked)
@@ -384,14 +404,14 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
         return []
     with database()() as s:
         values = queries.eigenvalues(s, ids(chosen), most=PANEL_POINTS)
-    values = values.merge(chosen[LINE], on="analysis_id")
+    values = lines.means_of_curves(values.merge(chosen[LINE], on="analysis_id"))
     panels = [figures.spectrum_over_training(rows, str(series)) for series, rows in values.groupby("series")]
     in_two_columns(panels, "compare_spectra")
     return steps
 
 
 def further(
-    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], colors: dict[str, str]
+    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
 ) -> dict[str, list[str]]:
     """One observable over training, a curve, a quantity or a profile; which, as it stands in the address."""
     with database()() as s:
@@ -421,21 +441,27 @@ def further(
     if name in kinds["quantity"]:
         with database()() as s:
             found = queries.quantities(s, ids(chosen), [name]).merge(chosen[LINE], on="analysis_id")
-        show(figures.quantity_over_training(found, colors), "compare_quantity_by_step")
         say_who_is_missing(chosen, found["analysis_id"], "have no such quantity")
+        found = lines.means(found)
+        figure = figures.quantity_over_training(found, lines.colors)
+        in_panels({"compare_quantity_by_step": figure})
+        against_baseline(found, "value", str(found["title"].iloc[0]), "quantity", lines)
         return {"curve": [name]}
     with database()() as s:
         points = further_points(s, chosen, name, size.of)
     if points.empty:
         st.info(f"No chosen analysis has this curve up to {size}; choose a smaller one.")
     else:
-        show(figures.further_over_training(points, colors, size), "compare_curve_by_step")
         say_who_is_missing(chosen, points["analysis_id"], "have no such curve, or one that ends before")
+        points = lines.means(points)
+        figure = figures.further_over_training(points, lines.colors, size)
+        in_panels({"compare_curve_by_step": figure})
+        against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "curve", lines)
     return {"curve": [name]}
 
 
 def masks_in_common(
-    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], colors: dict[str, str]
+    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
 ) -> dict[str, list[str]]:
     """How alike two masks of each analysis are over training; which, as it stands in the address."""
     with database()() as s:
@@ -459,8 +485,11 @@ def masks_in_common(
     if points.empty:
         st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")
     else:
-        show(figures.further_over_training(points, colors, size), "compare_masks_by_step")
         say_who_is_missing(chosen, points["analysis_id"], "have not both masks, or end before")
+        points = lines.means(points)
+        figure = figures.further_over_training(points, lines.colors, size)
+        in_panels({"compare_masks_by_step": figure})
+        against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)
     return {"mask": picked[:1], "other": picked[1:]}
 
 
@@ -474,22 +503,23 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> li
         st.info("No analysis at these steps has this profile; choose others.")
         return steps
     st.header(str(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
-    panels = [figures.profile_over_training(rows, str(series)) for series, rows in found.groupby("series")]
+    own = found["analysis_id"].map(charts.name_series(chosen).set_axis(chosen["analysis_id"]))
+    panels = [figures.profile_over_training(rows, str(series)) for series, rows in found.groupby(own)]
     in_two_columns(panels, "compare_profiles")
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
     return steps
 
 
-def by_size(chosen: pd.DataFrame, size: Size, colors: dict[str, str]) -> None:
+def by_size(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
     """The ratio to chance against the number of parameters, each line at its last step."""
     with database()() as s:
         points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids(chosen))
-    points = points.merge(chosen[LINE], on="analysis_id")
+    points = lines.means(points.merge(chosen[LINE], on="analysis_id"))
     last = last_steps(points)
     if last.empty:
         st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
         return
-    show(figures.ratio_against_size(last, colors, size), "compare_size")
+    show(figures.ratio_against_size(last, lines.colors, size), "compare_size")
     without = sorted(set(chosen["series"]) - set(last["series"]))
     if without:
         st.caption(f"Left out, with too few eigenpairs for {size}: {named(without)}.")
@@ -531,6 +561,57 @@ def in_two_columns(panels: Sequence[Figure], key: str) -> None:
             places = st.columns(2)
         with places[number % 2]:
             show(figure, f"{key}_{number}", panel=True)
+
+
+def in_panels(found: Mapping[str, Figure]) -> None:
+    """Figures side by side by their keys, or, where their tables have several panels, the panels of each."""
+    panels = sorted({panel for figure in found.values() for panel in figure.table["panel"]})
+    if len(panels) == 1:
+        places = st.columns(2) if len(found) > 1 else [st.container()]
+        for place, (key, figure) in zip(places, found.items(), strict=True):
+            with place:
+                show(figure, key)
+        return
+    for key, figure in found.items():
+        st.header(plain(figure.title), help=plain(figure.symbols) or None, anchor=False)
+        in_two_columns([figures.of_panel(figure, str(name)) for name in panels], key)
+
+
+def against_baseline(points: pd.DataFrame, measure: str, what: str, key: str, lines: Lines) -> None:
+    """Difference and ratio to the pinned baseline, if there is one, and what has neither.
+
+    Args:
+        points: A point of each line at each step, with LINE.
+        measure: The column that is compared.
+        what: What that is.
+        key: End of the charts' keys, after ``compare_``.
+        lines: The lines with their baseline.
+    """
+    if lines.baseline is None:
+        return
+    there = set(points["series"])
+    base_of = {line: base for line, base in lines.base_of.items() if {line, base} <= there}
+    if not base_of:
+        st.info(f"The baseline {plain(lines.baseline)} has no {plain(what)}.")
+        return
+    found = relative(heights(points, measure), base_of)
+    drawn = {}
+    for ratio, table in ((False, found.differences), (True, found.ratios)):
+        if len(table):
+            name = f"compare_{key}_{'quotient' if ratio else 'difference'}"
+            drawn[name] = figures.relative_to_baseline(table, lines.colors, what, lines.baseline, ratio=ratio)
+    if drawn:
+        in_panels(drawn)
+    without = sorted(there - base_of.keys())
+    sentences = {
+        "Neither, as the baseline has no line that differs in its model alone": without,
+        "Neither, as the baseline has no value at that step": found.unmatched,
+        "Neither, as its stated error or that of the baseline is not known": found.unknown,
+        "No ratio, as the baseline is zero within its stated error": found.unresolved,
+    }
+    for sentence, names in sentences.items():
+        if names:
+            st.caption(f"{sentence}: {named(names)}.")
 
 
 def ids(chosen: pd.DataFrame) -> list[int]:

@@ -29,7 +29,7 @@ from seigh.app.common import (
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.digits import with_error
 from seigh.app.frame import explain, show
-from seigh.app.panels import LINE, in_lines
+from seigh.app.lines import LINE, in_lines
 from seigh.app.rows import Analysis, rows_of
 from seigh.core.lab import queries
 from seigh.core.names import METRICS

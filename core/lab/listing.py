@@ -86,6 +86,7 @@ class Query:
         mask: Whose overlap is told.
         k: Its size; that of each analysis when not given.
         archived: Whether models that are put away are in.
+        only: Numbers of analyses, no other of which is asked for; all when not given.
     """
 
     search: str = ""
@@ -95,6 +96,7 @@ class Query:
     mask: Mask = Mask.magnitude
     k: int | None = None
     archived: bool = False
+    only: Sequence[int] | None = None
 
 
 def columns(query: Query) -> dict[str, Column]:
@@ -404,6 +406,8 @@ def _joined(statement: Any, query: Query) -> Any:
 def _passed(query: Query, there: Mapping[str, Column]) -> list[ColumnElement[bool]]:
     """The conditions of a query."""
     found: list[ColumnElement[bool]] = [] if query.archived else [Model.archived.is_(False)]
+    if query.only is not None:
+        found.append(Analysis.id.in_(query.only))
     for name, values in query.where.items():
         if values:
             found.append(or_(*(_condition(there, name, "=", value) for value in values)))

@@ -942,12 +942,15 @@ def latest_results(s: Session, number: int) -> pd.DataFrame:
 
 
 def comparable(s: Session) -> pd.DataFrame:
-    """The finished analyses, by model, step and split: analysis_id, model_id, model, step, split, curvature,
-    subset (as in ``runs``), loss (with what else decides it, if anything), parameters (D), method,
-    k, samples, sampling (as in ``runs``; of given indices, with the start of the hash of their content),
-    seed, data, imported (as in ``runs``), resolved_k (NaN: unknown)."""
+    """The finished analyses, by model, step and split: analysis_id, model_id, model, architecture, archived
+    (whether the model is put away), step, split, curvature, subset (as in ``runs``), loss (with what else
+    decides it, if anything), parameters (D), method, k, samples, sampling (as in ``runs``; of given indices,
+    with the start of the hash of their content), seed, data, imported (as in ``runs``), resolved_k (NaN:
+    unknown)."""
     columns: _Columns = {
-        **_known_columns("analysis_id", "model_id", "model", "step", "split", "curvature", "subset"),
+        **_known_columns("analysis_id", "model_id", "model", "architecture", "step", "split", "curvature"),
+        **_known_columns("subset"),
+        "archived": (bool, Model.archived),
         **{name: (object, Analysis.settings[name]) for name in _LOSS},
         **_known_columns("parameters", "method", "k", "samples", "sampling", "data_sha256", "seed", "data"),
         **_known_columns("imported", "resolved_k"),

@@ -137,6 +137,81 @@ def test_metrics_say_what_is_compared_with_what_and_fold_what_is_noise(open_page
     assert "Not drawn: chordal, 2-norm, projection, 2-norm, Fubini–Study." in said(app, "info")
 
 
+def drawn(app: AppTest, place: int, mark: str) -> list[dict[str, Any]]:
+    """The encodings of a chart's layers with this mark."""
+    layers = specifications(app)[place]["layer"]
+    return [each["encoding"] for each in layers if mark == (each["mark"].get("type") or each["mark"])]
+
+
+def test_seeds_become_a_mean_with_its_spread_and_the_address_restores_it(open_page: Open, add: Add) -> None:
+    for seed in range(3):
+        for model in ("a", "b"):
+            add(model=model, settings={"seed": seed}, results={"overlap": np.full(5, 0.01 * (seed + 1))})
+    app = open_page("compare")
+    assert len(colors(specifications(app)[0])) == 6
+    app.multiselect(key="compare_over").set_value(["seed"]).run()
+    assert list(colors(specifications(app)[0])) == ["a", "b"]
+    assert "Means over **seed**, n = 3. Pale: ± one standard deviation (n − 1)" in said(app, "caption")
+    numbers = app.dataframe[0].value
+    assert numbers["overlap"].tolist() == pytest.approx([0.02, 0.02])
+    assert numbers["spread"].tolist() == pytest.approx([0.01, 0.01])
+    assert numbers["n"].tolist() == [3, 3]
+    assert app.query_params["over"] == "seed"
+    again = open_page("compare", model=["a", "b"], over=["seed"], color=["model"])
+    assert again.dataframe[0].value["n"].tolist() == [3, 3]
+    assert again.selectbox(key="compare_color").value == "model"
+    # All models and seeds in one line.
+    again.selectbox(key="compare_color").set_value(None)
+    again.multiselect(key="compare_over").set_value(["model", "seed"]).run()
+    assert again.dataframe[0].value["series"].tolist() == ["tanh-mlp · test"]
+    assert again.dataframe[0].value["n"].tolist() == [6]
+    for view in ("spectrum", "curves", "masks", "size"):
+        again.segmented_control(key="compare_view").set_value(view).run()
+        assert not again.exception
+        assert not again.error
+
+
+def test_colour_and_panel_are_of_any_setting_on_the_same_axes(open_page: Open, add: Add) -> None:
+    add()
+    add(settings={"precision": "float64"}, results={"overlap": np.full(5, 0.01)})
+    assert "Not shown" in said(open_page("compare"), "caption")
+    app = open_page("compare", color="setting.precision", panel="setting.precision")
+    assert "Not shown" not in said(app, "caption")
+    assert {"setting: precision float32", "setting: precision float64"} <= {
+        each.value.replace("\\", "") for each in app.subheader
+    }
+    axes = [drawn(app, place, "line")[0]["y"]["scale"]["domain"] for place in (0, 1)]
+    assert axes[0] == axes[1]
+    assert axes[0][1] > 0.01
+    assert app.query_params["panel"] == "setting.precision"
+    gone = open_page("compare", color="setting.gone")
+    assert "The address asks for column **setting.gone**" in said(gone, "warning")
+
+
+def test_a_pinned_baseline_has_differences_and_ratios(open_page: Open, add: Add) -> None:
+    for step in (0, 100):
+        base = add(model="a", step=step, results={"overlap": np.full(5, 0.01 + step)})
+        add(model="b", step=step, results={"overlap": np.full(5, 0.03), "overlap_error": np.full(5, np.nan)})
+        add(model="c", step=step, results={"overlap": np.full(5, 0.03), "overlap_error": np.full(5, 0.005)})
+    app = open_page("compare", baseline_model="a")
+    assert "Difference to a: overlap, k = 5" in said(app, "header")
+    assert len(specifications(app)) == 4 + 3
+    difference, ratio = (specifications(app)[place] for place in (2, 3))
+    assert "Neither, as its stated error or that of the baseline is not known" in said(app, "caption")
+    assert difference != ratio
+    assert app.query_params["baseline_model"] == "a"
+    panels = open_page("compare", baseline_model="a", panel="split")
+    assert [len(each["layer"]) for each in specifications(panels)] == [
+        len(each["layer"]) for each in specifications(app)
+    ]
+    one = open_page("compare", baseline=str(base))
+    assert one.selectbox(key="compare_baseline").value == "a · test"
+    assert one.query_params["baseline"] == str(base - 3)
+    gone = open_page("compare", baseline_model="gone")
+    assert "The address asks for model **gone**" in said(gone, "warning")
+    assert "Difference to" not in said(gone, "header")
+
+
 def stored(add: Add, k: int, step: int, split: str = "test") -> int:
     return add(step=step, split=split, k=k, results={"eigenvectors": f"eigenvectors/{split}{step}"})
 

@@ -9,11 +9,15 @@ import pytest
 from seigh.app import charts
 
 
+def linear(color: str) -> np.ndarray:
+    """A colour in linear sRGB."""
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
 def luminance(color: str) -> float:
     """Relative luminance as WCAG 2 defines it."""
-    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+    return float(linear(color) @ [0.2126, 0.7152, 0.0722])
 
 
 def contrast(color: str, background: str) -> float:
@@ -21,19 +25,78 @@ def contrast(color: str, background: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def oklab(color: str) -> np.ndarray:
-    """Perceptual coordinates (Ottosson 2020)."""
-    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    cones = [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
-    mixed = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
-    return np.array(mixed) @ np.cbrt(np.array(cones) @ linear)
+# Simulations of what people without one kind of cones see, on linear RGB (Machado et al. 2009, severity 1).
+NO_CONES = {
+    "none": np.eye(3),
+    "red": [
+        *([0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]),
+    ],
+    "green": [
+        *([0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]),
+    ],
+    "blue": [
+        *([1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]),
+    ],
+}
 
 
-def test_twenty_colours_stay_apart() -> None:
-    places = [oklab(color) for color in (*charts.MODEL_COLORS, charts.NEUTRAL)]
-    assert len(places) == 21
-    assert min(np.linalg.norm(a - b) for a, b in combinations(places, 2)) > 0.07
+def cielab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB coordinates of a colour in linear sRGB, white D65."""
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.119192, 0.9503041],
+    ]
+    x = np.array(to_xyz) @ linear / np.array([0.95047, 1.0, 1.08883])
+    f = np.where(x > 216 / 24389, np.cbrt(x), (24389 / 27 * x + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def ciede2000(first: np.ndarray, second: np.ndarray) -> float:
+    """Colour difference (Sharma et al. 2005, equations 2–22)."""
+    (l1, a1, b1), (l2, a2, b2) = first, second
+    mean = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    stretch = 1.5 - 0.5 * np.sqrt(mean**7 / (mean**7 + 25**7))
+    c1, c2 = np.hypot(stretch * a1, b1), np.hypot(stretch * a2, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, stretch * a)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180
+    h = (h1 + turn / 2) % 360
+    lightness, c = (l1 + l2) / 2, (c1 + c2) / 2
+    t = 1 - 0.17 * np.cos(np.radians(h - 30)) + 0.24 * np.cos(np.radians(2 * h))
+    t += 0.32 * np.cos(np.radians(3 * h + 6)) - 0.2 * np.cos(np.radians(4 * h - 63))
+    parts = [
+        (l2 - l1) / (1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2)),
+        (c2 - c1) / (1 + 0.045 * c),
+        2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * c * t),
+    ]
+    rotation = np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2))))
+    rotation *= -2 * np.sqrt(c**7 / (c**7 + 25**7))
+    return float(np.sqrt(sum(part**2 for part in parts) + rotation * parts[1] * parts[2]))
+
+
+def test_the_colour_difference_is_that_of_its_authors() -> None:
+    """Pairs 1, 7 and 25 of their test data."""
+    pairs = [
+        ([50, 2.6772, -79.7751], [50, 0, -82.7485], 2.0425), ([50, 0, 0], [50, -1, 2], 2.3669),
+        ([60.2574, -34.0099, 36.2677], [60.4626, -34.1751, 39.4387], 1.2644),
+    ]  # fmt: skip
+    for first, second, expected in pairs:
+        assert ciede2000(np.array(first), np.array(second)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cones", "of_colours", "of_both"), [("none", 10, 10), *((c, 4, 8) for c in ("red", "green", "blue"))]
+)
+def test_twenty_models_are_told_apart_by_colour_and_shape(
+    cones: str, of_colours: float, of_both: float
+) -> None:
+    """All colours differ, and those that are alike without a kind of cones have points of different shape."""
+    seen = np.clip([np.array(NO_CONES[cones]) @ linear(color) for color in charts.MODEL_COLORS], 0, 1)
+    places = [cielab(each) for each in seen]
+    shapes = [charts.COLOR_SHAPES[color] for color in charts.MODEL_COLORS]
+    apart = {(a, b): ciede2000(places[a], places[b]) for a, b in combinations(range(len(places)), 2)}
+    assert min(apart.values()) > of_colours
+    assert min(value for (a, b), value in apart.items() if shapes[a] == shapes[b]) > of_both
 
 
 def compared(*models: tuple[int, str], settings: tuple[str, ...] = ("",)) -> pd.DataFrame:

@@ -1,0 +1,215 @@
+"""How the lines of *Compare* look: colour, dash and panel by any setting or fact, means, and a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import streamlit as st
+
+from seigh.app import charts
+from seigh.app.common import database, named, of_different_colors, say_what_is_gone
+from seigh.app.lines import (
+    OWN,
+    USUAL,
+    Arrangement,
+    averaged,
+    baselines,
+    in_lines,
+    told,
+    whole_curves,
+)
+from seigh.core.lab import listing
+from seigh.core.lab.listing import Column, Query
+from seigh.core.lab.models import State
+
+# Columns of the listing that are found rather than set, or that ``OWN`` has.
+_FOUND = frozenset(
+    {"id", "state", "model", "architecture", "step", "split", "curvature", "data", "N", "samples", "D"}
+    | {"method", "k", "seed", "mask", "overlap", "overlap_error", "ratio", "ratio_error", "chance", "lambda"}
+    | {"lambda_error", "resolved_k", "seconds", "hvps", "submitted", "finished", "attempts", "message"}
+    | {"test_accuracy", "train_accuracy", "test_loss", "train_loss"}
+)
+_PLACES = {
+    "color": ("Colour", "all that differs", "Lines with the same value have the same colour."),
+    "dash": ("Dash", "split", f"Up to {charts.MOST_DASHES} values have a dash each."),
+    "panel": ("Panel", "one for all", "A chart for each value, side by side on the same axes."),
+}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The chosen analyses as lines.
+
+    Attributes:
+        chosen: ``lines.in_lines``, one analysis for each point.
+        arrangement: What decides about them.
+        in_url: As it stands in the address.
+        baseline: What the pinned baseline is called; None without one.
+        base_of: The series that is the baseline of each.
+    """
+
+    chosen: pd.DataFrame
+    arrangement: Arrangement
+    in_url: dict[str, list[str]]
+    baseline: str | None = None
+    base_of: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """Colour of every group."""
+        return charts.group_colors(self.chosen)
+
+    def of_different_colors(self) -> pd.DataFrame:
+        """As many of the analyses as have colours of their own; which are left out is said."""
+        return of_different_colors(self.chosen)
+
+    def means(self, points: pd.DataFrame) -> pd.DataFrame:
+        """The points, or where lines are means, one for each line and step; how many they are of is said."""
+        if not self.arrangement.over or points.empty:
+            return points
+        found = averaged(points)
+        counts, over = found["n"], [self.arrangement.labels[each] for each in self.arrangement.over]
+        of = f"{counts.min():,}" if counts.nunique() == 1 else f"{counts.min():,} to {counts.max():,}"
+        alone = " A point of a single analysis has no spread." if (counts == 1).any() else ""
+        st.caption(
+            f"Means over {named(over)}, n = {of}. "
+            "Pale: ± one standard deviation (n − 1). Thin bars: the mean of the stated errors, which bounds "
+            f"that of the mean.{alone}"
+        )
+        return found
+
+    def means_of_curves(self, curves: pd.DataFrame) -> pd.DataFrame:
+        """The curves, or their means, as far as all curves of a line and step reach."""
+        return whole_curves(averaged(curves)) if self.arrangement.over and len(curves) else curves
+
+
+def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:
+    """What the address or the user says of colour, dash, panel, means and baseline, and the lines of it."""
+    state = st.session_state
+    if asked:
+        state["compare_over"] = list(asked.get("over", []))
+        for place in _PLACES:
+            state[f"compare_{place}"] = asked.get(place, [None])[0]
+    open_now = any(name in asked for name in (*_PLACES, "over", "baseline", "baseline_model"))
+    with st.expander("Colours, panels, means and a baseline", icon=":material/palette:", expanded=open_now):
+        with database()() as s:
+            further = {
+                name: each
+                for name, each in listing.known(s, Query()).items()
+                if name not in _FOUND and each.kind != "time"
+            }
+        labels = {name: label for name, (_, label) in OWN.items()} | {"tag": "tags"}
+        labels |= {name: _label(each) for name, each in further.items()}
+        wanted = [*asked.get("over", []), *(asked[place][0] for place in _PLACES if asked.get(place))]
+        say_what_is_gone([name for name in wanted if name != "none"], list(labels), "column")
+        state["compare_over"] = [each for each in state.get("compare_over", []) if each in labels]
+        chosen = {}
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            for place, (label, usual, about) in _PLACES.items():
+                options = list(labels)
+                if state.get(f"compare_{place}") not in options:
+                    state[f"compare_{place}"] = None
+                chosen[place] = st.selectbox(
+                    label, options, key=f"compare_{place}", format_func=labels.__getitem__, help=about,
+                    index=None, placeholder=usual, persist_state="session", width=190,
+                )  # fmt: skip
+            over = st.multiselect(
+                "Mean over", list(labels), key="compare_over", format_func=labels.__getitem__,
+                placeholder="every analysis by itself", persist_state="session", width=260,
+                help="Analyses that differ in nothing else become one line, with the standard deviation: "
+                "seeds, for example, or models that differ in their seed. Architectures and sizes are not "
+                "mixed, unless they are chosen here, too.",
+            )  # fmt: skip
+        arrangement = arranged(chosen, over, labels)
+        analyses = with_columns(analyses, arrangement, further)
+        lines = in_lines(charts.distinct_lines(analyses, arrangement.further), arrangement)
+        if lines["dash"].nunique() > charts.MOST_DASHES:
+            st.warning(
+                f"{labels[chosen['dash'] or 'split']} has {lines['dash'].nunique()} values, and no more than "
+                f"{charts.MOST_DASHES} dashes can be told apart; choose another column for the dash.",
+                icon=":material/line_style:",
+            )
+            arrangement = replace(arrangement, dash="split")
+            lines = in_lines(charts.distinct_lines(analyses, arrangement.further), arrangement)
+        in_url = {place: [value] for place, value in chosen.items() if value}
+        in_url |= {"over": list(over)} if over else {}
+        return with_baseline(Lines(lines, arrangement, in_url), asked)
+
+
+def arranged(chosen: Mapping[str, str | None], over: Sequence[str], labels: Mapping[str, str]) -> Arrangement:
+    """The arrangement of these choices, whose columns are those of ``queries.comparable``."""
+    column = {name: OWN[name][0] if name in OWN else name for name in labels}
+    places = {place: column[value] for place, value in chosen.items() if value}
+    return replace(
+        USUAL,
+        **places,
+        over=tuple(column[each] for each in over if column[each] not in places.values()),
+        labels={column[name]: label for name, label in labels.items()},
+    )
+
+
+def with_columns(
+    analyses: pd.DataFrame, arrangement: Arrangement, further: Mapping[str, Column]
+) -> pd.DataFrame:
+    """The analyses with the columns of the arrangement that only the listing has, as texts."""
+    wanted = [name for name in arrangement.named if name in further]
+    if not wanted and "tag" not in arrangement.named:
+        return analyses
+    query = Query(where={"state": [State.finished]}, archived=True)
+    with database()() as s:
+        rows = listing.rows(s, query, wanted).rows.set_index("id")
+    found = {name: rows[name].map(told) for name in wanted} | {"tag": rows["tags"].map(told)}
+    return analyses.assign(
+        **{name: analyses["analysis_id"].map(values).fillna("–") for name, values in found.items()}
+    )
+
+
+def with_baseline(lines: Lines, asked: dict[str, list[str]]) -> Lines:
+    """The lines with the baseline that somebody pins: a model, or one line, which an address names by one of
+    its analyses."""
+    chosen = lines.chosen
+    series = sorted(chosen["series"].unique())
+    models = sorted(chosen["model"].unique()) if "model" not in lines.arrangement.over else []
+    options = {f"model {name}": name for name in models} if len(models) > 1 else {}
+    first = chosen.sort_values("analysis_id").drop_duplicates("series").set_index("series")["analysis_id"]
+    of_analysis = dict(zip(chosen["analysis_id"].astype(str), chosen["series"], strict=True))
+    names = [*options, *series] if len(series) > 1 else []
+    state = st.session_state
+    if asked:
+        wanted = asked.get("baseline", [""])[0]
+        model = asked.get("baseline_model", [""])[0]
+        state["compare_baseline"] = of_analysis.get(wanted) or (f"model {model}" if model else None)
+        say_what_is_gone([wanted] if wanted and wanted not in of_analysis else [], [], "analysis")
+        say_what_is_gone([model] if model else [], models, "model")
+    if state.get("compare_baseline") not in names:
+        state["compare_baseline"] = None
+    if not names:
+        return lines
+    pinned = st.selectbox(
+        "Baseline", names, key="compare_baseline", index=None, placeholder="none", persist_state="session",
+        help="Adds the difference and the ratio to it at the same step; where it has one step only, to "
+        "that. A model is compared with lines that differ from its own in the model alone.",
+        width=400,
+    )  # fmt: skip
+    if pinned is None:
+        return lines
+    if pinned in options:
+        return replace(
+            lines,
+            baseline=options[pinned],
+            base_of=baselines(chosen, model=options[pinned]),
+            in_url=lines.in_url | {"baseline_model": [options[pinned]]},
+        )
+    return replace(
+        lines,
+        baseline=pinned,
+        base_of=baselines(chosen, series=pinned),
+        in_url=lines.in_url | {"baseline": [str(first[pinned])]},
+    )
+
+
+def _label(column: Column) -> str:
+    prefix, dot, _ = column.name.partition(".")
+    return f"{prefix}: {column.label}" if dot else column.label

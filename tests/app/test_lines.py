@@ -1,0 +1,162 @@
+"""Means over seeds and how lines lie to a baseline, against sums and quotients written out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seigh.app import charts
+from seigh.app.lines import Arrangement, averaged, baselines, heights, in_lines, relative, whole_curves
+from tests.app.charts.frames import D, points
+
+
+def analyses(**columns: list[object]) -> pd.DataFrame:
+    """``queries.comparable`` of as many analyses as each column has, equal but for these columns."""
+    number = len(next(iter(columns.values())))
+    same = {
+        "model": "mlp",
+        "architecture": "tanh-mlp",
+        "split": "test",
+        "curvature": "hessian",
+        "subset": "all",
+    }
+    same |= {"loss": "cross-entropy", "method": "krylov", "sampling": "balanced", "data": "digits"}
+    same |= {"parameters": D, "samples": 500, "seed": 0, "step": 0, "k": 5}
+    frame = pd.DataFrame({name: [value] * number for name, value in same.items()} | columns)
+    return frame.assign(analysis_id=range(1, number + 1), model_id=1)
+
+
+def test_seeds_become_one_line_and_networks_of_other_size_do_not() -> None:
+    frame = analyses(model=["a", "b", "c"], parameters=[10, 10, 20], seed=[1, 2, 3])
+    assert in_lines(frame)["series"].nunique() == 3
+    lines = in_lines(frame, Arrangement(over=("model", "seed")))
+    assert lines["series"].tolist() == ["tanh-mlp · test · D = 10"] * 2 + ["tanh-mlp · test · D = 20"]
+    assert lines["group"].tolist() == ["tanh-mlp · D = 10"] * 2 + ["tanh-mlp · D = 20"]
+
+
+def test_colour_dash_and_panel_are_of_any_column() -> None:
+    frame = analyses(samples=[50, 500], split=["test", "train"]).assign(tag=["baseline", "–"])
+    arrangement = Arrangement(color="samples", dash="tag", panel="split", labels={"tag": "tags"})
+    lines = in_lines(frame, arrangement)
+    assert lines["group"].tolist() == ["N = 50", "N = 500"]
+    assert lines["dash"].tolist() == ["tags baseline", "tags –"]
+    assert lines["panel"].tolist() == ["test", "train"]
+    assert lines["series"].nunique() == 2
+    assert in_lines(frame)["dash"].tolist() == ["test", "train"]
+
+
+def test_a_mean_has_the_spread_over_its_analyses_and_the_mean_of_their_errors() -> None:
+    frame = points(("mlp", "test", D), ("mlp", "test", D), ("mlp", "test", D), k=70)
+    draw = np.random.default_rng(0)
+    overlaps, errors = draw.random(12), draw.random(12)
+    frame = frame.assign(overlap=overlaps, error=errors, analysis_id=range(12), dash="test", panel="")
+    frame.loc[(frame["step"] == 100) & (frame["analysis_id"] > 8), "error"] = np.nan
+    found = averaged(frame).set_index(["mask", "step"])
+    for (mask, step), rows in frame.groupby(["mask", "step"]):
+        values = rows["overlap"].to_numpy()
+        mean = sum(values) / 3
+        told = found.loc[(mask, step)]
+        assert told["n"] == 3
+        assert told["overlap"] == pytest.approx(mean)
+        assert told["spread"] == pytest.approx((sum((values - mean) ** 2) / 2) ** 0.5)
+        if rows["error"].isna().any():
+            assert np.isnan(told["error"])
+        else:
+            assert told["error"] == pytest.approx(rows["error"].sum() / 3)
+    # The bound holds however the errors come together.
+    rows = frame[(frame["mask"] == "magnitude") & (frame["step"] == 0)]
+    worst = max(abs(np.dot(signs, rows["error"])) / 3 for signs in itertools.product((-1, 1), repeat=3))
+    assert worst <= found.loc[("magnitude", 0), "error"] * (1 + 1e-12)
+
+
+def test_a_single_analysis_has_no_spread_and_curves_end_where_one_of_them_does() -> None:
+    rows = [("a", k, 1.0) for k in (1, 2)] + [("b", k, 2.0) for k in (1, 2, 3)]
+    frame = pd.DataFrame(rows, columns=["model", "k", "overlap"]).assign(
+        series="line", group="line", dash="test", panel="", step=0, error=0.0, analysis_id=1
+    )
+    found = averaged(frame)
+    assert np.isnan(found.set_index("k").loc[3, "spread"])
+    assert whole_curves(found)["k"].tolist() == [1, 2]
+    assert found.set_index("k").loc[1, "model"] == "several"
+
+
+def test_eigenvalues_of_different_signs_have_a_mean_magnitude_only() -> None:
+    frame = pd.DataFrame({"value": [2.0, -4.0, 3.0, 5.0], "position": [1, 1, 2, 2]}).assign(
+        magnitude=lambda rows: rows["value"].abs(), residual=0.1, series="line", group="line", dash="test",
+        panel="", step=0, analysis_id=1,
+    )  # fmt: skip
+    found = averaged(frame)
+    assert found["magnitude"].tolist() == [3.0, 4.0]
+    assert np.isnan(found["value"][0])
+    assert found["value"][1] == 4.0
+
+
+def lines_of(values: dict[str, list[float]], errors: dict[str, list[float]]) -> pd.DataFrame:
+    return pd.concat(
+        pd.DataFrame({"value": values[name], "error": errors[name], "step": range(len(values[name]))}).assign(
+            series=name, group=name, dash="test", panel="", split="test", analysis_id=1
+        )
+        for name in values
+    )
+
+
+def test_difference_and_ratio_hold_whatever_the_errors_are_in_truth() -> None:
+    draw = np.random.default_rng(1)
+    for signs in (1, -1):
+        values = {"base": list(signs * (1 + draw.random(5))), "other": list(draw.normal(size=5))}
+        errors = {"base": list(0.9 * draw.random(5)), "other": list(draw.random(5))}
+        frame = heights(lines_of(values, errors), "value")
+        found = relative(frame, {"base": "base", "other": "base"})
+        assert len(found.differences) == len(found.ratios) == 5
+        assert not (found.unmatched)
+        assert not (found.unknown)
+        assert not (found.unresolved)
+        for step in range(5):
+            xs = values["other"][step] + errors["other"][step] * np.linspace(-1, 1, 21)
+            bs = values["base"][step] + errors["base"][step] * np.linspace(-1, 1, 21)
+            for table, truth in (
+                (found.differences, np.subtract.outer(xs, bs)), (found.ratios, np.divide.outer(xs, bs)),
+            ):  # fmt: skip
+                row = table.set_index("step").loc[step]
+                assert row["low"] == pytest.approx(truth.min())
+                assert row["high"] == pytest.approx(truth.max())
+                assert row["height"] == pytest.approx(truth[10, 10])
+
+
+def test_what_cannot_be_compared_is_said_and_not_drawn() -> None:
+    values = {"base": [1.0, 0.1, 1.0], "other": [2.0, 2.0, 2.0, 2.0]}
+    errors = {"base": [0.1, 0.2, 0.1], "other": [0.1, 0.1, np.nan, 0.1]}
+    frame = heights(lines_of(values, errors), "value")
+    found = relative(frame, {"base": "base", "other": "base"})
+    assert found.differences["step"].tolist() == [0, 1]
+    assert found.ratios["step"].tolist() == [0]
+    assert found.unresolved == ["other, step 1"]
+    assert found.unknown == ["other, step 2"]
+    assert found.unmatched == ["other, step 3"]
+
+
+def test_a_baseline_of_one_step_is_compared_with_all_and_spreads_add_in_quadrature() -> None:
+    frame = heights(
+        lines_of({"base": [2.0], "other": [4.0, 6.0]}, {"base": [0.0], "other": [0.0] * 2}), "value"
+    )
+    frame = frame.assign(spread=[0.3, 0.4, 0.8], n=3)
+    found = relative(frame, {"other": "base"})
+    assert found.differences["height"].tolist() == [2.0, 4.0]
+    assert found.differences["spread"].tolist() == pytest.approx([0.5, (0.3**2 + 0.8**2) ** 0.5])
+    assert found.ratios["height"].tolist() == [2.0, 3.0]
+    # First order: (x / b)·√((s_x / x)² + (s_b / b)²)
+    expected = [r * ((sx / x) ** 2 + 0.15**2) ** 0.5 for r, x, sx in ((2, 4, 0.4), (3, 6, 0.8))]
+    assert found.ratios["spread"].tolist() == pytest.approx(expected)
+
+
+def test_a_model_is_the_baseline_of_lines_that_differ_in_it_alone() -> None:
+    frame = analyses(model=["a", "a", "b", "b", "c"], split=["test", "train", "test", "train", "other"])
+    lines = in_lines(frame)
+    assert baselines(lines, model="a") == {
+        "a · test": "a · test", "a · train": "a · train", "b · test": "a · test", "b · train": "a · train",
+    }  # fmt: skip
+    assert set(baselines(lines, series="b · test").values()) == {"b · test"}
+    assert len(charts.group_colors(lines)) == 3

@@ -229,12 +229,15 @@ def of_different_colors(chosen: pd.DataFrame) -> pd.DataFrame:
     return chosen[chosen["group"].isin(groups[:MOST_COLORS])]
 
 
-def nothing_yet(message: str) -> None:
-    """An empty state that says what to do next."""
+def nothing_yet(message: str, more: Callable[[], None] | None = None) -> None:
+    """Show what to do next where there is nothing yet; ``more`` adds another way on."""
     with st.container(border=True):
         st.markdown(message)
         link("new_analysis", "Start an analysis", icon=":material/add_circle:")
-        st.caption("Or let `seigh demo` train a small network and fill these pages in a minute or two.")
+        if more is None:
+            link("overview", "Or try it on real digits, on Overview", icon=":material/home:")
+        else:
+            more()
 
 
 # GitHub's Markdown makes links of what looks like an address, after it has taken the escapes away.

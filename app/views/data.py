@@ -85,13 +85,10 @@ def listed(frame: pd.DataFrame) -> None:
                 "" if pd.isna(each) else size(int(each)) if each else "file deleted" for each in frame["size"]
             ],
             "brought by": frame["uploaded_by"].fillna(""),
-            "brought": frame["uploaded_at"],
+            "brought": ["" if pd.isna(each) else f"{each:%d %b %Y}" for each in frame["uploaded_at"]],
         }
     )
-    st.dataframe(
-        shown, hide_index=True, key="data_sets", height=min(MOST_PIXELS, 38 + 35 * len(shown)),
-        column_config={"brought": st.column_config.DatetimeColumn()},
-    )  # fmt: skip
+    st.dataframe(shown, hide_index=True, key="data_sets", height=min(MOST_PIXELS, 38 + 35 * len(shown)))
 
 
 def kind_of(each: DataSet) -> str:
@@ -105,7 +102,7 @@ def kind_of(each: DataSet) -> str:
 def about(each: DataSet) -> None:
     """What it is called and where it comes from."""
     badge = " :orange-badge[synthetic]" if each.data.startswith("random(") else ""
-    st.subheader(plain(each.name) + badge, anchor=False)
+    st.header(plain(each.name) + badge, anchor=False)
     parts = [kind_of(each)]
     if each.filename:
         parts.append(f"file {plain(each.filename)}")
@@ -172,7 +169,7 @@ def contents(each: DataSet) -> None:
         table = counts(found)
         st.dataframe(
             table, hide_index=True, key="data_counts", height=min(MOST_PIXELS, 38 + 35 * len(table)),
-            column_config={"share": st.column_config.NumberColumn(format="percent")},
+            column_config={"share": st.column_config.NumberColumn("share, %", format="%.1f")},
         )  # fmt: skip
     st.subheader("Some samples", anchor=False)
     try:
@@ -230,17 +227,18 @@ def counts(found: Summary) -> pd.DataFrame:
     if found.class_names:
         known = dict(enumerate(found.class_names))
         table.insert(1, "name", [known.get(label, "") for label in found.counts])
-    return table.assign(share=table["samples"] / found.samples)
+    return table.assign(share=100 * table["samples"] / found.samples)
 
 
 def look_at(samples: Tensor, index: Tensor, whole: Dataset, found: Summary) -> None:
     """Some samples: images as such, tokens by their numbers, everything else as rows of numbers."""
     labels = [target_of(whole, place, found) for place in index.tolist()]
     if found.look == "images":
-        captions = [
-            f"{label} · sample {place:,}" for label, place in zip(labels, index.tolist(), strict=True)
-        ]
-        st.image([data.as_image(each).double().numpy() for each in samples], captions, width=96, clamp=True)
+        with st.container(horizontal=True):
+            for sample, label, place in zip(samples, labels, index.tolist(), strict=True):
+                st.image(
+                    data.as_image(sample).double().numpy(), f"{label}, #{place:,}", width=96, clamp=True
+                )  # fmt: skip
         st.caption("From the smallest number of each sample, black, to its largest, white.")
         return
     rows: dict[str, Any] = {"sample": index.tolist(), "target": labels}

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from seigh.app import trying
 from seigh.app.common import (
     ago,
     counted,
@@ -36,9 +37,10 @@ SPARKLINE_POINTS = 30  # evenly spaced, and on a log axis
 def page() -> None:
     st.title("Overview")
     st.markdown(
-        "How much of the top eigenspaces of a network's Hessian lies on its largest weights, and how does "
-        "that change over training? The lab computes it from checkpoints, with the error of every number, "
-        "and compares steps, splits and models."
+        "Do the largest weights of a network span the directions in which its loss curves most, and since "
+        "when in its training? From checkpoints the lab computes the top eigenspace of the Hessian and its "
+        "overlap with the k largest weights, beside chance and with the error of every number, and compares "
+        "steps, splits and models."
     )
     with database()() as s:
         show_incidents(s)
@@ -51,8 +53,11 @@ def page() -> None:
     if not any(work.counts.values()):
         nothing_yet(
             "**This lab is empty.** Bring the checkpoints of a training run, or let a known problem be "
-            "trained; what came out is shown here."
+            "trained; what came out is shown here.",
+            trying.offer,
         )
+        return
+    if trying.panel():
         return
     totals(models, work)
     at_work()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from seigh.app import figures, identity
+from seigh.app import figures, identity, tour
 from seigh.app.charts import model_color
 from seigh.app.checks import checks, ties_at
 from seigh.app.cli.options import command_line
@@ -52,6 +52,8 @@ RANDOM_DATA = (
     "something."
 )
 
+SIZED = (1, 4)  # stops of the tour whose parts are of one k, which is chosen above them
+
 MOST_LISTED = 500  # characters of given indices that are shown
 
 
@@ -78,12 +80,17 @@ def page() -> None:
         unfinished(number)
         return
     of = finished.set_index("analysis_id")
-    link(
-        "model", f"Model {plain(detail.model)}", icon=":material/deployed_code:",
-        query={"id": str(of["model_id"][number])},
-    )  # fmt: skip
+    tour.asked(asked)
+    with st.container(horizontal=True):
+        link(
+            "model", f"Model {plain(detail.model)}", icon=":material/deployed_code:",
+            query={"id": str(of["model_id"][number])},
+        )  # fmt: skip
+        if tour.stop() is None:
+            tour.offer()
     k = results(detail, model_color(int(of["model_id"][number])), asked)
-    keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]})
+    stop = {} if tour.stop() is None else {"tour": [str(tour.stop())]}
+    keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]} | stop)
 
 
 def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:
@@ -147,15 +154,28 @@ def results(detail: AnalysisDetail, color: str, asked: dict[str, list[str]]) -> 
             "numbers. Its environment is below.",
             icon=":material/move_to_inbox:",
         )
-    k = header(detail, curves, spectrum, asked)
-    overlap(detail, curves, color)
-    eigenvalues(detail, spectrum)
-    structure(detail, color, k)
-    further(detail, color)
-    masks(detail, color, k)
-    plugged(detail)
-    provenance(detail)
+    at = tour.stop()
+    if at is not None:
+        tour.box(at)
+    k = header(detail, curves, spectrum, asked) if at in (None, *SIZED) else size_of(detail, asked)
+    if at in (None, 2):
+        overlap(detail, curves, color)
+    if at in (None, 3):
+        eigenvalues(detail, spectrum)
+    if at in (None, 4):
+        structure(detail, color, k)
+    if at is None:
+        further(detail, color)
+        masks(detail, color, k)
+        plugged(detail)
+    if at in (None, 5):
+        provenance(detail)
     return k
+
+
+def size_of(detail: AnalysisDetail, asked: dict[str, list[str]]) -> int:
+    """The k of the address or of this session, as far as there is one of this analysis."""
+    return min(whole_number(asked, "k") or st.session_state.get("result_k", detail.k), detail.k)
 
 
 def overlap(detail: AnalysisDetail, curves: pd.DataFrame, color: str) -> None:
@@ -337,7 +357,7 @@ def header(
     detail: AnalysisDetail, curves: pd.DataFrame, spectrum: pd.DataFrame, asked: dict[str, list[str]]
 ) -> int:
     """The numbers one looks for first, at a k that can be chosen."""
-    k = min(whole_number(asked, "k") or st.session_state.get("result_k", detail.k), detail.k)
+    k = size_of(detail, asked)
     if detail.k > 1:
         st.session_state["result_k"] = k
         k = st.slider("k, size of eigenspace and mask", 1, detail.k, key="result_k", persist_state="session")

@@ -31,14 +31,15 @@ def state_of(home: Settings, number: int) -> str:
 # --- All pages --------------------------------------------------------------------------------------------
 
 
-EMPTY = ["overview", "runs", "analyses", "model", "result", "compare", "stabilisation", "metrics"]
+EMPTY = ["overview", "runs", "analyses", "model", "data", "result", "compare", "stabilisation", "metrics"]
 
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_page_says_what_to_do_next(open_page: Open, name: str) -> None:
     app = open_page(name)
-    assert [link.label for link in app.get("page_link")] == ["Start an analysis"]
-    assert "seigh demo" in texts(app, "caption")
+    ways = [each.label for kind in ("page_link", "button") for each in app.get(kind)]
+    trial = "Try it on real digits" if name == "overview" else "Or try it on real digits, on Overview"
+    assert ways[:2] == ["Start an analysis", trial]
     assert not app.error
     assert not app.exception
 
@@ -713,7 +714,7 @@ def test_analyses_of_other_samples_are_lines_of_their_own(open_page: Open, add: 
 
 def test_the_overview_says_what_the_lab_answers(open_page: Open) -> None:
     app = open_page("overview")
-    assert "How much of the top eigenspaces" in " ".join(each.value for each in app.markdown)
+    assert "Do the largest weights of a network span" in " ".join(each.value for each in app.markdown)
 
 
 def test_runs_tells_the_place_in_the_queue_and_changes_the_priority(

@@ -20,9 +20,10 @@ from seigh.core.curvature.certificate import Float64, copied, in_float64
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
 from seigh.core.network import Network, Objective, Plan, decays, objective, planned
-from seigh.core.overlap.observables import Unavailable
+from seigh.core.overlap.observables import Adam, Unavailable
 from seigh.core.problems import data as datasets
 from seigh.core.problems import losses
+from seigh.core.problems.checkpoints.moments import read_adam
 from seigh.core.settings import Settings
 from seigh.core.spectra import Operator, Shifted
 
@@ -128,18 +129,66 @@ class NetworkLandscape:
 
     @cached_property
     def _gradient(self) -> Tensor:
-        total = self._decays * self.theta
-        leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
+        return self._gradient_at(self.theta)
+
+    def _gradient_at(self, theta: Tensor) -> Tensor:
+        total = self._decays * theta
+        leaves = [part.clone().requires_grad_() for part in self._function.split(theta)]
         for x, y, share in self._batches:
             with torch.enable_grad():
                 value = self._evaluate(leaves, x, y)
             parts = torch.autograd.grad(value, leaves, allow_unused=True)
-            total = total.add(self._function.join([*parts], self.theta), alpha=share)
+            total = total.add(self._function.join([*parts], theta), alpha=share)
         return total
 
-    def gradient(self) -> Tensor:
-        """∇L, that of the penalty included: (D,) float64, computed once."""
-        return self._gradient
+    def gradient(self, theta: Tensor | None = None) -> Tensor:
+        """∇L, that of the penalty included: (D,) float64; that of the checkpoint is computed once.
+
+        Args:
+            theta: (D,), where; at the checkpoint's θ when not given.
+        """
+        if theta is None:
+            return self._gradient
+        return self._gradient_at(theta.detach().to(self._network.device, torch.float64))
+
+    def product(self, vector: Tensor, theta: Tensor | None = None) -> Tensor:
+        """∇²L times a vector, the penalty included, by differentiating twice in float64: (D,) → (D,).
+
+        Args:
+            vector: (D,).
+            theta: As of ``gradient``.
+        """
+        theta = self.theta if theta is None else theta.detach().to(self._network.device, torch.float64)
+        vector = vector.detach().to(theta)
+        along = self._function.split(vector)
+        total = self._decays * vector
+        leaves = [part.clone().requires_grad_() for part in self._function.split(theta)]
+        for x, y, share in self._batches:
+            with torch.enable_grad():
+                value = self._evaluate(leaves, x, y)
+                slopes = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+                inner = [
+                    (slope * part).sum()
+                    for slope, part in zip(slopes, along, strict=True)
+                    if slope is not None and slope.requires_grad
+                ]
+                slope_along = sum(inner, start=torch.zeros((), dtype=theta.dtype, device=theta.device))
+            if not inner:
+                continue
+            parts = torch.autograd.grad(slope_along, leaves, allow_unused=True)
+            total = total.add(self._function.join([*parts], theta), alpha=share)
+        return total
+
+    def adam(self) -> Adam:
+        """The state of Adam in the checkpoint's file.
+
+        Raises:
+            UserError: There is none, or it does not fit.
+        """
+        stored, names = self._network.stored, self._network.theta.names
+        if not stored.path.is_file():
+            raise Unavailable("The model was in memory, without the state of its optimizer; leave this out.")
+        return read_adam(stored.path, stored.name, self._network.model, names, self._environment)
 
     def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(n,) weights w and (n, D) gradients ∇ℓ of blocks of samples, float64, without the penalty.

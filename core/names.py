@@ -46,6 +46,8 @@ OF_EARLIER: Mapping[str, str] = {
     "overlap-movement": "initial",
     "overlap-update": "previous",
     "update-share": "previous",
+    "loss-between": "previous",
+    "loss-from-initial": "initial",
 }
 
 # The settings that name earlier checkpoints, and what to call these.

@@ -320,13 +320,15 @@ def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
     nearest = alt.selection_point(
         nearest=True, on="pointerover", fields=["k"], empty=False, clear="pointerout"
     )
+    # Fields have names of ours: one with a quote, dot or bracket, as a plug-in's title may have, is no field.
+    fields = {name: f"value_{number}" for number, name in enumerate(values.columns)}
     named = [
-        alt.Tooltip(field=name, type="quantitative", title=name, format=".3g")
+        alt.Tooltip(field=field, type="quantitative", title=str(name), format=".3g")
         if pd.api.types.is_numeric_dtype(values[name])
-        else alt.Tooltip(field=name, type="nominal", title=name)
-        for name in values.columns
+        else alt.Tooltip(field=field, type="nominal", title=str(name))
+        for name, field in fields.items()
     ]
-    rule: alt.Chart = alt.Chart(values.reset_index()).mark_rule(color=NEUTRAL)
+    rule: alt.Chart = alt.Chart(values.rename(columns=fields).reset_index()).mark_rule(color=NEUTRAL)
     return rule.encode(
         x=x,
         opacity=alt.condition(nearest, alt.value(0.8), alt.value(0.0)),

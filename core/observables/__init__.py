@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from seigh.core.observables import (
+    adam,
+    between,
     density,
     gradient,
     localisation,
@@ -33,7 +35,10 @@ _HERE = (
     trace.MOST_NEGATIVE,
     density.DENSITY,
     sharpness.EDGE,
+    adam.SHARPNESS,
     loss.ALONG,
+    between.FROM_PREVIOUS,
+    between.FROM_INITIAL,
     powerlaw.EXPONENT,
     powerlaw.DISTANCE,
     localisation.EACH,

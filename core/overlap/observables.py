@@ -130,6 +130,33 @@ class Past:
         return f"{step}file sha256:{self.sha256[:12]}…"
 
 
+@dataclass(frozen=True)
+class Adam:
+    """The preconditioner of Adam at a checkpoint, and what its optimizer was set to.
+
+    Attributes:
+        preconditioner: √v̂ + ε of each coordinate, with v̂ = v / (1 − β₂ᵗ) the bias-corrected second moment
+            after t steps (Kingma & Ba 2015, algorithm 1): (D,) float64, > 0.
+        rate: Learning rate η.
+        beta1: β₁.
+        step: t, the least of all parameters.
+    """
+
+    preconditioner: Tensor
+    rate: float
+    beta1: float
+    step: int
+
+    @property
+    def threshold(self) -> float:
+        """The preconditioned sharpness up to which Adam is stable on a quadratic function.
+
+        With v held still Adam is gradient descent with exponentially averaged momentum, which is stable up to
+        (2 + 2β₁) / ((1 − β₁) η) (Cohen et al. 2022, arXiv 2207.14484, §3); at β₁ = 0.9 this is 38/η.
+        """
+        return (2 + 2 * self.beta1) / ((1 - self.beta1) * self.rate)
+
+
 class Landscape(Protocol):
     """The loss L of an analysis as a function of θ, its penalty (λ/2)‖θ‖² included.
 
@@ -162,8 +189,14 @@ class Landscape(Protocol):
     def loss(self, theta: Tensor) -> float:
         """L at θ (D,)."""
 
-    def gradient(self) -> Tensor:
-        """∇L at θ: (D,), computed once."""
+    def gradient(self, theta: Tensor | None = None) -> Tensor:
+        """∇L at θ (D,), or at another one: (D,); that at θ is computed once."""
+
+    def product(self, vector: Tensor, theta: Tensor | None = None) -> Tensor:
+        """∇²L at θ, or at another one, times a vector (D,): (D,)."""
+
+    def adam(self) -> Adam:
+        """The state of Adam that the checkpoint's file holds."""
 
     def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Weights w (n,) and gradients ∇ℓ (n, D) of blocks of samples: Σ w ∇ℓ is ∇L without its penalty.

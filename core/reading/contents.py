@@ -266,7 +266,7 @@ def counted(number: int, what: str) -> str:
 # --- Candidates -------------------------------------------------------------------------------------------
 
 
-def _entries(value: object) -> dict[Any, Any] | None:
+def dictionary(value: object) -> dict[Any, Any] | None:
     """A plain copy of a dictionary; an OrderedDict of a file may have attributes that hide its methods."""
     if isinstance(value, Stranger):
         return value.entries or None
@@ -336,7 +336,7 @@ def _within(
                 inner = (*path, str(number))
                 yield from _within(each, inner, around, seen, strict=strict, floats=floats, excluded=excluded)
         return
-    entries = _entries(value)
+    entries = dictionary(value)
     if entries is None:
         return
     seen.add(id(value))
@@ -405,7 +405,7 @@ def _union(path: tuple[str, ...], members: Sequence[_Candidate], depth: int | No
 
 
 def _nothing(contents: object, name: str) -> Refusal:
-    entries = _entries(contents)
+    entries = dictionary(contents)
     if entries is None:
         kind = "Tensor" if isinstance(contents, Array) else type(contents).__name__
         kind = "Python object" if isinstance(contents, Inert) else kind
@@ -661,7 +661,7 @@ def step_in(facts: Mapping[Any, Any]) -> int | None:
     found = _count(facts, _STEPS) if stamp is None else _count(stamp, ("batch",))
     history = facts.get("optimizer_history")
     if found is None and isinstance(history, list) and history and isinstance(history[-1], dict):
-        found = _count(_entries(history[-1]) or {}, ("num_updates",))
+        found = _count(dictionary(history[-1]) or {}, ("num_updates",))
     return found
 
 
@@ -670,19 +670,33 @@ def epoch_in(facts: Mapping[Any, Any]) -> int | None:
     return _count(facts, _EPOCHS)
 
 
-def learning_rate_in(facts: Mapping[Any, Any]) -> float | None:
-    """The learning rate of the optimizer, where all its groups have the same, or as a fact beside it."""
+def optimizer_in(loaded: object) -> dict[Any, Any] | None:
+    """The state dict of the optimizer in what a file holds; of several, the first."""
+    facts = dictionary(loaded)
+    return None if facts is None else _optimizer(facts)
+
+
+def _optimizer(facts: Mapping[Any, Any]) -> dict[Any, Any] | None:
     for key in _OPTIMIZERS:
         held = facts.get(key)
-        optimizer = _entries(held[0] if isinstance(held, list) and held else held) or {}
-        groups = optimizer.get("param_groups")
-        if isinstance(groups, list) and groups:
-            rates = {_number((_entries(each) or {}).get("lr")) for each in groups[:_MOST_GROUPS]}
+        optimizer = dictionary(held[0] if isinstance(held, list) and held else held) or {}
+        if isinstance(optimizer.get("param_groups"), list):
+            return optimizer
+    return None
+
+
+def learning_rate_in(facts: Mapping[Any, Any]) -> float | None:
+    """The learning rate of the optimizer, where all its groups have the same, or as a fact beside it."""
+    optimizer = _optimizer(facts)
+    if optimizer is not None:
+        groups = optimizer["param_groups"]
+        if groups:
+            rates = {finite((dictionary(each) or {}).get("lr")) for each in groups[:_MOST_GROUPS]}
             rate = rates.pop()
             return rate if not rates and rate is not None and rate > 0 else None
     for place in _places(facts):
         for key in _RATES:
-            rate = _number(place.get(key))
+            rate = finite(place.get(key))
             if rate is not None and rate > 0:
                 return rate
     return None
@@ -691,7 +705,7 @@ def learning_rate_in(facts: Mapping[Any, Any]) -> float | None:
 def _places(facts: Mapping[Any, Any], depth: int = 0) -> Iterable[Mapping[Any, Any]]:
     yield facts
     for key in _FACTS:
-        inner = _entries(facts.get(key))
+        inner = dictionary(facts.get(key))
         if inner is not None and depth < 3:
             yield from _places(inner, depth + 1)
 
@@ -700,18 +714,18 @@ def _count(facts: Mapping[Any, Any], keys: Iterable[str]) -> int | None:
     keys = tuple(keys)
     for place in _places(facts):
         for key in keys:
-            value = _number(place.get(key))
+            value = finite(place.get(key))
             if value is not None and (value.is_integer() or key in _EPOCHS) and 0 <= value <= LARGEST_STEP:
                 return math.floor(value)
     return None
 
 
 def _metrics(facts: Mapping[Any, Any]) -> dict[str, float]:
-    numbers = {key: _number(facts.get(key)) for key in METRICS}
+    numbers = {key: finite(facts.get(key)) for key in METRICS}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
     """A finite number, also where it is written as a string or held by a tensor or scalar of one entry."""
     if isinstance(value, Number):
         value = getattr(value, "value", None)

@@ -45,6 +45,7 @@ Kind = Literal[
     "tokens",
     "graph",
     "result",
+    "moments",
     "state",
     "metadata",
     "pieces",

@@ -24,6 +24,7 @@ from seigh.core.reading import (
     confinement,
     graphs,
     messages,
+    moments,
     results,
     scores,
     sharded,
@@ -47,6 +48,7 @@ _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "zero": sharded.read_zero,
     "members": sharded.read_members,
     "result": results.read,
+    "moments": moments.read,
 }
 # Asked for by ``seigh doctor``: what a child is kept from.
 STATE = "state"

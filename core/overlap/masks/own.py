@@ -9,7 +9,7 @@ def own_mask(name: str) -> ScoredMask:
     """The mask of the scores that the scene has under this name."""
     return ScoredMask(
         name,
-        f"the own mask {name}",  # without quotes, which the titles of charts do not take
+        f"the own mask {name}",
         "the mask takes the weights of largest score in the user's file. Of zeros and ones, the k weights "
         "are any k of the ones: the curve is the mean over all such choices, and the error covers them.",
         lambda scene: scene.scores[name],

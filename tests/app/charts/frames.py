@@ -98,6 +98,13 @@ def layer(chart: alt.LayerChart, mark: str) -> tuple[dict[str, Any], pd.DataFram
     return next((encoding, data) for kind, encoding, data in layers(chart) if kind == mark)
 
 
+def told_at_pointer(chart: alt.LayerChart) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The layer that tells values at the pointer, its columns called by their titles."""
+    encoding, data = layer(chart, "rule")
+    titles = {each["field"]: each["title"] for each in encoding["tooltip"] if "title" in each}
+    return encoding, data.rename(columns=titles)
+
+
 def shares(tensors: int) -> pd.DataFrame:
     """``queries.layer_shares`` at one k: each tensor twice as large as the one before."""
     numbers = 2.0 ** np.arange(tensors)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,3 +146,14 @@ def test_names_in_a_legend_differ_where_the_models_do(names: list[str]) -> None:
 def test_colours_are_visible_in_both_themes(background: str) -> None:
     assert contrast(charts.NEUTRAL, background) > 3
     assert all(contrast(color, background) >= 2.99 for color in charts.MODEL_COLORS)
+
+
+def test_titles_of_plug_ins_are_no_names_of_fields() -> None:
+    """Vega takes dots and brackets of a field for a path, and fails at a lone quote."""
+    values = pd.DataFrame({"the 'last' layer's a.b[0]": [0.5, 0.25], "named": ["x", "y"]}, index=[1, 2])
+    chart = charts.base.reading(values.rename_axis("k"), alt.X("k:Q")).to_dict()
+    told = {each["title"]: each["field"] for each in chart["encoding"]["tooltip"] if "title" in each}
+    assert list(told) == ["the 'last' layer's a.b[0]", "named"]
+    (rows,) = chart["datasets"].values()
+    assert all(field.isidentifier() and field in rows[0] for field in told.values())
+    assert [rows[0][field] for field in told.values()] == [0.5, "x"]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from seigh.app import charts
-from tests.app.charts.frames import D, curves, layer, layers, points
+from tests.app.charts.frames import D, curves, layer, layers, points, told_at_pointer
 
 
 def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
@@ -16,7 +16,7 @@ def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
     np.testing.assert_allclose(areas[1]["high"], 3.5 * areas[1]["k"] / D)
     marks = [each["mark"] for each in chart.to_dict()["layer"]]
     assert [mark["color"] for mark in marks if mark["type"] == "area"] == [charts.NEUTRAL, "#123456"]
-    encoding, data = layer(chart, "rule")
+    encoding, data = told_at_pointer(chart)
     assert encoding["tooltip"][2]["title"] == charts.ERROR_LABEL
     assert data.set_index("k")[charts.ERROR_LABEL][7] == pytest.approx(3.5 / D)
 
@@ -31,7 +31,7 @@ def test_ties_are_a_range_apart_from_the_numerical_error() -> None:
     np.testing.assert_allclose((error["high"] - error["low"]) * D / error.index, 1)
     edges = [each for each in chart.to_dict()["layer"] if each["mark"].get("strokeDash") == [3, 3]]
     assert [each["mark"]["color"] for each in edges] == ["#123456"] * 2
-    encoding, values = layer(chart, "rule")
+    encoding, values = told_at_pointer(chart)
     titles = [tooltip["title"] for tooltip in encoding["tooltip"][2:6]]
     assert titles == [charts.ERROR_LABEL, "least over ties", "greatest over ties", "weights that tie"]
     row = values.set_index("k").loc[12]
@@ -72,7 +72,7 @@ def test_old_analyses_know_nothing_of_ties() -> None:
     chart = charts.overlap_curve(frame, "#123456")
     _, error = [data for kind, _, data in layers(chart) if kind == "area"]
     np.testing.assert_allclose((error["high"] - error["low"]) * D / error["k"], 1)
-    assert "weights that tie" not in layer(chart, "rule")[1]
+    assert "weights that tie" not in told_at_pointer(chart)[1]
 
 
 def test_bands_stay_on_a_log_axis() -> None:
@@ -124,7 +124,7 @@ def test_overlap_curve_shows_the_masks_chance_and_the_random_error(log_k: bool, 
 
 
 def test_overlap_curve_names_every_value_at_the_pointer() -> None:
-    encoding, data = layer(charts.overlap_curve(curves(40), "#123456"), "rule")
+    encoding, data = told_at_pointer(charts.overlap_curve(curves(40), "#123456"))
     assert [tooltip["title"] for tooltip in encoding["tooltip"][1:]] == [
         "largest |θ|",
         "best mask",
@@ -174,7 +174,7 @@ def test_overlap_by_k_tells_errors() -> None:
     _, band = layer(chart, "area")
     assert (band["step"] == 0).all()
     np.testing.assert_allclose(band["high"] - band["low"], band["k"] / D)
-    encoding, values = layer(chart, "rule")
+    encoding, values = told_at_pointer(chart)
     assert values.set_index("k").loc[20, "step 0"] == "0.0085 ± 0.0015"
     assert values.set_index("k").loc[20, "step 9"] == "0.00853"
     assert [tooltip["type"] for tooltip in encoding["tooltip"][1:]] == ["nominal", "nominal", "quantitative"]

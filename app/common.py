@@ -7,7 +7,7 @@ import getpass
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,6 +205,47 @@ def choose_one(
         persist_state="session",
         placeholder=placeholder,
     )
+
+
+# What an address names a model or an analysis by, and the column that has it.
+_NAMED_BY = {
+    "model": "model", "analysis": "analysis_id", "first": "analysis_id", "second": "analysis_id",
+    "set": "set_id", "id": "id",
+}  # fmt: skip
+
+
+def without_archived(
+    found: pd.DataFrame, page: str, asked: Mapping[str, Sequence[str]], looked_at: int | None = None
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """What models that are not archived have, and what of the others the address names; all of it where
+    somebody asks for that.
+
+    Args:
+        found: Models, or analyses by their models, with the column archived.
+        page: Name of the page.
+        asked: What the address asks for, as in ``asked_in_url``.
+        looked_at: Number of the one that this session looks at, which stays.
+
+    Returns:
+        The rows that are offered, and what the address says of it.
+    """
+    archived = found["archived"].astype(bool)
+    if not archived.any():
+        return found, {}
+    state, key = st.session_state, f"{page}_archived"
+    named = pd.Series(False, found.index)
+    for name, column in _NAMED_BY.items():
+        if column in found and asked.get(name):
+            named |= found[column].astype(str).isin(list(asked[name]))
+    rows = "analysis_id" if "analysis_id" in found else "id"
+    if asked:
+        state[key] = "archived" in asked
+        state[f"{key}_named"] = found.loc[named & archived, rows].tolist()
+    shown = st.checkbox("With models that are archived", key=key, persist_state="session")
+    if shown:
+        return found, {"archived": ["1"]}
+    kept = [*state.get(f"{key}_named", []), looked_at]
+    return found[~archived | found[rows].isin(kept)], {}
 
 
 FEW_MODELS = 6  # compared before anybody asks for others

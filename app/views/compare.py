@@ -24,6 +24,7 @@ from seigh.app.common import (
     say_what_is_gone,
     warn_of_random_data,
     whole_number,
+    without_archived,
 )
 from seigh.app.figures import Size
 from seigh.app.frame import explain, show
@@ -85,6 +86,7 @@ def page() -> None:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
     asked = asked_in_url("compare")
+    finished, put_away = without_archived(finished, "compare", asked)
     only = only_chosen(finished, asked)
     if only is not None:
         finished = finished[finished["analysis_id"].isin(only)]
@@ -97,7 +99,7 @@ def page() -> None:
         return
     lines = choose_lines(analyses, asked)
     chosen = lines.of_different_colors()
-    selection |= lines.in_url
+    selection |= lines.in_url | put_away
     say_what_is_hidden(finished, chosen)
     warn_of_random_data(chosen)
     say_what_differs(chosen, lines.arrangement)

@@ -25,6 +25,7 @@ from seigh.app.common import (
     say_what_is_gone,
     warn_of_random_data,
     whole_number,
+    without_archived,
 )
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.digits import with_error
@@ -79,10 +80,14 @@ def page() -> None:
             "**No metrics yet.** When an analysis is finished, its mask and its eigenspace are compared here."
         )
         selection = {}
-    elif view == "pair":
-        selection = two_analyses(finished, asked)
     else:
-        selection = over_training(charts.distinct_lines(finished), asked)
+        finished, put_away = without_archived(finished, "metrics", asked)
+        if view == "pair":
+            selection = two_analyses(finished, asked)
+        else:
+            selection = over_training(charts.distinct_lines(finished), asked)
+        if selection is not None:
+            selection |= put_away
     if selection is None:
         address_is_read("metrics")
     else:

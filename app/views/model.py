@@ -23,6 +23,7 @@ from seigh.app.common import (
     settings,
     size,
     whole_number,
+    without_archived,
 )
 from seigh.app.digits import number
 from seigh.app.navigation import link
@@ -41,8 +42,9 @@ def page() -> None:
     if models.empty:
         nothing_yet("**No model yet.** The checkpoints that somebody brings, or a training, make one.")
         return
-    names: dict[int, str] = dict(zip(models["id"].tolist(), models["name"], strict=True))
     asked = asked_in_url("model")
+    models, put_away = without_archived(models, "model", asked, st.session_state.get("model_id"))
+    names: dict[int, str] = dict(zip(models["id"].tolist(), models["name"], strict=True))
     wanted = whole_number(asked, "id")
     chosen = choose_one(
         "Model", list(names), "model_id", wanted, in_address="id" in asked,
@@ -52,7 +54,7 @@ def page() -> None:
         address_is_read("model")
         st.info("There is no such model; it may have been deleted. Choose another one.")
         return
-    keep_in_url("model", {"id": [str(chosen)]})
+    keep_in_url("model", {"id": [str(chosen)]} | put_away)
     with database()() as s:
         detail = queries.model(s, chosen)
         checkpoints = queries.recorded_checkpoints(s, chosen)
@@ -79,8 +81,9 @@ def about(detail: ModelDetail, checkpoints: pd.DataFrame) -> None:
     st.caption(" · ".join(parts))
     if detail.note:
         st.markdown(plain(detail.note).replace("\n", "  \n"))
+    away = {"archived": "1"} if detail.archived else {}
     with st.container(horizontal=True):
-        link("analyses", "Its analyses", icon=":material/table:", query={"model": detail.name})
+        link("analyses", "Its analyses", icon=":material/table:", query={"model": detail.name} | away)
         link(
             "compare", "Compare its steps", icon=":material/stacked_line_chart:", query={"model": detail.name}
         )
@@ -187,7 +190,7 @@ def change(detail: ModelDetail) -> None:
             "Take it back" if detail.archived else "Archive", key="model_archive",
             icon=":material/unarchive:" if detail.archived else ":material/archive:",
             on_click=archive, args=(detail.id, not detail.archived),
-            help="An archived model stays as it is, but Overview and Analyses no longer list it.",
+            help="An archived model stays as it is, but the pages offer it to those alone who ask for it.",
         )  # fmt: skip
         with st.popover("Delete", icon=":material/delete:", key="model_delete"):
             st.markdown(

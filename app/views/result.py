@@ -31,6 +31,7 @@ from seigh.app.common import (
     size,
     whole_matrix,
     whole_number,
+    without_archived,
 )
 from seigh.app.digits import interval, number, plus_minus, value_of
 from seigh.app.frame import explain, show
@@ -62,7 +63,9 @@ def page() -> None:
     with database()() as s:
         finished = queries.comparable(s)
     asked = asked_in_url("result")
-    number = choose_analysis(finished, whole_number(asked, "analysis"))
+    looked_at = st.session_state.get("result_analysis")
+    offered, put_away = without_archived(finished, "result", asked, looked_at)
+    number = choose_analysis(offered, whole_number(asked, "analysis"))
     if number is None:
         nothing_yet(
             "**No result yet.** A finished analysis is shown here; the first one is a few clicks away."
@@ -90,7 +93,7 @@ def page() -> None:
             tour.offer()
     k = results(detail, model_color(int(of["model_id"][number])), asked)
     stop = {} if tour.stop() is None else {"tour": [str(tour.stop())]}
-    keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]} | stop)
+    keep_in_url("result", {"analysis": [str(number)], "k": [str(k)]} | stop | put_away)
 
 
 def choose_analysis(finished: pd.DataFrame, asked: int | None) -> int | None:

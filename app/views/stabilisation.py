@@ -18,6 +18,7 @@ from seigh.app.common import (
     say_what_is_gone,
     warn_of_random_data,
     whole_number,
+    without_archived,
 )
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.frame import explain, show
@@ -40,6 +41,7 @@ def page() -> None:
         )
         return
     asked = asked_in_url("stabilisation")
+    sets, put_away = without_archived(sets, "stabilisation", asked)
     models = sorted(sets["model"].unique())
     say_what_is_gone(asked.get("model"), models, "model")
     model = choose_one(
@@ -64,7 +66,7 @@ def page() -> None:
     k = choose_k(int(sets["parameters"].iloc[0]), int(chosen["k"].min()), asked)
     warn_of_random_data(chosen)
     heatmaps(chosen, model, k)
-    keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]})
+    keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]} | put_away)
 
 
 def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:

@@ -109,3 +109,35 @@ def test_a_model_is_deleted_and_its_address_says_so(open_page: Open, model: int,
 def test_what_is_gone_is_refused(home: Settings, model: int) -> None:
     with sessions(home.database).begin() as s, pytest.raises(store.StoreError, match=r"^Model 999 no longer"):
         store.archive_model(s, 999, True)
+
+
+@pytest.mark.parametrize("page", ["compare", "metrics", "stabilisation", "result", "model"])
+def test_an_archived_model_is_offered_to_those_alone_who_ask(
+    open_page: Open, add: Add, home: Settings, page: str
+) -> None:
+    numbers = {
+        name: [add(model=name, step=step, results={"eigenvectors": f"{name}{step}"}) for step in (0, 100)]
+        for name in ("used", "old")
+    }
+    with sessions(home.database).begin() as s:
+        (old,) = s.scalars(select(Model.id).where(Model.name == "old"))
+        store.archive_model(s, old, archived=True)
+
+    def offers(app: AppTest) -> bool:
+        assert not app.exception
+        assert not app.error
+        chosen = [each for kind in ("selectbox", "multiselect", "pills") for each in app.get(kind)]
+        return any("old" in option for each in chosen for option in each.options)
+
+    app = open_page(page)
+    assert not offers(app)
+    app.checkbox(key=f"{page}_archived").check().run()
+    assert offers(app)
+    assert app.query_params["archived"] == "1"
+    link = {"result": {"analysis": str(numbers["old"][0])}, "model": {"id": str(old)}}.get(
+        page, {"model": "old"}
+    )
+    app = open_page(page, **link)
+    assert offers(app)
+    assert not app.warning
+    assert not app.checkbox(key=f"{page}_archived").value

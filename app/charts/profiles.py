@@ -16,6 +16,9 @@ PROFILE_HEIGHT = 340
 # An axis is symmetric-logarithmic where its farthest place is so many times as far as the median one.
 _FAR = 8.0
 
+# The part of an axis that a label takes, on a telephone's screen.
+_LABEL = 0.09
+
 # On a log axis the values of an observable reach at most this far down: a tenth of one coordinate's share.
 _BELOW_ONE = 0.1
 
@@ -99,16 +102,30 @@ def _axis(frame: pd.DataFrame) -> alt.X:
     near = float(frame["x"].abs().median())
     if not (near > 0 and far > _FAR * near and (frame["x"] < 0).any()):
         return alt.X("x:Q", title=title, scale=alt.Scale(nice=False, padding=4))
-    decades = range(math.floor(math.log10(near)), math.floor(math.log10(far)) + 1)
-    ticks = [sign * 10.0**decade for decade in decades for sign in (-1, 1)]
     low, high = float(frame["x"].min()), float(frame["x"].max())
-    shown = sorted([0.0, *(tick for tick in ticks if low <= tick <= high)])
+    shown = _ticks(low, high, near)
     return alt.X(
         "x:Q",
         title=title,
         scale=alt.Scale(type="symlog", constant=near, nice=False, padding=4),
         axis=alt.Axis(values=shown, format="~g", labelOverlap=True),
     )
+
+
+def _ticks(low: float, high: float, constant: float) -> list[float]:
+    """0 and powers of ten on a symmetric-logarithmic axis, as many as have room for their labels."""
+
+    def place(tick: float) -> float:
+        return math.copysign(math.log1p(abs(tick) / constant), tick)
+
+    room = _LABEL * (place(high) - place(low))
+    decades = range(math.floor(math.log10(constant)), math.floor(math.log10(max(high, -low))) + 1)
+    kept = [0.0]
+    for decade in reversed(decades):
+        for tick in (10.0**decade, -(10.0**decade)):
+            if low <= tick <= high and all(abs(place(tick) - place(other)) >= room for other in kept):
+                kept.append(tick)
+    return sorted(kept)
 
 
 def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:

@@ -36,9 +36,19 @@ _WIDTH = 2.2
 # Number of this draw among the matrices that one seed stands for.
 _STREAM = 11
 
-# Places on the axis: across the others' eigenvalues, and about each of those found.
-_ACROSS, _MOST = 201, 1201
-_ABOUT = (-3.0, -2.0, -1.25, -0.5, 0.0, 0.5, 1.25, 2.0, 3.0)
+# Places on the axis: across the others' eigenvalues, and about each of those found, in units of the width, as
+# finely as the number of places allows. The last ones keep the peak and both feet of every bump.
+_ACROSS, _MOST = 201, 2000
+_ABOUT = (
+    (-6.0, -4.5, -3.5, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.5, 4.5, 6.0),
+    (-6.0, -4.0, -2.5, -1.75, -1.0, -0.5, 0.0, 0.5, 1.0, 1.75, 2.5, 4.0, 6.0),
+    (-6.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 6.0),
+    (-5.0, -1.5, 0.0, 1.5, 5.0),
+    (-3.0, 0.0, 3.0),
+)
+
+# Places that are closer than this are one, in units of the width: bumps change less in between.
+_SAME = 0.2
 
 # Ritz values of Lanczos may lie so much inside of the ends of the spectrum.
 _MARGIN = 1.02
@@ -212,13 +222,22 @@ def _bell(distance: Floats, width: float) -> Floats:
 
 
 def _places(values: Floats, end: float, width: float) -> Floats:
-    """Where the density is told: across what is not known, and about what is."""
+    """Where the density is told: across what is not known, and about what is, no bump left out."""
     across = np.linspace(-end - 4 * width, end + 4 * width, _ACROSS)
-    about = (values[:, None] + width * np.array(_ABOUT)).ravel()
-    about = about[np.abs(about) > end + 4 * width]
-    if len(about) > _MOST - _ACROSS:
-        about = np.quantile(about, np.linspace(0, 1, _MOST - _ACROSS))
+    about = across[:0]
+    for offsets in _ABOUT:
+        # Peaks come first, so that of places that are close to each other a peak is kept.
+        about = _apart(np.concatenate([values + width * each for each in sorted(offsets, key=abs)]), width)
+        about = about[np.abs(about) > end + 4 * width]
+        if len(about) <= _MOST - _ACROSS:
+            break
     return np.unique(np.concatenate([across, about]))
+
+
+def _apart(places: Floats, width: float) -> Floats:
+    """One place of each cell of the axis that has some, the first."""
+    _, first = np.unique(np.floor(places / (_SAME * width)), return_index=True)
+    return places[np.sort(first)]
 
 
 def _cost(request: Request) -> Mapping[str, float]:

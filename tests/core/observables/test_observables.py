@@ -15,7 +15,7 @@ from benchmarks.observables import cases, coverage, held
 from seigh.core.analysis import Result, analyse, cost
 from seigh.core.checksum import sha256_of
 from seigh.core.observables import BUILT_IN
-from seigh.core.observables.density import lanczos, sampling, smoothed, unfollowed
+from seigh.core.observables.density import _places, lanczos, sampling, smoothed, unfollowed
 from seigh.core.observables.direction import shares
 from seigh.core.observables.powerlaw import fit
 from seigh.core.overlap.observables import Curve, Quantity, Unavailable
@@ -96,6 +96,21 @@ def test_polynomials_follow_as_far_as_is_said() -> None:
                 degree,
             )
             assert np.abs(interpolated(grid) - heights).max() <= 2 * bound + 1e-12
+
+
+@pytest.mark.parametrize("count", [5, 100, 1000])
+def test_no_bump_of_a_found_eigenvalue_is_left_out(count: int) -> None:
+    """The peak of each is among the places, and linear interpolation between them has the area of all."""
+    values = np.sort(np.random.default_rng(count).uniform(1.0, 2.0, count) * 10.0)
+    width = 0.01
+    places = _places(values, 0.5, width)
+    assert len(places) <= 3500
+    apart = np.abs(places[:, None] - values).min(0)
+    assert apart.max() <= 0.2 * width
+    fine = np.linspace(9.9, 20.1, 200_001)
+    truth = smoothed(fine, values, np.ones(count), width)
+    drawn = np.interp(fine, places, smoothed(places, values, np.ones(count), width))
+    assert np.trapezoid(np.abs(drawn - truth), fine) < (0.06 if count <= 100 else 0.5) * count
 
 
 @pytest.mark.parametrize("numbers", [1, 3, 40])

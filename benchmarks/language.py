@@ -2,6 +2,8 @@
 
 ``python -m benchmarks.language [--products-only] [--tokens 32] [--samples 2] [--k 4] [--memory-gb 4]``
 
+``--small`` compares analyses of small transformers, read from files, with a double loop in float64 instead.
+
 D = 124,439,808 and a vocabulary of 50,257: a vector takes 0.46 GiB, and the outputs of 1,024 tokens 0.19 GiB.
 The basis goes to the scratch folder where the memory that it may take is too small.
 """
@@ -33,6 +35,21 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def small(k: int) -> None:
+    """Print how far small transformers' eigenvalues and overlaps are from the truth, and what was stated."""
+    from tests.core.problems.token_networks import CONFIGS, compared
+
+    print("network, matrix, precision: eigenvalues; for k = 1, 2, …: overlap (stated error, gap)")
+    for name in CONFIGS:
+        for kind in ("hessian", "ggn"):
+            for precision in ("float32", "float64"):
+                with tempfile.TemporaryDirectory() as folder:
+                    found = compared(name, kind, precision, Path(folder), k)
+                each = zip(found.overlap, found.stated, found.gaps, strict=True)
+                listed = "  ".join(f"{off:.0e} ({stated:.0e}, {gap:.0e})" for off, stated, gap in each)
+                print(f"{name}, {kind}, {precision}: {found.eigenvalues:.0e};  {listed}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=32)
@@ -41,7 +58,11 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=4.0)
     parser.add_argument("--products-only", action="store_true")
     parser.add_argument("--architecture", default=ARCHITECTURE)
+    parser.add_argument("--small", action="store_true")
     chosen = parser.parse_args()
+    if chosen.small:
+        small(8)
+        return
     torch.manual_seed(0)
     model = architectures.build(chosen.architecture)
     vocabulary = architectures.vocabulary(model) or 0

@@ -6,19 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from seigh.core.analysis import analyse
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.names import Kind
 from seigh.core.problems import architectures, huggingface, losses
 from seigh.core.problems.spec import parse
 from seigh.core.problems.token_losses import Tally, TokenCrossEntropy
 from seigh.core.settings import AnalysisSettings, SettingsError
-from tests.core.problems.token_networks import CONFIGS, architecture, dense, loss_of, samples
+from tests.core.problems.token_networks import CONFIGS, architecture, built, compared, dense, loss_of, samples
 
 pytest.importorskip("transformers")
 
@@ -27,16 +24,6 @@ def from_config(config: object, folder: Path) -> str:
     path = folder / "config.json"
     path.write_text(config if isinstance(config, str) else json.dumps(config))
     return architectures.canonical(str(path))
-
-
-def built(name: str, folder: Path, seed: int = 0) -> torch.nn.Module:
-    """A network whose weights are larger than initial ones, so that everything in it curves."""
-    torch.manual_seed(seed)
-    model = architectures.build(architecture(name, folder)).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -207,40 +194,16 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
             each.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gpt2", "hessian"), ("bert", "ggn")])
+# All eight with both matrices and precisions: python -m benchmarks.language --small.
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gpt2", "hessian"), ("gpt2-untied", "ggn"), ("llama", "hessian"), ("vit", "ggn")]
+)
 def test_an_analysis_of_files_finds_the_true_eigenvalues_and_overlap(
     name: str, kind: Kind, tmp_path: Path
 ) -> None:
     """From weights, configuration and a file of tokens, as ``seigh analyze`` takes them."""
-    model = built(name, tmp_path).float()
-    x, y = samples(name)
-    saved = {key: each.clone() for key, each in model.state_dict().items() if key != "lm_head.weight"}  # tied
-    save_file(saved, tmp_path / "model.safetensors")
-    np.savez(tmp_path / "rows.npz", x=x.numpy(), y=y.numpy())
-    settings = AnalysisSettings(
-        architecture=architecture(name, tmp_path),
-        data=str(tmp_path / "rows.npz"),
-        loss=loss_of(name),
-        subset="all",
-        samples=None,
-        k=8,
-        method="exact",
-        curvature=kind,
-        hvp_path="double-backward",
-    )
-    found = analyse(tmp_path / "model.safetensors", settings).to_json()
-    values, vectors = torch.linalg.eigh(dense(model, name, x, y, kind))
-    order = values.abs().argsort(descending=True)[:8]
-    torch.testing.assert_close(
-        torch.tensor(found["eigenvalues"][:8]).double(),
-        values[order],
-        rtol=1e-4,
-        atol=1e-4 * float(values.max()),
-    )
-    theta = torch.cat([p.detach().flatten() for p in model.parameters()])
-    largest = theta.abs().argsort(descending=True)
-    for each in found["overlap"]:
-        k = each["k"]
-        truth = float(vectors[largest[:k]][:, order[:k]].square().sum()) / k
-        assert each["overlap"] == pytest.approx(truth, abs=1e-3)
-    assert found["overlap"][-1]["k"] == 8
+    found = compared(name, kind, "float32", tmp_path, k=5)
+    assert found.eigenvalues < 1e-4
+    assert len(found.overlap) == 5
+    assert max(found.overlap) < 1e-4
+    assert all(off <= stated for off, stated in zip(found.overlap, found.stated, strict=True))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from seigh.core.analysis import analyse
 from seigh.core.curvature.certificate import Float64, copied, in_float64
 from seigh.core.names import Kind
 from seigh.core.problems import architectures
+from seigh.core.settings import AnalysisSettings, Precision
 
 VOCABULARY = 11
 TOKENS = 5
@@ -75,6 +80,16 @@ def architecture(name: str, folder: Path) -> str:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(CONFIGS[name]))
     return architectures.canonical(str(path))
+
+
+def built(name: str, folder: Path, seed: int = 0) -> torch.nn.Module:
+    """A network whose weights are larger than initial ones, so that everything in it curves."""
+    torch.manual_seed(seed)
+    model: nn.Module = architectures.build(architecture(name, folder)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
 
 
 def samples(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -185,3 +200,55 @@ def gradient_at(gradient: Callable[[], Tensor], parameters: list[nn.Parameter], 
         for p, part in zip(parameters, parts, strict=True):
             p.sub_(part.view(p.shape))
     return found
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """How far an analysis is from the truth.
+
+    Attributes:
+        eigenvalues: The largest deviation of an eigenvalue, over the largest |λ|.
+        overlap: Of the overlap, by k from 1.
+        stated: The stated error of each.
+        gaps: (|λ_k| − |λ_{k+1}|) / |λ₁|: what the overlap at k is sensitive to.
+    """
+
+    eigenvalues: float
+    overlap: list[float]
+    stated: list[float]
+    gaps: list[float]
+
+
+def compared(name: str, kind: Kind, precision: Precision, folder: Path, k: int) -> Deviations:
+    """Analyse weights, configuration and samples from files, and compare with the double loop."""
+    model = built(name, folder).float()
+    x, y = samples(name)
+    saved = {key: each.detach() for key, each in model.named_parameters()}  # a tied one once
+    save_file(saved, folder / "model.safetensors")
+    np.savez(folder / "rows.npz", x=x.numpy(), y=y.numpy())
+    settings = AnalysisSettings(
+        architecture=architecture(name, folder),
+        data=str(folder / "rows.npz"),
+        loss=loss_of(name),
+        subset="all",
+        samples=None,
+        k=k,
+        curvature=kind,
+        precision=precision,
+        hvp_path="double-backward",
+    )
+    found = analyse(folder / "model.safetensors", settings).to_json()
+    values, vectors = torch.linalg.eigh(dense(model, name, x, y, kind))
+    order = values.abs().argsort(descending=True)
+    values, vectors = values[order], vectors[:, order]
+    theta = torch.cat([p.detach().flatten() for p in model.parameters()])
+    largest = theta.abs().argsort(descending=True)
+    truth = [float(vectors[largest[:n], :n].square().sum()) / n for n in range(1, k + 1)]
+    wrong = (torch.tensor(found["eigenvalues"][:k]).double() - values[:k]).abs().max()
+    sizes = values.abs() / values[0].abs()
+    return Deviations(
+        float(wrong / values[0].abs()),
+        [abs(each["overlap"] - true) for each, true in zip(found["overlap"], truth, strict=True)],
+        [each["error"] for each in found["overlap"]],
+        (sizes[:k] - sizes[1 : k + 1]).tolist(),
+    )

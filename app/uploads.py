@@ -122,7 +122,7 @@ def read(parts: Sequence[Part], folder: Path) -> list[Brought]:
         folder: Where merged checkpoints are written.
     """
     found = []
-    alone = list(parts)
+    alone = _with_what_is_beside(parts)
     for index in [part for part in parts if part.is_index]:
         names = {index.name, *_named_files(index)}
         together = [part for part in parts if part is index or (part.name in names and not part.is_index)]
@@ -144,6 +144,18 @@ def read(parts: Sequence[Part], folder: Path) -> list[Brought]:
                 part.path.unlink(missing_ok=True)
                 alone.remove(part)
     return [*found, *map(_read, alone)]
+
+
+def _with_what_is_beside(parts: Sequence[Part]) -> list[Part]:
+    """The files without those of a trainer that tell about the weights, which are put beside these."""
+    about = {part.name: part for part in parts if part.name in checkpoints.BESIDE}
+    weights = [part for part in parts if part.is_index or part.name in checkpoints.NAMED_BY_FOLDER]
+    if not about or len(weights) != 1:
+        return list(parts)
+    checkpoints.keep_beside(weights[0].path, {name: part.path for name, part in about.items()})
+    for part in about.values():
+        part.path.unlink(missing_ok=True)
+    return [part for part in parts if part.name not in about]
 
 
 def _read_archive(part: Part, folder: Path) -> list[Brought] | None:
@@ -176,7 +188,7 @@ def _read_bundle(bundle: Bundle, folder: Path) -> Brought:
     except CheckpointError as error:
         return Brought(uuid.uuid4().hex, bundle.name, bundle.path, str(error))
     if bundle.kind == "file":
-        path = path.rename(target / bundle.name)
+        path = bundle.moved(target / bundle.name)
     return _read(Part(uuid.uuid4().hex, bundle.name, path))
 
 

@@ -101,6 +101,7 @@ class _Checked:
     sha256: str
     size: int
     metrics: dict[str, float]
+    rate_beside: float | None = None
 
     @property
     def name(self) -> str:
@@ -188,12 +189,12 @@ def _submit(
         ]
         there = store.steps_of(s, model.id)
         said[:] = preparation.say_earlier_steps([*wanted], [*there], [each.step for each in rows])
-        for checkpoint in rows:
+        for checkpoint, file in zip(rows, checked, strict=True):
             for each, number in wanted.items():
                 analysis, created = store.queue_analysis(
                     s,
                     checkpoint,
-                    each,
+                    _with_rate(each, file.rate_beside),
                     actor.name,
                     parameters=number,
                     place=place,
@@ -608,7 +609,15 @@ def _check(upload: Upload, settings: Sequence[AnalysisSettings]) -> _Checked:
     step = checkpoint.step if upload.step is None else upload.step
     epoch = checkpoint.epoch if upload.epoch is None else upload.epoch
     guess = checkpoint.guess if step is None and epoch is None else None
-    return _Checked(upload, step, epoch, guess, checkpoint.sha256, checkpoint.size, checkpoint.metrics)
+    rate = checkpoint.learning_rate if checkpoint.rate_is_beside else None
+    return _Checked(upload, step, epoch, guess, checkpoint.sha256, checkpoint.size, checkpoint.metrics, rate)
+
+
+def _with_rate(settings: AnalysisSettings, rate: float | None) -> AnalysisSettings:
+    """The settings with a learning rate that no stored file will tell, where something may ask for it."""
+    if rate is None or settings.learning_rate is not None or not settings.curves:
+        return settings
+    return settings.model_copy(update={"learning_rate": rate})
 
 
 def _hash_of_file(name: str) -> str | None:

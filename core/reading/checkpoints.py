@@ -93,6 +93,11 @@ def read_shard(task: Task) -> dict[str, Any]:
     return handed_back(held, task.source, task.target, task.limits.output, task.name, as_stored=True)
 
 
+def read_optimizer(task: Task) -> dict[str, Any]:
+    """What an optimiser's own file tells: its learning rate."""
+    return {"learning_rate": contents.learning_rate_in({"optimizer": load(task)[0]})}
+
+
 def load(task: Task) -> tuple[Any, list[str]]:
     """What the file holds, and the classes of objects that were left aside.
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Kind = Literal[
     "checkpoint",
     "shard",
+    "optimizer",
     "data",
     "scores",
     "tokens",

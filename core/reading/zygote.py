@@ -39,6 +39,7 @@ _IDLE_SECONDS = 600.0
 _KINDS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "checkpoint": checkpoints.read,
     "shard": checkpoints.read_shard,
+    "optimizer": checkpoints.read_optimizer,
     "data": arrays.read,
     "scores": scores.read,
     "tokens": tokens.read,

@@ -4,9 +4,12 @@ No file is parsed in this process: a child with limits reads it and hands back n
 (``seigh.core.reading``). Nothing in a file is ever executed.
 """
 
+from seigh.core.problems.checkpoints.beside import FILES as BESIDE
+from seigh.core.problems.checkpoints.beside import keep as keep_beside
 from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
 from seigh.core.problems.checkpoints.files import (
     INDEX_SUFFIX,
+    NAMED_BY_FOLDER,
     SUFFIXES,
     merge,
     merged_name,
@@ -47,8 +50,10 @@ from seigh.core.reading.words import METRICS
 
 __all__ = [
     "ARCHIVE",
+    "BESIDE",
     "INDEX_SUFFIX",
     "METRICS",
+    "NAMED_BY_FOLDER",
     "SUFFIXES",
     "Bundle",
     "Checkpoint",
@@ -65,6 +70,7 @@ __all__ = [
     "guesses_agree",
     "in_archive",
     "is_one_of_several",
+    "keep_beside",
     "load_into",
     "merge",
     "merged_name",

@@ -51,6 +51,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     prefix: str = ""
     learning_rate: float | None = None
+    rate_is_beside: bool = False
     entry: str = ""
     offered: tuple[str, ...] = ()
     undecided: bool = False

@@ -11,9 +11,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from seigh.core.problems.checkpoints import beside
 from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointError
 from seigh.core.problems.checkpoints.names import read_name
-from seigh.core.reading import contents, parent
+from seigh.core.reading import parent
 from seigh.core.reading.parent import Answer, Refused
 from seigh.core.reading.words import MIB, shown
 from seigh.core.settings import Settings
@@ -39,7 +40,6 @@ LARGEST_INDEX = 12 * MIB
 
 # Hugging Face names the folder after the step, not the file, and writes what it knows beside it.
 NAMED_BY_FOLDER = ("pytorch_model.bin", "model.safetensors")
-_TRAINER_STATE = "trainer_state.json"
 
 
 def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings | None = None) -> Checkpoint:
@@ -60,7 +60,7 @@ def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings 
         CheckpointError: If the file is missing, empty, damaged, no checkpoint, holds more than tensors,
             holds weights that are NaN or infinite, or takes more memory or time than a file of its size may.
     """
-    original, name = name is None, name or path.name
+    name = name or path.name
     if name.lower().endswith(INDEX_SUFFIX):
         raise CheckpointError(f"'{name}' is the index of a checkpoint in several files; give those with it.")
     if Path(name).suffix.lower() not in SUFFIXES:
@@ -71,10 +71,10 @@ def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings 
     answer = asked("checkpoint", path, name, env, {"entry": entry})
     facts = answer.facts
     step, epoch = facts["step"], facts["epoch"]
-    if original and name in NAMED_BY_FOLDER:
-        step_beside, epoch_beside = _beside(path)
-        step = step_beside if step is None else step
-        epoch = epoch_beside if epoch is None else epoch
+    found = beside.read(path, path.name in NAMED_BY_FOLDER)
+    step = found.step if step is None else step
+    epoch = found.epoch if epoch is None else epoch
+    rate_is_beside = facts["learning_rate"] is None and found.learning_rate is not None
     named = read_name(name)
     # timm and others number checkpoints by epochs, which they record in the file; Hugging Face by steps.
     of_epoch = named.step_of_checkpoint and epoch is not None and named.step in (epoch, epoch + 1)
@@ -87,12 +87,13 @@ def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings 
         size=facts["size"],
         state=answer.tensors,
         step=step,
-        metrics=facts["metrics"],
+        metrics={**found.metrics, **facts["metrics"]},
         epoch=epoch,
         guess=named.guess if step is None and epoch is None else None,
-        notes=tuple(facts["notes"]),
+        notes=(*facts["notes"], *found.notes),
         prefix=facts["prefix"],
-        learning_rate=facts["learning_rate"],
+        learning_rate=found.learning_rate if rate_is_beside else facts["learning_rate"],
+        rate_is_beside=rate_is_beside,
         entry=facts["entry"],
         offered=tuple(facts["offered"]),
         undecided=facts["undecided"],
@@ -151,7 +152,9 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
                 f"'{shown(odd[0])}'; give the files of one checkpoint."
             )
         tensors |= held
-    return write(tensors, target, *_beside(index_path))
+    found = beside.read(index_path, in_own_folder=True)
+    beside.keep(target, beside.files(index_path))
+    return write(tensors, target, found.step, found.epoch)
 
 
 def write(tensors: Mapping[str, Tensor], target: Path, step: int | None, epoch: int | None) -> Path:
@@ -205,21 +208,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[key] = tensor.clone() if id(tensor) in seen else tensor.contiguous()
         seen.add(id(tensor))
     return apart
-
-
-def _beside(path: Path) -> tuple[int | None, int | None]:
-    """Step and epoch as Hugging Face's trainer writes them: beside the weights, or in the folder's name."""
-    state: object = None
-    try:
-        file = path.with_name(_TRAINER_STATE)
-        if file.stat().st_size <= LARGEST_INDEX:
-            state = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        pass
-    facts = state if isinstance(state, dict) else {}
-    step = contents.step_in(facts)
-    named = read_name(path.absolute().parent.name).step
-    return named if step is None else step, contents.epoch_in(facts)
 
 
 def _refused(error: OSError, name: str) -> CheckpointError:

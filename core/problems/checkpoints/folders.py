@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from seigh.core.problems.checkpoints import adapters, distributed, zero
+from seigh.core.problems.checkpoints import adapters, beside, distributed, zero
 from seigh.core.problems.checkpoints.checkpoint import CheckpointError
 from seigh.core.problems.checkpoints.files import (
     INDEX_SUFFIX,
@@ -59,6 +59,13 @@ class Bundle:
     path: Path
     files: Mapping[str, Path] = field(default_factory=dict)
     base: Path | None = None
+    beside: Mapping[str, Path] = field(default_factory=dict)
+
+    def moved(self, target: Path) -> Path:
+        """Move a single file, with what tells about it; ``target``."""
+        self.path.rename(target)
+        beside.keep(target, self.beside)
+        return target
 
     def merge(self, folder: Path) -> Path:
         """Write the checkpoint as one file in a folder that is there; a single file is left where it is.
@@ -140,7 +147,7 @@ def whole(given: Sequence[Path], folder: Path, base: Path | None = None) -> list
 def _merged(bundle: Bundle, own: Path) -> Path:
     own.mkdir(parents=True)
     if bundle.kind == "file" and bundle.path.is_relative_to(own.parent):  # of an archive, by its name there
-        return bundle.path.rename(own / bundle.name)
+        return bundle.moved(own / bundle.name)
     return bundle.merge(own)
 
 
@@ -170,8 +177,8 @@ def _bundles(given: Sequence[Path], folder: Path) -> list[Bundle]:
             there = {each.name: each for each in shards if each.is_file()}
             found.append(Bundle("index", merged_name(path.name), path, there))
             continue
-        beside = {each.name: each for each in path.parent.iterdir() if each.is_file()} if _needs(path) else {}
-        special = [each for each in gather(beside) if path in (each.path, *each.files.values())]
+        there = {each.name: each for each in path.parent.iterdir() if each.is_file()} if _needs(path) else {}
+        special = [each for each in gather(there) if path in (each.path, *each.files.values())]
         found.append(replace(special[0], base=None) if special else Bundle("file", path.name, path))
     return [each for each in found if each.path not in taken]
 
@@ -231,8 +238,9 @@ def _in_one_folder(folder: str, held: Mapping[str, Path]) -> list[Bundle]:
         found.append(Bundle("zero", f"{folder or 'deepspeed'}.safetensors", next(iter(own.values())), own))
     if "model.safetensors" in left:
         left.pop("pytorch_model.bin", None)  # the same in the other format
+    about = {name: held[name] for name in beside.FILES if name in held}
     return found + [
-        Bundle("file", _called(folder, name), path)
+        Bundle("file", _called(folder, name), path, beside=about if name in NAMED_BY_FOLDER else {})
         for name, path in sorted(left.items(), key=lambda each: _natural(each[0]))
         if Path(name).suffix.lower() in SUFFIXES and not _BESIDE.match(name.lower())
     ]

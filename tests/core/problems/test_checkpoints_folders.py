@@ -328,16 +328,49 @@ def run(folder: Path) -> None:
             own / "model.safetensors",
             {"format": "pt"},
         )
-        torch.save(kinds.optimiser(), own / "optimizer.pt")
+        optimiser = torch.optim.AdamW([nn.Parameter(torch.ones(3))], lr=1 / step)
+        torch.save(optimiser.state_dict(), own / "optimizer.pt")
         torch.save({"last_epoch": step}, own / "scheduler.pt")
         (own / "training_args.bin").write_bytes(b"")
-        (own / "trainer_state.json").write_text(json.dumps({"global_step": step, "epoch": step / 100}))
+        history = [
+            {"step": at, "epoch": at / 100, "loss": 300 / at, "learning_rate": 9.0}
+            for at in (400, 500, 900, 1000)
+        ]
+        history.append({"step": step, "eval_loss": 0.25, "eval_accuracy": 0.5, "eval_runtime": 3.0})
+        state = {"global_step": step, "epoch": step / 100, "log_history": history}
+        (own / "trainer_state.json").write_text(json.dumps(state))
+
+
+def say_all(found: list[Checkpoint]) -> None:
+    """Losses at the very step, and the optimiser's learning rate, are known of the checkpoints of ``run``."""
+    assert [each.metrics for each in found] == [
+        {"train_loss": 300 / step, "test_loss": 0.25, "test_accuracy": 0.5} for step in (500, 1000)
+    ]
+    assert [each.learning_rate for each in found] == [1 / 500, 1 / 1000]
+    assert all(each.rate_is_beside for each in found)
+    assert all("the trainer's mean" in " ".join(each.notes) for each in found)
+
+
+def test_files_of_a_trainer_that_are_none_tell_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoint-500"
+    for state in (
+        b"{",
+        b"[" * 10_000,
+        b'{"global_step": 500, "log_history": [1, {"step": 500, "loss": "x"}]}',
+    ):
+        (folder / "trainer_state.json").write_bytes(state)
+        (folder / "optimizer.pt").write_bytes(b"PK\3\4 and nothing else")
+        found = read(folder / "model.safetensors")
+        assert (found.step, found.metrics, found.learning_rate) == (500, {}, None)
+        assert "tells no learning rate" in " ".join(found.notes)
 
 
 def test_a_folder_of_checkpoints(tmp_path: Path) -> None:
     run(tmp_path / "run")
     found = [read(file) for file in whole([tmp_path / "run"], tmp_path / "own")]
     assert [(each.step, each.epoch) for each in found] == [(500, 5), (1000, 10)]
+    say_all(found)
     assert_same(found[1], {k: v + 1000 if v.is_floating_point() else v for k, v in kinds.state().items()})
 
 
@@ -354,6 +387,7 @@ def test_an_archive_of_checkpoints(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "run", tmp_path / "run.zip")
     found = [read(file) for file in whole([archive], tmp_path / "own")]
     assert [each.step for each in found] == [500, 1000]
+    say_all(found)
     assert_same(found[0], {k: v + 500 if v.is_floating_point() else v for k, v in kinds.state().items()})
 
 

@@ -111,8 +111,8 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
 
     rows = [{"x": x, "labels": y} for x, y in loader().dataset]
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path / "run"), max_steps=4, save_steps=2, per_device_train_batch_size=4,
-        use_cpu=True, report_to=[], disable_tqdm=True,
+        output_dir=str(tmp_path / "run"), max_steps=4, save_steps=2, logging_steps=1,
+        per_device_train_batch_size=4, use_cpu=True, report_to=[], disable_tqdm=True,
     )  # fmt: skip
     trainer = transformers.Trainer(model=Classifier(), args=arguments, train_dataset=rows)
     trainer.train()
@@ -120,6 +120,11 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
     found = [read(file) for file in files]
     assert [each.step for each in found] == [2, 4]
     assert_same(found[1], trainer.model)
+    losses = {each["step"]: each["loss"] for each in trainer.state.log_history if "loss" in each}
+    assert [each.metrics for each in found] == [{"train_loss": losses[2]}, {"train_loss": losses[4]}]
+    rate = torch.load(f"{files[0].parent}/optimizer.pt")["param_groups"][0]["lr"]
+    last = next(each["learning_rate"] for each in trainer.state.log_history if each["step"] == 4)
+    assert [each.learning_rate for each in found] == [rate, last]  # the schedule has come to 0 after step 4
 
 
 def test_timm(tmp_path: Path) -> None:

@@ -27,7 +27,18 @@
         }
     };
 
-    const mend = () => { hush(); list(); };
+    // A chart has its text beside it; of its parts those without a name say nothing, and are not to be read.
+    const charts = () => {
+        for (const part of document.querySelectorAll('[data-testid=stMain] svg [role=graphics-symbol]:not([aria-label]):not([aria-hidden])'))
+            part.setAttribute('aria-hidden', 'true');
+    };
+    // A picture is called as the words below it.
+    const pictures = () => {
+        for (const picture of document.querySelectorAll('[data-testid=stImage] img:not([alt])'))
+            picture.alt = picture.closest('[data-testid=stImage]').innerText.trim();
+    };
+
+    const mend = () => { hush(); list(); charts(); pictures(); };
     new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
     mend();
 })();

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from seigh.app.cli import launch
@@ -93,9 +94,19 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+# The rules of WCAG 2.2, levels A and AA, as axe-core checks them.
+WCAG = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds against WCAG 2.2 AA: the rule, and where."""
+    found = Axe().run(page, options=WCAG).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
 def look_at(page: Page, file: Path) -> None:
-    """See that nothing sticks out, is cut, overlaps or is pale, and that headings come in order, and keep a
-    picture of the whole page."""
+    """See that nothing sticks out, is cut, overlaps or is pale, headings come in order and WCAG 2.2 AA
+    is met, and keep a picture of the whole page."""
     settled(page)
     width = page.viewport_size["width"]
     height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
@@ -107,4 +118,5 @@ def look_at(page: Page, file: Path) -> None:
     assert page.evaluate(CONTRAST) == [], f"see {file}"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])")
     assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    assert violations(page) == [], f"see {file}"
     page.set_viewport_size({"width": width, "height": 900})

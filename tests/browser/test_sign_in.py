@@ -20,7 +20,7 @@ from seigh.core.lab import accounts, queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.problems import training
 from seigh.core.settings import Settings
-from tests.browser.conftest import settled
+from tests.browser.conftest import settled, violations
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
 from tests.conftest import ROOT, wait_until
 
@@ -63,6 +63,7 @@ def test_sign_in_upload_analyse_sign_out_and_back_shows_nothing(
     page.on("console", lambda message: said.append(message.text))
     page.goto(f"{address}/new_analysis?from=a-link")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert violations(page) == []
     sign_in(page, "wrong password")
     expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
     sign_in(page, PASSWORD)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -208,7 +209,7 @@ def overlap_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         + (f"numerical error. {ties}" if ties else "stated error."),
         alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
         table=points,
-        draw=lambda table: charts.overlap_by_step(table, dict(colors)),
+        draw=partial(charts.overlap_by_step, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
     )
 
@@ -221,7 +222,7 @@ def ratio_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
         "legend to make the others pale.",
         alt=f"The overlap divided by the chance level k/D, {size}, against training step.",
         table=points,
-        draw=lambda table: charts.overlap_by_step(table, dict(colors), "ratio"),
+        draw=partial(charts.overlap_by_step, colors=dict(colors), measure="ratio"),
         symbols=OVERLAP_SYMBOLS,
     )
 
@@ -256,8 +257,11 @@ def relative_to_baseline(
         else f"a line over the baseline at the same step, so that it itself lies at 1; bars: {bounds}.{pale}",
         alt=f"{kind} of the {what} of each line to that of {baseline}, against training step.",
         table=found,
-        draw=lambda table: charts.relative_by_step(
-            table, dict(colors), f"{what.partition(',')[0]} {sign} baseline", 1.0 if ratio else 0.0
+        draw=partial(
+            charts.relative_by_step,
+            colors=dict(colors),
+            title=f"{what.partition(',')[0]} {sign} baseline",
+            level=1.0 if ratio else 0.0,
         ),
         symbols=OVERLAP_SYMBOLS if "overlap" in what else "",
     )
@@ -266,14 +270,18 @@ def relative_to_baseline(
 def of_panel(whole: Figure, of: str) -> Figure:
     """The part of a figure that is of one panel, on the axes of all of them."""
     table = table_of(whole)
-    rows, full = table[table["panel"] == of], whole.draw(table)
+    rows = table[table["panel"] == of]
     return replace(
         whole,
         table=rows,
         of=of,
         alt=f"{whole.alt.rstrip('.')}: {of}.",
-        draw=lambda table: charts.on_axes_of(full, whole.draw(table)),
+        draw=partial(_panel, whole=whole),
     )
+
+
+def _panel(table: pd.DataFrame, whole: Figure) -> Any:
+    return charts.on_axes_of(whole.draw(table_of(whole)), whole.draw(table))
 
 
 def overlap_against_k(
@@ -290,7 +298,7 @@ def overlap_against_k(
         + ZOOM,
         alt=f"Overlap against k at several training steps: {series}.",
         table=curves,
-        draw=lambda table: charts.overlap_by_k(table, log_k=log_k, top=top),
+        draw=partial(charts.overlap_by_k, log_k=log_k, top=top),
         symbols=OVERLAP_SYMBOLS,
         of=series,
     )
@@ -303,7 +311,7 @@ def largest_eigenvalue(leading: pd.DataFrame, colors: Mapping[str, str]) -> Figu
         how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar its residual.",
         alt="The eigenvalue of largest magnitude against training step.",
         table=leading,
-        draw=lambda table: charts.lambda_by_step(table, dict(colors)),
+        draw=partial(charts.lambda_by_step, colors=dict(colors)),
         symbols=EIGENVALUE_SYMBOLS,
     )
 
@@ -315,7 +323,7 @@ def recorded(metrics: pd.DataFrame, colors: Mapping[str, str], metric: charts.Re
         how="as the checkpoints recorded it.",
         alt=f"Recorded {metric} against training step.",
         table=metrics[metrics["metric"] == metric],
-        draw=lambda table: charts.recorded_by_step(table, dict(colors), metric),
+        draw=partial(charts.recorded_by_step, colors=dict(colors), metric=metric),
     )
 
 
@@ -341,7 +349,7 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         how=f"{points['note'].iloc[0]} Bars: the stated error; dotted: chance.",
         alt=f"{title} against training step, {size}.",
         table=points,
-        draw=lambda table: charts.curve_by_step(table, dict(colors)),
+        draw=partial(charts.curve_by_step, colors=dict(colors)),
     )
 
 
@@ -355,7 +363,7 @@ def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> F
         how=f"{points['note'].iloc[0]} Bars: the stated error or interval.{beside}",
         alt=f"{title} against training step.",
         table=points,
-        draw=lambda table: charts.curve_by_step(table, dict(colors)),
+        draw=partial(charts.curve_by_step, colors=dict(colors)),
     )
 
 
@@ -384,7 +392,7 @@ def ratio_against_size(last: pd.DataFrame, colors: Mapping[str, str], size: Size
         "top eigenspace lies on the largest weights. Bars: the stated error.",
         alt=f"Overlap divided by chance at {size} against the number of parameters.",
         table=last,
-        draw=lambda table: charts.ratio_by_size(table, dict(colors)),
+        draw=partial(charts.ratio_by_size, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
     )
 
@@ -434,7 +442,7 @@ def _metric(metric: str, table: pd.DataFrame, colors: Mapping[str, str], size: s
         "norm). " + ("Small distances mean alike." if raw else "1 means equal, 0 orthogonal."),
         alt=f"{name} between mask and eigenspace against training step at {size}.",
         table=table,
-        draw=lambda rows: charts.metric_by_step(rows, dict(colors), formula if raw else "likeness"),
+        draw=partial(charts.metric_by_step, colors=dict(colors), title=formula if raw else "likeness"),
         symbols=f"{formula}. {METRIC_SYMBOLS}",
         file=f"metric-{metric}-{size}",
     )
@@ -452,7 +460,7 @@ def heatmap(panel: Panel, model: str) -> Figure:
         f"{number(rho / (2 - rho), 3)} for masks and {number(rho, 3)} for eigenspaces.",
         alt=f"{panel.title}: {panel.measure} of all pairs of training steps of {model} at k = {k}.",
         table=panel.values,
-        draw=lambda table: charts.heatmap(table, panel.measure),
+        draw=partial(charts.heatmap, title=panel.measure),
         symbols=PAIR_SYMBOLS,
     )
 
@@ -586,8 +594,12 @@ def overlap_of_masks(
         f"largest weights. The grey band is the mean ± standard deviation over random masks. {ZOOM}{more}",
         alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
         table=curves,
-        draw=lambda table: charts.overlap_curve(
-            table, color, resolved_k=resolved_k, log_k=log_k, log_overlap=log_overlap
+        draw=partial(
+            charts.overlap_curve,
+            color=color,
+            resolved_k=resolved_k,
+            log_k=log_k,
+            log_overlap=log_overlap,
         ),
         symbols=OVERLAP_SYMBOLS,
         of=of,
@@ -653,7 +665,7 @@ def magnitudes(bins: pd.DataFrame, parameters: int, color: str, *, of: str = "",
         "others.",
         alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
         table=bins,
-        draw=lambda table: charts.magnitude_bins(table, parameters, color),
+        draw=partial(charts.magnitude_bins, parameters=parameters, color=color),
         symbols=MAGNITUDE_SYMBOLS,
         of=of,
         file=file,
@@ -671,7 +683,7 @@ def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file
         table=rows,
         symbols="IoU: of two masks of k weights, the share of the weights in either that are in both. By "
         "chance they have k²/D weights in common.",
-        draw=lambda table: charts.curve(table, color, log_k=log_k),
+        draw=partial(charts.curve, color=color, log_k=log_k),
         file=file,
     )
 
@@ -688,7 +700,7 @@ def further_curve(
         how=f"{rows['note'].iloc[0]}{errors}",
         alt=f"{title} against k.",
         table=rows,
-        draw=lambda table: charts.curve(table, color, log_k=log_k),
+        draw=partial(charts.curve, color=color, log_k=log_k),
         file=file,
     )
 
@@ -703,7 +715,7 @@ def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "")
         how=f"{rows['note'].iloc[0]}{said}",
         alt=f"{title} against {rows['x_title'].iloc[0]}.",
         table=rows,
-        draw=lambda table: charts.profile(table, color),
+        draw=partial(charts.profile, color=color),
         file=file,
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
+from seigh.app import drawings
 from seigh.app.charts import pictures
 from seigh.app.common import plain
 from seigh.app.figures import chart_of, table_of, told_columns
@@ -35,7 +36,7 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
             downloads(figure, key)
         if not panel:
             explain(figure)
-        st.altair_chart(chart_of(figure), width="stretch", key=key, alt=figure.alt)
+        drawings.show(figure, key)
 
 
 def explain(figure: Figure) -> None:

@@ -58,7 +58,7 @@ def error_by_sizes(frame: pd.DataFrame, outer: int, inner: int) -> alt.LayerChar
         .encode(
             x=x,
             y=y,
-            text="label:N",
+            text=alt.Text("label:N"),
             color=alt.condition(f"datum.shown < {middle!r}", alt.value("#000000"), alt.value("#ffffff")),
             tooltip=tooltip,
         )
@@ -103,14 +103,20 @@ def error_by_products(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     lines = alt.Chart(frame).mark_line(strokeWidth=2).encode(x=x, y=y, color=color)
-    band = alt.Chart(frame).mark_area(opacity=0.2).encode(x=x, y="low:Q", y2="high:Q", color=color)
+    band = (
+        alt.Chart(frame)
+        .mark_area(opacity=0.2)
+        .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color)
+    )
     parts = [band, lines, points]
     least = float(frame["best"].iloc[0])
     if least > 0:
         level = alt.Chart(pd.DataFrame({"best": [least]}))
-        parts.insert(0, level.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="best:Q"))
+        parts.insert(
+            0, level.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("best:Q"))
+        )
         words = level.mark_text(
             align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="least error of this rank"
         )
-        parts.append(words.encode(x=alt.value("width"), y="best:Q"))
+        parts.append(words.encode(x=alt.value("width"), y=alt.Y("best:Q")))
     return layered(*parts, height=HEIGHT)

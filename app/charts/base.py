@@ -9,9 +9,15 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 import pandas as pd
+from altair.utils import schemapi
 
 from seigh.app.digits import with_error
 from seigh.core.methods import markers
+
+# Altair validates every part of a chart when it is made, which takes longer than all else. The tests validate
+# whole charts instead, and figures of plug-ins are validated when they are shown. For the same reason no
+# channel is given as a text here: Altair reads its whole schema to find what a text means.
+schemapi.disable_debug_mode()
 
 # Twenty that stay apart: at least 10 in CIEDE2000 from each other, and at least 4 for people who see no red,
 # green or blue, for whom shapes tell the closest apart (``COLOR_SHAPES``); at least 3:1 against both page
@@ -206,7 +212,7 @@ def over_steps(
         opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
     )
     lines = base.mark_line(strokeWidth=2.5).encode(
-        detail="series:N",
+        detail=alt.Detail("series:N"),
         strokeDash=alt.StrokeDash(
             "dash:N",
             scale=scale(list(dashes), dashes),
@@ -269,7 +275,10 @@ def spreads(frame: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> list
     once = frame.groupby("series")["step"].transform("nunique") == 1
     area = alt.Chart(frame[~once]).mark_area(opacity=0.15)
     bar = alt.Chart(frame[once]).mark_rule(opacity=0.25, strokeWidth=7)
-    return [mark.encode(x=x, y=y, y2="high:Q", color=color, detail="series:N") for mark in (area, bar)]
+    return [
+        mark.encode(x=x, y=y, y2=alt.Y2("high:Q"), color=color, detail=alt.Detail("series:N"))
+        for mark in (area, bar)
+    ]
 
 
 def on_axes_of(whole: alt.LayerChart, part: alt.LayerChart) -> alt.LayerChart:
@@ -312,7 +321,9 @@ def with_legend(height: int, groups: pd.Series[str]) -> int:
 def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
     """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both."""
     bars: alt.Chart = alt.Chart(errors).mark_errorbar(ticks=True, thickness=1.5)
-    return bars.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color, detail="series:N")
+    return bars.encode(
+        x=x, y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color, detail=alt.Detail("series:N")
+    )
 
 
 def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
@@ -347,14 +358,14 @@ def bounds(frame: pd.DataFrame, around: str, floor: float = 0.0) -> pd.DataFrame
 def band(
     bounds: pd.DataFrame,
     x: alt.X,
-    detail: str | list[str] = "mask:N",
+    detail: str = "mask:N",
     *,
     color: str = NEUTRAL,
     opacity: float = 0.25,
 ) -> alt.Chart:
     """Area between ``low`` and ``high``; the grey ones are random masks, mean ± standard deviation."""
     area: alt.Chart = alt.Chart(bounds).mark_area(color=color, opacity=opacity)
-    return area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", detail=detail)
+    return area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), detail=alt.Detail(detail))
 
 
 def numerical(frame: pd.DataFrame) -> pd.DataFrame:
@@ -404,10 +415,14 @@ def tie_range(
 
     area = along_k(alt.Chart(frame).mark_area(opacity=0.14, color=fixed))
     edge = along_k(alt.Chart(frame).mark_line(strokeDash=[3, 3], strokeWidth=1.2, color=fixed))
-    drawn = [area.encode(y="low:Q", y2="high:Q"), edge.encode(y="low:Q"), edge.encode(y="high:Q")]
+    drawn = [
+        area.encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        edge.encode(y=alt.Y("low:Q")),
+        edge.encode(y=alt.Y("high:Q")),
+    ]
     if few(frame["k"]):
         bars = along_k(alt.Chart(tied(frame)).mark_rule(opacity=0.3, strokeWidth=6, color=fixed))
-        drawn.append(bars.encode(y="low:Q", y2="high:Q"))
+        drawn.append(bars.encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")))
     return drawn
 
 

@@ -50,7 +50,7 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
         words = alt.Chart(chance.nlargest(1, "k")).mark_text(
             align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance"
         )
-        layers += [level.encode(x=x, y="chance:Q"), words.encode(x=x, y="chance:Q")]
+        layers += [level.encode(x=x, y=alt.Y("chance:Q")), words.encode(x=x, y=alt.Y("chance:Q"))]
     values = frame.set_index("k")[["value", "error", "chance"]].dropna(axis="columns", how="all")
     values = values.rename(columns={"value": title, "error": ERROR_LABEL})
     return layered(*layers, reading(values, x), height=CURVE_HEIGHT)
@@ -93,7 +93,9 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         tint = color if len(chance) > 1 else alt.value(NEUTRAL)
         layers.append(
             level.encode(
-                y="chance:Q", color=tint, tooltip=[alt.Tooltip("chance:Q", title=reference, format=".3g")]
+                y=alt.Y("chance:Q"),
+                color=tint,
+                tooltip=[alt.Tooltip("chance:Q", title=reference, format=".3g")],
             )
         )
     x = step_axis(found)

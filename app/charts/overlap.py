@@ -177,7 +177,9 @@ def overlap_by_step(
     lines, points = over_steps(found, title, colors, tooltip)
     bars = error_bars(errors, x, title, color)
     pale = alt.Chart(ties).mark_rule(opacity=0.3, strokeWidth=8)
-    choices = [pale.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color)] * (len(ties) > 0)
+    choices = [pale.encode(x=x, y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color)] * (
+        len(ties) > 0
+    )
     level = (
         alt.Chart(chance)
         .mark_rule(strokeDash=[2, 3], strokeWidth=2)
@@ -192,7 +194,7 @@ def overlap_by_step(
         .mark_text(
             align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance" if ratio else CHANCE_LABEL
         )
-        .encode(x=alt.value("width"), y="level:Q")
+        .encode(x=alt.value("width"), y=alt.Y("level:Q"))
     )
     grey = band(random, x, detail="chance:N")
     height = with_legend(HEIGHT, found["group"])
@@ -244,8 +246,8 @@ def overlap_by_k(frame: pd.DataFrame, *, log_k: bool = False, top: float | None 
     values = frame.assign(value=with_errors(frame)).pivot(index="k", columns="step", values="value")
     values.columns = [f"step {step:,}" for step in values.columns]
     values[CHANCE_LABEL] = chance.set_index("k")["chance"]
-    words = text.encode(x=x, y="chance:Q")
-    return layered(level.encode(x=x, y="chance:Q"), *ties, *errors, curves, words, reading(values, x))
+    words = text.encode(x=x, y=alt.Y("chance:Q"))
+    return layered(level.encode(x=x, y=alt.Y("chance:Q")), *ties, *errors, curves, words, reading(values, x))
 
 
 def distinct_lines(analyses: pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
@@ -302,7 +304,7 @@ def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[al
     start = max(resolved_k + 0.5, float(ks.min()))
     ends = alt.Chart(pd.DataFrame({"k": [start], "end": [last + 0.5]}))
     words = f"k > {resolved_k:,}: not all resolved to 1 %" if resolved_k else "not resolved to 1 %"
-    shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2="end:Q")
+    shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2=alt.X2("end:Q"))
     text = ends.mark_text(text=words, align="right", baseline="bottom", color=NEUTRAL, clip=False)
     return [shade, text.encode(x=alt.value("width"), y=alt.value(-3))]  # above the curves
 

@@ -49,17 +49,20 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     layers = [
         alt.Chart(frame)
         .mark_line(strokeWidth=2.5, point=few)
-        .encode(x=x, y=y, color=tint, detail="line:N", tooltip=tooltip)
+        .encode(x=x, y=y, color=tint, detail=alt.Detail("line:N"), tooltip=tooltip)
         .add_params(zoom())
     ]
     known = frame.dropna(subset=["low", "high"])
     if len(known):
         area = alt.Chart(known).mark_area(opacity=0.3)
-        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=tint, detail="line:N"))
+        layers.insert(
+            0,
+            area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint, detail=alt.Detail("line:N")),
+        )
     compared = frame.dropna(subset="beside")
     if len(compared):
         dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
-        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), detail="line:N"))
+        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), detail=alt.Detail("line:N")))
     return layered(*layers, height=PROFILE_HEIGHT)
 
 
@@ -92,7 +95,7 @@ def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     layers = [lines.add_params(zoom())]
     if len(known):
         area = alt.Chart(known).mark_area(opacity=0.15)
-        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=tint))
+        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint))
     return layered(*layers, height=PROFILE_HEIGHT)
 
 

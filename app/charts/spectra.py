@@ -72,7 +72,9 @@ def spectrum(frame: pd.DataFrame) -> alt.LayerChart:
             tooltip=tooltip,
         )
     )
-    error = alt.Chart(bars).mark_rule(opacity=0.4).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color)
+    error = (
+        alt.Chart(bars).mark_rule(opacity=0.4).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color)
+    )
     # Where hundreds of points touch, a row of ticks for each sign still shows which is which.
     rows = [
         alt.Chart(frame[frame["kind"] == kind])
@@ -108,7 +110,7 @@ def scree(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("scree_upper:Q", title="at most", format=".3%"),
     ]
     base = alt.Chart(bounds).encode(x=x, y=y, tooltip=tooltip)
-    band = base.mark_area(color=MODEL_COLORS[0], opacity=0.3).encode(y2="high:Q")
+    band = base.mark_area(color=MODEL_COLORS[0], opacity=0.3).encode(y2=alt.Y2("high:Q"))
     ends = [
         base.mark_line(color=MODEL_COLORS[0], strokeWidth=1.5, point=few(bounds["position"])).encode(y=end)
         for end in (y, alt.Y("high:Q"))

@@ -101,7 +101,7 @@ def stages(frame: pd.DataFrame) -> alt.LayerChart:
     ]
     base = alt.Chart(frame).encode(x=x, y=y, tooltip=tooltip)
     bars = base.mark_bar(color=MODEL_COLORS[0])
-    words = base.mark_text(align="left", dx=5, color=NEUTRAL).encode(text="words:N")
+    words = base.mark_text(align="left", dx=5, color=NEUTRAL).encode(text=alt.Text("words:N"))
     return layered(bars, words, height=BAR_HEIGHT * len(frame) + 60)
 
 
@@ -196,18 +196,27 @@ def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.Laye
     band = (
         alt.Chart(bands)
         .mark_area(color=color, opacity=0.2)
-        .encode(x=x, y=alt.Y("low:Q", title="mass of Vₖ ÷ mean"), y2="high:Q")
+        .encode(x=x, y=alt.Y("low:Q", title="mass of Vₖ ÷ mean"), y2=alt.Y2("high:Q"))
     )
     shown = alt.Chart(frame[drawn])
     line = shown.mark_line(color=color, strokeWidth=2.5).encode(x=x, y=y)
     points = shown.mark_point(filled=True, color=color, size=45, opacity=1).encode(x=x, y=y, tooltip=tooltip)
     chance = pd.DataFrame({"level": [1.0]})
-    level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    level = (
+        alt.Chart(chance)
+        .mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+        .encode(y=alt.Y("level:Q"))
+    )
     words = alt.Chart(chance).mark_text(
         align="left", baseline="bottom", dx=4, dy=-4, color=NEUTRAL, text="chance: the mean of all"
     )
     return layered(
-        band, level, line, points.add_params(zoom()), words.encode(x=alt.value(0), y="level:Q"), height=360
+        band,
+        level,
+        line,
+        points.add_params(zoom()),
+        words.encode(x=alt.value(0), y=alt.Y("level:Q")),
+        height=360,
     )
 
 
@@ -309,7 +318,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
     by = alt.Detail("random_mean:N")
     known = frame.dropna(subset=["low", "high"])
     return layered(
-        band.encode(x=x, y=y, y2="random_high:Q", detail=by),
+        band.encode(x=x, y=y, y2=alt.Y2("random_high:Q"), detail=by),
         level.encode(x=x, y=alt.Y("random_mean:Q", title=title), detail=by),
         error_bars(known, x, title, group_color(colors, frame)),
         lines,
@@ -363,7 +372,7 @@ def pair_metrics(frame: pd.DataFrame, labels: dict[str, str]) -> alt.LayerChart:
         x=dimension_axis(),
         y=alt.Y("normalised_random_mean:Q", title="likeness, from 0 to 1"),
         color=color,
-        detail="label:N",
+        detail=alt.Detail("label:N"),
     )
     lines = base.mark_line(strokeWidth=2.5).encode(strokeDash=dash)
     points = base.mark_point(filled=True, size=40).encode(tooltip=tooltip)

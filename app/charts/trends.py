@@ -110,9 +110,9 @@ def relative_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str, le
     lines, points = over_steps(frame, title, colors, tooltip, zero=level == 0)
     x, color = step_axis(frame), group_color(colors, frame)
     at = alt.Chart(pd.DataFrame({"level": [level]}))
-    rule = at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    rule = at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("level:Q"))
     words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="baseline")
-    words = words.encode(x=alt.value("width"), y="level:Q")
+    words = words.encode(x=alt.value("width"), y=alt.Y("level:Q"))
     bars = error_bars(frame, x, title, color)
     return layered(
         rule, *spreads(frame, x, title, color), bars, lines, points, words,
@@ -161,13 +161,15 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
             high=lambda rows: rows["magnitude"] + rows["spread"],
         )
         area = alt.Chart(spread).mark_area(opacity=0.15)
-        around = [area.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2="high:Q", color=step_colors(frame))]
+        around = [
+            area.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2=alt.Y2("high:Q"), color=step_colors(frame))
+        ]
     known = frame.dropna(subset="residual").assign(
         low=lambda rows: (rows["magnitude"] - rows["residual"]).clip(lower=low),
         high=lambda rows: rows["magnitude"] + rows["residual"],
     )
     errors = alt.Chart(known).mark_area(opacity=0.25)
-    band = errors.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2="high:Q", color=step_colors(frame))
+    band = errors.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2=alt.Y2("high:Q"), color=step_colors(frame))
     return layered(*around, band, curves.add_params(zoom()), height=TREND_HEIGHT)
 
 
@@ -222,7 +224,11 @@ def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     )
     bars = error_bars(known, x, title, group_color(colors, frame))
     chance = pd.DataFrame({"level": [1.0]})
-    level = alt.Chart(chance).mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y="level:Q")
+    level = (
+        alt.Chart(chance)
+        .mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
+        .encode(y=alt.Y("level:Q"))
+    )
     words = alt.Chart(chance).mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
-    words = words.encode(x=alt.value("width"), y="level:Q")
+    words = words.encode(x=alt.value("width"), y=alt.Y("level:Q"))
     return layered(level, bars, points, words, height=with_legend(TREND_HEIGHT, frame["group"]))

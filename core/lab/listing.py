@@ -188,7 +188,12 @@ def settings_columns() -> dict[str, Column]:
 
 
 def facts(s: Session, most: int = 20) -> dict[str, Column]:
-    """Return the columns that records and environments of the latest finished analyses offer, by name."""
+    """Columns of what records and environments tell, by name, as the latest finished analyses have it.
+
+    A session reads them once.
+    """
+    if (read := s.info.get("facts")) is not None:
+        return dict(read)
     latest = (
         select(Analysis.record, Environment.details)
         .outerjoin(Analysis.environment)
@@ -214,7 +219,8 @@ def facts(s: Session, most: int = 20) -> dict[str, Column]:
                     "number" if number else "text",
                     at.as_float() if number else at.as_string(),
                 )
-    return dict(sorted(found.items()))
+    s.info["facts"] = dict(sorted(found.items()))
+    return dict(s.info["facts"])
 
 
 def _leaves(told: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

@@ -1412,7 +1412,12 @@ def _frame(s: Session, statement: Select[Any], columns: _Columns) -> pd.DataFram
     labelled = dict(zip(labels, values, strict=True))
     return pd.DataFrame(
         {
-            name: pd.Series([_plain(value, name) for value in labelled[name]], dtype=kind)
+            name: pd.Series(
+                list(labelled[name])
+                if kind in (int, float)
+                else [_plain(value, name) for value in labelled[name]],
+                dtype=kind,
+            )
             for name, (kind, _) in columns.items()
         }
     )

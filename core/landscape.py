@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seigh.core.curvature import CurvatureOperator
 from seigh.core.curvature.certificate import Float64, copied, in_float64
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
+from seigh.core.errors import first_line
 from seigh.core.network import Network, Objective, Plan, decays, objective, planned
 from seigh.core.overlap.observables import Adam, Unavailable
 from seigh.core.problems import data as datasets
@@ -30,8 +31,28 @@ from seigh.core.spectra import Operator, Shifted
 # Bytes of the per-sample gradients that are held at once.
 _BLOCK = 2**27
 
+# Labels are drawn by another seed than samples and test matrices.
+_OF_LABELS = 2**31
+
 # Outputs of a sample by all of which a loss is differentiated twice, such as all logits of a sequence.
 _MOST_OUTPUTS = 1024
+
+
+class _Columns:
+    """A float64 operator of ``curvlinops``, multiplied once as a check that it works at all."""
+
+    def __init__(self, operator: Any, theta: Tensor) -> None:
+        self.shape = (len(theta), len(theta))
+        self.dtype = theta.dtype
+        self.device = theta.device
+        self._operator = operator
+        _ = self @ torch.zeros_like(theta)[:, None]
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """(D, b) → (D, b)."""
+        with Float64():
+            product: Tensor = self._operator @ block.to(self.device, self.dtype)
+        return product.detach()
 
 
 class NetworkLandscape:
@@ -190,13 +211,21 @@ class NetworkLandscape:
             raise Unavailable("The model was in memory, without the state of its optimizer; leave this out.")
         return read_adam(stored.path, stored.name, self._network.model, names, self._environment)
 
-    def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample_gradients(self, *, drawn: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """(n,) weights w and (n, D) gradients ∇ℓ of blocks of samples, float64, without the penalty.
 
         Σ w ∇ℓ over all samples is ∇L without its penalty. They are as many numbers as N · D: look at a block
         and let go of it. Each pass computes them anew, as a gradient of all samples is worth.
+
+        Args:
+            drawn: Take labels that are drawn from the network's own distribution, by the seed of the
+                analysis, in place of those of the data.
+
+        Raises:
+            UserError: There is no such distribution, as the loss is no plain cross-entropy of N × C outputs.
         """
         x, y = in_float64(self._network.x), in_float64(self._objective.targets)
+        y = self._drawn_labels(x) if drawn else y
         weights = self._weights.to(self._network.device)
         leaves = self._function.split(self.theta)
         size = max(1, _BLOCK // (8 * len(self.theta)))
@@ -218,6 +247,62 @@ class NetworkLandscape:
                 rows = torch.stack([self._one(x[n], y[n]) for n in range(len(x))[block]])
             counted = weights[block] > 0  # of samples without loss, that of their own mean is 0/0
             yield weights[block], torch.where(counted[:, None], rows.detach(), 0)
+
+    def _drawn_labels(self, x: Tensor) -> Tensor:
+        """A label of each sample, drawn from the softmax of its outputs: (N,)."""
+        self._refuse_other_losses("Labels can be drawn")
+        leaves = self._function.split(self.theta)
+        with torch.no_grad(), Float64(), arithmetic(self._network.device, None):
+            parts = [self._function.outputs(leaves, part) for part in torch.split(x, self._plan.batch_size)]
+        probabilities = torch.cat(parts).softmax(1).cpu()
+        generator = torch.Generator().manual_seed(self._network.settings.seed + _OF_LABELS)
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(self._network.device)
+
+    def _refuse_other_losses(self, what: str) -> None:
+        settings, targets = self._network.settings, self._objective.targets
+        plain = settings.loss == "cross-entropy" and targets.ndim == 1 and not targets.is_floating_point()
+        special = settings.class_weights or settings.label_smoothing or settings.ignore_index is not None
+        if not plain or special or self._network.loss is not None:
+            raise Unavailable(
+                f"{what} for plain cross-entropy with one label per sample, and the loss here is another; "
+                "leave this out."
+            )
+
+    def kronecker(self, kind: str) -> Operator:
+        """KFAC ("kfac") or EKFAC ("ekfac") of the GGN, as ``curvlinops`` has them, without the penalty.
+
+        Blocks are of single tensors, of the expanded kind for shared weights, with the exact second
+        derivatives of the loss ("type-2"): Martens & Grosse 2015 (arXiv 1503.05671), George et al. 2018
+        (arXiv 1806.03884), Eschenhagen et al. 2023 (arXiv 2311.00636).
+
+        Raises:
+            UserError: They are not defined for this loss, or for a layer of the network.
+        """
+        self._refuse_other_losses("KFAC and EKFAC are computed")
+        import curvlinops  # it takes seconds
+
+        made = {"kfac": curvlinops.KFACLinearOperator, "ekfac": curvlinops.EKFACLinearOperator}[kind]
+        model = copied(self._network.model)
+        chosen = chosen_parameters(model, self._network.theta.names)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in chosen)
+        data = [(in_float64(self._network.x), self._objective.targets)]
+        try:
+            with Float64(), arithmetic(self._network.device, None):
+                found = made(
+                    *(model, nn.CrossEntropyLoss(), [*chosen.values()], data),
+                    check_deterministic=False,
+                    fisher_type="type-2",
+                    num_data=len(data[0][0]),
+                )
+                return _Columns(found, self.theta)
+        except Unavailable:
+            raise
+        except Exception as error:  # curvlinops refuses layers by several kinds of exception
+            raise Unavailable(
+                f"{kind.upper()} is defined for linear and convolutional layers alone, and this network has "
+                f"others ({first_line(error)}); leave it out."
+            ) from error
 
     def _one(self, x: Tensor, y: Tensor) -> Tensor:
         leaves = [part.clone().requires_grad_() for part in self._function.split(self.theta)]
@@ -334,9 +419,13 @@ class NetworkLandscape:
                 self._plan,
                 after_batch=self._count(),
             )
-            penalised = bool(settings.weight_decay or settings.penalty)
-            self._made[kind] = Shifted(operator, self._decays) if penalised else operator
+            self._made[kind] = self.penalised(operator)
         return self._made[kind]
+
+    def penalised(self, operator: Operator) -> Operator:
+        """The operator with the second derivative of the penalty, diag(λ), added."""
+        settings = self._network.settings
+        return Shifted(operator, self._decays) if settings.weight_decay or settings.penalty else operator
 
     @cached_property
     def other(self) -> NetworkLandscape:

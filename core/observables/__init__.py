@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from seigh.core.observables import (
     adam,
+    approximations,
     between,
     density,
     gradient,
@@ -39,6 +40,7 @@ _HERE = (
     loss.ALONG,
     between.FROM_PREVIOUS,
     between.FROM_INITIAL,
+    *approximations.OBSERVABLES,
     powerlaw.EXPONENT,
     powerlaw.DISTANCE,
     localisation.EACH,

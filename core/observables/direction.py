@@ -63,16 +63,7 @@ def bounds(
         dtype: Floating-point type of the vectors.
     """
     n = len(values)
-    # The largest |eigenvalue| that those after k may have; after the last pair, none is larger than it.
-    reach = torch.cat([values[1:] + residuals[1:], values[-1:] + residuals[-1:]])
-    if outside is not None:
-        reach[-1] = max(float(reach[-1]), outside)
-    beyond = reach.flip(0).cummax(0).values.flip(0)
-    if n == dimension:  # nothing is outside
-        beyond[-1] = -torch.inf
-    gaps = (values - beyond[:, None]).clamp_min(0)  # (k, j)
-    tilted = torch.where(gaps > 0, residuals / gaps.clamp_min(1e-300), 1.0).clamp_max(1).square().tril()
-    angle = tilted.sum(1).clamp_max(1).sqrt().asin()
+    angle = tilted(values, residuals, outside, dimension).clamp_max(1).sqrt().asin()
     own = taken.sqrt().acos()
     rounding = _UNITS * torch.finfo(dtype).eps * torch.arange(1, n + 1).double().sqrt()
     upper = (own - angle).clamp_min(0).cos().square() + rounding
@@ -80,6 +71,27 @@ def bounds(
     lower = lower.cummax(0).values.clamp_min(0)
     upper = upper.flip(0).cummin(0).values.flip(0).clamp_max(1)
     return torch.minimum(lower, taken), torch.maximum(upper, taken)
+
+
+def tilted(values: Tensor, residuals: Tensor, outside: float | None, dimension: int) -> Tensor:
+    """Σ_j≤k sin²φ_j for every k, with φ_j a bound of the angle of v_j to the true eigenspace of size k: (n,).
+
+    Args:
+        values: As of ``bounds``, like the rest.
+        residuals: Likewise.
+        outside: Likewise.
+        dimension: Likewise.
+    """
+    # The largest |eigenvalue| that those after k may have; after the last pair, none is larger than it.
+    reach = torch.cat([values[1:] + residuals[1:], values[-1:] + residuals[-1:]])
+    if outside is not None:
+        reach[-1] = max(float(reach[-1]), outside)
+    beyond = reach.flip(0).cummax(0).values.flip(0)
+    if len(values) == dimension:  # nothing is outside
+        beyond[-1] = -torch.inf
+    gaps = (values - beyond[:, None]).clamp_min(0)  # (k, j)
+    sines = torch.where(gaps > 0, residuals / gaps.clamp_min(1e-300), 1.0).clamp_max(1)
+    return sines.square().tril().sum(1)
 
 
 def _components(pairs: Eigenpairs, direction: Tensor) -> Tensor:

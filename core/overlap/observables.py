@@ -28,6 +28,10 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 
+# Bytes of the gradients of all samples that are kept between products with the empirical Fisher matrix.
+_KEPT = 2**28
+
+
 class Unavailable(UserError):
     """What an observable or a mask needs is not to be had for this analysis; the message is one sentence."""
 
@@ -198,15 +202,22 @@ class Landscape(Protocol):
     def adam(self) -> Adam:
         """The state of Adam that the checkpoint's file holds."""
 
-    def sample_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample_gradients(self, *, drawn: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Weights w (n,) and gradients ∇ℓ (n, D) of blocks of samples: Σ w ∇ℓ is ∇L without its penalty.
 
-        They are N · D numbers: look at a block and let go of it. Each pass computes them anew.
+        They are N · D numbers: look at a block and let go of it. Each pass computes them anew. With ``drawn``
+        labels are those that the network itself gives by chance, not those of the data.
         """
 
     def ggn_diagonal(self, outputs: int) -> tuple[Tensor, Tensor]:
         """The GGN's diagonal (D,), λ of the penalty included, and its standard errors: zeros up to so many
         outputs of the network; of more, as many random combinations of them are drawn for every sample."""
+
+    def kronecker(self, kind: str) -> Operator:
+        """``kfac`` or ``ekfac`` of the GGN, without the penalty, in float64."""
+
+    def penalised(self, operator: Operator) -> Operator:
+        """An operator with the second derivative of the penalty added."""
 
     def matrix(self, kind: str) -> Operator:
         """``hessian`` or ``ggn``, in the precision of the analysis, λ·I of the penalty included."""
@@ -215,21 +226,37 @@ class Landscape(Protocol):
 class EmpiricalFisher:
     """F = Σ_n w_n ∇ℓ_n ∇ℓ_nᵀ with the labels of the data (Kunstner et al. 2019, arXiv 1905.12558, eq. 4).
 
-    Every product goes through the gradients of all samples, which are computed anew. The penalty has no part
-    in it.
+    Every product goes through the gradients of all samples, which are computed anew unless they are few
+    (``_KEPT`` bytes). The penalty has no part in it. With ``drawn`` labels it is a Monte Carlo estimate of the
+    Fisher matrix, of one label per sample (eq. 3).
     """
 
-    def __init__(self, landscape: Landscape) -> None:
+    def __init__(self, landscape: Landscape, *, drawn: bool = False) -> None:
         theta = landscape.theta
         self.shape = (len(theta), len(theta))
         self.dtype = theta.dtype
         self.device = theta.device
         self._landscape = landscape
+        self._drawn = drawn
+        self._gradients: list[tuple[Tensor, Tensor]] | None = None
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._gradients is not None:
+            yield from self._gradients
+            return
+        kept: list[tuple[Tensor, Tensor]] = []
+        room = _KEPT
+        for weights, gradients in self._landscape.sample_gradients(drawn=self._drawn):
+            room -= gradients.nbytes
+            kept = [*kept, (weights, gradients)] if room >= 0 else []
+            yield weights, gradients
+        if room >= 0:
+            self._gradients = kept
 
     def __matmul__(self, block: Tensor) -> Tensor:
         """(D, b) → (D, b), in float64."""
         total = torch.zeros(block.shape, dtype=self.dtype, device=self.device)
-        for weights, gradients in self._landscape.sample_gradients():
+        for weights, gradients in self._blocks():
             inner = gradients @ block.to(self.device, self.dtype)
             total += gradients.T @ (weights.view(-1, *[1] * (inner.ndim - 1)) * inner)
         return total

@@ -106,7 +106,7 @@ class APosteriori:
         """
         allowance, n = 1 - probability, len(self.forms)
         spread = _TO_NORM * allowance
-        lowest, _ = _extremes(self.tests, spread)
+        lowest, _ = extremes(self.tests, spread)
         norm = self.error / math.sqrt(lowest)
         if largest is not None:
             c = largest * math.sqrt(-math.log(spread) / self.tests)
@@ -145,7 +145,7 @@ class APosteriori:
         """
         if not 0 < probability < 1:
             raise ValueError(f"The probability must be between 0 and 1; got {probability}.")
-        lowest, highest = _extremes(self.tests, (1 - probability) / 2)
+        lowest, highest = extremes(self.tests, (1 - probability) / 2)
         missed = Interval(self.error / math.sqrt(highest), self.error / math.sqrt(lowest))
         norm = Interval(*(math.sqrt(self.known + end**2) for end in (missed.lower, missed.upper)))
         return Intervals(norm, missed)
@@ -240,8 +240,9 @@ def _missed(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> tuple[float
     return total, forms.cpu()
 
 
-def _extremes(tests: int, tail: float) -> tuple[float, float]:
-    """1 − ε₋ and 1 + ε₊ at which TYUC's bounds for n tests equal ``tail``.
+def extremes(tests: int, tail: float) -> tuple[float, float]:
+    """1 − ε₋ and 1 + ε₊ at which TYUC's bounds for n tests equal ``tail``: with X the mean of ‖Aω‖² over n
+    Gaussian ω, ‖A‖²_F lies below X/(1 + ε₊), or above X/(1 − ε₋), with no more than this probability each.
 
     In logarithms: ε + log(1 − ε) and log(1 + ε) − ε are both (2/n) log(tail).
     """

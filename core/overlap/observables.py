@@ -227,8 +227,8 @@ class EmpiricalFisher:
     """F = Σ_n w_n ∇ℓ_n ∇ℓ_nᵀ with the labels of the data (Kunstner et al. 2019, arXiv 1905.12558, eq. 4).
 
     Every product goes through the gradients of all samples, which are computed anew unless they are few
-    (``_KEPT`` bytes). The penalty has no part in it. With ``drawn`` labels it is a Monte Carlo estimate of the
-    Fisher matrix, of one label per sample (eq. 3).
+    (``_KEPT`` bytes). The penalty has no part in it. With ``drawn`` labels it is a Monte Carlo estimate of
+    the Fisher matrix, of one label per sample (eq. 3).
     """
 
     def __init__(self, landscape: Landscape, *, drawn: bool = False) -> None:

@@ -28,36 +28,36 @@ def _run(operator: Operator, request: Request) -> Eigenpairs:
 
 
 def _block(request: Request) -> int:
-    from seigh.core.spectra import krylov
+    from seigh.core.spectra import sizes
 
     # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
     cheap = request.samples is not None and request.samples < request.k
-    return krylov.default_block(request.k, request.dimension, cheap=cheap)
+    return sizes.default_block(request.k, request.dimension, cheap=cheap)
 
 
 def _products(request: Request) -> int:
     """If no tolerance changes it; it may take fewer, or up to twice as many until the overlap is resolved."""
     import torch
 
-    from seigh.core.spectra import krylov
+    from seigh.core.spectra import sizes
 
     asks = request.options["tolerance"] is None
     block = _block(request)
-    width, rounds = krylov.fresh_size(request.k)
+    width, rounds = sizes.fresh_size(request.k)
     columns = None
     if request.storage is not None:
         dtype = torch.float64 if request.itemsize == 8 else torch.float32
         columns = request.storage.columns(request.dimension, dtype)
-    usual = krylov.most_products(request.k, request.dimension, block, columns, None, asks=asks)
+    usual = sizes.most_products(request.k, request.dimension, block, columns, None, asks=asks)
     return usual + width * rounds
 
 
 def _memory(request: Request) -> int:
     """Return the bytes of the basis, whose place the eigenvectors take."""
-    from seigh.core.spectra import krylov
+    from seigh.core.spectra import sizes
 
     block = _block(request)
-    columns = krylov.default_products(request.k, request.dimension, block, cautious=False)
+    columns = sizes.default_products(request.k, request.dimension, block, cautious=False)
     return request.itemsize * request.dimension * columns
 
 

@@ -1,5 +1,6 @@
 """Restarts, tolerances, storage and resumption of block Krylov, against dense eigendecompositions."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from torch import Tensor
 
-from seigh.core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, krylov, residuals
-from seigh.core.spectra.krylov import default_block, default_products
+from seigh.core.spectra import Eigenpairs, SpectrumError, Storage, basis, block_krylov, residuals, saved
 from seigh.core.spectra.residuals import CHECKS
+from seigh.core.spectra.sizes import default_block, default_products
+from seigh.core.spectra.stopping import Fresh
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SIZE = 300
@@ -328,9 +331,38 @@ def test_a_file_s_pages_are_given_back(tmp_path: Path) -> None:
 
 
 def test_the_state_of_a_run_is_saved_by_names_to_the_last_bit() -> None:
-    saved = krylov._Saved(3, 7, 40, 60, True, False, 11, 13, 1, 2, asymmetry=1 / 3)
-    fresh = krylov._Fresh(True, 5, 6, 4, 8, 32, largest=0.1 + 0.2, bound=float("inf"))
-    tensors = krylov._tensors("run", saved) | krylov._tensors("fresh", fresh)
-    assert krylov._Saved(**krylov._values(krylov._Saved, "run", tensors)) == saved
-    assert krylov._Fresh(**krylov._values(krylov._Fresh, "fresh", tensors)) == fresh
+    numbers = saved.Saved(3, 7, 40, 60, True, False, 11, 13, 1, 2, asymmetry=1 / 3)
+    fresh = Fresh(True, 5, 6, 4, 8, 32, largest=0.1 + 0.2, bound=float("inf"))
+    tensors = saved.to_tensors("run", numbers) | saved.to_tensors("fresh", fresh)
+    assert saved.from_tensors(saved.Saved, "run", tensors) == numbers
+    assert saved.from_tensors(Fresh, "fresh", tensors) == fresh
     assert tensors["run-asymmetry"].dtype == torch.float64
+
+
+def test_the_names_in_a_state_are_those_that_earlier_versions_have_written(tmp_path: Path) -> None:
+    matrix = hessian_like(SIZE, 0)[0]
+    block_krylov(matrix, 12, block=5, products=60, storage=Storage(0, tmp_path))
+    with safetensors.safe_open(tmp_path / "state.safetensors", "pt") as file:
+        names, facts = set(file.keys()), json.loads(file.metadata()["facts"])
+    run = "start stop spent products broken_down restarts checked ask_at restarted left_open asymmetry"
+    fresh = "begun main start width rounds products largest bound"
+    assert names == {
+        "asked",
+        "generator",
+        "last_gram",
+        "lengths",
+        "projected",
+        *(f"run-{name}" for name in run.split()),
+        *(f"fresh-{name}" for name in fresh.split()),
+        *(f"open-0-{name}" for name in ("at", "gram", "tail", "whole")),
+    }
+    assert facts == {
+        "block": 5,
+        "capacity": 60,
+        "complete": True,
+        "dimension": SIZE,
+        "dtype": "torch.float64",
+        "k": 12,
+        "seed": 0,
+        "total": SIZE,
+    }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seigh.core.spectra import SpectrumError, block_krylov, eigenpairs_of, exact, residuals, seigh, ssvd
-from seigh.core.spectra.krylov import default_block, default_products
+from seigh.core.spectra.sizes import default_block, default_products
 from tests.core.spectra.matrices import hessian_like, subspace_overlap, symmetric
 
 SIZE = 300

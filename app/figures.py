@@ -24,6 +24,7 @@ from seigh.app.panels import Panel
 from seigh.core.errors import UserError, first_line
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
+from seigh.core.lab.listing import Column
 from seigh.core.names import METRICS
 
 _log = logging.getLogger(__name__)
@@ -395,6 +396,48 @@ def ratio_against_size(last: pd.DataFrame, colors: Mapping[str, str], size: Size
         draw=partial(charts.ratio_by_size, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
     )
+
+
+def label_of(column: Column) -> str:
+    """What a column of ``core.lab.listing`` is called beside others."""
+    prefix, dot, _ = column.name.partition(".")
+    return f"{prefix}: {column.label}" if dot else column.label
+
+
+def scatter(
+    points: pd.DataFrame,
+    colors: Mapping[str, str],
+    axes: tuple[Column, Column],
+    log: tuple[bool, bool],
+    size: Size,
+) -> Figure:
+    """Any column of the analyses against any other.
+
+    Args:
+        points: ``scattered.points``.
+        colors: Colour of every group.
+        axes: The columns of the horizontal and the vertical axis.
+        log: Whether each axis is logarithmic.
+        size: The k of overlaps.
+    """
+    names = ["overlap ÷ chance" if each.name == "ratio" else label_of(each) for each in axes]
+    at = f", {size}" if any(each.name in ("overlap", "ratio", "chance") for each in axes) else ""
+    bars = " Bars: the stated error, of λ₁ the residual." if any(each.error for each in axes) else ""
+    level = 1.0 if axes[1].name == "ratio" else None
+    return Figure(
+        title=f"{names[1]} against {names[0]}{at}",
+        how=f"a point is an analysis; click it to open its result.{bars}",
+        alt=f"{names[1]} against {names[0]}, a point for each analysis.",
+        table=points,
+        draw=partial(charts.scatter, colors=dict(colors), titles=(names[0], names[1]), log=log, level=level),
+        columns={
+            "x": names[0], "y": names[1], "x_low": f"{names[0]}, at least", "x_high": f"{names[0]}, at most",
+            "y_low": f"{names[1]}, at least", "y_high": f"{names[1]}, at most",
+            "x_told": f"{names[0]}, in words", "y_told": f"{names[1]}, in words",
+            "address": "page of the result",
+        },
+        symbols=OVERLAP_SYMBOLS if at else "",
+    )  # fmt: skip
 
 
 # Of a likeness, which is 1 less a quotient: some units in its last place.

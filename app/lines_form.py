@@ -10,6 +10,7 @@ import streamlit as st
 
 from seigh.app import charts
 from seigh.app.common import database, named, of_different_colors, say_what_is_gone
+from seigh.app.figures import label_of
 from seigh.app.lines import (
     OWN,
     USUAL,
@@ -101,7 +102,7 @@ def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:
                 if name not in _FOUND and each.kind != "time"
             }
         labels = {name: label for name, (_, label) in OWN.items()} | {"tag": "tags"}
-        labels |= {name: _label(each) for name, each in further.items()}
+        labels |= {name: label_of(each) for name, each in further.items()}
         wanted = [*asked.get("over", []), *(asked[place][0] for place in _PLACES if asked.get(place))]
         say_what_is_gone([name for name in wanted if name != "none"], list(labels), "column")
         state["compare_over"] = [each for each in state.get("compare_over", []) if each in labels]
@@ -208,8 +209,3 @@ def with_baseline(lines: Lines, asked: dict[str, list[str]]) -> Lines:
         base_of=baselines(chosen, series=pinned),
         in_url=lines.in_url | {"baseline": [str(first[pinned])]},
     )
-
-
-def _label(column: Column) -> str:
-    prefix, dot, _ = column.name.partition(".")
-    return f"{prefix}: {column.label}" if dot else column.label

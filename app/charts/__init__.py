@@ -33,6 +33,7 @@ from seigh.app.charts.overlap import (
     overlap_curve,
 )
 from seigh.app.charts.profiles import profile, profile_by_step
+from seigh.app.charts.scatter import scatter
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
     METRIC_FORMULAS,
@@ -100,6 +101,7 @@ __all__ = [
     "ratio_by_size",
     "recorded_by_step",
     "relative_by_step",
+    "scatter",
     "scree",
     "shortened",
     "spectra_by_step",

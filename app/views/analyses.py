@@ -26,6 +26,7 @@ from seigh.app.common import (
     settings,
 )
 from seigh.app.digits import number, plus_minus, value_of
+from seigh.app.figures import label_of
 from seigh.app.frame import parquet
 from seigh.app.navigation import link
 from seigh.core.errors import UserError
@@ -244,11 +245,6 @@ def keep(query: Query, chosen: Sequence[str], by: Sequence[str]) -> None:
         "archived": ["1"] if query.archived else [],
     }
     keep_in_url("analyses", {name: values for name, values in parts.items() if values})
-
-
-def label_of(column: Column) -> str:
-    prefix, dot, _ = column.name.partition(".")
-    return f"{prefix}: {column.label}" if dot else column.label
 
 
 # --- The table --------------------------------------------------------------------------------------------

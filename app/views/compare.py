@@ -32,6 +32,7 @@ from seigh.app.lines import LINE, Arrangement, heights, relative
 from seigh.app.lines_form import Lines, choose_lines
 from seigh.app.panels import further_points, last_steps, masks_at, top_of
 from seigh.app.report import report
+from seigh.app.scattered import scatter
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
@@ -68,6 +69,7 @@ VIEWS = {
     "curves": ":material/timeline: Observables",
     "masks": ":material/join_inner: Masks",
     "size": ":material/bubble_chart: Size",
+    "scatter": ":material/scatter_plot: Scatter",
 }
 
 # Sparsities ρ = k/D to compare at, the paper's among them.
@@ -122,6 +124,9 @@ def page() -> None:
     elif view == "masks":
         size = choose_size(chosen, asked)
         selection |= size.in_url | masks_in_common(chosen, size, asked, lines)
+    elif view == "scatter":
+        size = choose_size(chosen, asked)
+        selection |= size.in_url | scatter(chosen, size, asked, lines)
     else:
         size = choose_size(chosen, asked, only_rho=True)
         by_size(chosen, size, lines)

@@ -188,9 +188,9 @@ def settings_columns() -> dict[str, Column]:
 
 
 def facts(s: Session, most: int = 20) -> dict[str, Column]:
-    """Columns of what records and environments tell, by name, as the latest finished analyses have it.
+    """Return the columns that records and environments of the latest finished analyses offer, by name.
 
-    A session reads them once.
+    They are read once in a session.
     """
     if (read := s.info.get("facts")) is not None:
         return dict(read)

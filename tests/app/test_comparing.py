@@ -212,6 +212,34 @@ def test_a_pinned_baseline_has_differences_and_ratios(open_page: Open, add: Add)
     assert "Difference to" not in said(gone, "header")
 
 
+def test_any_column_is_scattered_against_any_other_and_points_lead_to_results(
+    open_page: Open, add: Add
+) -> None:
+    small = add(model="small", parameters=100, k=5)
+    for step in (0, 100):
+        large = add(model="large", step=step, k=5)
+    app = open_page("compare", view="scatter", k="5")
+    (chart,) = specifications(app)
+    points = drawn(app, 0, "point")[0]
+    assert points["x"]["scale"]["type"] == "log"  # both span more than a decade
+    assert points["y"]["scale"]["type"] == "log"
+    assert points["href"]["field"] == "address"
+    assert len([each for each in chart["layer"] if "y2" in each["encoding"]]) == 1  # the stated errors
+    table = app.dataframe[0].value
+    assert sorted(table["result"]) == sorted(f"result?analysis={each}" for each in (small, large))
+    assert set(table["÷ chance"]) == {"3.00 ± 0.01", "0.04267 ± 0.00015"}
+    app.button(key="compare_preset_2").click().run()
+    assert app.query_params["x"] == "test_loss"
+    assert "3 analyses of 3" not in said(app, "caption")
+    assert "have no value of both" in said(app, "caption")  # nobody recorded a loss
+    again = open_page("compare", view="scatter", x="step", y="lambda", steps="all", log_y="1", rho="0.05")
+    assert len(again.dataframe[0].value) == 3
+    assert drawn(again, 0, "point")[0]["y"]["scale"]["type"] == "log"
+    assert "The address asks for column **gone**" in said(
+        open_page("compare", view="scatter", x="gone"), "warning"
+    )
+
+
 def stored(add: Add, k: int, step: int, split: str = "test") -> int:
     return add(step=step, split=split, k=k, results={"eigenvectors": f"eigenvectors/{split}{step}"})
 

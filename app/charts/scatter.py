@@ -1,0 +1,89 @@
+"""Any column of the analyses against any other."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from seigh.app.charts.base import (
+    NEUTRAL,
+    group_color,
+    group_shape,
+    layered,
+    with_legend,
+    zoom,
+)
+
+SCATTER_HEIGHT = 460
+
+
+def scatter(
+    frame: pd.DataFrame,
+    colors: dict[str, str],
+    titles: tuple[str, str],
+    log: tuple[bool, bool],
+    level: float | None = None,
+) -> alt.LayerChart:
+    """Points with their errors along both axes; a click on one opens its result.
+
+    Args:
+        frame: analysis_id, series, group, step, x, y, x_low, x_high, y_low, y_high (NaN without an error) and
+            address, of the page that a point leads to. On a log axis everything is positive.
+        colors: Colour of every group.
+        titles: Titles of the axes.
+        log: Whether each axis is logarithmic.
+        level: Value of y by chance, where there is one.
+    """
+    x, y = (alt.Axis(format="~s" if is_log else "~g", tickCount=6) for is_log in log)
+    scales = [
+        alt.Scale(type="log", nice=False, padding=12) if each else alt.Scale(zero=False, padding=12)
+        for each in log
+    ]
+    along = alt.X("x:Q", title=titles[0], scale=scales[0], axis=x)
+    up = alt.Y("y:Q", title=titles[1], scale=scales[1], axis=y)
+    color = group_color(colors, frame)
+    points = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=90, opacity=0.9, cursor="pointer")
+        .encode(
+            x=along,
+            y=up,
+            color=color,
+            shape=group_shape(colors, frame),
+            href=alt.Href("address:N"),
+            tooltip=[
+                alt.Tooltip("analysis_id:Q", title="analysis", format="d"),
+                alt.Tooltip("series:N", title="line"),
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("x_told:N", title=titles[0]),
+                alt.Tooltip("y_told:N", title=titles[1]),
+            ],
+        )
+    )
+    layers: list[alt.Chart] = []
+    if level is not None:
+        at = alt.Chart(pd.DataFrame({"level": [level]}))
+        layers.append(
+            at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("level:Q"))
+        )
+        words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
+        layers.append(words.encode(x=alt.value("width"), y=alt.Y("level:Q")))
+    upright, level_bars = frame.dropna(subset=["y_low", "y_high"]), frame.dropna(subset=["x_low", "x_high"])
+    if len(upright):
+        bars = alt.Chart(upright).mark_rule(strokeWidth=1.5)
+        layers.append(
+            bars.encode(
+                x=along,
+                y=alt.Y("y_low:Q", title=titles[1], scale=scales[1]),
+                y2=alt.Y2("y_high:Q"),
+                color=color,
+            )
+        )
+    if len(level_bars):
+        bars = alt.Chart(level_bars).mark_rule(strokeWidth=1.5)
+        layers.append(
+            bars.encode(
+                x=alt.X("x_low:Q", title=titles[0], scale=scales[0]), x2=alt.X2("x_high:Q"), y=up, color=color
+            )
+        )
+    return layered(*layers, points.add_params(zoom()), height=with_legend(SCATTER_HEIGHT, frame["group"]))

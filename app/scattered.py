@@ -1,0 +1,172 @@
+"""The scatter of *Compare*: any column of *Analyses* against any other, a point for each analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from seigh.app import figures
+from seigh.app.common import counted, database, named, say_what_is_gone
+from seigh.app.digits import with_error
+from seigh.app.figures import Size, label_of
+from seigh.app.frame import show
+from seigh.app.lines import LINE
+from seigh.app.lines_form import Lines
+from seigh.app.panels import last_steps
+from seigh.core.lab import listing
+from seigh.core.lab.listing import Column, Query
+
+# What people look at first, by the columns of both axes.
+PRESETS: Mapping[str, tuple[str, str]] = {
+    "Ratio to chance against D": ("D", "ratio"),
+    "Overlap against test accuracy": ("test_accuracy", "overlap"),
+    "λ₁ against test loss": ("test_loss", "lambda"),
+    "Time against D": ("D", "seconds"),
+}
+LOG_SPAN = 30.0  # positive values that span more than this factor have a log axis at first
+
+
+def scatter(
+    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
+) -> dict[str, list[str]]:
+    """Show the choices and the chart; the choices as they stand in the address."""
+    with database()() as s:
+        offered = {
+            name: each
+            for name, each in listing.known(s, Query()).items()
+            if each.kind == "number" and not name.endswith("_error")
+        }
+    x, y, last = choose_axes(offered, asked)
+    found = points(last_steps(chosen) if last else chosen, offered[x], offered[y], size)
+    known = found.dropna(subset=["x", "y"])
+    say_without(found, known, "have no value of both")
+    log = choose_log({"x": known["x"], "y": known["y"]}, x, y, asked)
+    positive = ((known["x"] > 0) | (not log[0])) & ((known["y"] > 0) | (not log[1]))
+    drawn = known[positive]
+    say_without(known, drawn, "are not positive, and have no place on a log axis")
+    if drawn.empty:
+        st.info("No chosen analysis has a value of both columns; choose others.")
+    else:
+        figure = figures.scatter(within(drawn, log), lines.colors, (offered[x], offered[y]), log, size)
+        show(figure, "compare_scatter")
+        if lines.arrangement.over:
+            st.caption("Every analysis is a point here: means are not taken.")
+        numbers(drawn, offered[x], offered[y])
+    in_url = {"x": [x], "y": [y]} | ({} if last else {"steps": ["all"]})
+    return in_url | {f"log_{axis}": [str(int(each))] for axis, each in zip("xy", log, strict=True)}
+
+
+def choose_axes(offered: Mapping[str, Column], asked: Mapping[str, Sequence[str]]) -> tuple[str, str, bool]:
+    """The columns of both axes, and whether only the last step of each line is drawn."""
+    state, first = st.session_state, next(iter(PRESETS.values()))
+    for axis, usual in zip("xy", first, strict=True):
+        say_what_is_gone(asked.get(axis), list(offered), "column")
+        if (wanted := asked.get(axis, [""])[0]) in offered:
+            state[f"compare_{axis}"] = wanted
+        if state.get(f"compare_{axis}") not in offered:
+            state[f"compare_{axis}"] = usual
+    if asked:
+        state["compare_last"] = asked.get("steps") != ["all"]
+    state.setdefault("compare_last", True)
+    labels = {name: label_of(each) for name, each in offered.items()}
+    with st.container(horizontal=True, gap="small"):
+        for place, (name, columns) in enumerate(PRESETS.items()):
+            st.button(name, key=f"compare_preset_{place}", type="tertiary", on_click=take, args=columns)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        x, y = (
+            str(
+                st.selectbox(
+                    title, list(offered), key=f"compare_{axis}", format_func=labels.__getitem__,
+                    persist_state="session", width=240,
+                )
+            )
+            for axis, title in (("x", "Across"), ("y", "Up"))
+        )  # fmt: skip
+        last = st.toggle("The last step of each line alone", key="compare_last", persist_state="session")
+    return x, y, last
+
+
+def take(x: str, y: str) -> None:
+    """Take the columns of a preset."""
+    st.session_state["compare_x"], st.session_state["compare_y"] = x, y
+
+
+def choose_log(
+    values: Mapping[str, pd.Series[float]], x: str, y: str, asked: Mapping[str, Sequence[str]]
+) -> tuple[bool, bool]:
+    """Whether each axis is logarithmic; at first where positive values span decades."""
+    chosen = []
+    with st.container(horizontal=True):
+        for axis, column in (("x", x), ("y", y)):
+            key, of = f"compare_log_{axis}_{column}", values[axis]
+            if f"log_{axis}" in asked:
+                st.session_state[key] = asked[f"log_{axis}"] == ["1"]
+            wide = len(of) > 0 and of.min() > 0 and of.max() > LOG_SPAN * of.min()
+            st.session_state.setdefault(key, bool(wide))
+            name = "Log axis across" if axis == "x" else "Log axis up"
+            chosen.append(st.toggle(name, key=key, persist_state="session"))
+    return chosen[0], chosen[1]
+
+
+def points(chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFrame:
+    """A point for each analysis: LINE, step, x and y, the ends of their errors (NaN without one), both in
+    words, and the address of its result.
+
+    Args:
+        chosen: ``lines.in_lines``.
+        x: Column of the horizontal axis.
+        y: Column of the vertical one.
+        size: The k of overlaps.
+    """
+    frames = []
+    with database()() as s:
+        for parameters, rows in chosen.groupby("parameters"):
+            query = Query(archived=True, only=rows["analysis_id"].tolist(), k=size.of(int(str(parameters))))
+            frames.append(listing.rows(s, query, [x.name, y.name]).rows)
+    rows = pd.concat(frames, ignore_index=True)
+    found = pd.DataFrame({"analysis_id": rows["id"].astype(int)})
+    for axis, column in (("x", x), ("y", y)):
+        error = rows[column.error] if column.error else pd.Series(np.nan, rows.index)
+        found[axis] = rows[column.name]
+        found[f"{axis}_low"], found[f"{axis}_high"] = rows[column.name] - error, rows[column.name] + error
+        found[f"{axis}_told"] = [
+            with_error(int(value) if value.is_integer() and abs(value) < 1e15 else value, off)
+            for value, off in zip(rows[column.name].astype(float), error, strict=True)
+        ]
+    found["address"] = [f"result?analysis={each}" for each in found["analysis_id"]]
+    return found.merge(chosen[[*LINE, "step"]], on="analysis_id")
+
+
+def within(found: pd.DataFrame, log: tuple[bool, bool]) -> pd.DataFrame:
+    """The points with errors that reach zero or below cut on a log axis, a third below the least value."""
+    for axis, is_log in zip("xy", log, strict=True):
+        if is_log:
+            floor = float(found[axis].min()) / 3
+            found = found.assign(**{f"{axis}_low": found[f"{axis}_low"].clip(lower=floor)})
+    return found
+
+
+def say_without(before: pd.DataFrame, after: pd.DataFrame, why: str) -> None:
+    """Name the analyses that are left out."""
+    gone = before[~before["analysis_id"].isin(after["analysis_id"])]
+    if len(gone):
+        st.caption(
+            f"{counted(len(gone), 'analysis', 'analyses')} of {len(before):,} {why}: "
+            f"{named([f'#{each}' for each in gone['analysis_id']])}."
+        )
+
+
+def numbers(drawn: pd.DataFrame, x: Column, y: Column) -> None:
+    """The points as a table, whose rows lead to the results, too."""
+    with st.expander("The numbers behind this chart", icon=":material/table:"):
+        table = pd.DataFrame(
+            {"result": drawn["address"], "line": drawn["series"], "step": drawn["step"]}
+            | {label_of(x): drawn["x_told"], label_of(y): drawn["y_told"]}
+        )
+        st.dataframe(
+            table, hide_index=True, key="compare_scatter_numbers",
+            column_config={"result": st.column_config.LinkColumn(display_text=r"analysis=(\d+)")},
+        )  # fmt: skip

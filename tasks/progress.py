@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +23,11 @@ from seigh.tasks.ending import HandedBack
 # What SQLAlchemy raises when the database, or the connection to it, is away.
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
-_HEARTBEAT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 2.0
 _REPORT_SECONDS = 0.2
+
+# What has not heeded a cancellation for so long is interrupted.
+_PATIENCE_SECONDS = 1.0
 
 
 class WorkLog(logging.LoggerAdapter[logging.Logger]):
@@ -52,14 +57,23 @@ def heed(standing: Standing) -> None:
         raise ClaimLost
 
 
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an exception in a thread at its next step of Python; None takes back what has not been raised."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
 class Line:
     """Tells the database that work is being done as long as the ``with`` block lasts, every few seconds.
+
+    Work that is cancelled stops at its next sign of progress. Within ``interruptible`` it is also interrupted
+    between two steps of Python, as a product of a slow network makes no progress for minutes.
 
     Args:
         maker: Sessions of the database.
         beat: Says that it is; the answer is whether the work is still wanted.
         log: For when the database does not answer.
-        seconds: Between two beats; five when not given.
+        seconds: Between two beats; two when not given.
     """
 
     def __init__(
@@ -75,6 +89,9 @@ class Line:
         self._seconds = _HEARTBEAT_SECONDS if seconds is None else seconds
         self._standing = Standing.owned
         self._told = time.monotonic()
+        self._unheeded: float | None = None  # since when nobody has heeded a cancellation
+        self._interruptible: int | None = None  # the thread that may be interrupted
+        self._guard = threading.Lock()  # of the attribute above, and of what the thread writes
         self._over = threading.Event()
         # A thread, as single steps (a dense eigendecomposition) take minutes without any progress to report.
         self._heart = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
@@ -98,8 +115,44 @@ class Line:
             HandedBack: The worker is to end.
         """
         if time.monotonic() - self._told >= _REPORT_SECONDS:
-            self._tell(self._beat)
+            with self._guard:
+                self._tell(self._beat)
         self._heed()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody has asked for the work to be cancelled, as far as this has been heard."""
+        return self._standing is Standing.cancel_requested
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let the work in the block be interrupted by ``Cancelled`` wherever it is, once it is cancelled.
+
+        A step that is not Python's, such as one call of PyTorch or a file that is being read, is ended first.
+        """
+        thread = threading.get_ident()
+        with self._guard:
+            self._interruptible = thread
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._interruptible = None
+                _raise_in(thread, None)  # what has not been raised yet comes too late
+
+    def _interrupt(self) -> None:
+        """Interrupt work that does not heed its cancellation, unless it writes to the database right now."""
+        if not self.is_cancelled:
+            return
+        if self._unheeded is None:
+            self._unheeded = time.monotonic()
+        if time.monotonic() - self._unheeded < _PATIENCE_SECONDS or not self._guard.acquire(blocking=False):
+            return
+        try:
+            if self._interruptible is not None:
+                _raise_in(self._interruptible, Cancelled)
+        finally:
+            self._guard.release()
 
     def _heed(self) -> None:
         heed(self._standing)
@@ -107,8 +160,9 @@ class Line:
             raise HandedBack
 
     def _beat_on(self) -> None:
-        while not self._over.wait(self._seconds):
+        while not self._over.wait(self._seconds if self._unheeded is None else _PATIENCE_SECONDS):
             self._tell(self._beat)
+            self._interrupt()
 
     def _tell(self, message: Callable[[Session], Standing]) -> None:
         try:
@@ -138,10 +192,11 @@ class Lifeline(Line):
 
     def __call__(self, stage: str, fraction: float, **counts: int) -> None:
         if stage != self._stage or time.monotonic() - self._reported >= _REPORT_SECONDS:
-            self._tell(
-                lambda s: store.report(
-                    s, self._kind, self._number, self._token, stage=stage, progress=fraction, **counts
+            with self._guard:
+                self._tell(
+                    lambda s: store.report(
+                        s, self._kind, self._number, self._token, stage=stage, progress=fraction, **counts
+                    )
                 )
-            )
             self._stage, self._reported = stage, time.monotonic()
         self._heed()

@@ -153,7 +153,8 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
         scratch(root(env, kind), kind.__tablename__, number, token) as folder,
     ):
         try:
-            _RUN[kind](Attempt(claimed, token, env, maker, folder, lifeline, log))
+            with lifeline.interruptible():
+                _RUN[kind](Attempt(claimed, token, env, maker, folder, lifeline, log))
             log.info("finished")
         except (HandedBack, DatabaseFull):
             raise
@@ -163,6 +164,10 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
         except ClaimLost:
             log.warning("given up: it belongs to another attempt, or was deleted")
         except Exception as error:
+            if lifeline.is_cancelled:  # what the interruption has become on its way here
+                write(maker, lambda s: store.cancelled(s, kind, number, token))
+                log.info("cancelled")
+                return
             message = sentence(error, kind)
             log.error("failed: %s", message, exc_info=not isinstance(error, UserError))
             write(maker, lambda s: store.fail(s, kind, number, token, message))

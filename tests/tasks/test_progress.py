@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -95,6 +96,34 @@ def test_the_heart_beats_while_there_is_nothing_to_report(
         time.sleep(0.3)
         with pytest.raises(Cancelled):  # no report is due: a heartbeat has heard it
             lifeline("eigenpairs", 0.5, hvps=70)
+
+
+def test_work_without_any_sign_of_progress_is_interrupted_where_it_may_be(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "_PATIENCE_SECONDS", 0.1)
+    maker = sessions(home.database)
+    with maker.begin() as s:
+        lab.queue(s)
+        assert lab.claim(s, 1)
+    matrix = torch.eye(300)
+
+    def products(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with suppress(RuntimeError):  # what the work itself catches is not in the way
+                torch.mm(matrix, matrix)
+
+    with Lifeline(maker, Analysis, 1, "mine", LOG) as lifeline:
+        with maker.begin() as s:
+            store.request_cancel(s, Analysis, 1)
+        products(0.5)  # nothing happens to what is not to be interrupted
+        start = time.monotonic()
+        with pytest.raises(Cancelled), lifeline.interruptible():
+            products(30)
+        assert time.monotonic() - start < 5
+        products(0.5)
 
 
 def test_a_database_that_is_away_does_not_end_the_analysis(

@@ -11,16 +11,18 @@ from typing import Any
 import streamlit as st
 
 from seigh.app import identity
-from seigh.app.common import counted, plain, settings
+from seigh.app.common import counted, database, plain, said, settings
 from seigh.app.uploads import Brought, Part
 from seigh.core.errors import UserError
-from seigh.core.problems import stub
+from seigh.core.lab import exported
+from seigh.core.problems import graphs, stub
 from seigh.core.problems.checkpoints import Checkpoint
-from seigh.tasks.submit import bring_graph
+from seigh.tasks.submit import bring_graph, delete_graph
 
 # The architecture that has just been brought, which the form is to choose.
 BROUGHT = "new_graph_brought"
 _REFUSAL = "new_graph_refusal"
+_DELETED = "new_graph_deleted"
 _SHOWN = 4
 
 LINES = 'import seigh\nseigh.export(model, samples[:2], "{name}.pt2")'
@@ -73,6 +75,7 @@ def ways(
             st.error(plain(refusal), icon=":material/block:")
         if alone and (outline := files[0].outline):
             _offer_stub(outline, name)
+        _offer_deletion()
 
 
 def _say_nothing_fits(files: Sequence[Brought]) -> None:
@@ -120,3 +123,49 @@ def _offer_stub(outline: Checkpoint, name: str) -> None:
         key="new_stub",
         on_click="ignore",
     )
+
+
+def _offer_deletion() -> None:
+    """Let an exported network be chosen and deleted, once it is said what depends on it."""
+    if sentence := st.session_state.pop(_DELETED, None):
+        st.info(plain(sentence), icon=":material/delete:")
+    there = graphs.names()
+    if not there:
+        return
+    chosen = st.selectbox(
+        "Networks in the lab",
+        there,
+        index=None,
+        placeholder="Choose one to delete it",
+        key="new_graph_chosen",
+    )
+    if chosen is None:
+        return
+    with database()() as s:
+        found = exported.uses(s, chosen)
+    if found.models:
+        names = [*found.models.values()]
+        listed = ", ".join(names[:_SHOWN]) + (
+            f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        )
+        depends = (
+            f"It is the architecture of {listed}, with {counted(found.analyses, 'analysis', 'analyses')}. "
+            "Their results stay; their checkpoints can be analysed again only once its file is brought again."
+        )
+    else:
+        depends = "No model has it as its architecture."
+    st.markdown(f"Delete {plain(chosen)}? {plain(depends)}")
+    st.button(
+        "Yes, delete it", icon=":material/delete:", key="new_graph_delete", on_click=_delete, args=(chosen,)
+    )
+
+
+def _delete(name: str) -> None:
+    def write() -> None:
+        delete_graph(name, settings(), user=identity.current())
+        st.session_state[_DELETED] = f"{name} is deleted."
+        if st.session_state.get("new_architecture") == name:
+            del st.session_state["new_architecture"]
+
+    st.session_state.pop("new_graph_chosen", None)
+    said(write)

@@ -410,6 +410,21 @@ def delete_data(file: actions.StoredData, env: Settings | None = None, *, user: 
     _remove(files, env)
 
 
+def delete_graph(name: str, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
+    """Remove an exported network; results of it stay, and its file can be brought again.
+
+    Raises:
+        AccessError: If ``user`` may not.
+        SettingsError: If there is no such network.
+        StoreError: If work that is under way needs it.
+    """
+    env = env or Settings()
+    with sessions(env.database).begin() as s:
+        actions.delete_graph(s, user, name)
+        files = graphs.forget(name)
+    _remove([f"{graphs.FOLDER}/{each.name}" for each in files], env)
+
+
 def delete_model(model_id: int, env: Settings | None = None, *, user: Actor = OPERATOR) -> None:
     """Remove a model with all that belongs to it, as ``store.delete_model`` says, and the files.
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from seigh.core.access import Actor
-from seigh.core.lab import audit, datafiles, store
+from seigh.core.lab import audit, datafiles, exported, store
 from seigh.core.lab.models import Analysis, Checkpoint, Comparison, DataFile, Model, Training, Work
 from seigh.core.lab.naming import of_file
 from seigh.core.names import Priority
@@ -187,6 +187,20 @@ def delete_data(s: Session, actor: Actor, file: StoredData) -> list[str]:
     files = datafiles.delete(s, file.sha256)
     audit.record(s, actor, "deleted", "data", 0, name)
     return files
+
+
+def delete_graph(s: Session, actor: Actor, name: str) -> None:
+    """Let go of an exported network, unless work under way needs it; its file is the caller's to remove.
+
+    Raises:
+        AccessError: If the actor may not change all models that have it.
+        StoreError: If an analysis that waits or runs is of it.
+    """
+    actor.check_work()
+    for model_id in exported.uses(s, name).models:
+        _check_model(s, actor, model_id)
+    exported.check_free(s, name)
+    audit.record(s, actor, "deleted", "network", 0, name)
 
 
 def submitted(s: Session, actor: Actor, kind: type[Work], number: int) -> None:

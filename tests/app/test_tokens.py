@@ -94,3 +94,21 @@ def test_data_in_several_files_are_brought_together(open_page: Open, tmp_path: P
     assert not app.exception
     path = app.session_state["new_data_file"]
     assert data.load(f"{path}(block=4)", "test").x.tolist() == [[11, 12, 13, 14], [15, 16, 17, 18]]
+
+
+def test_an_exported_network_is_deleted_once_it_is_said_what_depends_on_it(
+    open_page: Open, home: Settings
+) -> None:
+    folder = home.artifact_folder / "graphs"
+    folder.mkdir(parents=True)
+    (folder / f"{'ab' * 32}.net.pt2").write_bytes(b"damaged")
+    name = f"graph/net-{'ab' * 8}"
+    with sessions(home.database).begin() as s:
+        store.add_model(s, "mine", name)
+    app = open_page("new_analysis")
+    app.selectbox(key="new_graph_chosen").select(name).run()
+    assert "It is the architecture of mine, with 0 analyses" in texts(app, "markdown")
+    app.button(key="new_graph_delete").click().run()
+    assert f"{name} is deleted" in texts(app, "info")
+    assert not [*folder.iterdir()]
+    assert not app.exception

@@ -7,26 +7,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from seigh.core.lab import whole
+from seigh.core.access import AccessError, Actor, Role
+from seigh.core.lab import exported, whole
+from seigh.core.lab.models import Analysis, State
 from seigh.core.lab.session import sessions
+from seigh.core.lab.store import StoreError
 from seigh.core.problems import architectures, checkpoints
 from seigh.core.problems.graphs import files
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
-from seigh.tasks.submit import Upload, bring_graph, submit
+from seigh.tasks.submit import Upload, bring_graph, delete_graph, submit
 from tests.exported import AttentionCnn, honest
 
 
-def test_the_file_is_kept_and_found_again(
+def test_the_file_is_kept_found_again_and_deleted_unless_work_needs_it(
     home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_taken", {})
     torch.manual_seed(0)
     torch.save(AttentionCnn().state_dict(), tmp_path / "step_10.pt")
     (tmp_path / "Net.pt2").write_bytes(honest())
+    ada, bob = (Actor(name, Role.member) for name in ("ada", "bob"))
     settings = AnalysisSettings(architecture=str(tmp_path / "Net.pt2"), data="digits", samples=20, k=3)
     done = submit(
         [Upload(tmp_path / "step_10.pt", "step_10.pt")],
-        model_name="mine", settings=[settings], user="ada", env=home,
+        model_name="mine", settings=[settings], user=ada, env=home,
     )  # fmt: skip
     assert len(done.analysis_ids) == 1
     (stored,) = (home.artifact_folder / "graphs").iterdir()
@@ -49,3 +53,17 @@ def test_the_file_is_kept_and_found_again(
     files._opened.cache_clear()
     with pytest.raises(SettingsError, match="damaged"):
         files.find(name)
+    with sessions(home.database)() as s:
+        found = exported.uses(s, name)
+    assert ([*found.models.values()], found.analyses, found.waiting) == (["mine"], 1, 1)
+    with pytest.raises(AccessError):
+        delete_graph(name, home, user=bob)
+    with pytest.raises(StoreError, match="1 analysis that wait or run need"):
+        delete_graph(name, home, user=ada)
+    with sessions(home.database).begin() as s:
+        s.get_one(Analysis, done.analysis_ids[0]).state = State.finished
+    delete_graph(name, home, user=ada)  # though it is damaged
+    assert name not in architectures.names()
+    assert not [*(home.artifact_folder / "graphs").iterdir()]
+    with pytest.raises(SettingsError, match="no exported network"):
+        delete_graph(name, home, user=ada)

@@ -156,6 +156,19 @@ def settled(name: str) -> str | None:
     return None if taken is None else taken.name
 
 
+def forget(name: str) -> list[Path]:
+    """Let go of a network that this process was given; its files in the artefact store, to be removed.
+
+    Raises:
+        Unfit: If there is none.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or not exists(name):
+        raise _absent(name)
+    _taken.pop(match["digits"], None)
+    return [path for path, _ in _stored(match["digits"])]
+
+
 def find(name: str) -> Graph:
     """A network by its name.
 
@@ -165,11 +178,15 @@ def find(name: str) -> Graph:
     match = _NAME.fullmatch(name)
     found = _find(match["digits"]) if match else None
     if found is None:
-        raise Unfit(
-            f"There is no exported network '{shown(name)}' here; upload its {SUFFIX} file on New analysis, "
-            "or give the path of the file in place of the name."
-        )
+        raise _absent(name)
     return found
+
+
+def _absent(name: str) -> Unfit:
+    return Unfit(
+        f"There is no exported network '{shown(name)}' here; upload its {SUFFIX} file on New analysis, or "
+        "give the path of the file in place of the name."
+    )
 
 
 def _find(digits: str) -> Graph | None:

@@ -17,7 +17,7 @@ RUN pip install --constraint constraints.txt --index-url "$TORCH_INDEX" --no-dep
     && pip install --require-hashes --no-deps --requirement requirements.lock
 # The project without its code: its dependencies stay in the cache when only the code has changed.
 RUN mkdir seigh \
-    && pip install --constraint constraints.txt '.[lab]' \
+    && pip install --constraint constraints.txt '.[lab,hf]' \
     && pip uninstall --yes seigh-lab
 COPY seigh seigh
 COPY app app

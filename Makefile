@@ -75,7 +75,7 @@ lock: | $(VENV)/bin/python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra lab --extra dev --extra bench \
 		--no-annotate --no-header \
 		pyproject.toml --output-file constraints.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra lab \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra lab --extra hf \
 		--no-annotate --no-header \
 		--constraint constraints.txt $$(sed -nE 's/^($(TORCH_FAMILY))==.*/--no-emit-package \1/p' constraints.txt) \
 		pyproject.toml --output-file requirements.lock

@@ -368,9 +368,24 @@ def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> F
     )
 
 
+def by_tensor(points: pd.DataFrame) -> bool:
+    """Whether the places of a profile, of ``queries.profiles``, are parameter tensors."""
+    return "name" in points and bool((points["name"] != "").all())
+
+
 def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
     """A profile at several steps of one line, of ``queries.profiles``."""
     title, lines = str(points["title"].iloc[0]), points["line"].nunique()
+    if by_tensor(points):
+        return Figure(
+            title=f"{_upper(title)} of every tensor",
+            how=f"{points['note'].iloc[0]} A column is a training step, a row a parameter tensor in the "
+            "model's order; point at a cell for its interval.",
+            alt=f"{title} of every parameter tensor at several training steps: {series}.",
+            table=points,
+            draw=charts.tensors_by_step,
+            of=series,
+        )
     first = ""
     if lines > 1:
         first = f" Of {lines} lines, {points['line_title'].iloc[0]} {points['line'].min():g} is drawn."
@@ -753,12 +768,13 @@ def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "")
     "alone."""
     title = str(rows["title"].iloc[0])
     said = f" {remark}" if remark else ""
+    draw = charts.tensors if by_tensor(rows) else charts.profile
     return Figure(
         title=_upper(title),
         how=f"{rows['note'].iloc[0]}{said}",
         alt=f"{title} against {rows['x_title'].iloc[0]}.",
         table=rows,
-        draw=partial(charts.profile, color=color),
+        draw=partial(draw, color=color),
         file=file,
     )
 

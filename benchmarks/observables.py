@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,11 +23,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seigh.core.methods import Request
-from seigh.core.observables import BUILT_IN
+from seigh.core.observables import BUILT_IN, approximations, layers
 from seigh.core.observables.density import smoothed
 from seigh.core.observables.direction import shares
 from seigh.core.observables.powerlaw import fit
-from seigh.core.overlap.observables import Curve, Profile, Quantity, Scene, Unavailable, tilts
+from seigh.core.overlap.observables import (
+    Adam,
+    Curve,
+    Landscape,
+    Profile,
+    Quantity,
+    Scene,
+    Unavailable,
+    tilts,
+)
 from seigh.core.spectra import a_posteriori, block_krylov
 
 Floats = NDArray[np.float64]
@@ -36,6 +48,28 @@ _ROUNDING = 1e-9
 KINDS = ("decaying", "close", "signs", "flat", "gap", "power-law")
 
 
+# θ as three tensors.
+SIZES = (60, 6, 30)
+
+
+class Ground:
+    """A landscape with the Hessian ``matrix``, the GGN ``other``, and second moments of Adam."""
+
+    kind = "hessian"
+
+    def __init__(self, matrix: Tensor, other: Tensor, preconditioner: Tensor) -> None:
+        self.hessian, self.other_matrix, self.preconditioner = matrix, other, preconditioner
+
+    def adam(self) -> Adam:
+        return Adam(self.preconditioner, 0.1, 0.9, 7)
+
+    def product(self, vector: Tensor) -> Tensor:
+        return self.hessian @ vector
+
+    def matrix(self, _: str) -> Tensor:
+        return self.other_matrix
+
+
 @dataclass(frozen=True)
 class Case:
     """A matrix with its whole spectrum by descending |λ|, a direction, and what was found of the matrix."""
@@ -45,6 +79,10 @@ class Case:
     vectors: Tensor
     direction: Tensor
     scene: Scene
+
+    @property
+    def ground(self) -> Ground:
+        return cast(Ground, self.scene.ground)
 
 
 def draw(kind: str, seed: int, products: int) -> Case:
@@ -73,19 +111,23 @@ def draw(kind: str, seed: int, products: int) -> Case:
     direction = torch.randn(d, generator=generator, dtype=torch.float64)
     if seed % 2:  # as gradients have, more of the leading eigenvectors
         direction = matrix @ direction
+    noise = torch.randn(d, d, generator=generator, dtype=torch.float64) / d
+    other = matrix + 10.0 ** -(seed % 3) * (noise + noise.T)
+    scales = torch.randn(d, generator=generator, dtype=torch.float64).exp()
     pairs = block_krylov(matrix, K, products=products, further=8, seed=seed)
     assert pairs.residuals is not None
     scene = Scene(
         pairs.top(K).vectors().T,
         pairs.values[:K],
         tilts(pairs, pairs.residuals, K),
-        {},
+        dict(enumerate(torch.zeros(d).split(SIZES))),
         _no_overlap,
         found=pairs,
         residuals=pairs.residuals,
         operator=matrix,
         estimate=a_posteriori(matrix, pairs.top(K), tests=10, seed=seed),
         request=Request(K, d, 1, seed),
+        ground=cast(Landscape, Ground(matrix, other, scales)),
     )
     return Case(matrix, whole[order], vectors[:, order], direction, scene)
 
@@ -99,6 +141,33 @@ def _share(case: Case) -> Floats:
     return (inner.cumsum(0)[:K] / case.direction.square().sum()).numpy()
 
 
+def _blocks(case: Case) -> list[Tensor]:
+    ends = np.cumsum([0, *SIZES])
+    return [case.matrix[a:b, a:b] for a, b in pairwise(ends)]
+
+
+def _largest(block: Tensor) -> float:
+    values = torch.linalg.eigvalsh(block)
+    return float(values[values.abs().argmax()])
+
+
+def _missed(case: Case) -> Floats:
+    inside = sum(float(block.square().sum()) for block in _blocks(case))
+    return np.sqrt(1 - inside / float(case.matrix.square().sum()))
+
+
+def _preconditioned(case: Case) -> Floats:
+    scale = case.ground.preconditioner.rsqrt()
+    return torch.linalg.eigvalsh(scale[:, None] * case.matrix * scale)[-1].numpy()
+
+
+def _common(case: Case) -> Floats:
+    values, vectors = torch.linalg.eigh(case.ground.other_matrix)
+    vectors = vectors[:, values.abs().argsort(descending=True)]
+    inner = (case.vectors.T @ vectors).square().cumsum(0).cumsum(1).diagonal()[:K]
+    return (inner / torch.arange(1, K + 1)).numpy()
+
+
 def _fourth(case: Case) -> Floats:
     return case.vectors[:, :K].pow(4).sum(0).numpy()
 
@@ -106,6 +175,14 @@ def _fourth(case: Case) -> Floats:
 TRUTHS: MappingProxyType[str, Callable[[Case], Floats]] = MappingProxyType(
     {
         "gradient-share": _share,
+        "adam-sharpness": _preconditioned,
+        "eigenspace-ggn": _common,
+        "error-ggn": lambda case: (
+            (case.ground.other_matrix - case.matrix).norm() / case.matrix.norm()
+        ).numpy(),
+        "layer-sharpness": lambda case: np.array([_largest(block) for block in _blocks(case)]),
+        "layer-trace": lambda case: np.array([float(block.trace()) for block in _blocks(case)]),
+        "block-diagonal-misses": _missed,
         "participation": lambda case: np.cumsum(_fourth(case)),
         "participation-each": _fourth,
         "trace": lambda case: case.values.sum().numpy(),
@@ -125,13 +202,25 @@ TRUTHS: MappingProxyType[str, Callable[[Case], Floats]] = MappingProxyType(
 """The definitions, of the whole spectrum."""
 
 
+@contextmanager
+def as_of_large_networks() -> Iterator[None]:
+    """Inside, nothing is multiplied out as it is for small networks."""
+    usual = approximations.EXACT_UP_TO, layers.EXACT_UP_TO
+    approximations.EXACT_UP_TO = layers.EXACT_UP_TO = 0
+    try:
+        yield
+    finally:
+        approximations.EXACT_UP_TO, layers.EXACT_UP_TO = usual
+
+
 def held(name: str, case: Case) -> Floats | None:
     """Whether each number of an observable is held by its error or interval; None where it is not stated."""
     try:
         if name == "gradient-share":
             found = shares(case.scene, case.direction, "the direction")
         else:
-            found = BUILT_IN[name].compute(case.scene)
+            with as_of_large_networks():
+                found = BUILT_IN[name].compute(case.scene)
     except Unavailable:
         return None
     if isinstance(found, Curve):

@@ -32,7 +32,7 @@ from seigh.app.charts.overlap import (
     overlap_by_step,
     overlap_curve,
 )
-from seigh.app.charts.profiles import profile, profile_by_step
+from seigh.app.charts.profiles import profile, profile_by_step, tensors, tensors_by_step
 from seigh.app.charts.scatter import scatter
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
@@ -107,4 +107,6 @@ __all__ = [
     "spectra_by_step",
     "spectrum",
     "stages",
+    "tensors",
+    "tensors_by_step",
 ]

@@ -16,6 +16,9 @@ PROFILE_HEIGHT = 340
 # An axis is symmetric-logarithmic where its farthest place is so many times as far as the median one.
 _FAR = 8.0
 
+# Cells of a heat map are coloured on a log scale where the largest value is so many times the least.
+_DECADES = 30.0
+
 # The part of an axis that a label takes, on a telephone's screen.
 _LABEL = 0.09
 
@@ -64,6 +67,83 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
         dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
         layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), detail=alt.Detail("line:N")))
     return layered(*layers, height=PROFILE_HEIGHT)
+
+
+def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
+    """A number of every parameter tensor with its interval, by their names from the top.
+
+    Args:
+        frame: ``queries.profiles`` of one analysis and one name, whose places are tensors.
+        color: The model's colour.
+    """
+    frame = frame[["title", "x", "name", "value", "lower", "upper"]]
+    names = frame.sort_values("x")["name"].tolist()
+    y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=180))
+    tooltip = [
+        alt.Tooltip("name:N", title="tensor"),
+        alt.Tooltip("value:Q", format=".4g"),
+        alt.Tooltip("lower:Q", title="at least", format=".4g"),
+        alt.Tooltip("upper:Q", title="at most", format=".4g"),
+    ]
+    x = alt.X("value:Q", title=short(str(frame["title"].iloc[0])))
+    points = alt.Chart(frame).mark_point(color=color, filled=True, size=70, opacity=1)
+    bars = alt.Chart(frame.dropna(subset=["lower", "upper"])).mark_rule(color=color, strokeWidth=2)
+    zero = alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[2, 3])
+    return layered(
+        zero.encode(x=x),
+        bars.encode(x=alt.X("lower:Q"), x2="upper:Q", y=y, tooltip=tooltip),
+        points.encode(x=x, y=y, tooltip=tooltip),
+        height=max(120, 26 * len(names) + 60),
+    )
+
+
+def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
+    """A number of every parameter tensor at several training steps, as a heat map.
+
+    Args:
+        frame: ``queries.profiles`` of one line and one name, whose places are tensors.
+    """
+    frame = frame[["title", "step", "x", "name", "value", "lower", "upper"]]
+    names = frame.sort_values("x")["name"].drop_duplicates().tolist()
+    steps = [str(step) for step in sorted(frame["step"].unique())]
+    frame = frame.assign(at=frame["step"].astype(str))
+    low, high = float(frame["value"].min()), float(frame["value"].max())
+    positive = frame.loc[frame["value"] > 0, "value"]
+    if low >= 0 and len(positive) and high > _DECADES * float(positive.min()):
+        colors = alt.Scale(type="log", scheme="viridis", domain=[float(positive.min()), high])
+    elif low < 0 < high:
+        far = max(-low, high)
+        colors = alt.Scale(scheme="blueorange", domain=[-far, far], domainMid=0)
+    else:
+        colors = alt.Scale(scheme="viridis")
+    cells = alt.Chart(frame).mark_rect()
+    return layered(
+        cells.encode(
+            x=alt.X(
+                "at:O", sort=steps, title="training step", axis=alt.Axis(labelOverlap=True, labelAngle=0)
+            ),
+            y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150)),
+            color=alt.Color(
+                "value:Q",
+                scale=colors,
+                legend=alt.Legend(
+                    title=short(str(frame["title"].iloc[0])),
+                    orient="top",
+                    gradientLength=160,
+                    tickCount=4,
+                    format="~g",
+                ),
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="tensor"),
+                alt.Tooltip("step:Q", format=",d"),
+                alt.Tooltip("value:Q", format=".4g"),
+                alt.Tooltip("lower:Q", title="at least", format=".4g"),
+                alt.Tooltip("upper:Q", title="at most", format=".4g"),
+            ],
+        ),
+        height=max(160, 24 * len(names) + 100),
+    )
 
 
 def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:

@@ -1147,9 +1147,20 @@ def profiles(s: Session, ids: Sequence[int], names: Sequence[str] | None = None)
     Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), observable (its name),
     title (of its axis), note (how to read it), unit, x_title, line_title and reference_title (what x, the
     number of a line and the reference are), log (whether values are drawn on a logarithmic axis), and line,
-    x, value, lower, upper and reference, NaN where unknown.
+    x, value, lower, upper and reference, NaN where unknown; and name, that of the parameter tensor whose
+    number x is, empty where x is another thing.
     """
-    return _observations(s, ids, "profile", names)
+    found = _observations(s, ids, "profile", names)
+    by_tensor = found["x_title"] == "tensor"
+    if not by_tensor.any():
+        return found.assign(name="")
+    told = select(LayerShare.analysis_id, LayerShare.position, LayerShare.name).distinct()
+    rows = s.execute(
+        told.where(LayerShare.analysis_id.in_(found.loc[by_tensor, "analysis_id"].unique().tolist()))
+    )
+    called = {(row.analysis_id, row.position): row.name for row in rows}
+    keys = zip(found["analysis_id"], found["x"].astype(int) - 1, by_tensor, strict=True)
+    return found.assign(name=[called.get((a, x), str(x + 1)) if tensor else "" for a, x, tensor in keys])
 
 
 def quantities(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -> pd.DataFrame:

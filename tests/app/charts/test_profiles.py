@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from seigh.app import charts, figures
 from seigh.app.charts.profiles import _LABEL, _ticks
+from tests.app.charts.frames import layer
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,33 @@ def test_labels_of_a_symlog_axis_have_room(low: float, high: float, constant: fl
     places = np.sign(ticks) * np.log1p(np.abs(ticks) / constant)
     whole = np.log1p(high / constant) + np.log1p(-low / constant)
     assert (np.diff(places) >= _LABEL * whole - 1e-12).all()
+
+
+def by_tensor(*steps: int, sign: float = 1.0) -> pd.DataFrame:
+    """``queries.profiles`` of a number of three tensors."""
+    rows = [
+        {"step": step, "x": x, "name": name, "value": sign * 10.0**x, "lower": 0.5, "upper": 2000.0}
+        for step in steps
+        for x, name in enumerate(("last.weight", "a.bias", "mid.weight"), 1)
+    ]
+    said = {"title": "trace of the block", "note": "the sum.", "x_title": "tensor", "line": np.nan}
+    return pd.DataFrame(rows).assign(**said)
+
+
+def test_numbers_of_tensors_stand_in_the_model_s_order_by_their_names() -> None:
+    figure = figures.profile(by_tensor(0), "#123456")
+    encoding, data = layer(figure.draw(figure.table), "point")
+    assert encoding["y"]["sort"] == ["last.weight", "a.bias", "mid.weight"]
+    assert data["value"].tolist() == [10.0, 100.0, 1000.0]
+
+
+@pytest.mark.parametrize(("sign", "scheme"), [(1.0, "log"), (-1.0, None)])
+def test_tensors_over_training_are_a_heat_map(sign: float, scheme: str | None) -> None:
+    figure = figures.profile_over_training(by_tensor(0, 100, sign=sign), "mlp")
+    assert figure.title == "Trace of the block of every tensor"
+    encoding, data = layer(figure.draw(figure.table), "rect")
+    assert encoding["x"]["sort"] == ["0", "100"]
+    assert encoding["y"]["sort"] == ["last.weight", "a.bias", "mid.weight"]
+    assert encoding["color"]["scale"].get("type") == scheme
+    assert len(data) == 6
+    assert charts.tensors_by_step in (figure.draw,)

@@ -1,0 +1,299 @@
+"""The blocks of H on the diagonal, one for each parameter tensor, and what lies outside of them.
+
+All of it comes from one sweep: products with random vectors that are zero outside of one tensor give the
+trace of its block and the norms inside and outside of it; block Krylov within each tensor gives its largest
+eigenvalue. Small networks are multiplied out, and everything is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seigh.core.methods import Request
+from seigh.core.overlap.observables import Observable, Profile, Quantity, Scene, Unavailable
+from seigh.core.spectra import APosteriori, Operator, block_krylov
+from seigh.core.spectra.aposteriori import extremes
+from seigh.core.spectra.measurements import Gaussian
+from seigh.core.spectra.operators import multiply
+
+Floats = NDArray[np.float64]
+
+PROBABILITY = 0.95
+
+EXACT_UP_TO = 512
+"""D up to which H is multiplied out."""
+
+PROBES, PRODUCTS = 20, 24
+"""Of each larger network's tensor: random vectors, and products for its largest eigenvalue."""
+
+_BLOCK = 4
+_COLUMNS = 32
+
+# Number of this draw among the matrices that one seed stands for.
+_STREAM = 13
+
+# Rounding errors of a product, in units of the precision times |λ₁|.
+_UNITS = 64.0
+
+# Tensors that a forecast counts with, which does not know the network.
+_USUAL = 12
+
+
+class _Within:
+    """The block of H of some coordinates, from products with H."""
+
+    def __init__(self, operator: Operator, part: slice) -> None:
+        self.shape = (part.stop - part.start,) * 2
+        self.dtype = operator.dtype
+        self.device = operator.device
+        self._operator = operator
+        self._part = part
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """(d, b) → (d, b)."""
+        whole = torch.zeros(self._operator.shape[0], *block.shape[1:], dtype=block.dtype, device=block.device)
+        whole[self._part] = block
+        return (self._operator @ whole)[self._part]
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """What products with random vectors within each tensor say.
+
+    Attributes:
+        inside: (L,), mean of ‖[(H − Ĥ) z_l]_l‖² of each tensor l.
+        within: Mean of Σ_l ‖[H z_l]_l‖².
+        outside: Mean of Σ_l Σ_{m≠l} ‖[H z_l]_m‖².
+        missed: The same of H − Ĥ.
+        cross: Mean of Σ_l Σ_{m≠l} [Ĥ z_l]_mᵀ [(H − Ĥ) z_l]_m.
+        forms: (n, L), z_lᵀ (H − Ĥ) z_l.
+    """
+
+    inside: Tensor
+    within: float
+    outside: float
+    missed: float
+    cross: float
+    forms: Tensor
+
+
+def _parts(scene: Scene) -> list[slice]:
+    ends = np.cumsum([0, *(tensor.numel() for tensor in scene.tensors.values())])
+    return [slice(int(a), int(b)) for a, b in pairwise(ends)]
+
+
+def _dense(scene: Scene) -> Tensor | None:
+    """H where it is small, (D, D) float64."""
+    dimension = scene.vectors.shape[1]
+    if dimension > EXACT_UP_TO:
+        return None
+
+    def make() -> Tensor:
+        units = torch.eye(dimension, dtype=scene.vectors.dtype, device=scene.vectors.device)
+        h = torch.cat([multiply(scene.hessian, part).double() for part in torch.split(units, _COLUMNS, 1)], 1)
+        return (h + h.T) / 2
+
+    return scene.once("H, multiplied out", make)
+
+
+def _rounding(scene: Scene) -> float:
+    return _UNITS * torch.finfo(scene.vectors.dtype).eps * float(scene.values.abs().max())
+
+
+def _probes(scene: Scene) -> _Probes:
+    def make() -> _Probes:
+        parts, device = _parts(scene), scene.vectors.device
+        dimension = scene.vectors.shape[1]
+        values = scene.values.to(device, torch.float64)
+        seed = 0 if scene.request is None else scene.request.seed
+        draw = Gaussian(PROBES, dimension, (seed, _STREAM), scene.vectors.dtype, device)
+        z = draw.columns(0, PROBES) * dimension**0.5
+        inside, forms = torch.zeros(len(parts)), torch.zeros(PROBES, len(parts))
+        inside, forms = inside.double(), forms.double()
+        within = outside = missed = cross = 0.0
+        for number, part in enumerate(parts):
+            block = torch.zeros_like(z)
+            block[part] = z[part]
+            image = multiply(scene.hessian, block).double()
+            rows = scene.vectors[:, part].double()
+            known = scene.vectors.T.double() @ (values[:, None] * (rows @ z[part].double()))
+            rest = image - known
+            forms[:, number] = (rest[part] * z[part].double()).sum(0).cpu()
+            inside[number] = float(rest[part].square().sum()) / PROBES
+            within += float(image[part].square().sum()) / PROBES
+            for each in (image, rest, known):
+                each[part] = 0
+            outside += float(image.square().sum()) / PROBES
+            missed += float(rest.square().sum()) / PROBES
+            cross += float((known * rest).sum()) / PROBES
+        return _Probes(inside, within, outside, missed, cross, forms)
+
+    return scene.once("probes of tensors", make)
+
+
+def _by_tensor(value: list[float], lower: list[float], upper: list[float]) -> Profile:
+    x = np.arange(1.0, len(value) + 1)
+    return Profile(x, np.array(value), np.array(lower), np.array(upper))
+
+
+def _sharpness(scene: Scene) -> Profile:
+    """The eigenvalue of largest |λ| of each block, within its residual."""
+    value, off = [], []
+    rounding, dense = _rounding(scene), _dense(scene)
+    for part in _parts(scene):
+        if dense is not None:
+            values = torch.linalg.eigvalsh(dense[part, part])
+            value.append(float(values[values.abs().argmax()]))
+            off.append(rounding)
+            continue
+        size = part.stop - part.start
+        pairs = block_krylov(
+            _Within(scene.hessian, part),
+            1,
+            block=min(_BLOCK, size),
+            products=min(PRODUCTS, size),
+            complete=False,
+            seed=0 if scene.request is None else scene.request.seed,
+        )
+        assert pairs.residuals is not None
+        value.append(float(pairs.values[0]))
+        off.append(float(pairs.residuals[0]) + rounding)
+    lower = [a - b for a, b in zip(value, off, strict=True)]
+    return _by_tensor(value, lower, [a + b for a, b in zip(value, off, strict=True)])
+
+
+def _trace(scene: Scene) -> Profile:
+    """The trace of each block: what the pairs found have of it, and Hutchinson's estimate of the rest."""
+    value, lower, upper = [], [], []
+    dense = _dense(scene)
+    squares = scene.values.to(scene.vectors.device, torch.float64)
+    for number, part in enumerate(_parts(scene)):
+        if dense is not None:
+            value.append(float(dense[part, part].trace()))
+            reach = _rounding(scene) * math.sqrt(part.stop - part.start)
+            lower.append(value[-1] - reach)
+            upper.append(value[-1] + reach)
+            continue
+        probes = _probes(scene)
+        held = float(squares @ scene.vectors[:, part].double().square().sum(1))
+        estimate = APosteriori(
+            0.0,
+            math.sqrt(float(probes.inside[number])),
+            PROBES,
+            held,
+            tuple(probes.forms[:, number].tolist()),
+        )
+        interval = estimate.trace_interval(PROBABILITY)
+        value.append(estimate.trace)
+        lower.append(interval.lower)
+        upper.append(interval.upper)
+    return _by_tensor(value, lower, upper)
+
+
+def _missed(scene: Scene) -> Quantity:
+    """‖H − B‖_F / ‖H‖_F with B the blocks of H on its diagonal.
+
+    With Ĥ of the pairs found and A = H − Ĥ, the part of H outside of the blocks has a norm between the
+    difference and the sum of the norms of Ĥ's part, which is known, and of A's part; and so has the part
+    inside. Random vectors bound the norms of A's parts and of H's parts, and the share follows from both.
+    """
+    parts, dense = _parts(scene), _dense(scene)
+    if len(parts) == 1:
+        raise Unavailable("θ is a single tensor, so there is nothing outside of its block.")
+    rounding = _UNITS * torch.finfo(scene.vectors.dtype).eps
+    if dense is not None:
+        whole = float(dense.square().sum())
+        blocks = sum(float(dense[part, part].square().sum()) for part in parts)
+        if not whole > 0:
+            raise Unavailable("‖H‖_F is exactly 0 here, so nothing of it lies anywhere.")
+        value = math.sqrt(max(whole - blocks, 0.0) / whole)
+        return Quantity(value, max(value - rounding, 0.0), min(value + rounding, 1.0))
+    probes = _probes(scene)
+    values = scene.values.to(scene.vectors.device, torch.float64)
+    known, in_blocks = float(values.square().sum()), 0.0
+    for part in parts:
+        rows = scene.vectors[:, part].double()
+        gram = (rows @ rows.T) * values
+        in_blocks += float((gram * gram.T).sum())
+    off = math.sqrt(max(known - in_blocks, 0.0))
+    rest = probes.missed + float(probes.inside.sum())
+    total = known + rest  # as A is orthogonal to Ĥ
+    # Six bounds hold together: two of H's and one of A's norm, outside of the blocks and inside.
+    lowest, highest = extremes(PROBES, (1 - PROBABILITY) / 6)
+
+    def between(held: float, of_rest: float, of_whole: float) -> tuple[float, float]:
+        reach = math.sqrt(of_rest / lowest)
+        least = max(math.sqrt(of_whole / highest), held - reach)
+        return least, min(math.sqrt(of_whole / lowest), held + reach)
+
+    outside = between(off, probes.missed, probes.outside)
+    inside = between(math.sqrt(in_blocks), float(probes.inside.sum()), probes.within)
+    value = math.sqrt(max(off**2 + 2 * probes.cross + probes.missed, 0.0) / total)
+    lower = max(_part(outside[0], inside[1]) - rounding, 0.0)
+    upper = min(_part(outside[1], inside[0]) + rounding, 1.0)
+    return Quantity(min(max(value, lower), upper), lower, upper)
+
+
+def _part(outside: float, inside: float) -> float:
+    whole = math.hypot(outside, inside)
+    if not whole > 0:
+        raise Unavailable("‖H‖_F is exactly 0 here, so nothing of it lies anywhere.")
+    return outside / whole
+
+
+def _products(each: int) -> Mapping[str, float]:
+    return {f"{each} products within every tensor": float(_USUAL * each)}
+
+
+def _cost_of_probes(request: Request) -> Mapping[str, float]:
+    if request.dimension <= EXACT_UP_TO:
+        return {"H, multiplied out": float(request.dimension)}
+    return _products(PROBES)
+
+
+def _cost_of_sharpness(request: Request) -> Mapping[str, float]:
+    if request.dimension <= EXACT_UP_TO:
+        return {"H, multiplied out": float(request.dimension)}
+    return _products(PRODUCTS)
+
+
+SHARPNESS = Observable(
+    "layer-sharpness",
+    "largest eigenvalue of the block",
+    "of the block of H on the diagonal that belongs to each parameter tensor, the eigenvalue of largest |λ|, "
+    "off by no more than its residual: how sharp the loss is if one tensor alone is moved.",
+    _sharpness,
+    _cost_of_sharpness,
+    kind="profile",
+    x="tensor",
+)
+
+TRACE = Observable(
+    "layer-trace",
+    "trace of the block",
+    "of the block of H on the diagonal that belongs to each parameter tensor, the sum of all eigenvalues; "
+    "the traces of all tensors sum to that of H. Each interval holds with at least 95 %.",
+    _trace,
+    _cost_of_probes,
+    kind="profile",
+    x="tensor",
+)
+
+MISSED = Observable(
+    "block-diagonal-misses",
+    "share of ‖H‖_F that the block diagonal misses",
+    "‖H − B‖_F / ‖H‖_F with B the blocks of H on its diagonal, one for each parameter tensor, as methods "
+    "that treat layers on their own assume it: 0 if tensors do not interact. The interval holds with at "
+    "least 95 %.",
+    _missed,
+    _cost_of_probes,
+    kind="quantity",
+)

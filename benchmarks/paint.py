@@ -1,7 +1,9 @@
-"""How long the dashboard's pages take in a real browser: to the first paint, a title, and the last chart.
+"""How long the dashboard's pages take in a real browser: to the first paint, a title, and the last chart; and
+how long they take to answer to what people do on them.
 
     python -m benchmarks.paint --home .seigh                # with the data of a lab, such as the demo's
     python -m benchmarks.paint --analyses 200 --k 1500      # with made-up results, as a large lab has them
+    python -m benchmarks.paint --analyses 1000 --models 20 --k 200
 
 Each page is opened twice in a new browser window, first with nothing in its cache, then, "again", with
 Streamlit's scripts there; the times are the browser's own, from the start of the navigation.
@@ -15,9 +17,10 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -40,6 +43,7 @@ PAGES = (
     "compare",
     "compare?view=spectrum",
     "compare?view=size",
+    "compare?view=scatter",
     "stabilisation",
     "metrics",
     "data",
@@ -54,6 +58,8 @@ REST_MS = 1000
 # Times in ms since the start of the navigation: when there was a title, and when a chart changed last.
 _WATCH = """
 window.seen = {title: null, drawn: null, charts: 0};
+for (const kind of ['pointerup', 'keydown'])
+    addEventListener(kind, () => { window.acted = performance.now(); }, true);
 new MutationObserver(changes => {
     const main = document.querySelector('[data-testid=stMain]');
     if (!main) return;
@@ -85,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{'':28}{'paint':>8}{'title':>8}{'drawn':>8}{'again: paint':>14}{'title':>8}{'drawn':>8}")
             for page, ms in measure(browser, url, chosen.repeats).items():
                 print(f"{page or 'overview':28}" + "{:8.0f}{:8.0f}{:8.0f}{:14.0f}{:8.0f}{:8.0f}".format(*ms))
-            print(
-                f"another k on compare: {moved_slider(browser, url):.0f} ms until the charts are drawn anew"
-            )
+            print("From an action to the last change of the page, ms")
+            for action, taken in interactions(browser, url, chosen.repeats).items():
+                print(f"{action:36}{taken:8.0f}")
 
 
 def measure(browser: Browser, url: str, repeats: int) -> dict[str, list[float]]:
@@ -128,19 +134,68 @@ def settle(tab: Page) -> None:
     tab.wait_for_timeout(REST_MS)
 
 
-def moved_slider(browser: Browser, url: str) -> float:
-    """Ms from a press of an arrow key on the slider of k to the last change of the page."""
-    tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    tab.add_init_script(_WATCH)
-    tab.goto(f"{url}/compare")
-    settle(tab)
-    tab.get_by_role("slider").first.focus()
-    start = tab.evaluate("performance.now()")
+def press(tab: Page) -> None:
+    """Move the first slider of a page by one."""
+    tab.get_by_test_id("stMain").get_by_role("slider").first.focus()
     tab.keyboard.press("ArrowLeft")
+
+
+def click(role: Literal["button", "radio"], name: str) -> Callable[[Page], None]:
+    """An action that clicks the first button, or choice, of a name in the page itself."""
+    return lambda tab: tab.get_by_test_id("stMain").get_by_role(role, name=name).first.click()
+
+
+def pick(label: str, option: str) -> Callable[[Page], None]:
+    """An action that takes one more option in a field, written as one finds it."""
+
+    def act(tab: Page) -> None:
+        field = tab.get_by_test_id("stMain").get_by_role("combobox", name=label).first
+        field.click()
+        field.fill(option)
+        tab.get_by_role("option").first.click()
+        tab.keyboard.press("Escape")  # the list of a field for several stays open
+
+    return act
+
+
+# What people do on a page, by what it is called: the page and the action.
+ACTIONS: Mapping[str, tuple[str, Callable[[Page], None]]] = {
+    "compare: another k": ("compare", press),
+    "compare: one split less": ("compare", click("button", "train")),
+    "compare: one model more": ("compare", pick("Models", "model 2")),
+    "compare: the spectrum": ("compare", click("radio", "Spectrum")),
+    "compare: the scatter": ("compare", click("radio", "Scatter")),
+    "compare: a preset of the scatter": ("compare?view=scatter", click("button", "Time against D")),
+    "metrics: another k": ("metrics", press),
+    "metrics: one model more": ("metrics", pick("Models", "model 2")),
+    "analyses: a tag": ("analyses", pick("Tag", "baseline")),
+    "analyses: a step": ("analyses", pick("Step", "1000")),
+    "result: another k": ("result", press),
+    "result: another analysis": ("result", pick("Analysis", "model 3")),
+}
+
+
+def interactions(browser: Browser, url: str, repeats: int) -> dict[str, float]:
+    """Time every action: the least ms from it to the last change of the page, each in a new window."""
+    return {
+        name: min(acted(browser, f"{url}/{page}", act) for _ in range(repeats))
+        for name, (page, act) in ACTIONS.items()
+    }
+
+
+def acted(browser: Browser, address: str, act: Callable[[Page], None]) -> float:
+    """Open a page and act on it: ms from the last event of the action to the last change of the page."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    tab.add_init_script(_WATCH)
+    tab.goto(address)
+    settle(tab)
+    act(tab)
     tab.wait_for_timeout(300)
     settle(tab)
-    changed: float = tab.evaluate("window.changed")
-    return changed - start
+    taken: float = tab.evaluate("window.changed - window.acted")
+    context.close()
+    return max(taken, 0.0)
 
 
 @contextmanager

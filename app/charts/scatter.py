@@ -34,7 +34,10 @@ def scatter(
         log: Whether each axis is logarithmic.
         level: Value of y by chance, where there is one.
     """
-    x, y = (alt.Axis(format="~s" if is_log else "~g", tickCount=6) for is_log in log)
+    x, y = (
+        alt.Axis(format="~s" if is_log or frame[name].abs().max() >= 10_000 else "~g", tickCount=6)
+        for name, is_log in zip("xy", log, strict=True)
+    )
     scales = [
         alt.Scale(type="log", nice=False, padding=12) if each else alt.Scale(zero=False, padding=12)
         for each in log

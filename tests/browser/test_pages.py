@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
-from seigh.core.lab import queries
+from seigh.core.lab import queries, store
 from seigh.core.lab.models import State
 from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
@@ -43,6 +43,8 @@ PAGES = {
     "compare": "compare",
     "compare-spectrum": "compare?view=spectrum",
     "compare-size": "compare?view=size",
+    "compare-means": "compare?over=split&panel=model&baseline_model=digits+MLP",
+    "compare-scatter": "compare?view=scatter",
     "stabilisation": "stabilisation?k=35",
     "metrics": "metrics",
     "metrics-random": "metrics?view=random&d=1000&k=10",
@@ -133,6 +135,32 @@ def test_compare_draws_every_view(page: Page, url: str, study: list[int]) -> Non
     look_at_view(page, "Size")
     expect_marks(page, "compare_size", symbol=len(SPLITS))
     settled(page)
+
+
+def test_an_analysis_is_found_by_tag_step_and_n_in_three_actions(
+    page: Page, url: str, lab: Settings, study: list[int]
+) -> None:
+    with sessions(lab.database).begin() as s:
+        store.tag_analyses(s, study[:3], ["baseline"])
+    page.goto(f"{url}/analyses")
+    for label, option, left in (("Tag", "baseline", 3), ("Step", str(STEPS[0]), 2), ("N", "100", 2)):
+        settled(page)
+        field = page.get_by_role("combobox", name=label, exact=True)
+        field.click()
+        field.fill(option)
+        page.get_by_role("option", name=option, exact=True).click()
+        page.keyboard.press("Escape")
+        expect(page.get_by_text(f"{left} analyses.", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("tag=baseline&step=0&N=100"))
+    settled(page)
+
+
+def test_a_point_of_the_scatter_opens_its_result(page: Page, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/compare?view=scatter&x=step&y=overlap&steps=all&split=test")
+    expect_marks(page, "compare_scatter", symbol=len(STEPS))
+    settled(page)
+    drawn(page, "compare_scatter").locator("g.mark-symbol.role-mark path").first.click()
+    expect(page).to_have_url(re.compile(r"/result\?analysis=\d+"))
 
 
 def look_at_view(page: Page, name: str) -> None:

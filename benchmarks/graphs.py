@@ -7,59 +7,44 @@ reading of what was accepted gave the same outputs. Ends with 1 unless all is as
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
-import re
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.outcome import Outcome, main
 from seigh.core.problems.graphs.files import read
 from seigh.core.problems.graphs.network import ExportedNetwork
 from seigh.core.problems.graphs.operations import Unfit
 from seigh.core.problems.graphs.trial import refusal_of
 from tests import exported
 
-HANG = 10.0  # seconds
 EXECUTED = Path("/tmp/seigh-executed")
 
 
 @dataclass
-class Figures:
-    """What became of files.
+class Figures(Outcome):
+    """What became of exported networks.
 
     Attributes:
-        refused: Files that got a sentence when they were read.
-        tried: Files that got a sentence when they were computed.
-        accepted: The others.
-        crashes: What was raised instead of a sentence, by file number.
-        hangs: Files that took more than ``HANG`` seconds.
-        different: Accepted files that gave something else the second time.
-        slowest: Seconds of the slowest.
-        sentences: The sentences without their names and numbers, and how often each was said.
+        tried: Files that got a sentence when they were computed, not when they were read.
     """
 
-    refused: int = 0
     tried: int = 0
-    accepted: int = 0
-    crashes: dict[int, str] = field(default_factory=dict)
-    hangs: list[int] = field(default_factory=list)
-    different: list[int] = field(default_factory=list)
-    slowest: float = 0
-    sentences: Counter[str] = field(default_factory=Counter)
 
     @property
     def good(self) -> bool:
-        """Whether all is as it should be."""
-        return not (self.crashes or self.hangs or self.different or EXECUTED.exists())
+        return super().good and not EXECUTED.exists()
+
+    def lines(self) -> Iterator[str]:
+        yield f"executed {EXECUTED.exists()}; refused when computed {self.tried}"
+        yield from super().lines()
 
 
 def examine(made: Iterable[bytes]) -> Figures:
@@ -76,19 +61,16 @@ def examine(made: Iterable[bytes]) -> Figures:
                 said = refusal_of(program)
             except Unfit as refusal:
                 figures.refused += 1
-                _count(figures, str(refusal))
+                figures.said(str(refusal))
                 continue
             except Exception as error:  # what this looks for
                 figures.crashes[number] = repr(error)
                 continue
             finally:
-                seconds = time.monotonic() - started
-                figures.slowest = max(figures.slowest, seconds)
-                if seconds > HANG:
-                    figures.hangs.append(number)
+                figures.took(number, time.monotonic() - started)
             if said is not None:
                 figures.tried += 1
-                _count(figures, said)
+                figures.said(said)
                 continue
             figures.accepted += 1
             if not torch.equal(_outputs(program), _outputs(read(path).program)):
@@ -107,34 +89,6 @@ def _outputs(program: Any) -> Tensor:
     return first.nan_to_num()
 
 
-def _count(figures: Figures, sentence: str) -> None:
-    if not sentence.endswith(".") or "\n" in sentence or len(sentence) > 600:
-        figures.crashes[-len(figures.crashes) - 1] = f"no sentence: {sentence!r}"
-    figures.sentences[re.sub(r"\d[\d,.]*", "N", re.sub(r"'[^']*'", "…", sentence))[:110]] += 1
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--files", type=int, default=3000)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--sentences", action="store_true", help="Print what was said, too.")
-    given = options.parse_args()
-    faulthandler.enable()  # a crash of torch's own code ends this process
-    started = time.monotonic()
-    figures = examine(exported.files(given.files, given.seed))
-    print(f"{given.files} files, seed {given.seed}, {time.monotonic() - started:.0f} s")
-    print(f"refused {figures.refused}, refused when computed {figures.tried}, accepted {figures.accepted}")
-    print(
-        f"executed {EXECUTED.exists()}; crashes {len(figures.crashes)} "
-        f"{list(figures.crashes.items())[:5] or ''}"
-    )
-    print(f"hangs over {HANG:.0f} s {len(figures.hangs)}; slowest {figures.slowest:.1f} s")
-    print(f"different when read again {len(figures.different)} {figures.different[:5] or ''}")
-    if given.sentences:
-        for sentence, count in figures.sentences.most_common():
-            print(f"{count:6} {sentence}")
-    sys.exit(not figures.good)
-
-
 if __name__ == "__main__":
-    main()
+    faulthandler.enable()  # a crash of torch's own code ends this process
+    main(__doc__, 3000, lambda files, seed: examine(exported.files(files, seed)))

@@ -7,22 +7,19 @@ all is as it should be.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import os
 import re
-import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from benchmarks.outcome import Outcome, main
 from seigh.core.problems import checkpoints, data
 from seigh.core.problems.checkpoints import CheckpointError
 from seigh.core.problems.data import DataError, files
@@ -30,42 +27,30 @@ from seigh.core.reading import parent
 from tests import hostile
 
 MIB = 2**20
-HANG = 10.0  # seconds
 MOST_GROWTH = 300 * MIB
 LONGEST_SILENCE = 1.0  # seconds
 
 
 @dataclass
-class Figures:
-    """What became of files.
+class Figures(Outcome):
+    """What became of files, and of the process that read them.
 
     Attributes:
-        refused: Files that got a sentence.
-        accepted: Files that were read.
-        crashes: What was raised instead of a sentence, by file number.
-        hangs: Files that took more than ``HANG`` seconds.
-        different: Accepted files that gave something else the second time.
-        slowest: Seconds of the slowest.
         growth: Bytes by which this process grew at most beyond a file's size.
         silence: Seconds for which a thread that only sleeps was kept from running, at most.
-        sentences: The sentences without their names and numbers, and how often each was said.
     """
 
-    refused: int = 0
-    accepted: int = 0
-    crashes: dict[int, str] = field(default_factory=dict)
-    hangs: list[int] = field(default_factory=list)
-    different: list[int] = field(default_factory=list)
-    slowest: float = 0
     growth: int = 0
     silence: float = 0
-    sentences: Counter[str] = field(default_factory=Counter)
 
     @property
     def good(self) -> bool:
-        """Whether all is as it should be."""
-        quiet = not (self.crashes or self.hangs or self.different)
-        return quiet and self.growth <= MOST_GROWTH and self.silence <= LONGEST_SILENCE
+        return super().good and self.growth <= MOST_GROWTH and self.silence <= LONGEST_SILENCE
+
+    def lines(self) -> Iterator[str]:
+        yield from super().lines()
+        yield f"highest growth of this process beyond the file {self.growth / MIB:.0f} MiB"
+        yield f"longest time in which another thread could not run {self.silence:.2f} s"
 
 
 def examine(made: Iterable[tuple[str, bytes]]) -> Figures:
@@ -82,18 +67,15 @@ def examine(made: Iterable[tuple[str, bytes]]) -> Figures:
                 found = _read(path)
             except (CheckpointError, DataError) as refusal:
                 figures.refused += 1
-                figures.sentences[_kind(str(refusal))] += 1
+                figures.said(str(refusal))
                 found = None
             except Exception as error:  # what this looks for
                 figures.crashes[number] = f"{name}: {error!r}"
                 continue
             finally:
                 reading.clear()
-            seconds = time.monotonic() - started
-            figures.slowest = max(figures.slowest, seconds)
+            figures.took(number, time.monotonic() - started)
             figures.growth = max(figures.growth, _memory("VmHWM") - before - len(content))
-            if seconds > HANG:
-                figures.hangs.append(number)
             if found is not None:
                 figures.accepted += 1
                 files.forget()
@@ -127,10 +109,6 @@ def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _kind(sentence: str) -> str:
-    return re.sub(r"\d[\d,.]*", "N", re.sub(r"'[^']*'", "…", sentence))[:100]
-
-
 @contextmanager
 def _ticking(figures: Figures) -> Iterator[threading.Event]:
     """Measure for how long a thread that only sleeps for moments cannot run, while the event is set."""
@@ -162,29 +140,6 @@ def _memory(name: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--files", type=int, default=20_000)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--sentences", action="store_true", help="Print what was said, too.")
-    given = options.parse_args()
-    parent.warm()
-    started = time.monotonic()
-    figures = examine(hostile.files(given.files, given.seed))
-    print(
-        f"{given.files} files, seed {given.seed}, {time.monotonic() - started:.0f} s, {os.cpu_count()} cores"
-    )
-    print(f"refused {figures.refused}, accepted {figures.accepted}")
-    print(f"crashes {len(figures.crashes)} {list(figures.crashes.items())[:5] or ''}")
-    print(f"hangs over {HANG:.0f} s {len(figures.hangs)}; slowest {figures.slowest:.1f} s")
-    print(f"different when read again {len(figures.different)} {figures.different[:5] or ''}")
-    print(f"highest growth of this process beyond the file {figures.growth / MIB:.0f} MiB")
-    print(f"longest time in which another thread could not run {figures.silence:.2f} s")
-    if given.sentences:
-        for sentence, count in figures.sentences.most_common():
-            print(f"{count:6} {sentence}")
-    sys.exit(not figures.good)
-
-
 if __name__ == "__main__":
-    main()
+    parent.warm()
+    main(__doc__, 20_000, lambda files, seed: examine(hostile.files(files, seed)))

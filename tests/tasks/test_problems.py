@@ -33,7 +33,7 @@ STEPS = 2
 # D of the paper's Table 1; batch, N and steps to record that these few images and a test's time allow.
 PROBLEMS = {
     "mnist-mlp": (7_030, 50, 20, (0, STEPS)),
-    "cifar10-3c3d": (895_210, 20, 10, (0, STEPS)),
+    "cifar10-3c3d": (895_210, 20, 4, (STEPS,)),
     "cifar100-all-cnn-c": (1_387_108, 10, 2, (STEPS,)),
     "imagenet-resnet18": (11_689_512, 4, 2, (STEPS,)),
 }

@@ -63,21 +63,20 @@ def assert_equal(operator: CurvatureOperator, truth: Tensor) -> None:
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_networks_pass_and_their_products_are_true(name: str) -> None:
-    for seed in range(2):
-        for kind in KINDS:
-            for precision, forced in (("float64", {}), ("float32", FORCED if seed else {})):
-                torch.manual_seed(seed)
-                ids = name == "tokens"
-                options = {"curvature": kind, "precision": precision} | forced
-                of = network(HONEST[name](), seed=seed, ids=ids, **options)
-                operator, certificate = certify(of, again=seed == 0)
-                assert all(check["passed"] for check in certificate)
-                assert sum(check["products"] for check in certificate) <= 12.0
-                json.dumps(certificate, allow_nan=False)
-                # At a kink, difference quotients are no derivatives.
-                if (seed, precision) == (0, "float64") and operator.shape[0] < 700 and name != "zero-biases":
-                    truth = dense(of.model, CE, of.x, of.y, kind)
-                    assert_equal(operator, truth)
+    for kind in KINDS:
+        for seed, precision, forced in ((0, "float64", {}), (0, "float32", {}), (1, "float32", FORCED)):
+            torch.manual_seed(seed)
+            ids = name == "tokens"
+            options = {"curvature": kind, "precision": precision} | forced
+            of = network(HONEST[name](), seed=seed, ids=ids, **options)
+            operator, certificate = certify(of, again=precision == "float64")
+            assert all(check["passed"] for check in certificate)
+            assert sum(check["products"] for check in certificate) <= 12.0
+            json.dumps(certificate, allow_nan=False)
+            # At a kink, difference quotients are no derivatives.
+            if precision == "float64" and operator.shape[0] < 700 and name != "zero-biases":
+                truth = dense(of.model, CE, of.x, of.y, kind)
+                assert_equal(operator, truth)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])

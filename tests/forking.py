@@ -1,0 +1,74 @@
+"""Processes that start at once, forked from one that has imported ``tests.libraries``: a worker's start takes
+five seconds of a core otherwise, and tests start dozens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.libraries"])
+
+
+class Forked:
+    """Runs a program in a session of its own, in ``folder``; what it says goes to ``log``.
+
+    It has the methods of ``subprocess.Popen`` that tests use.
+    """
+
+    def __init__(self, program: str, folder: Path, log: Path) -> None:
+        log.touch()
+        mask = os.umask(0)
+        os.umask(mask)
+        arguments = (program, str(folder), str(log), dict(os.environ), mask)
+        self._process = _CONTEXT.Process(target=_run, args=arguments)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, minus the signal that has killed it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, and return its exit status."""
+        self._process.join(timeout)
+        status = self._process.exitcode
+        if status is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _run(program: str, folder: str, log: str, environment: dict[str, str], mask: int) -> None:
+    """What the forked process does: it becomes like one that was started with this environment."""
+    os.setsid()
+    os.chdir(folder)
+    os.umask(mask)
+    said = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["-c"]
+    sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    sys.modules.pop("sitecustomize", None)
+    with suppress(ImportError):
+        import_module("sitecustomize")
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads:  # torch has read it before
+        import torch
+
+        torch.set_num_threads(int(threads))
+    exec(compile(program, "<worker>", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,53 @@
+"""A forked process is like one that was started, so that tests of workers see what a real one does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.forking import Forked
+
+PROGRAM = """
+import json, os, sys
+print(json.dumps({
+    "variable": os.environ.get("SEIGH_FORKED"),
+    "session": os.getsid(0) == os.getpid(),
+    "folder": os.getcwd(),
+    "customised": getattr(sys, "customised", None),
+    "ours": [name for name in sys.modules if name.startswith("seigh")],
+}), flush=True)
+sys.exit(3)
+"""
+
+
+def test_it_has_its_environment_folder_session_log_and_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEIGH_FORKED", "here")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.customised = True")
+    process = Forked(PROGRAM, tmp_path, tmp_path / "log")
+    assert process.wait(60) == process.poll() == 3
+    assert json.loads((tmp_path / "log").read_text()) == {
+        "variable": "here",
+        "session": True,
+        "folder": str(tmp_path),
+        "customised": True,
+        "ours": [],  # settings are read when our modules are imported
+    }
+    assert not hasattr(sys, "customised")
+
+
+def test_it_is_waited_for_and_ends_by_a_signal(tmp_path: Path) -> None:
+    process = Forked("import time; time.sleep(60)", tmp_path, tmp_path / "log")
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(20) == -signal.SIGKILL
+    process.send_signal(signal.SIGKILL)  # it has gone, which is no error

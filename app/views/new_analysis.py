@@ -48,7 +48,7 @@ def page() -> None:
     st.title("New analysis")
     identity.current().check_work()
     with st.container(border=True):
-        st.header("Checkpoints")
+        st.header("Checkpoints", anchor=False)
         files = choose_weights(brought())
         readable = uploads.in_order([file for file in files if file.refusal is None])
         table = edited_table(readable)
@@ -70,11 +70,11 @@ def page() -> None:
         with below_table:
             guesses = unconfirmed(readable, used, table)
     with st.container(border=True):
-        st.header("Data")
+        st.header("Data", anchor=False)
         dataset, missing_data = choose_data(architecture)
         problems += missing_data
     with st.container(border=True):
-        st.header("Settings")
+        st.header("Settings", anchor=False)
         chosen, wrong = choose_settings(architecture, None if missing_data else dataset)
         asked = {"entry": st.session_state.get(ENTRY) or "", "match": match}
         chosen = [each.model_copy(update=asked) for each in chosen]
@@ -87,7 +87,7 @@ def page() -> None:
         with right:
             place = choose_place()
     with st.container(border=True):
-        st.header("Cost")
+        st.header("Cost", anchor=False)
         problems += costs(chosen, len(used), "new")
     problems = missing_files(used, table) + guesses + form.missing_names(model, user) + problems
     start(used, table, chosen, problems, model=model, place=place, priority=priority)

@@ -26,10 +26,10 @@ def page() -> None:
     identity.current().check_work()
     report_last_training()
     with st.container(border=True):
-        st.header("Problem")
+        st.header("Problem", anchor=False)
         name, recipe, problems = choose_problem()
     with st.container(border=True):
-        st.header("Training")
+        st.header("Training", anchor=False)
         plan, wrong = choose_plan(name, recipe)
         problems += wrong
         left, right = st.columns(2)
@@ -39,7 +39,7 @@ def page() -> None:
             user = form.user_name()
             priority = form.priority("train")
     with st.container(border=True):
-        st.header("Analyses")
+        st.header("Analyses", anchor=False)
         chosen: list[AnalysisSettings] = []
         if st.toggle(
             "Analyse every checkpoint as it is recorded", key="train_analyse", persist_state="session"

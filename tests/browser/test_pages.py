@@ -18,6 +18,7 @@ from seigh.core.names import METRICS
 from seigh.core.problems import training
 from seigh.core.settings import SPLITS, AnalysisSettings, Settings
 from seigh.tasks import submit
+from tests.browser import keyboard
 from tests.browser.conftest import look_at, settled
 from tests.conftest import wait_until
 
@@ -291,6 +292,51 @@ def test_nothing_sticks_out_is_cut_or_overlaps(
         lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
         assert (lightness < 100) == (scheme == "dark")
     context.close()
+
+
+def test_journeys_are_possible_by_the_keyboard_alone_and_the_focus_is_seen(
+    page: Page, url: str, study: list[int], tmp_path: Path
+) -> None:
+    (file,) = training.train("digits-mlp", 0, [0], tmp_path)
+    page.goto(f"{url}/new_analysis")
+    settled(page)
+    keyboard.tab_to(page, "Upload$")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(file)
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    settled(page)
+    for name, text in {"Model name": "by keyboard", "N, samples": "50", "k, eigenpairs": "5"}.items():
+        keyboard.fill(page, f"^{name}$", text)
+        settled(page)
+    keyboard.tab_to(page, "Start 1 analysis")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 analysis is queued.")).to_be_visible()
+    settled(page)
+    keyboard.tab_to(page, "Watch them in Runs")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+    mine = page.locator("[class*=st-key-run_]").filter(has_text="by keyboard")
+    expect(mine.get_by_role("link", name="Open")).to_be_visible()
+    settled(page)
+    keyboard.tab_to(page, "Open$")  # the newest work comes first
+    page.keyboard.press("Enter")
+    expect(drawn(page, "result_overlap")).to_be_visible()
+
+    page.goto(f"{url}/analyses")
+    settled(page)
+    keyboard.tab_to_table(page)
+    for key in ("ArrowDown", "Shift+Space"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(200)  # a table takes one key after the other
+    expect(page.get_by_text("Choose rows at their left")).to_have_count(0)
+    page.goto(f"{url}/compare")
+    settled(page)
+    keyboard.tab_to(page, "Overlap$")
+    for key in ("ArrowRight", "Space"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(200)
+    expect(page).to_have_url(re.compile("view=spectrum"))
 
 
 # Every item of the navigation belongs to a list, which a box around each section would keep it from.

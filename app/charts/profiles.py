@@ -131,7 +131,7 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
                     orient="top",
                     gradientLength=160,
                     tickCount=4,
-                    format="~g",
+                    format=".6~g",
                 ),
             ),
             tooltip=[
@@ -191,7 +191,7 @@ def _axis(frame: pd.DataFrame) -> alt.X:
         "x:Q",
         title=title,
         scale=alt.Scale(type="symlog", constant=near, nice=False, padding=4),
-        axis=alt.Axis(values=shown, format="~g", labelOverlap=True),
+        axis=alt.Axis(values=shown, format=".6~g", labelOverlap=True),
     )
 
 
@@ -228,7 +228,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     shown["height"] = shown["height"].clip(lower=floor)
     shown["low"] = shown["low"].clip(lower=floor)
     shown["high"] = shown["high"].clip(lower=floor)
-    shown["beside"] = shown["beside"].where(shown["beside"] > floor)
+    shown["beside"] = shown["beside"].clip(lower=floor)  # a gap would be drawn across, as if it were level
     axis = alt.Axis(format="~g", tickCount=6)
     domain = [floor, max(top, float(shown["high"].max()) if shown["high"].notna().any() else top) * 1.5]
     return shown, alt.Y(

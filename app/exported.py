@@ -88,9 +88,16 @@ def _say_nothing_fits(files: Sequence[Brought]) -> None:
     what = (
         files[0].name if len(files) == 1 else f"any of the {counted(len(files), 'checkpoint', 'checkpoints')}"
     )
+    by_order = list(dict.fromkeys(spec for file in files for spec in file.by_order))
+    proposal = (
+        f" By their order and shapes alone they could be those of {plain(', '.join(by_order))}, which is "
+        "proposed: look at the pairs below."
+        if by_order
+        else ""
+    )
     st.warning(
-        f"No known architecture fits {plain(what)}. The tensors are {plain(some)}{more}. Bring the network "
-        "below, or install a plug-in that has it.",
+        f"No known architecture fits {plain(what)}. The tensors are {plain(some)}{more}.{proposal} Bring the "
+        "network below, or install a plug-in that has it.",
         icon=":material/help:",
     )
 

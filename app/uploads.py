@@ -57,6 +57,7 @@ class Brought:
         refusal: Why it cannot be used at all; the rest is empty then.
         outline: The checkpoint with tensors of the same shapes that take no memory.
         fitting: The architectures that are proposed for it.
+        by_order: Those proposed by order and shape of its tensors alone, where their names fit none.
         entry: Which of the weights in it somebody has chosen; empty if nobody has.
     """
 
@@ -66,6 +67,7 @@ class Brought:
     refusal: str | None = None
     outline: Checkpoint | None = field(default=None, repr=False)
     fitting: tuple[str, ...] = ()
+    by_order: tuple[str, ...] = ()
     entry: str = ""
 
     @property
@@ -237,8 +239,9 @@ def _read(part: Part) -> Brought:
 def _as_brought(part: Part, entry: str) -> Brought:
     checkpoint = checkpoints.read(part.path, part.name, entry=entry)
     fitting = () if checkpoint.undecided else tuple(checkpoints.fitting_architectures(checkpoint))
+    by_order = () if fitting else tuple(checkpoints.fitting_by_order(checkpoint))
     outline = _outline(checkpoint)
-    return Brought(part.id, part.name, part.path, outline=outline, fitting=fitting, entry=entry)
+    return Brought(part.id, part.name, part.path, None, outline, fitting, by_order, entry)
 
 
 def choose(file: Brought, entry: str) -> Brought:
@@ -253,7 +256,11 @@ def choose(file: Brought, entry: str) -> Brought:
 def fitted(files: Sequence[Brought]) -> list[Brought]:
     """The files with what fits them now, when there are new architectures."""
     return [
-        replace(file, fitting=tuple(checkpoints.fitting_architectures(file.outline)))
+        replace(
+            file,
+            fitting=tuple(checkpoints.fitting_architectures(file.outline)),
+            by_order=tuple(checkpoints.fitting_by_order(file.outline)),
+        )
         if file.outline
         else file
         for file in files

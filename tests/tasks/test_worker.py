@@ -151,6 +151,43 @@ def test_a_running_analysis_is_cancelled_quickly(home: Settings, worker: Worker,
     assert wait_for(home, number, State.finished).cancel_requested is False
 
 
+# A network that takes a minute for a batch, in many steps of Python.
+_SLOW_NETWORK = """
+import time
+from seigh.core.curvature.operator import CurvatureOperator
+multiply = CurvatureOperator.multiply_batch
+def slowly(operator, *arguments):
+    for _ in range(600 if operator.shape[0] == 7030 else 0):
+        time.sleep(0.1)
+    return multiply(operator, *arguments)
+CurvatureOperator.multiply_batch = slowly
+"""
+
+
+def test_a_cancelled_analysis_of_a_slow_network_is_interrupted_and_its_process_replaced(
+    home: Settings, start_workers: Start, checkpoint: Make
+) -> None:
+    (worker,) = start_workers(1, _SLOW_NETWORK)
+    before = worker.children
+    number = submitted(home, checkpoint(), QUICK)
+    wait_until(lambda: detail(home, number).state == State.running, 60, "it runs")
+    time.sleep(2)
+    with sessions(home.database).begin() as s:
+        store.request_cancel(s, Analysis, number)
+    cancelled = wait_for(home, number, State.cancelled, seconds=8)
+    assert cancelled.message is None
+    # What the interruption may have left half done is gone with its process.
+    wait_until(
+        lambda: len(worker.children) == 1 and worker.children != before, 20, "there is another process"
+    )
+    assert list(home.scratch_folder.iterdir()) == []
+
+    head = QUICK.model_copy(update={"parameters": ("linear6.*",)})
+    again = submitted(home, checkpoint(), head)
+    assert wait_for(home, again, State.finished).attempts == 1
+    assert detail(home, number).attempts == 1
+
+
 def test_a_killed_worker_leaves_an_analysis_that_the_next_one_finishes_once(
     home: Settings, start_workers: Start, checkpoint: Make, redis_server: redis.Redis
 ) -> None:

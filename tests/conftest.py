@@ -36,9 +36,18 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def pytest_configure() -> None:
+    """Begin with the usual umask, whatever the user's is: servers that run as others read what tests make."""
+    os.umask(0o022)
+
+
 @pytest.fixture(autouse=True)
-def _usual_umask() -> None:
-    """Commands and workers close what they make to others, also those that a test runs in this process."""
+def _usual_umask() -> Iterator[None]:
+    """Commands and workers close what they make to others, also those that a test runs in this process.
+
+    It is restored before the next test's fixtures of a wider scope are made, which come before this one.
+    """
+    yield
     os.umask(0o022)
 
 

@@ -359,9 +359,11 @@ def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> F
     title, unit = str(points["title"].iloc[0]), str(points["unit"].iloc[0])
     reference = points["reference"].notna().any()
     beside = f" Dotted: {points['reference_title'].iloc[0]}." if reference else ""
+    is_exact = bool((points["lower"] == points["upper"]).all())
+    bars = "" if is_exact else " Bars: the stated error or interval."
     return Figure(
         title=f"{_upper(title)}{f', {unit}' if unit else ''}",
-        how=f"{points['note'].iloc[0]} Bars: the stated error or interval.{beside}",
+        how=f"{points['note'].iloc[0]}{bars}{beside}",
         alt=f"{title} against training step.",
         table=points,
         draw=partial(charts.curve_by_step, colors=dict(colors)),

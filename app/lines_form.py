@@ -29,8 +29,8 @@ from seigh.core.lab.models import State
 _FOUND = frozenset(
     {"id", "state", "model", "architecture", "step", "split", "curvature", "data", "N", "samples", "D"}
     | {"method", "k", "seed", "mask", "overlap", "overlap_error", "ratio", "ratio_error", "chance", "lambda"}
-    | {"lambda_error", "resolved_k", "seconds", "hvps", "submitted", "finished", "attempts", "message"}
-    | {"test_accuracy", "train_accuracy", "test_loss", "train_loss"}
+    | {"lambda_error", "resolved_k", "seconds", "eigenpair_seconds", "hvps", "submitted", "finished"}
+    | {"attempts", "message", "test_accuracy", "train_accuracy", "test_loss", "train_loss"}
 )
 _PLACES = {
     "color": ("Colour", "all that differs", "Lines with the same value have the same colour."),

@@ -426,14 +426,14 @@ def further(
             "quantity": queries.observation_names(s, ids(chosen), "quantity"),
             "profile": queries.observation_names(s, ids(chosen), "profile"),
             "curve": queries.curve_names(s, ids(chosen)),
+            "runtime": {name: title for name, (title, _, _) in queries.RUNTIMES.items()},
         }
     titles = {name: title for found in kinds.values() for name, title in found.items()}
-    if not titles:
-        st.info(
-            "None of these analyses has observables; New analysis offers them under Advanced, as "
-            "`seigh curves` lists them."
+    if len(titles) == len(kinds["runtime"]):
+        st.caption(
+            "None of these analyses has observables, so that there is only what they cost; New analysis "
+            "offers observables under Advanced, as `seigh curves` lists them."
         )
-        return {}
     if (wanted := asked.get("curve", [""])[0]) in titles:
         st.session_state["compare_curve"] = wanted
     if st.session_state.get("compare_curve") not in titles:
@@ -445,9 +445,16 @@ def further(
     )  # fmt: skip
     if name in kinds["profile"]:
         return {"curve": [name], "step": profiles(chosen, name, asked)}
-    if name in kinds["quantity"]:
+    if name in kinds["quantity"] or name in kinds["runtime"]:
         with database()() as s:
-            found = queries.quantities(s, ids(chosen), [name]).merge(chosen[LINE], on="analysis_id")
+            if name in kinds["quantity"]:
+                found = queries.quantities(s, ids(chosen), [name])
+            else:
+                found = queries.runtimes(s, ids(chosen), name)
+        found = found.merge(chosen[LINE], on="analysis_id")
+        if found.empty:
+            st.info("No chosen analysis has this quantity; choose another one.")
+            return {"curve": [name]}
         say_who_is_missing(chosen, found["analysis_id"], "have no such quantity")
         found = lines.means(found)
         figure = figures.quantity_over_training(found, lines.colors)

@@ -104,12 +104,8 @@ def columns(query: Query) -> dict[str, Column]:
     size: Any = Analysis.k if query.k is None else literal(query.k)
     chance = cast(size, Double) / Analysis.parameters
     error = func.coalesce(OverlapPoint.error, OverlapPoint.std)
-    seconds = (
-        select(func.sum(StageTiming.seconds))
-        .where(StageTiming.analysis_id == Analysis.id)
-        .correlate(Analysis)
-        .scalar_subquery()
-    )
+    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    of_eigenpairs = seconds.where(StageTiming.stage == "eigenpairs")
     settings = Analysis.settings
     found = (
         Column("id", "#", "number", Analysis.id, about="Number of the analysis."),
@@ -151,7 +147,15 @@ def columns(query: Query) -> dict[str, Column]:
         Column("train_accuracy", "train accuracy", "number", Checkpoint.train_accuracy),
         Column("test_loss", "test loss", "number", Checkpoint.test_loss),
         Column("train_loss", "train loss", "number", Checkpoint.train_loss),
-        Column("seconds", "time, s", "number", seconds, about="Seconds of all stages."),
+        Column(
+            "seconds", "time, s", "number", seconds.correlate(Analysis).scalar_subquery(),
+            about="Seconds of all stages.",
+        ),
+        Column(
+            "eigenpair_seconds", "time of the eigenpairs, s", "number",
+            of_eigenpairs.correlate(Analysis).scalar_subquery(),
+            about="Seconds of the stage that finds the eigenpairs.",
+        ),
         Column("hvps", "products", "number", Analysis.hvps, about="Hessian-vector products."),
         Column("user", "by", "text", Analysis.submitted_by),
         Column("submitted", "submitted", "time", Analysis.submitted_at),

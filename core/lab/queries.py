@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -1170,6 +1171,56 @@ def quantities(s: Session, ids: Sequence[int], names: Sequence[str] | None = Non
     """
     found = _observations(s, ids, "quantity", names)
     return found.drop(columns=["x", "line", "x_title", "line_title", "log"])
+
+
+_ONCE = (
+    "It was measured once, on the machine that did it; the same work may take longer beside other work, and "
+    "analyses that were interrupted or shared by several workers have none."
+)
+
+# What an analysis cost, by name: what it is, its unit, and how to read it.
+RUNTIMES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "seconds": ("time of an analysis", "s", "the seconds of all its stages together. " + _ONCE),
+        "seconds-eigenpairs": (
+            "time of the eigenpairs",
+            "s",
+            "the seconds of the stage that finds the eigenpairs, without residuals, masks and observables. "
+            + _ONCE,
+        ),
+        "products": (
+            "Hessian-vector products",
+            "",
+            "how many an analysis made in all, those of its error estimate and its observables with them: "
+            "its cost on any machine.",
+        ),
+    }
+)
+
+
+def runtimes(s: Session, ids: Sequence[int], name: str) -> pd.DataFrame:
+    """One of ``RUNTIMES`` of these finished analyses, of those that have it; columns as ``quantities``.
+
+    It is measured, so both ends of its interval are the value. Analyses that were interrupted or shared by
+    several workers have no seconds, as theirs are not of one piece.
+    """
+    title, unit, note = RUNTIMES[name]
+    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    if name == "seconds-eigenpairs":
+        seconds = seconds.where(StageTiming.stage == "eigenpairs")
+    columns = _WHICH | {
+        "value": (float, Analysis.hvps if name == "products" else seconds.scalar_subquery()),
+        "attempts": (int, Analysis.attempts),
+        "shared": (object, Analysis.record["shared"]),
+    }
+    statement = _of_analyses(columns).where(Analysis.state == State.finished, Analysis.id.in_(ids))
+    found = _frame(s, statement.order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id), columns)
+    alone = (found.pop("attempts") <= 1) & ~found.pop("shared").map(bool).astype(bool)
+    found = found[(alone | (name == "products")) & found["value"].notna()].reset_index(drop=True)
+    words = {"title": title, "note": note, "unit": unit, "reference_title": ""}
+    return found.assign(
+        observable=name, **words, lower=found["value"], upper=found["value"], reference=np.nan
+    )
 
 
 def _observations(s: Session, ids: Sequence[int], kind: str, names: Sequence[str] | None) -> pd.DataFrame:

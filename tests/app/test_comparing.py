@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
 from seigh.core.names import METRICS
+from seigh.core.settings import Settings
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -238,6 +241,30 @@ def test_any_column_is_scattered_against_any_other_and_points_lead_to_results(
     assert "The address asks for column **gone**" in said(
         open_page("compare", view="scatter", x="gone"), "warning"
     )
+
+
+def test_what_analyses_cost_is_drawn_over_training(open_page: Open, add: Add, home: Settings) -> None:
+    numbers = []
+    for step, seconds in ((0, 2.0), (100, 6.0)):
+        stages = [("load", 0.5, 0), ("eigenpairs", seconds, 40), ("overlap", 0.25, 2)]
+        numbers.append(add(step=step, results={"stages": stages, "hvps": 42}))
+    shared = {"stages": [("eigenpairs", 1.0, 40)], "record": {"shared": {"workers": 2}}}
+    numbers.append(add(step=200, results=shared))
+    for name, heights in (
+        ("seconds", [2.75, 6.75]),
+        ("seconds-eigenpairs", [2.0, 6.0]),
+        ("products", [42, 42, 40]),
+    ):
+        app = open_page("compare", view="curves", curve=name)
+        assert not app.exception
+        with sessions(home.database)() as s:
+            assert queries.runtimes(s, numbers, name)["value"].tolist() == heights
+        assert len(specifications(app)) == 1
+        assert app.query_params["curve"] == name
+        missing = "1 of 3 chosen analyses have no such quantity" in said(app, "caption")
+        assert missing == (name != "products")
+    scattered = open_page("compare", view="scatter", x="step", y="eigenpair_seconds", steps="all")
+    assert sorted(scattered.dataframe[0].value["time of the eigenpairs, s"]) == ["1", "2", "6"]
 
 
 def stored(add: Add, k: int, step: int, split: str = "test") -> int:

@@ -354,6 +354,30 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
     )
 
 
+def masks_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
+    """The overlap of several masks at one size over training, of ``panels.overlap_of_each``."""
+    return Figure(
+        title=f"Overlap of every mask over training, {size}",
+        how="a line is a mask, of the same colour in every panel. Above the dotted chance level, it has "
+        "more of the top eigenspace than weights drawn at random. Bars: the stated error, where it is known.",
+        alt=f"Overlap of several masks with the top eigenspace against training step, {size}.",
+        table=points,
+        draw=partial(charts.curve_by_step, colors=dict(colors)),
+        symbols=OVERLAP_SYMBOLS,
+    )
+
+
+def masks_in_common_over_training(found: pd.DataFrame, series: str) -> Figure:
+    """How alike two masks are against k at several steps of one line, of ``panels.masks_of_steps``."""
+    ends = found["value"] - found["error"], found["value"] + found["error"]
+    points = found.assign(
+        x=found["k"], x_title="k", line=np.nan, line_title="", unit="", log=False,
+        lower=ends[0].clip(lower=0), upper=ends[1].clip(upper=1), reference=found["chance"],
+        reference_title="chance",
+    )  # fmt: skip
+    return profile_over_training(points, series)
+
+
 def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
     """A quantity over training, of ``queries.quantities``, with series and group."""
     title, unit = str(points["title"].iloc[0]), str(points["unit"].iloc[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
 from sqlalchemy.orm import Session
@@ -94,21 +95,121 @@ def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[
     return pd.concat(found, ignore_index=True).merge(chosen[LINE], on="analysis_id")
 
 
-def masks_at(
-    s: Session, chosen: pd.DataFrame, first: str, second: str, k_of: Callable[[int], int]
+# Whose the second of two masks is that are compared, by its name in addresses.
+BESIDE: Mapping[str, str] = MappingProxyType(
+    {
+        "same": "the same step",
+        "previous": "the step before",
+        "first": "the first step",
+        "last": "the last step",
+    }
+)
+
+
+def at_other_step(chosen: pd.DataFrame, which: str, further: Sequence[str] = ()) -> dict[int, int]:
+    """The analysis of another step, by that of every step: of those that differ in nothing but the step.
+
+    Args:
+        chosen: ``queries.comparable``, one analysis for each point of a line.
+        which: A key of ``BESIDE``. An analysis that would be compared with itself, such as the first with
+            that of the first step, is left out, unless all are ("same").
+        further: Columns that make lines beside ``charts.LINE_COLUMNS``.
+    """
+    if which == "same":
+        return {number: number for number in chosen["analysis_id"].tolist()}
+    found: dict[int, int] = {}
+    for _, rows in chosen.groupby([*charts.LINE_COLUMNS, *further], dropna=False):
+        numbers = rows.sort_values("step")["analysis_id"].tolist()
+        if which == "previous":
+            found |= dict(zip(numbers[1:], numbers[:-1], strict=True))
+        else:
+            one = numbers[0] if which == "first" else numbers[-1]
+            found |= {number: one for number in numbers if number != one}
+    return found
+
+
+def masks_of_steps(
+    s: Session, chosen: pd.DataFrame, masks: tuple[str, str], which: str = "same", further: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The IoU of two masks of each of these analyses at one size each, of those that have both there.
+    """The IoU of two masks for every k, of these analyses that have them: ``queries.mask_iou`` with ``LINE``.
 
     Args:
         s: A reading session.
-        chosen: analysis_id, parameters, series and group.
-        first: Name of a mask.
-        second: The other analysis.
-        k_of: The size for a model of so many parameters.
+        chosen: ``queries.comparable`` with ``LINE``.
+        masks: The names of both.
+        which: A key of ``BESIDE``: whose the second one is.
+        further: As of ``at_other_step``.
     """
-    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), first, second)
-    wanted = found["k"] == found["parameters"].map(lambda number: k_of(int(number)))
-    return found[wanted].merge(chosen[LINE], on="analysis_id")
+    beside = at_other_step(chosen, which, further)
+    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), *masks, beside)
+    if which != "same":
+        one, other = masks
+        title = f"IoU of the mask {one} and that of {BESIDE[which]}"
+        if one != other:
+            title = f"IoU of the mask {one} and the mask {other} of {BESIDE[which]}"
+        found = found.assign(title=title)
+    return found.merge(chosen[LINE], on="analysis_id")
+
+
+# Masks that every analysis has, by name: what their overlap is called.
+_ALWAYS = {"magnitude": "largest |θ|", "best": "best"}
+_OVERLAP = "overlap-"  # with this start the names of curves that are the overlap of a further mask
+
+
+def overlapping_masks(s: Session, ids: Sequence[int]) -> dict[str, str]:
+    """Names of the masks whose overlap some of these analyses have, and what each is called."""
+    found = queries.curve_names(s, ids)
+    return _ALWAYS | {
+        name.removeprefix(_OVERLAP): name.removeprefix(_OVERLAP)
+        for name in found
+        if name.startswith(_OVERLAP)
+    }
+
+
+def overlap_of_each(
+    s: Session, chosen: pd.DataFrame, masks: Mapping[str, str], k_of: Callable[[int], int]
+) -> pd.DataFrame:
+    """The overlap of several masks at one size each over training, as ``further_points``.
+
+    Lines have the mask for their colour; what was a line has a panel, unless panels are arranged.
+
+    Args:
+        s: A reading session.
+        chosen: analysis_id, parameters and ``LINE``.
+        masks: What each is called, by name.
+        k_of: The size of a model of so many parameters.
+    """
+    frames = []
+    for name, called in masks.items():
+        if name in _ALWAYS:
+            found = _overlap_at(s, chosen, name, k_of)
+        else:
+            found = further_points(s, chosen, _OVERLAP + name, k_of)
+        frames.append(found.assign(curve=_OVERLAP + name, group=called))
+    found = pd.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+    is_arranged = bool((found["panel"] != "").any())
+    return found.assign(
+        title="overlap",
+        panel=found["panel"] if is_arranged else found["series"],
+        dash=found["dash"] if is_arranged else "",
+        series=found["series"] + " · " + found["group"],
+    )
+
+
+def _overlap_at(s: Session, chosen: pd.DataFrame, mask: str, k_of: Callable[[int], int]) -> pd.DataFrame:
+    """The overlap of one of the masks that every analysis has, with the columns of ``further_points``."""
+    found = [
+        queries.overlap_by_step(
+            s, k_of(int(str(parameters))), ids=rows["analysis_id"].tolist(), masks=(mask,)
+        )
+        for parameters, rows in chosen.groupby("parameters")
+    ]
+    points = pd.concat(found, ignore_index=True).rename(columns={"overlap": "value"})
+    return points[[*_POINT, "value", "error", "chance"]].merge(chosen[LINE], on="analysis_id").assign(note="")
+
+
+# What tells of which analysis a point is.
+_POINT = ["analysis_id", "model", "step", "split", "curvature", "method", "seed", "parameters", "k"]
 
 
 def metrics_near(found: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFrame:

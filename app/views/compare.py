@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from seigh.app import charts, figures
 from seigh.app.common import (
@@ -30,7 +31,15 @@ from seigh.app.figures import Size
 from seigh.app.frame import explain, show
 from seigh.app.lines import LINE, Arrangement, heights, relative
 from seigh.app.lines_form import Lines, choose_lines
-from seigh.app.panels import further_points, last_steps, masks_at, top_of
+from seigh.app.panels import (
+    BESIDE,
+    further_points,
+    last_steps,
+    masks_of_steps,
+    overlap_of_each,
+    overlapping_masks,
+    top_of,
+)
 from seigh.app.report import report
 from seigh.app.scattered import scatter
 from seigh.core.figures import Figure
@@ -123,7 +132,7 @@ def page() -> None:
         selection |= size.in_url | further(chosen, size, asked, lines)
     elif view == "masks":
         size = choose_size(chosen, asked)
-        selection |= size.in_url | masks_in_common(chosen, size, asked, lines)
+        selection |= size.in_url | masks_compared(chosen, size, asked, lines)
     elif view == "scatter":
         size = choose_size(chosen, asked)
         selection |= size.in_url | scatter(chosen, size, asked, lines)
@@ -474,37 +483,95 @@ def further(
     return {"curve": [name]}
 
 
-def masks_in_common(
+def masks_compared(
     chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
 ) -> dict[str, list[str]]:
-    """How alike two masks of each analysis are over training; which, as it stands in the address."""
+    """The overlap of several masks over training, and how alike two are; the choices as in the address."""
     with database()() as s:
+        offered = overlapping_masks(s, ids(chosen))
         names = queries.mask_names(s, ids(chosen))
-    if len(names) < 2:
-        st.info(
+    default = [name for name in offered if name != "best"][: charts.MOST_COLORS]
+    masks = several("compare_masks", "Masks", list(offered), asked.get("masks"), default)
+    masks = masks[: charts.MOST_COLORS]
+    if masks:
+        with database()() as s:
+            points = overlap_of_each(s, chosen, {name: offered[name] for name in masks}, size.of)
+        if points.empty:
+            st.info(f"No chosen analysis has these masks up to {size}; choose a smaller one, or others.")
+        else:
+            say_who_is_missing(chosen, points["analysis_id"], "have none of these masks, or end before")
+            points = lines.means(points)
+            colors = dict(zip((offered[name] for name in masks), charts.MODEL_COLORS, strict=False))
+            figure = figures.masks_over_training(points, colors, size)
+            in_panels({"compare_masks_overlap": figure})
+    else:
+        st.info("Choose at least one mask to see its overlap.")
+    in_url = {"masks": masks}
+    if names:
+        in_url |= masks_in_common(chosen, size, names, asked, lines)
+    else:
+        st.caption(
             "None of these analyses was asked for further masks; New analysis offers them under Advanced, as "
             "`seigh curves` lists them."
         )
-        return {}
-    picked = []
-    for place, (key, label) in zip(st.columns(2), (("mask", "Mask"), ("other", "And the mask")), strict=True):
-        options = [name for name in names if name not in picked]
-        if (wanted := asked.get(key, [""])[0]) in options:
-            st.session_state[f"compare_{key}"] = wanted
-        if st.session_state.get(f"compare_{key}") not in options:
-            st.session_state[f"compare_{key}"] = options[0]
-        picked.append(place.selectbox(label, options, key=f"compare_{key}", persist_state="session"))
+    return in_url
+
+
+def masks_in_common(
+    chosen: pd.DataFrame, size: Size, names: Sequence[str], asked: dict[str, list[str]], lines: Lines
+) -> dict[str, list[str]]:
+    """How alike two masks are over training, of one step or of two; the choices as in the address."""
+    places = st.columns(3)
+    which = one_of("beside", "And, at", list(BESIDE), asked, places[1], BESIDE)
+    first = one_of("mask", "Mask", names, asked, places[0])
+    others = [name for name in names if name != first or which != "same"]
+    if not others:
+        st.info("These analyses have one mask alone; compare it with that of another step.")
+        return {"beside": [which], "mask": [first]}
+    second = one_of("other", "The mask", others, asked, places[2])
+    in_url = {"beside": [which], "mask": [first], "other": [second]}
     with database()() as s:
-        points = masks_at(s, chosen, picked[0], picked[1], size.of)
+        found = masks_of_steps(s, chosen, (first, second), which, lines.arrangement.further)
+    points = found[found["k"] == found["parameters"].map(lambda number: size.of(int(number)))]
     if points.empty:
         st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")
-    else:
-        say_who_is_missing(chosen, points["analysis_id"], "have not both masks, or end before")
-        points = lines.means(points)
-        figure = figures.further_over_training(points, lines.colors, size)
-        in_panels({"compare_masks_by_step": figure})
-        against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)
-    return {"mask": picked[:1], "other": picked[1:]}
+        return in_url
+    why = "have not both masks, or end before" if which == "same" else "have no such pair, or end before"
+    say_who_is_missing(chosen, points["analysis_id"], why)
+    points = lines.means(points)
+    in_panels({"compare_masks_by_step": figures.further_over_training(points, lines.colors, size)})
+    against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)
+    st.header(f"{plain(points['title'].iloc[0])}, against k", anchor=False)
+    steps = choose_steps(chosen, asked)
+    found = found[found["step"].astype(str).isin(steps)]
+    found = one_page(found, "compare_page_masks")
+    panels = [
+        figures.masks_in_common_over_training(rows, str(series))
+        for series, rows in lines.means_of_curves(found).groupby("series")
+    ]
+    if panels:
+        in_two_columns(panels, "compare_masks_against_k")
+    return in_url | {"step": steps}
+
+
+def one_of(
+    name: str,
+    label: str,
+    options: Sequence[str],
+    asked: dict[str, list[str]],
+    place: DeltaGenerator,
+    called: Mapping[str, str] | None = None,
+) -> str:
+    """A choice of one: what the address asks for, else what this session chose last, else the first."""
+    key = f"compare_{name}"
+    if (wanted := asked.get(name, [""])[0]) in options:
+        st.session_state[key] = wanted
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = options[0]
+    words = called or {each: plain(each) for each in options}
+    return str(
+        place.selectbox(label, options, key=key, format_func=words.__getitem__, persist_state="session")
+    )
 
 
 def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> list[str]:

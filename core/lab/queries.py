@@ -1104,8 +1104,13 @@ def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
     return sorted(found, key=lambda name: (name != Mask.magnitude, name))
 
 
-def mask_iou(s: Session, ids: Sequence[int], first: str, second: str) -> pd.DataFrame:
+def mask_iou(
+    s: Session, ids: Sequence[int], first: str, second: str, beside: Mapping[int, int] | None = None
+) -> pd.DataFrame:
     """Intersection over union of two masks of each of these finished analyses that has both, for every k.
+
+    With ``beside`` the second mask is that of another analysis of the same parameters, such as one of the
+    step before, by the id of the first; what has none there, or one of another D, is left out.
 
     Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or are estimated, ``chance``
     that of two masks that share as many coordinates as random ones do on average.
@@ -1116,11 +1121,20 @@ def mask_iou(s: Session, ids: Sequence[int], first: str, second: str) -> pd.Data
         .where(Analysis.state == State.finished, Analysis.id.in_(ids))
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )
+    found = s.execute(statement).mappings().all()
+    others = {number: number for number in ids} if beside is None else beside
+    wanted = s.execute(
+        select(Analysis.id, Analysis.record, Analysis.parameters).where(
+            Analysis.state == State.finished, Analysis.id.in_(set(others.values()))
+        )
+    )
+    seconds = {row.id: (of_record(row.record or {}).get(second), row.parameters) for row in wanted}
     frames = []
-    for row in s.execute(statement).mappings():
+    for row in found:
         there = of_record(row["record"] or {})
-        if first in there and second in there:
-            value, error, chance = iou(there[first], there[second], row["parameters"])
+        other, parameters = seconds.get(others.get(row["analysis_id"], -1), (None, 0))
+        if first in there and other is not None and parameters == row["parameters"]:
+            value, error, chance = iou(there[first], other, row["parameters"])
             words = {
                 "curve": f"iou-{first}-{second}",
                 "title": f"IoU of the masks {first} and {second}",

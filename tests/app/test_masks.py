@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from seigh.app.cli.command import main
+from seigh.app.lines import in_lines
+from seigh.app.panels import masks_of_steps
 from seigh.core.lab import queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.lab.tables import export
@@ -93,3 +96,92 @@ def test_the_command_line_writes_a_mask(study: list[int], home: Settings, tmp_pa
         with pytest.raises(SystemExit) as ended:
             main(["mask", str(results), *wrong, "--out", str(file)])
         assert ended.value.code == 2
+
+
+def ranked(random: np.random.Generator, size: int) -> list[int]:
+    found: list[int] = random.permutation(12)[:size].tolist()
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_masks_of_two_steps_are_compared_as_sets(home: Settings, seed: int) -> None:
+    """IoU with the mask of the step before, the first and the last one, beside sets of coordinates."""
+    migrate(home.database)
+    random = np.random.default_rng(seed)
+    ranks = {
+        (split, step): {"magnitude": ranked(random, 6), "gradient": ranked(random, 6 if step else 4)}
+        for split in ("train", "test")
+        for step in (0, 100, 200)
+    }
+    number = {}
+    with sessions(home.database).begin() as s:
+        for (split, step), masks in ranks.items():
+            record = {"masks": {name: {"coordinates": each} for name, each in masks.items()}}
+            number[split, step] = lab.finished(s, step=step, split=split, changes={"record": record})
+    with sessions(home.database)() as s:
+        chosen = in_lines(queries.comparable(s))
+        for which, pairs in (
+            ("previous", {100: 0, 200: 100}),
+            ("first", {100: 0, 200: 0}),
+            ("last", {0: 200, 100: 200}),
+            ("same", {0: 0, 100: 100, 200: 200}),
+        ):
+            for one, other in (("gradient", "gradient"), ("magnitude", "gradient")):
+                found = masks_of_steps(s, chosen, (one, other), which)
+                truth = {}
+                for split in ("train", "test"):
+                    for step, beside in pairs.items():
+                        first, second = ranks[split, step][one], ranks[split, beside][other]
+                        for k in range(1, min(len(first), len(second)) + 1):
+                            a, b = set(first[:k]), set(second[:k])
+                            truth[number[split, step], k] = len(a & b) / len(a | b)
+                values = found.set_index(["analysis_id", "k"])["value"].to_dict()
+                assert values == pytest.approx(truth)
+                assert (found["error"] == 0).all()
+
+
+def test_ties_at_either_step_open_the_iou_between_them(home: Settings) -> None:
+    """Three equal scores compete at step 100: the IoU holds whatever places of the mask they take."""
+    migrate(home.database)
+    with sessions(home.database).begin() as s:
+        for step, told in (
+            (0, {"coordinates": [0, 1, 2]}),
+            (100, {"coordinates": [0, 2, 3], "tied": [0, 3, 3], "open": [0, 1, 1]}),  # 2, 3 and 7 tie
+        ):
+            lab.finished(s, step=step, changes={"record": {"masks": {"gradient": told}}})
+    with sessions(home.database)() as s:
+        found = masks_of_steps(s, in_lines(queries.comparable(s)), ("gradient", "gradient"), "previous")
+    for k, rows in found.groupby("k"):
+        first = {*[0, 1, 2][: int(k)]}
+        for chosen in itertools.combinations([2, 3, 7], int(k) - 1):
+            second = {0, *chosen}
+            exact = len(first & second) / len(first | second)
+            assert abs(rows["value"].item() - exact) <= rows["error"].item() + 1e-12
+    assert found["error"].tolist()[1] > 0
+
+
+def test_compare_draws_every_mask_at_steps_and_splits_and_two_of_different_steps(home: Settings) -> None:
+    migrate(home.database)
+    with sessions(home.database).begin() as s:
+        for split, step in itertools.product(("train", "test"), (0, 100)):
+            changes = {"record": RECORD, "curves": {"overlap-gradient": CURVE}}
+            lab.finished(s, step=step, split=split, curves=("overlap-gradient",), changes=changes)
+    forget_caches()
+    page = open_page(
+        "compare", view="masks", k="2", masks=["magnitude", "gradient"], beside="previous",
+        mask="gradient", other="gradient",
+    )  # fmt: skip
+    assert not page.exception
+    charts = [json.loads(each.proto.spec) for each in page.get("vega_lite_chart")]
+    scales = [
+        layer["encoding"]["color"]["scale"]["domain"]
+        for layer in charts[0]["layer"]
+        if layer["encoding"].get("color", {}).get("field") == "group"
+    ]
+    assert scales[0] == ["largest |θ|", "gradient"]
+    assert len(charts) == 2 + 1 + 2  # both splits' panels, the pair over steps, and against k by split
+    titles = " ".join(each.value for each in page.header)
+    assert "Overlap of every mask over training, k = 2" in titles
+    assert "IoU of the mask gradient and that of the step before" in titles
+    assert page.query_params["masks"] == ["magnitude", "gradient"]
+    assert page.query_params["beside"] == "previous"

@@ -345,9 +345,10 @@ def spectrum_over_training(values: pd.DataFrame, series: str) -> Figure:
 def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
     """A further curve at one size over training, of ``panels.further_points``."""
     title = str(points["title"].iloc[0])
+    chance = "; dotted: chance" if points["chance"].notna().any() else ""
     return Figure(
         title=f"{_upper(title)}, {size}",
-        how=f"{points['note'].iloc[0]} Bars: the stated error; dotted: chance.",
+        how=f"{points['note'].iloc[0]} Bars: the stated error{chance}.",
         alt=f"{title} against training step, {size}.",
         table=points,
         draw=partial(charts.curve_by_step, colors=dict(colors)),

@@ -216,7 +216,9 @@ def over_steps(
         strokeDash=alt.StrokeDash(
             "dash:N",
             scale=scale(list(dashes), dashes),
-            legend=legend(of, column_width=70, orient="bottom", titleOrient="left")
+            legend=None
+            if set(dashes) == {""}  # dashes tell nothing
+            else legend(of, column_width=70, orient="bottom", titleOrient="left")
             if dashes.keys() <= SPLIT_DASHES.keys()
             else legend(column_width=120, orient="bottom"),
         ),

@@ -447,9 +447,8 @@ def further(
         st.session_state["compare_curve"] = wanted
     if st.session_state.get("compare_curve") not in titles:
         st.session_state["compare_curve"] = next(iter(titles))
-    shown = {each: plain(title) for each, title in titles.items()}
     name = st.selectbox(
-        "Observable", list(titles), format_func=shown.__getitem__, key="compare_curve",
+        "Observable", list(titles), format_func=titles.__getitem__, key="compare_curve",
         persist_state="session",
     )  # fmt: skip
     if name in kinds["profile"]:
@@ -568,7 +567,7 @@ def one_of(
         st.session_state[key] = wanted
     if st.session_state.get(key) not in options:
         st.session_state[key] = options[0]
-    words = called or {each: plain(each) for each in options}
+    words = called or {each: each for each in options}
     return str(
         place.selectbox(label, options, key=key, format_func=words.__getitem__, persist_state="session")
     )

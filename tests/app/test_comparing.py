@@ -11,9 +11,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from seigh.core.lab import queries
-from seigh.core.lab.session import sessions
+from seigh.core.lab.session import migrate, sessions
 from seigh.core.names import METRICS
+from seigh.core.observables.trace import ENERGY
 from seigh.core.settings import Settings
+from tests.core.lab import lab
 
 Open = Callable[..., AppTest]
 Add = Callable[..., int]
@@ -304,3 +306,20 @@ def test_stabilisation_says_truly_how_many_eigenpairs_there_are(
         if sizes[1] != sizes[0]:
             stored(add, sizes[1], step, "train")
     assert f"At k = 70 {sentence}" in said(open_page("stabilisation", k="70"), "info")
+
+
+def test_a_share_of_energy_is_drawn_over_training_with_its_error(home: Settings, open_page: Open) -> None:
+    """A curve with an error and no chance, of a title that has marks of Markdown in it."""
+    migrate(home.database)
+    with sessions(home.database).begin() as s:
+        for step in (0, 100):
+            curve = {"title": ENERGY.title, "note": ENERGY.note, "chance": None}
+            curve |= {"value": np.array([0.5, 0.75, 0.875]), "error": np.array([0.25, 0.125, 0.0625])}
+            lab.finished(s, step=step, curves=("energy-share",), changes={"curves": {"energy-share": curve}})
+    app = open_page("compare", view="curves", curve="energy-share", k="2")
+    assert not app.exception
+    assert ENERGY.title in app.selectbox(key="compare_curve").options
+    (chart,) = specifications(app)
+    bars = [each for each in chart["layer"] if "y2" in each["encoding"]]
+    assert [each["encoding"]["y"]["field"] for each in bars] == ["low"]
+    assert "Bars: the stated error." in said(app, "caption")

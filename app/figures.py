@@ -416,10 +416,13 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
     first = ""
     if lines > 1:
         first = f" Of {lines} lines, {points['line_title'].iloc[0]} {points['line'].min():g} is drawn."
+    beside = ""
+    if charts.has_common_reference(points):
+        beside = f" Dashed: {points['reference_title'].iloc[0]}."
     return Figure(
         title=_upper(title),
         how=f"{points['note'].iloc[0]} A line is a training step, early ones dark, with the band of its "
-        f"stated error or interval.{first} {ZOOM}",
+        f"stated error or interval.{beside}{first} {ZOOM}",
         alt=f"{title} at several training steps: {series}.",
         table=points,
         draw=charts.profile_by_step,

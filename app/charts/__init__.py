@@ -32,7 +32,7 @@ from seigh.app.charts.overlap import (
     overlap_by_step,
     overlap_curve,
 )
-from seigh.app.charts.profiles import profile, profile_by_step, tensors, tensors_by_step
+from seigh.app.charts.profiles import has_common_reference, profile, profile_by_step, tensors, tensors_by_step
 from seigh.app.charts.scatter import scatter
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
@@ -81,6 +81,7 @@ __all__ = [
     "error_by_products",
     "error_by_sizes",
     "group_colors",
+    "has_common_reference",
     "heatmap",
     "lambda_by_step",
     "layer_shares",

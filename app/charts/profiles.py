@@ -176,7 +176,17 @@ def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     if len(known):
         area = alt.Chart(known).mark_area(opacity=0.15)
         layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint))
+    if has_common_reference(frame):
+        dashed = alt.Chart(frame.dropna(subset="beside").drop_duplicates("x"))
+        line = dashed.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
+        layers.append(line.encode(x=x, y=alt.Y("beside:Q")))
     return layered(*layers, height=PROFILE_HEIGHT)
+
+
+def has_common_reference(frame: pd.DataFrame) -> bool:
+    """Whether what a profile is to be compared with is known, and the same at all training steps."""
+    known = frame.dropna(subset="reference")
+    return len(known) > 0 and bool((known.groupby("x")["reference"].nunique() == 1).all())
 
 
 def _axis(frame: pd.DataFrame) -> alt.X:

@@ -185,3 +185,7 @@ def test_compare_draws_every_mask_at_steps_and_splits_and_two_of_different_steps
     assert "IoU of the mask gradient and that of the step before" in titles
     assert page.query_params["masks"] == ["magnitude", "gradient"]
     assert page.query_params["beside"] == "previous"
+    against_k = [
+        each for each in charts[-1]["layer"] if each["encoding"].get("y", {}).get("field") == "beside"
+    ]
+    assert len(against_k) == 1  # chance, of all steps

@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.libraries"])
@@ -28,7 +29,13 @@ class Forked:
         os.umask(mask)
         arguments = (program, str(folder), str(log), dict(os.environ), mask)
         self._process = _CONTEXT.Process(target=_run, args=arguments)
-        self._process.start()
+        # The child would run the file of __main__ again, which is a page's where a test has opened one.
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
         assert self._process.pid is not None
         self.pid = self._process.pid
 

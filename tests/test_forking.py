@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,6 +42,17 @@ def test_it_has_its_environment_folder_session_log_and_exit_status(
         "ours": [],  # settings are read when our modules are imported
     }
     assert not hasattr(sys, "customised")
+
+
+def test_it_does_not_run_the_main_file_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.py"
+    page.write_text("raise RuntimeError")
+    main = ModuleType("__main__")
+    main.__file__ = str(page)  # as Streamlit's test of a page leaves it
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert Forked(PROGRAM, tmp_path, tmp_path / "log").wait(60) == 3
 
 
 def test_it_is_waited_for_and_ends_by_a_signal(tmp_path: Path) -> None:

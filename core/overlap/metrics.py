@@ -99,7 +99,7 @@ def align(
         first: Uᵀ: (m, D), read in blocks of columns.
         second: Vᵀ: (n, D).
         most: How many leading rows of either to align; min(m, n) when not given, or when that is less.
-        factors: Both ``factor``s, where they are known; of at least as many rows.
+        factors: The ``factor`` of each, where they are known; of at least as many rows.
         device: Where blocks are multiplied; the CPU when not given.
         progress: Told the part of the product that is done, in [0, 1]; what it raises ends the work.
 

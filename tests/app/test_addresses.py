@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -116,8 +117,10 @@ def test_numbers_are_never_cut() -> None:
         assert f'[data-testid="{part}"] *' in style
     assert re.search(r"text-overflow: clip;\s+white-space: normal;", style)
     for view in (app / "views").glob("*.py"):
-        for call in re.findall(r"st\.metric\((.*?)\n *\)", view.read_text(), re.DOTALL):
-            assert not re.search(r"width=\d", call), view
+        for call in ast.walk(ast.parse(view.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "st.metric":
+                width = next((each.value for each in call.keywords if each.arg == "width"), None)
+                assert width is None or ast.unparse(width) == "'content'", f"{view}:{call.lineno}"
 
 
 @pytest.mark.usefixtures("study")

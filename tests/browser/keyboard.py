@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from playwright.sync_api import Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 # What has the focus: its name, and whether there is a ring around it or around the words that belong to it.
 _FOCUS = """() => {
@@ -41,6 +43,21 @@ def fill(page: Page, name: str, text: str) -> None:
     page.keyboard.press("Control+a")
     page.keyboard.type(text)
     page.keyboard.press("Enter")
+
+
+def choose(page: Page, name: str, file: Path) -> None:
+    """Go to the button of an upload, press it, and choose a file."""
+    for attempt in range(3):
+        tab_to(page, name)
+        try:
+            with page.expect_file_chooser(timeout=10_000) as chooser:
+                page.keyboard.press("Enter")
+        except PlaywrightTimeout:  # the page was drawn anew in between, and the focus had gone
+            if attempt == 2:
+                raise
+        else:
+            chooser.value.set_files(file)
+            return
 
 
 def tab_to_table(page: Page, *, most: int = 120) -> None:

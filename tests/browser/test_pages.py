@@ -300,10 +300,7 @@ def test_journeys_are_possible_by_the_keyboard_alone_and_the_focus_is_seen(
     (file,) = training.train("digits-mlp", 0, [0], tmp_path)
     page.goto(f"{url}/new_analysis")
     settled(page)
-    keyboard.tab_to(page, "Upload$")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(file)
+    keyboard.choose(page, "Upload$", file)
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
     settled(page)
     for name, text in {"Model name": "by keyboard", "N, samples": "50", "k, eigenpairs": "5"}.items():

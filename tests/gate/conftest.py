@@ -180,7 +180,8 @@ class Tab:
 @contextmanager
 def serving(env: Settings, host: str, *options: str, **variables: str) -> Iterator[Server]:
     """A dashboard of an installation, as ``seigh app`` starts it."""
-    port = launch.free_port(8800)
+    # From another number in each process of tests: a port is free until its server listens.
+    port = launch.free_port(20_000 + os.getpid() % 20_000)
     log = env.root / f"app-{port}.log"
     command = [sys.executable, "-m", "seigh.app.cli", "app", "--host", host, "--port", str(port), *options]
     with log.open("wb") as output:

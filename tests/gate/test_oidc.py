@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home_of_module: Settings, folder: Path) -> Iterator[Server]:
     """A dashboard whose people are those of the provider."""
-    issuer = launch.free_port(8900)
+    issuer = launch.free_port(40_000 + os.getpid() % 20_000)
     variables = {
         "SEIGH_OIDC_ISSUER": f"http://127.0.0.1:{issuer}/o",
         "SEIGH_OIDC_CLIENT_ID": CLIENT,

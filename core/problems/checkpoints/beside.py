@@ -68,19 +68,22 @@ def keep(weights: Path, found: Mapping[str, Path]) -> None:
             shutil.copyfile(path, target)
 
 
-def read(weights: Path, in_own_folder: bool) -> Beside:
-    """What the files beside weights tell.
+def read(weights: Path, in_own_folder: bool, *, folder_is_original: bool) -> Beside:
+    """Read the files beside weights.
 
     Args:
         weights: The file of weights, or the index of several.
-        in_own_folder: Whether the folder is that of these weights alone, so that its name may tell the step.
+        in_own_folder: Whether the folder is that of these weights alone.
+        folder_is_original: Whether the trainer has made the folder, so that its name may tell the step: an
+            upload lies in one of ours.
     """
     found = files(weights)
     if not in_own_folder:
         found = {name: path for name, path in found.items() if path.name != name}
     state = _state(found[STATE]) if STATE in found else {}
     step = contents.step_in(state)
-    named = read_name(weights.absolute().parent.name).step if in_own_folder else None
+    is_named = in_own_folder and folder_is_original
+    named = read_name(weights.absolute().parent.name).step if is_named else None
     entries = _at_step(state, step)
     metrics, notes = _metrics(entries)
     rate: float | None = None

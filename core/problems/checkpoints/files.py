@@ -60,7 +60,7 @@ def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings 
         CheckpointError: If the file is missing, empty, damaged, no checkpoint, holds more than tensors,
             holds weights that are NaN or infinite, or takes more memory or time than a file of its size may.
     """
-    name = name or path.name
+    original, name = name is None, name or path.name
     if name.lower().endswith(INDEX_SUFFIX):
         raise CheckpointError(f"'{name}' is the index of a checkpoint in several files; give those with it.")
     if Path(name).suffix.lower() not in SUFFIXES:
@@ -71,7 +71,7 @@ def read(path: Path, name: str | None = None, *, entry: str = "", env: Settings 
     answer = asked("checkpoint", path, name, env, {"entry": entry})
     facts = answer.facts
     step, epoch = facts["step"], facts["epoch"]
-    found = beside.read(path, path.name in NAMED_BY_FOLDER)
+    found = beside.read(path, path.name in NAMED_BY_FOLDER, folder_is_original=original)
     step = found.step if step is None else step
     epoch = found.epoch if epoch is None else epoch
     rate_is_beside = facts["learning_rate"] is None and found.learning_rate is not None
@@ -152,7 +152,7 @@ def merge(index_path: Path, shards: Mapping[str, Path], target: Path) -> Path:
                 f"'{shown(odd[0])}'; give the files of one checkpoint."
             )
         tensors |= held
-    found = beside.read(index_path, in_own_folder=True)
+    found = beside.read(index_path, in_own_folder=True, folder_is_original=True)
     beside.keep(target, beside.files(index_path))
     return write(tensors, target, found.step, found.epoch)
 

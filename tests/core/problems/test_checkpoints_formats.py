@@ -356,7 +356,8 @@ def test_several_files_become_one(suffix: str, state: State, tmp_path: Path) -> 
     checkpoint = read(target)
     assert_same(checkpoint, state)
     assert (checkpoint.step, checkpoint.epoch) == (500, 2)
-    assert sorted(tmp_path.iterdir()) == [folder, target]
+    state_beside = target.with_name("whole.safetensors.trainer_state.json")
+    assert sorted(tmp_path.iterdir()) == [folder, target, state_beside]
     with pytest.raises(CheckpointError, match="is the index of a checkpoint in several files"):
         read(index)
 

@@ -115,7 +115,7 @@ class Conductor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         goes_on = isinstance(error, HandedBack | DatabaseFull)
-        if goes_on or (error is not None and not isinstance(error, Exception)):
+        if goes_on or (error is not None and not isinstance(error, Exception | Cancelled)):
             self._stack.__exit__(kind, error, trace)
             return
         try:

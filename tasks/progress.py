@@ -29,6 +29,9 @@ _REPORT_SECONDS = 0.2
 # What has not heeded a cancellation for so long is interrupted.
 _PATIENCE_SECONDS = 1.0
 
+# What has been interrupted may tidy up for so long before it is interrupted again.
+_TIDYING_SECONDS = 10.0
+
 
 class WorkLog(logging.LoggerAdapter[logging.Logger]):
     """Log lines that begin with the piece of work that they are about."""
@@ -161,11 +164,16 @@ class Line:
         try:
             if self._interruptible is not None:
                 self._was_interrupted = True
+                # It tidies up now; if other code has caught the interruption, the next one comes later.
+                self._unheeded = time.monotonic() + _TIDYING_SECONDS
                 _raise_in(self._interruptible, Cancelled)
         finally:
             self._guard.release()
 
     def _heed(self) -> None:
+        if self._standing is not Standing.owned:
+            with self._guard:
+                self._interruptible = None  # it ends by itself now, and tidies up on the way
         heed(self._standing)
         if ending.is_near():
             raise HandedBack

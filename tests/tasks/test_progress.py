@@ -103,6 +103,7 @@ def test_work_without_any_sign_of_progress_is_interrupted_where_it_may_be(
 ) -> None:
     monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(progress, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "_TIDYING_SECONDS", 0.2)
     maker = sessions(home.database)
     with maker.begin() as s:
         lab.queue(s)

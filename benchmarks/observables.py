@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seigh.core.methods import Request
-from seigh.core.observables import BUILT_IN, approximations, layers
+from seigh.core.observables import BUILT_IN, dense
 from seigh.core.observables.density import smoothed
 from seigh.core.observables.direction import shares
 from seigh.core.observables.powerlaw import fit
@@ -205,12 +205,11 @@ TRUTHS: MappingProxyType[str, Callable[[Case], Floats]] = MappingProxyType(
 @contextmanager
 def as_of_large_networks() -> Iterator[None]:
     """Inside, nothing is multiplied out as it is for small networks."""
-    usual = approximations.EXACT_UP_TO, layers.EXACT_UP_TO
-    approximations.EXACT_UP_TO = layers.EXACT_UP_TO = 0
+    usual, dense.EXACT_UP_TO = dense.EXACT_UP_TO, 0
     try:
         yield
     finally:
-        approximations.EXACT_UP_TO, layers.EXACT_UP_TO = usual
+        dense.EXACT_UP_TO = usual
 
 
 def held(name: str, case: Case) -> Floats | None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from seigh.core.device import available_memory
 from seigh.core.methods import Request
+from seigh.core.observables import dense
 from seigh.core.observables.direction import tilted
 from seigh.core.overlap.observables import (
     Curve,
@@ -27,12 +27,8 @@ from seigh.core.overlap.observables import (
 from seigh.core.spectra import Eigenpairs, Operator, block_krylov
 from seigh.core.spectra.aposteriori import extremes
 from seigh.core.spectra.measurements import Gaussian
-from seigh.core.spectra.operators import multiply
 
 PROBABILITY = 0.95
-
-EXACT_UP_TO = 512
-"""D up to which both matrices are multiplied out, so that their difference is exact."""
 
 PROBES = 10
 """Random vectors that estimate what lies outside of the eigenvectors of both."""
@@ -40,8 +36,7 @@ PROBES = 10
 # Number of this draw among the matrices that one seed stands for.
 _STREAM = 12
 
-# Columns that are multiplied at once, and rounding units of a product's norm.
-_BLOCK = 32
+# Rounding units of a product's norm.
 _UNITS = 64.0
 
 # Part of the free memory that the eigenvectors of both, and their products, may take in float64.
@@ -166,22 +161,14 @@ def _overlap(matrix: _Matrix) -> Callable[[Scene], Curve]:
     return compute
 
 
-def _columns(operator: Operator, block: Tensor) -> Tensor:
-    """operator @ block in float64, some columns at once."""
-    parts = [multiply(operator, each.to(operator.dtype)).double() for each in torch.split(block, _BLOCK, 1)]
-    return torch.cat(parts, 1).to(block.device)
-
-
 def _difference(matrix: _Matrix) -> Callable[[Scene], Quantity]:
     def compute(scene: Scene) -> Quantity:
-        other, hessian = _operator(scene, matrix), scene.hessian
-        dimension = scene.vectors.shape[1]
+        other = _operator(scene, matrix)
         rounding = _UNITS * torch.finfo(scene.vectors.dtype).eps
-        if dimension <= EXACT_UP_TO:
-            whole = torch.eye(dimension, dtype=torch.float64, device=scene.vectors.device)
-            h = _columns(hessian, whole)
-            size = float(h.norm())
-            value = _ratio(float((_columns(other, whole) - h).norm()), size)
+        if dense.is_small(scene.vectors.shape[1]):
+            h = dense.hessian(scene)
+            distance = float((dense.multiplied_out(other, scene.vectors.device) - h).norm())
+            value = _ratio(distance, float(h.norm()))
             return Quantity(value, max(value - rounding, 0), value + rounding)
         return _estimated(scene, matrix, other, rounding)
 
@@ -208,7 +195,9 @@ def _estimated(scene: Scene, matrix: _Matrix, other: Operator, rounding: float) 
     draw = Gaussian(PROBES, dimension, (seed, _STREAM), torch.float64, scene.vectors.device)
     z = draw.columns(0, PROBES) * dimension**0.5
     z = z - q @ (q.T @ z)
-    products = [torch.cat([_columns(each, q), _columns(each, z)], 1) for each in (other, scene.hessian)]
+    products = [
+        torch.cat([dense.columns(each, q), dense.columns(each, z)], 1) for each in (other, scene.hessian)
+    ]
     known, rest = [], []
     for image in (products[0] - products[1], products[1]):
         inside = q.T @ image
@@ -237,8 +226,9 @@ def _overlap_cost(matrix: _Matrix) -> Callable[[Request], Mapping[str, float]]:
 
 def _difference_cost(matrix: _Matrix) -> Callable[[Request], Mapping[str, float]]:
     def cost(request: Request) -> Mapping[str, float]:
-        if request.dimension <= EXACT_UP_TO:
-            return {f"difference of {matrix.name}": (1 + matrix.weight) * request.dimension}
+        if dense.is_small(request.dimension):
+            of_it = {f"{matrix.name}, multiplied out": matrix.weight * request.dimension}
+            return {**dense.cost(request), **of_it}
         columns = 2 * request.k + PROBES
         return {
             **_overlap_cost(matrix)(request),
@@ -261,9 +251,9 @@ def _observables(matrix: _Matrix) -> tuple[Observable, Observable]:
         Observable(
             f"error-{matrix.name}",
             f"relative error of {matrix.title} as H",
-            f"‖F − H‖_F / ‖H‖_F with F {matrix.note}: exact up to D = {EXACT_UP_TO:,}; of larger networks, "
-            f"all that the leading eigenvectors of both reach is exact, and {PROBES} random vectors estimate "
-            "the rest, with an interval of at least 95 %.",
+            f"‖F − H‖_F / ‖H‖_F with F {matrix.note}: exact up to D = {dense.EXACT_UP_TO:,}; of larger "
+            "networks, all that the leading eigenvectors of both reach is exact, and "
+            f"{PROBES} random vectors estimate the rest, with an interval of at least 95 %.",
             _difference(matrix),
             _difference_cost(matrix),
             kind="quantity",

@@ -12,14 +12,12 @@ import numpy as np
 
 from seigh.core.methods import Request
 from seigh.core.names import EARLIER
+from seigh.core.observables.loss import ends
 from seigh.core.overlap.observables import GRADIENT, Observable, Profile, Scene, Unavailable
 
 # Places from the earlier checkpoint at 0 to this one at 1, and a quarter beyond either.
 PLACES = 25
 _FIRST, _LAST = -0.25, 1.25
-
-# Rounding units by which a mean of losses in float64 may be off.
-_UNITS = 2.0**10
 
 
 def _between(which: str) -> Callable[[Scene], Profile]:
@@ -48,12 +46,11 @@ def _between(which: str) -> Callable[[Scene], Profile]:
             bends.append(bend / length**2)
         line, model = np.concatenate(lines), np.concatenate(models)
         value, x = np.tile(losses, 2), np.tile(places, 2)
-        off = _UNITS * np.finfo(np.float64).eps * (1 + np.abs(value))
         remark = (
             f"Δ has the length {length:.4g}; along it the loss bends by ΔᵀHΔ/‖Δ‖² = {bends[0]:.4g} there and "
             f"{bends[1]:.4g} here, where λ₁ = {float(scene.values[0]):.4g}."
         )
-        return Profile(x, value, value - off, value + off, model, line, remark)
+        return Profile(x, value, *ends(value), model, line, remark)
 
     return compute
 

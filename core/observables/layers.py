@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seigh.core.methods import Request
+from seigh.core.observables import dense
 from seigh.core.overlap.observables import Observable, Profile, Quantity, Scene, Unavailable
 from seigh.core.spectra import APosteriori, Operator, block_krylov
 from seigh.core.spectra.aposteriori import extremes
@@ -28,14 +29,10 @@ Floats = NDArray[np.float64]
 
 PROBABILITY = 0.95
 
-EXACT_UP_TO = 512
-"""D up to which H is multiplied out."""
-
 PROBES, PRODUCTS = 20, 24
 """Of each larger network's tensor: random vectors, and products for its largest eigenvalue."""
 
 _BLOCK = 4
-_COLUMNS = 32
 
 # Number of this draw among the matrices that one seed stands for.
 _STREAM = 13
@@ -92,16 +89,10 @@ def _parts(scene: Scene) -> list[slice]:
 
 def _dense(scene: Scene) -> Tensor | None:
     """H where it is small, (D, D) float64."""
-    dimension = scene.vectors.shape[1]
-    if dimension > EXACT_UP_TO:
+    if not dense.is_small(scene.vectors.shape[1]):
         return None
-
-    def make() -> Tensor:
-        units = torch.eye(dimension, dtype=scene.vectors.dtype, device=scene.vectors.device)
-        h = torch.cat([multiply(scene.hessian, part).double() for part in torch.split(units, _COLUMNS, 1)], 1)
-        return (h + h.T) / 2
-
-    return scene.once("H, multiplied out", make)
+    h = dense.hessian(scene)
+    return (h + h.T) / 2
 
 
 def _rounding(scene: Scene) -> float:
@@ -147,10 +138,10 @@ def _by_tensor(value: list[float], lower: list[float], upper: list[float]) -> Pr
 def _sharpness(scene: Scene) -> Profile:
     """The eigenvalue of largest |λ| of each block, within its residual."""
     value, off = [], []
-    rounding, dense = _rounding(scene), _dense(scene)
+    rounding, whole = _rounding(scene), _dense(scene)
     for part in _parts(scene):
-        if dense is not None:
-            values = torch.linalg.eigvalsh(dense[part, part])
+        if whole is not None:
+            values = torch.linalg.eigvalsh(whole[part, part])
             value.append(float(values[values.abs().argmax()]))
             off.append(rounding)
             continue
@@ -173,11 +164,11 @@ def _sharpness(scene: Scene) -> Profile:
 def _trace(scene: Scene) -> Profile:
     """The trace of each block: what the pairs found have of it, and Hutchinson's estimate of the rest."""
     value, lower, upper = [], [], []
-    dense = _dense(scene)
+    whole = _dense(scene)
     squares = scene.values.to(scene.vectors.device, torch.float64)
     for number, part in enumerate(_parts(scene)):
-        if dense is not None:
-            value.append(float(dense[part, part].trace()))
+        if whole is not None:
+            value.append(float(whole[part, part].trace()))
             reach = _rounding(scene) * math.sqrt(part.stop - part.start)
             lower.append(value[-1] - reach)
             upper.append(value[-1] + reach)
@@ -205,13 +196,13 @@ def _missed(scene: Scene) -> Quantity:
     difference and the sum of the norms of Ĥ's part, which is known, and of A's part; and so has the part
     inside. Random vectors bound the norms of A's parts and of H's parts, and the share follows from both.
     """
-    parts, dense = _parts(scene), _dense(scene)
+    parts, matrix = _parts(scene), _dense(scene)
     if len(parts) == 1:
         raise Unavailable("θ is a single tensor, so there is nothing outside of its block.")
     rounding = _UNITS * torch.finfo(scene.vectors.dtype).eps
-    if dense is not None:
-        whole = float(dense.square().sum())
-        blocks = sum(float(dense[part, part].square().sum()) for part in parts)
+    if matrix is not None:
+        whole = float(matrix.square().sum())
+        blocks = sum(float(matrix[part, part].square().sum()) for part in parts)
         if not whole > 0:
             raise Unavailable("‖H‖_F is exactly 0 here, so nothing of it lies anywhere.")
         value = math.sqrt(max(whole - blocks, 0.0) / whole)
@@ -254,15 +245,11 @@ def _products(each: int) -> Mapping[str, float]:
 
 
 def _cost_of_probes(request: Request) -> Mapping[str, float]:
-    if request.dimension <= EXACT_UP_TO:
-        return {"H, multiplied out": float(request.dimension)}
-    return _products(PROBES)
+    return dense.cost(request) if dense.is_small(request.dimension) else _products(PROBES)
 
 
 def _cost_of_sharpness(request: Request) -> Mapping[str, float]:
-    if request.dimension <= EXACT_UP_TO:
-        return {"H, multiplied out": float(request.dimension)}
-    return _products(PRODUCTS)
+    return dense.cost(request) if dense.is_small(request.dimension) else _products(PRODUCTS)
 
 
 SHARPNESS = Observable(

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seigh.core.methods import Request
 from seigh.core.overlap.observables import Observable, Profile, Scene
+
+Floats = NDArray[np.float64]
 
 DIRECTIONS = 3
 _HALF = 10  # places on either side of θ
@@ -21,6 +24,12 @@ _FINER = 100
 
 # Rounding units by which a mean of N losses in float64 may be off.
 _UNITS = 2.0**10
+
+
+def ends(losses: Floats) -> tuple[Floats, Floats]:
+    """How low and how high losses may be, whose means were rounded in float64."""
+    off = _UNITS * np.finfo(np.float64).eps * (1 + np.abs(losses))
+    return losses - off, losses + off
 
 
 def _along(scene: Scene) -> Profile:
@@ -41,16 +50,15 @@ def _along(scene: Scene) -> Profile:
         rows.append(np.column_stack([np.full(len(places), i + 1.0), places, losses, parabola]))
         if i == 0:
             step = reach / _FINER
-            ends = (landscape.loss(theta + n * step * vector) for n in (1, -1, 2, -2))
-            near, far = next(ends) + next(ends) - 2 * here, next(ends) + next(ends) - 2 * here
+            beside = [landscape.loss(theta + n * step * vector) for n in (1, -1, 2, -2)]
+            near, far = sum(beside[:2]) - 2 * here, sum(beside[2:]) - 2 * here
             bend = (16 * near - far) / (12 * step**2)
             said = (
                 f"Along v₁ the loss itself bends by {bend:.5g} at α = 0 (difference "
                 f"quotients), and λ₁ = {value:.5g}."
             )
     line, places, losses, parabola = np.concatenate(rows).T
-    off = _UNITS * np.finfo(np.float64).eps * (1 + np.abs(losses))
-    return Profile(places, losses, losses - off, losses + off, parabola, line, said)
+    return Profile(places, losses, *ends(losses), parabola, line, said)
 
 
 def _cost(request: Request) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seigh import analyse
 from seigh.core.analysis import Result
-from seigh.core.observables import approximations
+from seigh.core.observables import dense
 from seigh.core.observables.approximations import MATRICES
 
 N, K, CLASSES = 24, 6, 4
@@ -150,7 +150,7 @@ def test_they_are_as_far_from_h_as_their_dense_matrices(
     make: Any, seed: int, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exact:
-        monkeypatch.setattr(approximations, "EXACT_UP_TO", 0)
+        monkeypatch.setattr(dense, "EXACT_UP_TO", 0)
     model, x = make(seed)
     y = torch.randint(CLASSES, (N,))
     found, truth = analysed(model, x, y), Truth(model, x, y, 0.01)

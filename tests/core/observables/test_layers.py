@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seigh import analyse
-from seigh.core.observables import layers
+from seigh.core.observables import dense
 from tests.core.observables.test_approximations import CLASSES, N, Truth, cnn, mlp
 
 NAMES = ("layer-sharpness", "layer-trace", "block-diagonal-misses")
@@ -21,7 +21,7 @@ NAMES = ("layer-sharpness", "layer-trace", "block-diagonal-misses")
 def test_a_sweep_over_tensors_is_that_of_the_dense_blocks(
     make: Callable[[int], tuple[nn.Module, Tensor]], exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "EXACT_UP_TO", 4000 if exact else 0)
+    monkeypatch.setattr(dense, "EXACT_UP_TO", 4000 if exact else 0)
     model, x = make(4)
     y = torch.randint(CLASSES, (N,))
     more = {"curves": NAMES, "weight_decay": 0.01, "hvp_path": "double-backward", "precision": "float32"}

@@ -12,7 +12,7 @@ from seigh.app.common import counted, database, guarded, left, plain, settings
 from seigh.app.rows import Comparison, ComparisonRun, rows_of
 from seigh.core.errors import UserError
 from seigh.core.lab import queries
-from seigh.core.lab.models import State
+from seigh.core.lab.models import UNDER_WAY, State
 
 
 def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) -> None:
@@ -47,7 +47,7 @@ def ask_for_pairs(groups: Sequence[Sequence[int]], ks: Sequence[int], key: str) 
 
 def covering(known: pd.DataFrame, ids: Sequence[int], ks: Sequence[int]) -> int | None:
     """The comparison that waits or runs and will give these values; None if there is none."""
-    under_way = known[known["state"].isin([State.queued, State.running])]
+    under_way = known[known["state"].isin(UNDER_WAY)]
     for each in rows_of(under_way, Comparison):
         if set(ids) <= set(each.analysis_ids) and set(ks) <= set(each.ks):
             return each.id
@@ -72,7 +72,7 @@ def progress(numbers: Sequence[int]) -> None:
     """How far comparisons are, until they have ended and the page can show what came of them."""
     with database()() as s:
         runs = queries.runs(s, {"comparison": numbers})
-    at_work = runs[runs["state"].isin([State.queued, State.running])]
+    at_work = runs[runs["state"].isin(UNDER_WAY)]
     for run in rows_of(at_work, ComparisonRun):
         what = f"comparing {counted(run.pairs, 'pair', 'pairs')}"
         st.progress(run.progress, text=f"{what} · {run.stage or run.state}{left(run)}")

@@ -842,9 +842,9 @@ def _runs(ids: Sequence[int], env: Settings) -> pd.DataFrame:
 
 
 def _ended(runs: pd.DataFrame) -> pd.Series[bool]:
-    from seigh.core.lab.models import State
+    from seigh.core.lab.models import UNDER_WAY
 
-    return ~runs["state"].isin([State.queued, State.running])
+    return ~runs["state"].isin(UNDER_WAY)
 
 
 def _done(runs: pd.DataFrame) -> int:

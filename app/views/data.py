@@ -33,6 +33,7 @@ from seigh.core.lab import actions, datafiles, queries
 from seigh.core.lab.actions import StoredData
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.keys import data_key
+from seigh.core.lab.store import needed_by
 from seigh.core.names import NO_SPLIT
 from seigh.core.problems import data
 from seigh.core.problems.data import DataError, Dataset, Summary
@@ -349,10 +350,7 @@ def stored_file(each: DataSet) -> StoredData:
 def before_deleting(each: DataSet) -> str:
     """What depends on a file."""
     if each.under_way:
-        waiting = counted(
-            each.under_way, "analysis that waits or runs needs", "analyses that wait or run need"
-        )
-        return f"{waiting} this file: cancel them first, or let them finish."
+        return needed_by(each.under_way, "this file")
     if each.analyses:
         words = counted(each.analyses, "analysis", "analyses")
         of = counted(each.models, "model", "models")

@@ -35,7 +35,7 @@ from seigh.core.errors import UserError
 from seigh.core.lab import actions as actions_on_work
 from seigh.core.lab import audit, queries, turns
 from seigh.core.lab.load import Load, load
-from seigh.core.lab.models import WORK, State
+from seigh.core.lab.models import UNDER_WAY, WORK, State
 from seigh.core.names import PRIORITIES
 
 PER_PAGE = 20
@@ -244,7 +244,7 @@ def actions(run: Run, actor: Actor) -> None:
     name = f"{run.kind}_{run.id}"
     if run.state == State.queued:
         priority(run, name)
-    if run.state in (State.queued, State.running):
+    if run.state in UNDER_WAY:
         if not run.cancel_requested:
             confirmed(
                 "Cancel",

@@ -13,9 +13,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from seigh.core.lab.keys import data_key
-from seigh.core.lab.models import Analysis, DataFile, State
+from seigh.core.lab.models import UNDER_WAY, Analysis, DataFile
 from seigh.core.lab.naming import MARK, of_file
-from seigh.core.lab.store import StoreError
+from seigh.core.lab.store import StoreError, check_unneeded
 from seigh.core.names import NO_SPLIT
 from seigh.core.settings import SPLITS
 
@@ -101,12 +101,7 @@ def delete(s: Session, sha256: str) -> list[str]:
     """
     file = _file(s, sha256)
     states = list(s.scalars(select(Analysis.state).where(of_file(sha256))))
-    waiting = sum(state in (State.queued, State.running) for state in states)
-    if waiting:
-        raise StoreError(
-            f"{waiting:,} {'analysis' if waiting == 1 else 'analyses'} that wait or run need the data "
-            f"'{file.name}'; cancel them first, or let them finish."
-        )
+    check_unneeded(sum(state in UNDER_WAY for state in states), f"the data '{file.name}'")
     key = data_key(sha256, file.filename)
     if states:
         file.size = 0

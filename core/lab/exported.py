@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from seigh.core.lab.models import Analysis, Checkpoint, Model, State
-from seigh.core.lab.store import StoreError
+from seigh.core.lab.models import UNDER_WAY, Analysis, Checkpoint, Model
+from seigh.core.lab.store import check_unneeded
 
 _SOURCE = "graph/"
 
@@ -43,7 +43,7 @@ def uses(s: Session, name: str) -> Uses:
     found = Model.architecture.like(f"{_SOURCE}%-{digits}")
     models = {model.id: model.name for model in s.scalars(select(Model).where(found).order_by(Model.name))}
     counted = select(func.count(Analysis.id)).join(Analysis.checkpoint).join(Checkpoint.model).where(found)
-    waiting = counted.where(Analysis.state.in_((State.queued, State.running)))
+    waiting = counted.where(Analysis.state.in_(UNDER_WAY))
     return Uses(models, s.scalar(counted) or 0, s.scalar(waiting) or 0)
 
 
@@ -53,9 +53,4 @@ def check_free(s: Session, name: str) -> None:
     Raises:
         StoreError: If an analysis that waits or runs is of it.
     """
-    waiting = uses(s, name).waiting
-    if waiting:
-        raise StoreError(
-            f"{waiting:,} {'analysis' if waiting == 1 else 'analyses'} that wait or run need the network "
-            f"'{name}'; cancel them first, or let them finish."
-        )
+    check_unneeded(uses(s, name).waiting, f"the network '{name}'")

@@ -61,6 +61,9 @@ class State(enum.StrEnum):
     cancelled = "cancelled"
 
 
+UNDER_WAY: tuple[State, ...] = (State.queued, State.running)
+
+
 class Mask(enum.StrEnum):
     """The rule that chooses the k coordinates to compare with the eigenspace."""
 

@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session, aliased
 from seigh.core.errors import UserError
 from seigh.core.lab.clock import present
 from seigh.core.lab.models import (
+    UNDER_WAY,
     Analysis,
     AnalysisTag,
     Base,
@@ -74,8 +75,6 @@ RESULTS = (
     StageTiming,
 )
 
-_UNDER_WAY = (State.queued, State.running)
-
 # Any constant of our own: the lock that claims compete for in PostgreSQL where they count each other.
 _CLAIM_LOCK = 0x5E16_4002
 
@@ -85,6 +84,23 @@ _LONGEST_TAG, _LONGEST_NOTE = 60, 10_000  # characters
 
 class StoreError(UserError):
     """Something that cannot be stored, changed or read; the message is one sentence for the user."""
+
+
+def check_unneeded(waiting: int, what: str) -> None:
+    """Refuse to remove what ``waiting`` analyses that are under way need.
+
+    Raises:
+        StoreError: If there are any.
+    """
+    if waiting:
+        raise StoreError(needed_by(waiting, what))
+
+
+def needed_by(waiting: int, what: str) -> str:
+    """Why something cannot be removed that so many analyses under way need."""
+    if waiting == 1:
+        return f"An analysis that waits or runs needs {what}; cancel it first, or let it finish."
+    return f"{waiting:,} analyses that wait or run need {what}; cancel them first, or let them finish."
 
 
 class Standing(enum.Enum):
@@ -694,7 +710,7 @@ def expire(s: Session, older_than: timedelta) -> list[str]:
 
     Returns the keys of the files, to be deleted after the commit.
     """
-    wanted = s.scalars(select(Comparison.analyses).where(Comparison.state.in_(_UNDER_WAY)))
+    wanted = s.scalars(select(Comparison.analyses).where(Comparison.state.in_(UNDER_WAY)))
     old = s.scalars(
         select(Analysis)
         .where(
@@ -1188,7 +1204,7 @@ def set_aside(s: Session, kind: type[Work], number: int, message: str) -> None:
     """End work whose row cannot even be read as failed, with one sentence for the user."""
     s.execute(
         update(kind)
-        .where(kind.id == number, kind.state.in_(_UNDER_WAY))
+        .where(kind.id == number, kind.state.in_(UNDER_WAY))
         .values(state=State.failed, message=message, claim=None, stage=None, finished_at=present(s))
         .execution_options(synchronize_session=False)
     )
@@ -1305,7 +1321,7 @@ def places(s: Session, kind: type[Work], ids: Sequence[int]) -> dict[int, Place]
 
 def under_way(s: Session, kind: type[Work], ids: Sequence[int]) -> set[int]:
     """Return the ids among these whose work is running or queued."""
-    return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(_UNDER_WAY))))
+    return set(s.scalars(select(kind.id).where(kind.id.in_(ids), kind.state.in_(UNDER_WAY))))
 
 
 # --- What the functions above share -----------------------------------------------------------------------

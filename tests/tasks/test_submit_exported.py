@@ -58,7 +58,7 @@ def test_the_file_is_kept_found_again_and_deleted_unless_work_needs_it(
     assert ([*found.models.values()], found.analyses, found.waiting) == (["mine"], 1, 1)
     with pytest.raises(AccessError):
         delete_graph(name, home, user=bob)
-    with pytest.raises(StoreError, match="1 analysis that wait or run need"):
+    with pytest.raises(StoreError, match="An analysis that waits or runs needs"):
         delete_graph(name, home, user=ada)
     with sessions(home.database).begin() as s:
         s.get_one(Analysis, done.analysis_ids[0]).state = State.finished

@@ -44,6 +44,7 @@ from seigh.core.lab.models import (
     StageTiming,
     State,
 )
+from seigh.core.lab.queries import SECONDS
 from seigh.core.lab.store import StoreError
 from seigh.core.settings import AnalysisSettings
 
@@ -104,8 +105,7 @@ def columns(query: Query) -> dict[str, Column]:
     size: Any = Analysis.k if query.k is None else literal(query.k)
     chance = cast(size, Double) / Analysis.parameters
     error = func.coalesce(OverlapPoint.error, OverlapPoint.std)
-    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
-    of_eigenpairs = seconds.where(StageTiming.stage == "eigenpairs")
+    of_eigenpairs = SECONDS.where(StageTiming.stage == "eigenpairs")
     settings = Analysis.settings
     found = (
         Column("id", "#", "number", Analysis.id, about="Number of the analysis."),
@@ -148,7 +148,7 @@ def columns(query: Query) -> dict[str, Column]:
         Column("test_loss", "test loss", "number", Checkpoint.test_loss),
         Column("train_loss", "train loss", "number", Checkpoint.train_loss),
         Column(
-            "seconds", "time, s", "number", seconds.correlate(Analysis).scalar_subquery(),
+            "seconds", "time, s", "number", SECONDS.correlate(Analysis).scalar_subquery(),
             about="Seconds of all stages.",
         ),
         Column(

@@ -15,6 +15,7 @@ from seigh.core.settings import AnalysisSettings
 MARK = "sha256:"
 
 _DIGEST = re.compile(rf"{MARK}([0-9a-f]{{64}})(\(.*\))?", re.DOTALL)
+_NAMELESS = "own data "  # followed by the first digits of the hash
 _FILE = re.compile(r"\.[a-z]+(\([^()]*\))?$")  # a path, as a result that was computed elsewhere names it
 
 
@@ -26,6 +27,11 @@ def digest_of(data: str) -> str | None:
     """
     found = _DIGEST.fullmatch(data)
     return None if found is None else found[1]
+
+
+def nameless(digest: str) -> str:
+    """What a data file is called that is from before files had names."""
+    return f"{_NAMELESS}{digest[:8]}"
 
 
 def split_of(s: Session, settings: AnalysisSettings) -> str:
@@ -45,7 +51,7 @@ def name_of() -> ColumnElement[str]:
     """What the data of an analysis are called, in SQL: a file by its name, others as settings have them."""
     digest = func.substr(Analysis.data, len(MARK) + 1, 64)
     named = select(DataFile.name).where(DataFile.sha256 == digest).correlate(Analysis).scalar_subquery()
-    short = literal("own data ", String) + func.substr(Analysis.data, len(MARK) + 1, 8)
+    short = literal(_NAMELESS, String) + func.substr(Analysis.data, len(MARK) + 1, 8)
     options = func.substr(Analysis.data, len(MARK) + 65)
     return case((Analysis.data.startswith(MARK), func.coalesce(named, short) + options), else_=Analysis.data)
 

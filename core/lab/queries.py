@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Double, Select, case, cast, distinct, func, select, tuple_
+from sqlalchemy import Double, Row, Select, case, cast, distinct, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from seigh.core import version
 from seigh.core.lab import naming
 from seigh.core.lab.keys import checkpoint_key
 from seigh.core.lab.models import (
+    UNDER_WAY,
     WORK,
     Analysis,
     Checkpoint,
@@ -60,6 +61,9 @@ _TIME = "datetime64[us, UTC]"
 # What a column of a frame is: its type there, and what it is in SQL. A statement labels what it selects with
 # the columns' names, and a frame takes it by these names, so that no order matters.
 _Columns = dict[str, tuple[Any, Any]]
+
+# How long all stages of an analysis took together.
+SECONDS = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
 
 # The columns that say which analysis a row is of, and what it was.
 _KNOWN: _Columns = {
@@ -258,28 +262,29 @@ def data_sets(s: Session) -> pd.DataFrame:
     (counts), under_way (how many of the analyses wait or run).
     """
     files = {each.sha256: each for each in s.scalars(select(DataFile))}
-    used: dict[str, list[tuple[str, int, State]]] = {naming.MARK + sha256: [] for sha256 in files}
-    statement = select(Analysis.data, Analysis.split, Checkpoint.model_id, Analysis.state)
-    for data, split, model_id, state in s.execute(statement.join(Analysis.checkpoint)):
-        digest = naming.digest_of(data)
-        used.setdefault(data if digest is None else naming.MARK + digest, []).append((split, model_id, state))
+    used: dict[str, list[Row[str, str, int, State, int]]] = {naming.MARK + sha256: [] for sha256 in files}
+    by = Analysis.data, Analysis.split, Checkpoint.model_id, Analysis.state
+    counts = select(*by, func.count(Analysis.id).label("number")).join(Analysis.checkpoint)
+    for group in s.execute(counts.group_by(*by).order_by(func.min(Analysis.id))):
+        digest = naming.digest_of(group.data)
+        used.setdefault(group.data if digest is None else naming.MARK + digest, []).append(group)
     rows = []
-    for data, analyses in used.items():
+    for data, groups in used.items():
         digest = naming.digest_of(data)
         file = files.get(digest or "")
         rows.append(
             {
-                "name": file.name if file else f"own data {digest[:8]}" if digest else data,
+                "name": file.name if file else naming.nameless(digest) if digest else data,
                 "data": data,
                 "sha256": digest,
-                "split": file.split if file else analyses[0][0] if digest else None,
+                "split": file.split if file else groups[0].split if digest else None,
                 "filename": file.filename if file else None,
                 "size": file.size if file else None,
                 "uploaded_by": file.uploaded_by if file else None,
                 "uploaded_at": file.uploaded_at if file else None,
-                "analyses": len(analyses),
-                "models": len({model_id for _, model_id, _ in analyses}),
-                "under_way": sum(state in (State.queued, State.running) for _, _, state in analyses),
+                "analyses": sum(each.number for each in groups),
+                "models": len({each.model_id for each in groups}),
+                "under_way": sum(each.number for each in groups if each.state in UNDER_WAY),
             }
         )
     types: dict[str, Any] = dict.fromkeys(("name", "data", "sha256", "split", "filename"), object)
@@ -707,13 +712,12 @@ def timings(s: Session, architecture: str, subset: Sequence[str] = ()) -> pd.Dat
     Left out are those that were computed elsewhere, interrupted or shared by several workers, whose times are
     not of one piece, and those of other parameters than ``subset`` names (none: all).
     """
-    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
     columns: _Columns = {
         **_known_columns("analysis_id", "samples", "k", "method", "curvature"),
         "precision": (object, Analysis.settings["precision"]),
         "device": (object, Environment.details["device"]),
         "hvps": (int, Analysis.hvps),
-        "seconds": (float, seconds.scalar_subquery()),
+        "seconds": (float, SECONDS.scalar_subquery()),
         "shared": (object, Analysis.record["shared"]),
         "patterns": (object, Analysis.settings["parameters"]),
     }
@@ -1219,7 +1223,7 @@ def runtimes(s: Session, ids: Sequence[int], name: str) -> pd.DataFrame:
     several workers have no seconds, as theirs are not of one piece.
     """
     title, unit, note = RUNTIMES[name]
-    seconds = select(func.sum(StageTiming.seconds)).where(StageTiming.analysis_id == Analysis.id)
+    seconds = SECONDS
     if name == "seconds-eigenpairs":
         seconds = seconds.where(StageTiming.stage == "eigenpairs")
     columns = _WHICH | {

@@ -42,7 +42,7 @@ from seigh.core.errors import UserError
 from seigh.core.figures import Figure
 from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
-from seigh.core.lab.naming import digest_of
+from seigh.core.lab.naming import MARK, digest_of
 from seigh.core.lab.queries import AnalysisDetail
 from seigh.core.plugged import any_plugins
 from seigh.core.problems.masks import written
@@ -504,19 +504,9 @@ def same_on_the_command_line(detail: AnalysisDetail, listed: str) -> None:
             f"{plain(filename)} is the file with the SHA-256 `{digest}`; in this lab's own folder "
             f"`--data sha256:…` with these digits names it, too."
         )
-        link(
-            "data", f"Data {plain(detail.data)}", icon=":material/database:", query={"name": data_of(detail)}
-        )
-
-
-def data_of(detail: AnalysisDetail) -> str:
-    """What the page Data calls the data of an analysis: without how tokens of it were read."""
-    with database()() as s:
-        there = queries.data_sets(s)
-    data = detail.settings["data"]
-    digest = digest_of(data)
-    same = there["data"] == data if digest is None else there["sha256"] == digest
-    return str(there.loc[same, "name"].iloc[0])
+        how_read = detail.settings["data"].removeprefix(f"{MARK}{digest}")  # which the page Data leaves out
+        name = detail.data.removesuffix(how_read)
+        link("data", f"Data {plain(name)}", icon=":material/database:", query={"data": name})
 
 
 def how_it_was_checked(detail: AnalysisDetail) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -138,6 +139,8 @@ def test_a_result_of_a_file_without_split_is_no_test_hessian_and_names_the_file(
     (command,) = [each.value for each in app.code]
     assert "--data mine.npz" in command
     assert f"`{stored}`" in texts(app, "caption")
+    (address,) = [each.proto.query_string for each in app.get("page_link") if each.label == "Data whole"]
+    assert open_page("data", **dict(parse_qsl(address))).selectbox(key="data_name").value == "whole"
     with sessions(home.database)() as s:
         names = queries.comparable(s).set_index("analysis_id")["data"].to_dict()
         found = listing.ids(s, listing.Query(search="data:whole"))
@@ -162,7 +165,7 @@ def test_deleting_says_what_depends_on_the_file_and_keeps_numbers_and_name(
     path = home.artifact_folder / "data" / f"{stored}.npz"
     waiting = add("queued", model="mlp", settings={"data": f"sha256:{stored}"})
     file = StoredData(stored, "mine.npz", 1)
-    with pytest.raises(store.StoreError, match="1 analysis that wait"):
+    with pytest.raises(store.StoreError, match="An analysis that waits"):
         submit.delete_data(file, home)
     assert path.is_file()
     with sessions(home.database).begin() as s:

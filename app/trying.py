@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from seigh.app import identity
@@ -9,7 +10,7 @@ from seigh.app.common import counted, database, guarded, left, plain, sentence_f
 from seigh.app.navigation import link
 from seigh.app.rows import AnalysisRun, TrainingRun, runs_of
 from seigh.core.lab import queries, workers
-from seigh.core.lab.models import State
+from seigh.core.lab.models import UNDER_WAY, State
 
 # As ``seigh.tasks.trial``, whose import brings torch, has them.
 MODEL = "digits, tried out"
@@ -38,14 +39,17 @@ def begin() -> None:
         st.rerun()
 
 
-def panel() -> bool:
+def panel(models: pd.DataFrame) -> bool:
     """How far the trial is, and the way to its result, as long as the lab has little else; whether it is
-    under way."""
-    with database()() as s:
-        models = queries.models(s)
-    if MODEL not in models["name"].tolist() or len(models) > 1:
+    under way.
+
+    Args:
+        models: Those of the lab, as ``queries.models`` has them.
+    """
+    if models["name"].tolist() != [MODEL]:
         return False
-    unfinished = under_way()
+    found = work()
+    unfinished = is_under_way(*found)
     with st.container(border=True, key="tried"):
         st.header("Trying it on real digits", anchor=False)
         if warning := st.session_state.pop("tried_warning", None):
@@ -53,7 +57,7 @@ def panel() -> bool:
         if unfinished:
             progress()
         else:
-            show(*work())
+            show(*found)
     return unfinished
 
 
@@ -66,24 +70,24 @@ def work() -> tuple[TrainingRun | None, list[AnalysisRun]]:
     return training, [run for run in runs if isinstance(run, AnalysisRun)]
 
 
-def under_way() -> bool:
-    training, analyses = work()
-    return any(run.state in (State.queued, State.running) for run in (training, *analyses) if run)
+def is_under_way(training: TrainingRun | None, analyses: list[AnalysisRun]) -> bool:
+    return any(run.state in UNDER_WAY for run in (training, *analyses) if run)
 
 
 @st.fragment(run_every=1)
 @guarded
 def progress() -> None:
     """The same, read anew every second until all of it has ended; then the page shows the results."""
-    if not under_way():
+    found = work()
+    if not is_under_way(*found):
         st.rerun()
-    show(*work())
+    show(*found)
 
 
 def show(training: TrainingRun | None, analyses: list[AnalysisRun]) -> None:
     """Each stage with what is done of it, and what went wrong."""
     done = [run for run in analyses if run.state == State.finished]
-    ended = training is None or training.state not in (State.queued, State.running)
+    ended = training is None or training.state not in UNDER_WAY
     if not ended and training is not None:
         words = f"Training · step {training.steps_done or 0:,} of {training.steps:,}{left(training)}"
         if training.state == State.queued:

@@ -57,7 +57,7 @@ def page() -> None:
             trying.offer,
         )
         return
-    if trying.panel():
+    if trying.panel(models):
         return
     totals(models, work)
     at_work()

@@ -6,6 +6,7 @@ import math
 import re
 
 _MOST_DIGITS = 12  # significant ones, however small the error is
+_EXACT = 1e15  # below, every whole number is one of float64
 _PLAIN = (1e-4, 1e9)  # magnitudes outside have an exponent
 
 
@@ -25,6 +26,11 @@ def number(value: float | None, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return _at(value, _place(value) - digits + 1, trim=True)
+
+
+def counted_or_measured(value: float) -> float:
+    """A number of a column that may hold counts: a whole one as an int, which keeps all of its digits."""
+    return int(value) if float(value).is_integer() and abs(value) < _EXACT else value
 
 
 def with_error(value: float | None, error: float | None, digits: int = 4) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seigh.app import charts
-from seigh.app.digits import number
+from seigh.app.digits import counted_or_measured, number
 
 # Which line, colour, dash and panel the rows of an analysis belong to.
 LINE = ["analysis_id", "series", "group", "dash", "panel"]
@@ -119,7 +119,7 @@ def told(value: Any) -> str:
         return "–"
     if isinstance(value, float | np.floating):
         value = float(value)
-        return number(int(value) if value.is_integer() and abs(value) < 1e15 else value)
+        return number(counted_or_measured(value))
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 

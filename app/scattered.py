@@ -10,7 +10,7 @@ import streamlit as st
 
 from seigh.app import figures
 from seigh.app.common import counted, database, named, say_what_is_gone
-from seigh.app.digits import with_error
+from seigh.app.digits import counted_or_measured, with_error
 from seigh.app.figures import Size, label_of
 from seigh.app.frame import show
 from seigh.app.lines import LINE
@@ -133,7 +133,7 @@ def points(chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFra
         found[axis] = rows[column.name]
         found[f"{axis}_low"], found[f"{axis}_high"] = rows[column.name] - error, rows[column.name] + error
         found[f"{axis}_told"] = [
-            with_error(int(value) if value.is_integer() and abs(value) < 1e15 else value, off)
+            with_error(counted_or_measured(value), off)
             for value, off in zip(rows[column.name].astype(float), error, strict=True)
         ]
     found["address"] = [f"result?analysis={each}" for each in found["analysis_id"]]

@@ -25,7 +25,7 @@ from seigh.app.common import (
     plain,
     settings,
 )
-from seigh.app.digits import number, plus_minus, value_of
+from seigh.app.digits import counted_or_measured, number, plus_minus, value_of
 from seigh.app.figures import label_of
 from seigh.app.frame import parquet
 from seigh.app.navigation import link
@@ -310,7 +310,7 @@ def told(name: str, value: float, error: float | None) -> str:
         return f"{value:.2%}"
     if error is not None and not pd.isna(error):
         return f"{value_of(value, error)} {plus_minus(error)}"
-    return number(int(value)) if float(value).is_integer() and abs(value) < 1e15 else number(value)
+    return number(counted_or_measured(value))
 
 
 def grouped(rows: pd.DataFrame, by: Sequence[str], there: Mapping[str, Column]) -> None:

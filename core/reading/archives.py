@@ -6,8 +6,9 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from seigh.core.reading.packing import Storage
 from seigh.core.reading.words import LARGEST_STRUCTURE, Refusal, damaged, shown, too_many
@@ -110,12 +111,24 @@ def _raw_name(entry: zipfile.ZipInfo) -> bytes:
     return entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
 
 
+def directory_bytes(file: BinaryIO) -> int | None:
+    """How long the list of a ZIP archive's entries is, as the archive says; None if it is none."""
+    end = _end_of(file)
+    return int(end[zipfile._ECD_SIZE]) if end else None  # type: ignore[attr-defined]
+
+
+def _end_of(file: BinaryIO) -> Sequence[Any] | None:
+    """The record at the end of an archive, as ZipFile itself finds it."""
+    found: Sequence[Any] | None = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    return found
+
+
 def _check_directory(file: BinaryIO, name: str) -> None:
     """The list of entries is read into memory whole, several times its size: no longer than it need be.
 
     It is where the archive says, and nowhere else: parsers differ in which of two they take.
     """
-    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
+    end = _end_of(file)
     if not end:
         raise zipfile.BadZipFile
     size, offset, location = (

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from seigh.core.reading import tokens
+from seigh.core.reading.archives import directory_bytes
 from seigh.core.reading.checkpoints import in_safetensors, once
 from seigh.core.reading.packing import described, not_finite, write_converted
 from seigh.core.reading.task import Task
@@ -114,8 +115,7 @@ def _read_safetensors(task: Task) -> dict[str, _Numbers]:
 
 def check_npz(task: Task) -> None:
     """Refuse an ``.npz`` file whose list of arrays is too large to be read."""
-    end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
-    _check_list(task, end[zipfile._ECD_SIZE] if end else 0)  # type: ignore[attr-defined]
+    _check_list(task, directory_bytes(task.file) or 0)
 
 
 def _check_list(task: Task, size: int) -> None:

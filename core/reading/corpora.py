@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from seigh.core.reading.archives import directory_bytes
 from seigh.core.reading.task import Task
 from seigh.core.reading.tokens import ROWS, blocks, check_size, in_rows, rows_of, too_large
 from seigh.core.reading.words import LARGEST_STRUCTURE, Refusal, shown
@@ -65,8 +66,8 @@ def read(task: Task) -> tuple[_Numbers, _Numbers]:
 
 def _members(task: Task) -> dict[str, memoryview]:
     """The files in the archive that are of use here, by their names."""
-    end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
-    if not end or end[zipfile._ECD_SIZE] > LARGEST_STRUCTURE:  # type: ignore[attr-defined]
+    size = directory_bytes(task.file)
+    if size is None or size > LARGEST_STRUCTURE:
         raise Refusal(f"'{task.name}' is a damaged archive; make or upload it again.")
     wanted = (*(f".{kind}" for kind in ROWS), ".idx", ".bin", ".txt")
     held: dict[str, memoryview] = {}

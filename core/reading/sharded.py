@@ -16,7 +16,7 @@ import zipfile
 from typing import Any
 
 from seigh.core.reading import contents
-from seigh.core.reading.archives import Archive
+from seigh.core.reading.archives import Archive, directory_bytes
 from seigh.core.reading.checkpoints import load
 from seigh.core.reading.packing import Array, handed_back
 from seigh.core.reading.pickles import Stranger, Unpickler
@@ -204,9 +204,9 @@ def read_members(task: Task) -> dict[str, Any]:
         Refusal: If it is damaged, encrypted, or unpacks to more than it may.
     """
     try:
-        end = zipfile._EndRecData(task.file)  # type: ignore[attr-defined]  # as ZipFile itself finds the list
-        if not end or end[zipfile._ECD_SIZE] > LARGEST_STRUCTURE:  # type: ignore[attr-defined]
-            raise too_many(task.name) if end else zipfile.BadZipFile
+        size = directory_bytes(task.file)
+        if size is None or size > LARGEST_STRUCTURE:
+            raise zipfile.BadZipFile if size is None else too_many(task.name)
         with zipfile.ZipFile(task.file) as archive:
             entries = [each for each in archive.infolist() if not each.is_dir()]
             if len(entries) > _MOST_MEMBERS:

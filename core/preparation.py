@@ -123,9 +123,8 @@ def others(
     notes: dict[str, str] = {}
     for setting, names in curves.of_earlier(settings).items():
         file = getattr(settings, setting)
-        if not file and OF_EARLIER.keys().isdisjoint(
-            names
-        ):  # of a plug-in's, the result says why it is missing
+        of_plugins_alone = OF_EARLIER.keys().isdisjoint(names)
+        if not file and of_plugins_alone:  # their results say why they are missing
             continue
         if not file:
             raise SettingsError(

@@ -91,7 +91,7 @@ def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[2, 3])
     return layered(
         zero.encode(x=x),
-        bars.encode(x=alt.X("lower:Q"), x2="upper:Q", y=y, tooltip=tooltip),
+        bars.encode(x=alt.X("lower:Q"), x2=alt.X2("upper:Q"), y=y, tooltip=tooltip),
         points.encode(x=x, y=y, tooltip=tooltip),
         height=max(120, 26 * len(names) + 60),
     )

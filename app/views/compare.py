@@ -443,14 +443,7 @@ def further(
             "None of these analyses has observables, so that there is only what they cost; New analysis "
             "offers observables under Advanced, as `seigh curves` lists them."
         )
-    if (wanted := asked.get("curve", [""])[0]) in titles:
-        st.session_state["compare_curve"] = wanted
-    if st.session_state.get("compare_curve") not in titles:
-        st.session_state["compare_curve"] = next(iter(titles))
-    name = st.selectbox(
-        "Observable", list(titles), format_func=titles.__getitem__, key="compare_curve",
-        persist_state="session",
-    )  # fmt: skip
+    name = one_of("curve", "Observable", list(titles), asked, st.container(), titles)
     if name in kinds["profile"]:
         return {"curve": [name], "step": profiles(chosen, name, asked)}
     if name in kinds["quantity"] or name in kinds["runtime"]:

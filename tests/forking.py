@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +22,21 @@ class Forked:
     """Runs a program in a session of its own, in ``folder``; what it says goes to ``log``.
 
     It has the methods of ``subprocess.Popen`` that tests use.
+
+    Args:
+        program: Python code.
+        folder: Where it is run.
+        log: The file of its standard output, and of its standard error unless ``errors`` is given.
+        errors: The file of its standard error.
     """
 
-    def __init__(self, program: str, folder: Path, log: Path) -> None:
-        log.touch()
+    def __init__(self, program: str, folder: Path, log: Path, errors: Path | None = None) -> None:
+        files = (log, errors or log)
+        for file in files:
+            file.touch()
         mask = os.umask(0)
         os.umask(mask)
-        arguments = (program, str(folder), str(log), dict(os.environ), mask)
+        arguments = (program, str(folder), *map(str, files), dict(os.environ), mask)
         self._process = _CONTEXT.Process(target=_run, args=arguments)
         # The child would run the file of __main__ again, which is a page's where a test has opened one.
         main = sys.modules["__main__"]
@@ -57,14 +66,27 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _run(program: str, folder: str, log: str, environment: dict[str, str], mask: int) -> None:
+def seigh(*arguments: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the ``seigh`` command in a forked process, in this folder, until it ends."""
+    command = ["seigh", *map(str, arguments)]
+    program = f"import sys; sys.argv = {command}; from seigh.app.cli import main; main()"
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = Forked(program, Path.cwd(), out, err)
+        try:
+            status = process.wait(seconds)
+        finally:
+            process.send_signal(signal.SIGKILL)
+        return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
+
+
+def _run(program: str, folder: str, log: str, errors: str, environment: dict[str, str], mask: int) -> None:
     """What the forked process does: it becomes like one that was started with this environment."""
     os.setsid()
     os.chdir(folder)
     os.umask(mask)
-    said = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    for number, file in ((1, log), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,5 @@
-"""Imports the libraries of a worker, none of which reads our settings: tests fork workers from here."""
+"""Imports the libraries of workers and of the command line, none of which reads our settings: tests fork both
+from here."""
 
 from importlib import import_module
 
@@ -15,6 +16,8 @@ _NAMES = (
     "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm",
     "torch.func",
+    "torchvision.models",
+    "typer.rich_utils",
 )
 
 for _name in _NAMES:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.forking import Forked
+from tests.forking import Forked, seigh
 
 PROGRAM = """
 import json, os, sys
@@ -63,3 +63,10 @@ def test_it_is_waited_for_and_ends_by_a_signal(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait(20) == -signal.SIGKILL
     process.send_signal(signal.SIGKILL)  # it has gone, which is no error
+
+
+def test_the_command_has_its_arguments_output_errors_and_exit_status() -> None:
+    assert seigh("--help").stdout.lstrip().startswith("Usage: seigh")
+    refused = seigh("train", "no-problem")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("Error: There is no problem 'no-problem'")

@@ -410,6 +410,8 @@ class _OnMeta(TorchFunctionMode):
 
     _MOST_STRAYS = 4  # of layers that a constructor makes only to see what they accept
     _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    # Without memory there is nothing to fill; PyTorch would load its compiler, which takes seconds, to do so.
+    _FILL = (torch.Tensor.normal_, nn.init.normal_)
 
     def __init__(self, only: frozenset[Shape] | None = None) -> None:
         super().__init__()
@@ -418,6 +420,10 @@ class _OnMeta(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in self._FILL:
+            filled = args[0] if args else kwargs["tensor"]
+            if filled.is_meta:
+                return filled
         if func in self._ALLOCATE and kwargs.get("device") is None:
             kwargs = kwargs | {"device": "meta"}
         result = func(*args, **kwargs)

@@ -135,8 +135,9 @@ def timm_names() -> tuple[str, ...]:
 def timm_ends(name: str) -> tuple[str, str] | None:
     """Names of its first convolution and of its classifier; None where timm does not say."""
     ends = []
+    configuration = _timm_configuration(name)
     for key in ("first_conv", "classifier"):
-        layer = _timm_configuration(name).get(key)
+        layer = configuration.get(key)
         layer = layer[0] if isinstance(layer, (list, tuple)) and layer else layer
         ends.append(layer)
     first, last = ends

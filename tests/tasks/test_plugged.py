@@ -7,8 +7,6 @@ is changed for it.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.core.spectra import SpectrumError, rayleigh_ritz
 from seigh.tasks.submit import Upload, submit
 from tests.conftest import Worker, wait_until
+from tests.forking import seigh
 from tests.opening import forget_caches, open_page
 from tests.plugging import installed
 
@@ -139,8 +138,7 @@ def test_the_command_line_computes_them(tmp_path: Path, home: Settings) -> None:
     options += ["--method", "lab-power"]  # the architecture is told by the tensors
     for name in NAMES:
         options += ["--curves", name]
-    command = [sys.executable, "-m", "seigh.app.cli", "analyze", str(file), *options]
-    subprocess.run([*command, "--json", tmp_path / "out.json"], check=True, capture_output=True)
+    seigh("analyze", file, *options, "--json", tmp_path / "out.json").check_returncode()
     (found,) = json.loads((tmp_path / "out.json").read_text())
     assert found["settings"]["architecture"] == NETWORK
     assert found["settings"]["method"] == "lab-power"
@@ -155,13 +153,9 @@ def test_the_command_line_computes_them(tmp_path: Path, home: Settings) -> None:
     assert smallest["chance"] == pytest.approx([k / found["parameters"] for k in range(1, K + 1)])
     assert all(0 <= each <= 1 for each in smallest["value"])
     assert found["curves"]["lab-mass"]["error"] is None
-    unknown = subprocess.run(
-        [*command[:-2], "--curves", "lab-mess"], check=False, capture_output=True, text=True
-    )
+    unknown = seigh("analyze", file, *options[:-2], "--curves", "lab-mess")
     assert unknown.returncode == 2
-    nonsense = subprocess.run(
-        [*command[:-2], "--method", "lab-nonsense"], check=False, capture_output=True, text=True
-    )
+    nonsense = seigh("analyze", file, *options[:-2], "--method", "lab-nonsense")
     assert nonsense.returncode == 2
     assert "The method lab-nonsense gave str where vectors" in " ".join(nonsense.stderr.split())
     assert "There is no curve 'lab-mess'; there are participation" in unknown.stderr

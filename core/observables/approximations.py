@@ -151,7 +151,7 @@ def _overlap(matrix: _Matrix) -> Callable[[Scene], Curve]:
             # The trace of a projector of rank k with a difference of two others is at most the sum of the
             # sines of the angles between these, and that is at most √k times the root of their squares.
             reach += torch.minimum(angles, sizes).sqrt() * sizes.sqrt()
-        reach += _UNITS * torch.finfo(scene.vectors.dtype).eps * sizes
+        reach += _UNITS * scene.unit * sizes
         # V_k and U_k grow with k, and so does the trace of the product of their projectors.
         lower = (common - reach).cummax(0).values.clamp_min(0)
         upper = torch.minimum((common + reach).flip(0).cummin(0).values.flip(0), sizes)
@@ -164,7 +164,7 @@ def _overlap(matrix: _Matrix) -> Callable[[Scene], Curve]:
 def _difference(matrix: _Matrix) -> Callable[[Scene], Quantity]:
     def compute(scene: Scene) -> Quantity:
         other = _operator(scene, matrix)
-        rounding = _UNITS * torch.finfo(scene.vectors.dtype).eps
+        rounding = _UNITS * scene.unit
         if dense.is_small(scene.vectors.shape[1]):
             h = dense.hessian(scene)
             distance = float((dense.multiplied_out(other, scene.vectors.device) - h).norm())

@@ -128,10 +128,10 @@ def _outside(vectors: Tensor, block: Tensor) -> Tensor:
     parts = chunks(vectors.shape[1], len(vectors), vectors.itemsize, cached=block.device)
     inner = torch.zeros(len(vectors), block.shape[1], dtype=torch.float64, device=block.device)
     for part in parts:
-        inner += (vectors[:, part].to(block.device) @ block[part]).double()
+        inner += (vectors[:, part].to(block) @ block[part]).double()
     out = block.clone()
     for part in parts:
-        out[part] -= vectors[:, part].to(block.device).T @ inner.to(block.dtype)
+        out[part] -= vectors[:, part].to(block).T @ inner.to(block.dtype)
     return out
 
 

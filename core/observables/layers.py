@@ -96,7 +96,7 @@ def _dense(scene: Scene) -> Tensor | None:
 
 
 def _rounding(scene: Scene) -> float:
-    return _UNITS * torch.finfo(scene.vectors.dtype).eps * float(scene.values.abs().max())
+    return _UNITS * scene.unit * float(scene.values.abs().max())
 
 
 def _probes(scene: Scene) -> _Probes:
@@ -105,7 +105,7 @@ def _probes(scene: Scene) -> _Probes:
         dimension = scene.vectors.shape[1]
         values = scene.values.to(device, torch.float64)
         seed = 0 if scene.request is None else scene.request.seed
-        draw = Gaussian(PROBES, dimension, (seed, _STREAM), scene.vectors.dtype, device)
+        draw = Gaussian(PROBES, dimension, (seed, _STREAM), scene.hessian.dtype, device)
         z = draw.columns(0, PROBES) * dimension**0.5
         inside, forms = torch.zeros(len(parts)), torch.zeros(PROBES, len(parts))
         inside, forms = inside.double(), forms.double()
@@ -199,7 +199,7 @@ def _missed(scene: Scene) -> Quantity:
     parts, matrix = _parts(scene), _dense(scene)
     if len(parts) == 1:
         raise Unavailable("θ is a single tensor, so there is nothing outside of its block.")
-    rounding = _UNITS * torch.finfo(scene.vectors.dtype).eps
+    rounding = _UNITS * scene.unit
     if matrix is not None:
         whole = float(matrix.square().sum())
         blocks = sum(float(matrix[part, part].square().sum()) for part in parts)

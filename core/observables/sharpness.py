@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seigh.core.observables.trace import beyond
 from seigh.core.overlap.observables import Observable, Quantity, Scene, Unavailable
 
 
@@ -18,7 +19,8 @@ def _edge(scene: Scene) -> Quantity:
     at = int(values.argmax())
     sharpness, off = float(values[at]), float(residuals[at])
     value, reach = 0.5 * rate * sharpness, 0.5 * rate * off
-    return Quantity(value, value - reach, value + reach, 1.0, f"With the learning rate η = {rate:.6g}.")
+    above = value + reach + 0.5 * rate * beyond(scene)
+    return Quantity(value, value - reach, above, 1.0, f"With the learning rate η = {rate:.6g}.")
 
 
 EDGE = Observable(

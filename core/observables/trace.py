@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,13 +26,32 @@ def _estimate(scene: Scene) -> APosteriori:
     return scene.estimate
 
 
+def is_known(scene: Scene) -> bool:
+    """Whether residuals tell how far each eigenvalue may be from that of its rank.
+
+    They do of Ritz pairs of which none is missing; of a sketch's, some eigenvalue lies within each residual,
+    and others may have been missed.
+    """
+    assert scene.found is not None
+    whole = scene.found.completeness is None or scene.found.completeness.complete
+    return scene.found.ritz and whole
+
+
+def beyond(scene: Scene) -> float:
+    """How far the largest or the least eigenvalue may lie beyond those of the K pairs.
+
+    Eigenvalues of H and Ĥ differ by no more than ‖H − Ĥ‖₂ (Weyl 1912), which is at most the upper end of
+    ‖H − Ĥ‖_F. It is 0 where residuals tell all (``is_known``).
+    """
+    return 0.0 if is_known(scene) else _estimate(scene).interval(PROBABILITY).error.upper
+
+
 def _interval(scene: Scene) -> Interval:
     values, residuals = _found(scene)
     assert scene.found is not None
     k = len(scene.values)
-    whole = scene.found.completeness is None or scene.found.completeness.complete
     largest = None
-    if scene.found.ritz and whole:  # then what is outside is known to be no larger than the next one
+    if is_known(scene):  # then what is outside is known to be no larger than the next one
         following = min(k, len(values) - 1)
         reach = float((values.abs() + residuals)[following:].max())
         largest = max(reach, scene.found.outside or 0.0) + float(residuals[:k].norm())
@@ -62,42 +83,80 @@ def _share_of_trace(scene: Scene) -> Curve:
 def _energy(scene: Scene) -> Curve:
     """1 less the scree curve, whose band holds for any H."""
     values, residuals = _found(scene)
-    assert scene.found is not None
     k, estimate = len(scene.values), _estimate(scene)
     if not estimate.norm > 0:
         raise Unavailable("‖H‖_F is exactly 0 here, so no part of it lies anywhere.")
-    whole = scene.found.completeness is None or scene.found.completeness.complete
-    known = scene.found.ritz and whole
-    band = estimate.scree(values[:k], residuals[:k] if known else None, PROBABILITY)
+    band = estimate.scree(values[:k], residuals[:k] if is_known(scene) else None, PROBABILITY)
     value = values[:k].square().cumsum(0) / estimate.norm**2
     error = torch.maximum(1 - band.lower - value, value - (1 - band.upper)).clamp_min(0)
     return Curve(value.numpy(), error.numpy(), None)
 
 
+@dataclass(frozen=True)
+class _Signs:
+    """What is known of the signs of the k eigenvalues of largest |λ|, k = 1 … K.
+
+    Attributes:
+        off: (K,), how far each |λ| may be off.
+        count: (K,), how many may be negative that seem positive, or the other way round.
+        mass: (K,), how far the sum of |λ| of negative ones may be off.
+    """
+
+    off: Tensor
+    count: Tensor
+    mass: Tensor
+
+
+def _signs(scene: Scene) -> _Signs:
+    """A pair is among the first k for certain if no |λ| after it may be as large; else it may have to make
+    room for another one, which matters where those that compete are not of one sign."""
+    values, off = _found(scene)
+    assert scene.found is not None
+    k, dimension = len(scene.values), scene.vectors.shape[1]
+    off = (off + beyond(scene)).clamp_max(1e300)
+    low, high = values.abs() - off, values.abs() + off
+    count, mass = torch.zeros(2, k, dtype=torch.float64)
+    for last in range(k):
+        after = float(high[last + 1 :].max()) if last + 1 < len(values) else 0.0
+        unseen = len(values) < dimension  # what was not found is no larger than the least that was
+        after = max(after, float(high[-1])) if unseen else after
+        inside = low[: last + 1] <= after
+        least = float(low[: last + 1].min())
+        outside = high[last + 1 :] >= least
+        compete = torch.cat([values[: last + 1][inside], values[last + 1 :][outside]])
+        clear = torch.cat([low[: last + 1][inside], low[last + 1 :][outside]]) > 0
+        alike = bool(clear.all()) and bool((compete > 0).all() or (compete < 0).all())
+        if (unseen and float(high[-1]) >= least) or not alike:
+            doubtful = inside | (low[: last + 1] <= 0)
+            count[last] = float(doubtful.sum())
+            mass[last] = float((after + off[: last + 1])[doubtful].sum())
+        else:
+            count[last] = float((low[: last + 1] <= 0).sum())
+    return _Signs(off[:k], count, mass)
+
+
 def _negative(scene: Scene) -> Curve:
-    values, residuals = _found(scene)
-    k = len(scene.values)
-    count = (values[:k] < 0).double().cumsum(0)
-    unknown = (values[:k].abs() <= residuals[:k]).double().cumsum(0)
-    return Curve(count.numpy(), unknown.numpy(), None)
+    values, known = _found(scene)[0][: len(scene.values)], _signs(scene)
+    count = (values < 0).double().cumsum(0)
+    sizes = torch.arange(1, len(values) + 1, dtype=torch.float64)
+    error = torch.minimum(known.count, torch.maximum(count, sizes - count))
+    return Curve(count.numpy(), error.numpy(), None)
 
 
 def _negative_mass(scene: Scene) -> Curve:
-    """Σ |λ| of the negative ones over Σ |λ| of all, each off by no more than the residuals."""
-    values, residuals = _found(scene)
-    k = len(scene.values)
-    values, off = values[:k], residuals[:k].cumsum(0)
+    """Σ |λ| of the negative ones over Σ |λ| of all, each off by no more than is known of it."""
+    values, known = _found(scene)[0][: len(scene.values)], _signs(scene)
+    off = known.off.cumsum(0)
     whole, negative = values.abs().cumsum(0), (-values).clamp_min(0).cumsum(0)
     value = negative / whole
     # Moving any eigenvalue by r moves the fraction by at most r / whole, whichever of its two terms it is in.
-    error = torch.where(whole > off, off / (whole - off).clamp_min(1e-300), 1.0)
+    error = torch.where(whole > off, (off + known.mass) / (whole - off).clamp_min(1e-300), 1.0)
     error = torch.minimum(error, torch.maximum(value, 1 - value))
     return Curve(value.numpy(), error.numpy(), None)
 
 
 def _most_negative(scene: Scene) -> Quantity:
     values, residuals = _found(scene)
-    assert scene.found is not None
     at = int(values.argmin())
     value, reach = float(values[at]), float(residuals[at])
     if value >= 0:
@@ -107,7 +166,7 @@ def _most_negative(scene: Scene) -> Quantity:
             "ask for more of them."
         )
     upper = min(value + reach, 0.0)
-    return Quantity(value, value - reach, upper, 0.0)
+    return Quantity(value, value - reach - beyond(scene), upper, 0.0)
 
 
 TRACE = Observable(
@@ -139,7 +198,7 @@ NEGATIVE = Observable(
     "negative-count",
     "negative eigenvalues among the first k",
     "how many of the k eigenvalues of largest |λ| are negative. The error counts those whose sign is not "
-    "known.",
+    "known, and those that may not be among the first k.",
     _negative,
 )
 
@@ -153,8 +212,8 @@ NEGATIVE_MASS = Observable(
 MOST_NEGATIVE = Observable(
     "most-negative",
     "most negative eigenvalue",
-    "the least of the eigenvalues found, off by no more than its residual: how steeply the loss bends down "
-    "at a saddle.",
+    "the least of the eigenvalues found, off by no more than its residual; a sketch may have missed a lower "
+    "one, by as much as ‖H − Ĥ‖ may be. It says how steeply the loss bends down at a saddle.",
     _most_negative,
     kind="quantity",
 )

@@ -316,6 +316,13 @@ class Scene:
         return cast(T, self._kept[key])
 
     @property
+    def unit(self) -> float:
+        """Unit of the rounding errors of products with H, which may be of a lower precision than vectors."""
+        types = {self.vectors.dtype} | ({self.operator.dtype} if self.operator is not None else set())
+        reduced = self.found.precision if self.found is not None else None
+        return max(reduced or 0.0, *(torch.finfo(each).eps for each in types))
+
+    @property
     def landscape(self) -> Landscape:
         """The loss of the analysis: gradients, losses at other θ, other matrices, the other split, the past.
 

@@ -63,6 +63,7 @@ class Eigenpairs(Vectors):
         precision: Unit of rounding error of the products, where it is not that of the basis.
         coarser: What the same run would have returned from a smaller subspace, or None: the distance between
             the two says how far the computation has converged.
+        projected: BHBᵀ of the basis B, (m, m) fp64, where it is known: all that the products told of H.
         record: How they were computed; JSON.
     """
 
@@ -76,6 +77,7 @@ class Eigenpairs(Vectors):
     completeness: Completeness | None = None
     precision: float | None = None
     ritz: bool = True
+    projected: Tensor | None = None
 
     def formed(self, out: Tensor) -> Eigenpairs:
         """The same pairs with Vᵀ itself as their basis, written to ``out`` (at least n × D).
@@ -84,7 +86,7 @@ class Eigenpairs(Vectors):
         """
         vectors = form(self.basis, self.coefficients, out)
         unit = torch.eye(len(self.values), dtype=self.coefficients.dtype, device=self.coefficients.device)
-        return replace(self, basis=vectors, coefficients=unit, coarser=None)
+        return replace(self, basis=vectors, coefficients=unit, coarser=None, projected=None)
 
     def turned(self, k: int) -> Eigenpairs:
         """The same pairs in a basis whose first k rows are the first k vectors, written over the old one.
@@ -103,7 +105,10 @@ class Eigenpairs(Vectors):
                 coefficients=rotation[: len(coarser.coefficients)].T @ coarser.coefficients,
             )
         form(self.basis, rotation, self.basis)
-        return replace(self, coefficients=rotation.T @ self.coefficients, coarser=coarser)
+        projected = None if self.projected is None else rotation.T @ self.projected @ rotation
+        return replace(
+            self, coefficients=rotation.T @ self.coefficients, coarser=coarser, projected=projected
+        )
 
     def shifted(self, shift: float) -> Eigenpairs:
         """The same pairs as those of H + ``shift``·I, in their order; ``coarser`` is dropped.
@@ -122,6 +127,7 @@ class Eigenpairs(Vectors):
             residuals=residuals,
             coarser=None,
             outside=(self.outside or 0.0) + abs(shift) if shift else self.outside,
+            projected=None,
         )
 
     def top(self, k: int) -> Eigenpairs:

@@ -235,7 +235,10 @@ class Recurrence:
         outside = self.projected[part : self.size, :part] @ rotation
         padded = torch.cat([rotation, torch.zeros_like(outside)])
         lengths = torch.hypot(outside.norm(dim=0), self.residuals(padded))
-        return Eigenpairs(self.basis.rows[:part], rotation, values, lengths, self.spent)
+        return Eigenpairs(
+            *(self.basis.rows[:part], rotation, values, lengths, self.spent),
+            projected=self.projected[:part, :part],
+        )
 
     def couplings(self, start: int) -> list[tuple[Tensor, Tensor]]:
         """How the space outside is coupled to the Ritz vectors of the first ``start`` vectors.

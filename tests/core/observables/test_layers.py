@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.dense import Truth
 from seigh import analyse
 from seigh.core.observables import dense
-from tests.core.observables.test_approximations import CLASSES, N, Truth, cnn, mlp
+from tests.core.observables.test_approximations import CLASSES, N, cnn, mlp
 
 NAMES = ("layer-sharpness", "layer-trace", "block-diagonal-misses")
 
@@ -27,9 +26,8 @@ def test_a_sweep_over_tensors_is_that_of_the_dense_blocks(
     more = {"curves": NAMES, "weight_decay": 0.01, "hvp_path": "double-backward", "precision": "float32"}
     found = analyse(model, "cross-entropy", (x, y), k=6, **more)
     assert "curves_failed" not in found.record
-    matrix = Truth(model, x, y, 0.01).hessian
-    ends = np.cumsum([0, *(p.numel() for p in model.parameters())])
-    blocks = [matrix[a:b, a:b] for a, b in pairwise(ends)]
+    truth = Truth(model, x, y, 0.01)
+    matrix, blocks = truth.hessian, truth.blocks()
     sharpness, trace = (found.profiles[each] for each in NAMES[:2])
     assert sharpness["x"].tolist() == [*range(1, len(blocks) + 1)]
     for number, block in enumerate(blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.observables import COSTLY, cases, coverage, held
+from benchmarks.observables import COSTLY, cases, coverage, held, held_of_network, network
 from seigh.core.analysis import Result, analyse, cost
 from seigh.core.checksum import sha256_of
 from seigh.core.observables import BUILT_IN
 from seigh.core.observables.density import _places, lanczos, sampling, smoothed, unfollowed
 from seigh.core.observables.direction import shares
 from seigh.core.observables.powerlaw import fit
+from seigh.core.overlap.masks.built_in import MASKS
 from seigh.core.overlap.observables import Curve, Quantity, Unavailable
 from seigh.core.problems import architectures, data
 from seigh.core.settings import AnalysisSettings, SettingsError
@@ -32,6 +34,43 @@ def test_every_error_and_interval_holds_on_random_matrices() -> None:
     for name, (count, share) in coverage(18, every=4).items():
         assert share >= (0.95 if name == "density" else 1.0), name
         assert count >= (3 if name in ("most-negative", *COSTLY) else 15), name
+
+
+@pytest.mark.parametrize("number", [9, 14])
+def test_everything_of_a_network_is_within_its_error_of_dense_truth(tmp_path: Path, number: int) -> None:
+    """The short version of ``python -m benchmarks.observables --of networks``: convolutions multiplied out,
+    by a sketch; and as of a large network, in single precision by the exact method."""
+    case = network(number, tmp_path)
+    failed = case.found.record.get("curves_failed", {})
+    assert not [message for message in failed.values() if "cannot be computed" in message]
+    found = held_of_network(case)
+    assert len(found) + len(failed) == len(BUILT_IN) + 2 * len(MASKS) + 2
+    for name, each in found.items():
+        places = name == "density" or name.startswith("scores of ")
+        assert each.mean() >= (0.95 if places else 1), name
+    # And what is not true is seen.
+    wrong = replace(case, truth=case.elsewhere)
+    assert not all(each.all() for each in held_of_network(wrong).values())
+
+
+def test_signs_that_compete_for_the_last_place_are_not_known() -> None:
+    """Of λ = 1 and −1 + 1e-6 with residuals of 1e-3 either one may be the largest."""
+    case = next(iter(cases(1)))
+    values = torch.tensor([3.0, 1.0, -1 + 1e-6, -0.5, 0.4, 0.1], dtype=torch.float64)
+    found = replace(
+        case.scene.found, values=values, completeness=None, outside=None,
+        basis=torch.eye(6, len(case.matrix), dtype=torch.float64),
+    )  # fmt: skip
+    scene = replace(case.scene, values=values[:4], found=found, residuals=torch.full((6,), 1e-3))
+    count, mass = (BUILT_IN[name].compute(scene) for name in ("negative-count", "negative-mass"))
+    assert isinstance(count, Curve)
+    assert isinstance(mass, Curve)
+    assert count.value.tolist() == [0, 0, 1, 2]
+    assert count.error.tolist() == [0, 1, 0, 0]
+    assert mass.error[1] == pytest.approx(0.25, rel=0.01)  # 1 of 4 may be negative
+    assert (mass.error[[0, 2, 3]] < 3e-3).all()
+    sketch = replace(scene, found=replace(found, ritz=False))  # what it misses may be anything
+    assert (BUILT_IN["negative-count"].compute(sketch).error >= count.error).all()
 
 
 def test_what_is_stated_says_something() -> None:

@@ -33,6 +33,7 @@ from seigh.app.rows import (
 )
 from seigh.core.errors import UserError
 from seigh.core.lab import incidents
+from seigh.core.lab.models import State
 from seigh.core.lab.session import FAULTS, in_words, migrate, sessions
 from seigh.core.names import NO_SPLIT
 from seigh.core.settings import Settings
@@ -413,11 +414,13 @@ def _roughly(seconds: float) -> str:
 
 
 def left(run: HasRemaining) -> str:
-    """How long running work will go on, with the sign before it; empty while nothing tells."""
+    """How long running work will go on, with the sign before it; empty for work that does not run."""
+    if run.state != State.running:
+        return ""
     if run.late:
         return " · longer than expected"
     if run.remaining_low is None or run.remaining_high is None:
-        return ""
+        return " · time left not known yet"
     return f" · {between(run.remaining_low, run.remaining_high)} left"
 
 

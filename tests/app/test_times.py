@@ -26,9 +26,11 @@ def test_a_range_of_times_is_said_no_more_exactly_than_it_is_known(
 def test_what_is_said_of_the_time_left() -> None:
     class Run:
         def __init__(self, **given: Any) -> None:
-            self.remaining_low, self.remaining_high, self.late = None, None, False
+            self.state, self.late = "running", False
+            self.remaining_low, self.remaining_high = None, None
             self.__dict__ |= given
 
-    assert left(Run()) == ""
+    assert left(Run(state="queued")) == ""
+    assert left(Run()) == " · time left not known yet"
     assert left(Run(remaining_low=120.0, remaining_high=300.0)) == " · 2 to 5 min left"
     assert left(Run(remaining_low=0.0, remaining_high=0.0, late=True)) == " · longer than expected"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
 from seigh.app import identity
 
 MAIN = Path(__file__).resolve().parents[1] / "app" / "main.py"
+
+# Every session of AppTest looks through all installed packages for components, which takes longer than
+# most pages.
+manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
 
 def open_page(name: str, **query: str | list[str]) -> AppTest:

@@ -67,16 +67,16 @@ SPECTRUM = Table(
     ("position",),
     (
         Column("position", "int", "", "rank of the eigenvalue by |λ|, from 1"),
-        Column("value", "float", "that of the matrix", "eigenvalue λ"),
-        Column("residual", "float", "that of λ", "‖Hv − λv‖₂, rounding included", known=False),
+        Column("value", "float", "as the matrix", "eigenvalue λ"),
+        Column("residual", "float", "as λ", "‖Hv − λv‖₂, rounding included", known=False),
         Column(
             "scree_lower",
             "float",
             _SHARE,
-            "lower bound of the share of ‖H‖²_F that rank 1 … position misses",
+            "lower bound of the share of ‖H‖²_F beyond the eigenvalues 1 … position",
             known=False,
         ),
-        Column("scree_upper", "float", _SHARE, "upper bound of it", known=False),
+        Column("scree_upper", "float", _SHARE, "upper bound of the same share", known=False),
     ),
 )
 
@@ -89,7 +89,7 @@ OVERLAP = Table(
         Column("overlap", "float", _SHARE, "overlap of the mask of largest |θ| with V_k, the mean over ties"),
         Column("error", "float", _SHARE, "stated error of the overlap", known=False),
         Column("least", "float", _SHARE, "least overlap over all ways to break ties", known=False),
-        Column("greatest", "float", _SHARE, "greatest overlap over them", known=False),
+        Column("greatest", "float", _SHARE, "greatest overlap over all ways to break ties", known=False),
         Column("chance", "float", _SHARE, "chance level k/D"),
         Column("random_mean", "float", _SHARE, "mean overlap of random masks"),
         Column("random_std", "float", _SHARE, "standard deviation over random masks"),
@@ -106,10 +106,10 @@ LAYERS = Table(
         _K,
         Column("position", "int", "", "place of the tensor in the model, from 0"),
         Column("name", "text", "", "name of the tensor"),
-        Column("parameters", "int", "coordinates", "how many it has"),
-        Column("eigenspace", "float", _SHARE, "its share of the mass of V_k"),
-        Column("mask", "float", _SHARE, "its share of the mask"),
-        Column("overlap", "float", _SHARE, "its share of their overlap", known=False),
+        Column("parameters", "int", "coordinates", "number of parameters in the tensor"),
+        Column("eigenspace", "float", _SHARE, "the tensor's share of the mass of V_k"),
+        Column("mask", "float", _SHARE, "the tensor's share of the mask"),
+        Column("overlap", "float", _SHARE, "the tensor's share of the overlap", known=False),
     ),
 )
 
@@ -120,13 +120,13 @@ MAGNITUDES = Table(
     (
         _K,
         Column("position", "int", "", "number of the bin, from 0 for the largest |θ|"),
-        Column("count", "int", "coordinates", "how many it has"),
-        Column("largest", "float", "that of θ", "largest |θ| in it"),
-        Column("smallest", "float", "that of θ", "smallest |θ| in it"),
-        Column("mean", "float", "mass of a coordinate", "mean of ‖row of V_k‖²/k"),
-        Column("low", "float", "mass of a coordinate", "its 10 % quantile"),
-        Column("median", "float", "mass of a coordinate", "its median"),
-        Column("high", "float", "mass of a coordinate", "its 90 % quantile"),
+        Column("count", "int", "coordinates", "number of weights in the bin"),
+        Column("largest", "float", "as θ", "largest |θ| in the bin"),
+        Column("smallest", "float", "as θ", "smallest |θ| in the bin"),
+        Column("mean", "float", "mass of a coordinate", "mean of ‖row of V_k‖²/k over the bin"),
+        Column("low", "float", "mass of a coordinate", "10 % quantile over the bin"),
+        Column("median", "float", "mass of a coordinate", "median over the bin"),
+        Column("high", "float", "mass of a coordinate", "90 % quantile over the bin"),
     ),
 )
 
@@ -138,9 +138,9 @@ METRICS = Table(
         _K,
         Column("metric", "text", "", "name of the Grassmannian metric"),
         Column("value", "float", "", "metric between mask and V_k"),
-        Column("error", "float", "", "stated error of it", known=False),
+        Column("error", "float", "", "stated error of the value", known=False),
         Column("random_mean", "float", "", "mean over random subspaces"),
-        Column("random_std", "float", "", "standard deviation over them"),
+        Column("random_std", "float", "", "standard deviation over random subspaces"),
     ),
 )
 
@@ -150,8 +150,8 @@ STAGES = Table(
     ("stage",),
     (
         Column("stage", "text", "", "name of the stage"),
-        Column("seconds", "float", "s", "time that it took"),
-        Column("hvps", "int", "products", "Hessian-vector products in it"),
+        Column("seconds", "float", "s", "time that the stage took"),
+        Column("hvps", "int", "products", "Hessian-vector products in the stage"),
     ),
 )
 
@@ -162,16 +162,16 @@ CURVES = Table(
     (
         Column("curve", "text", "", "name of the further curve"),
         _K,
-        Column("value", "float", "that of the curve", "value at k"),
-        Column("error", "float", "that of the curve", "stated error of it", known=False),
-        Column("chance", "float", "that of the curve", "what an unrelated eigenspace has", known=False),
+        Column("value", "float", "as the curve", "value at k"),
+        Column("error", "float", "as the curve", "stated error of the value", known=False),
+        Column("chance", "float", "as the curve", "value for an unrelated eigenspace", known=False),
     ),
 )
 
 # What a curve says at each k.
 PARTS = tuple(name for name in CURVES.names if name not in CURVES.keys)
 
-_OWN = "that of the observable"
+_OWN = "as the observable"
 
 PROFILES = Table(
     "profiles",
@@ -180,11 +180,11 @@ PROFILES = Table(
     (
         Column("observable", "text", "", "name of the profile"),
         Column("line", "float", "", "number of the line, such as that of an eigenvector", known=False),
-        Column("x", "float", "that of the profile's axis", "place"),
-        Column("value", "float", _OWN, "value there"),
-        Column("lower", "float", _OWN, "lower end of its error or interval", known=False),
-        Column("upper", "float", _OWN, "upper end of it", known=False),
-        Column("reference", "float", _OWN, "what it is to be compared with", known=False),
+        Column("x", "float", "as the profile's axis", "place on the profile's axis"),
+        Column("value", "float", _OWN, "value at x"),
+        Column("lower", "float", _OWN, "lower end of the error or interval", known=False),
+        Column("upper", "float", _OWN, "upper end of the error or interval", known=False),
+        Column("reference", "float", _OWN, "reference value", known=False),
     ),
 )
 
@@ -197,11 +197,11 @@ QUANTITIES = Table(
     ("observable",),
     (
         Column("observable", "text", "", "name of the quantity"),
-        Column("value", "float", _OWN, "its value"),
-        Column("lower", "float", _OWN, "lower end of its error or interval", known=False),
-        Column("upper", "float", _OWN, "upper end of it", known=False),
-        Column("reference", "float", _OWN, "what it is to be compared with", known=False),
-        Column("unit", "text", "", "its unit; empty where it has none"),
+        Column("value", "float", _OWN, "value of the quantity"),
+        Column("lower", "float", _OWN, "lower end of the error or interval", known=False),
+        Column("upper", "float", _OWN, "upper end of the error or interval", known=False),
+        Column("reference", "float", _OWN, "reference value", known=False),
+        Column("unit", "text", "", "unit of the quantity; empty if it has none"),
     ),
 )
 

@@ -411,7 +411,10 @@ class _OnMeta(TorchFunctionMode):
     _MOST_STRAYS = 4  # of layers that a constructor makes only to see what they accept
     _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
     # Without memory there is nothing to fill; PyTorch would load its compiler, which takes seconds, to do so.
-    _FILL = (torch.Tensor.normal_, nn.init.normal_)
+    _FILL = (
+        *(torch.Tensor.normal_, torch.Tensor.uniform_),
+        *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+    )
 
     def __init__(self, only: frozenset[Shape] | None = None) -> None:
         super().__init__()
@@ -480,7 +483,8 @@ def _without_counters(tensors: Mapping[str, Any]) -> dict[str, Shape]:
     }
 
 
-def _attempt(spec: Spec) -> dict[str, Shape] | None:
+@lru_cache(maxsize=256)
+def _attempt(spec: Spec) -> Mapping[str, Shape] | None:
     """Its shapes; None if its constructor refuses."""
     try:
         return _shapes(spec)
@@ -521,7 +525,7 @@ def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
     proportion, from the number of tensors, or else by trying common values.
     """
     wanted = _without_counters({key: tuple(shape) for key, shape in shapes.items()})
-    usual = _without_counters(_skeleton(name).state_dict())
+    usual: _Shapes = _without_counters(_skeleton(name).state_dict())
     if usual == wanted:
         return name
     if 2 * len(usual.keys() & wanted.keys()) < min(len(usual), len(wanted)):
@@ -553,7 +557,7 @@ def _simplest(found: Sequence[str]) -> list[str]:
     return [spec for spec in found if options[spec] == min(options.values())]
 
 
-_Shapes = dict[str, Shape]
+_Shapes = Mapping[str, Shape]
 
 
 def _by_names(spec: Spec, now: _Shapes, option: str, default: Value, wanted: _Shapes) -> tuple[Spec, _Shapes]:

@@ -132,6 +132,7 @@ def timm_names() -> tuple[str, ...]:
     return () if timm is None else tuple(f"{TIMM}{name}" for name in timm.list_models())
 
 
+@cache
 def timm_ends(name: str) -> tuple[str, str] | None:
     """Names of its first convolution and of its classifier; None where timm does not say."""
     ends = []

@@ -184,34 +184,38 @@ def run(
     folder: Path,
     say: Callable[[str], None],
     stopped: float = 60.0,
+    most: int | None = None,
+    setup: str = "",
 ) -> Outcome:
     """Run the study, and disturb it for a while.
 
     Args:
         study: What is asked for; it is submitted little by little in that time.
         workers: How many.
-        seconds: For which something happens again and again; 0 for never.
+        seconds: For which something happens again and again, unless ``most`` says how often; 0 for never.
         pause: Seconds between two disturbances, at least and at most.
         seed: Of what happens when.
         folder: Where everything is put.
         say: Is told each disturbance.
         stopped: Seconds for which a process is stopped.
+        most: How many disturbances there are, however long they take; as many as fit when not given.
+        setup: What the workers execute first.
     """
     with (
         stack(folder, postgres=True, dashboard=seconds > 0) as running,
         _small_disk(running.env.artifact_folder, wanted=seconds > 0) as disk,
     ):
         for _ in range(workers):
-            running.add_worker()
+            running.add_worker(setup=setup)
         for worker in running.workers:
             worker.wait()
         start = time.monotonic()
         submissions = _Submissions(running, study, checkpoints(folder, study.analyses // 2), seconds)
         chaos = _Chaos(running, random.Random(seed), say, stopped, disk)
-        while time.monotonic() - start < seconds:
+        while time.monotonic() - start < seconds if most is None else chaos.disturbances.total() < most:
             submissions.submit_due(say)
             chaos.sleep(pause)
-            if submissions.are_complete and chaos.all_ended(submissions.numbers):
+            if most is None and submissions.are_complete and chaos.all_ended(submissions.numbers):
                 break
             chaos.disturb()
         chaos.calm_down()

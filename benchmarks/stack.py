@@ -152,14 +152,25 @@ class Stack:
     def processes(self) -> list[Process]:
         return [*self.servers, *self.workers]
 
-    def add_worker(self, prefix: Sequence[str] = (), **variables: str) -> Process:
-        """Start one more worker, with one thread unless told otherwise."""
+    def add_worker(self, prefix: Sequence[str] = (), setup: str = "", **variables: str) -> Process:
+        """Start one more worker, with one thread unless told otherwise.
+
+        Args:
+            prefix: What its command begins with.
+            setup: A program that it executes first.
+            variables: Of its environment, beside those of all.
+        """
         name = f"worker-{len(self.workers)}"
         options = ["--loglevel", "INFO", "--concurrency", "1", "--queues", "seigh,seigh.cpu"]
         environment = self.variables | {"OMP_NUM_THREADS": "1"} | variables
+        command = processes.ours("seigh.tasks.serve", *options)
+        if setup:
+            module = command.index("-m")
+            serve = "import runpy; runpy.run_module('seigh.tasks.serve', None, '__main__', True)"
+            command[module : module + 2] = ["-c", f"{setup}\n{serve}"]
         worker = Process(
             name,
-            [*prefix, *processes.ours("seigh.tasks.serve", *options)],
+            [*prefix, *command],
             environment,
             self.folder / f"{name}.log",
             lambda process: " ready." in process.recent_output,

@@ -1,4 +1,4 @@
-"""A minute of everything that can happen to a small study; ``benchmarks.chaos`` has a large one."""
+"""Half a minute of everything that can happen to a small study; ``benchmarks.chaos`` has a large one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from benchmarks.chaos import BATCH, Numbers, Study, checkpoints, run
 from seigh.core.analysis import analyse
 from seigh.core.settings import Settings
+from tests.conftest import IMPATIENT
 
 pytestmark = pytest.mark.stack
 
@@ -34,7 +35,9 @@ def test_nothing_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     said: list[str] = []
     # Not below pytest's folders: PostgreSQL runs as another user, who may not enter those.
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(STUDY, 2, 60, (0.5, 2.5), 6, Path(folder), said.append, stopped=10)
-    assert outcome.disturbances.total() >= 8, said
+        outcome = run(
+            *(STUDY, 2, 30, (0.5, 2.0), 6, Path(folder), said.append), stopped=6, most=10, setup=IMPATIENT
+        )
+    assert outcome.disturbances.total() == 10, said
     assert {"clock", "malformed messages"} <= outcome.disturbances.keys(), said
     assert outcome.problems(STUDY, undisturbed(tmp_path), BATCH) == []

@@ -7,7 +7,7 @@ DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo up test lint format browser docs bench lock audit digests clean
+.PHONY: demo up test style types tests lint format browser docs bench lock audit digests clean
 
 demo: $(APP)
 	$(BIN)/seigh demo $(DEMO_ARGS)
@@ -18,14 +18,22 @@ up: $(APP)
 # Three tests at a time for two cores, as a third of their time is waiting for workers and browsers; each with one
 # thread: threads that wait for each other lose most where others want the cores too. Those of a file share what
 # they have started.
-test: lint browser
+# mypy is one process, so it runs beside them.
+test: style browser
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile \
 		--numprocesses $$($(BIN)/python -c 'import os; print(3 * (os.cpu_count() or 2) // 2)') \
 		--no-loadscope-reorder $(TEST_ARGS)
 
-lint: $(DEV)
+lint: style types
+
+style: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(DEV)
 	$(BIN)/mypy
 
 format: $(DEV)

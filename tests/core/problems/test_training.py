@@ -18,6 +18,7 @@ from seigh.core.problems import architectures, checkpoints, data, plugins, train
 from seigh.core.problems.recorder import checkpoint_name
 from seigh.core.problems.training import STATE, train
 from seigh.core.settings import Settings, SettingsError
+from tests.conftest import ROOT
 from tests.core.problems.originals import (
     trust_cifar,
     trust_cifar_in_children,
@@ -25,6 +26,7 @@ from tests.core.problems.originals import (
     write_imagenet,
     write_mnist,
 )
+from tests.forking import Forked
 from tests.plugging import forget
 
 
@@ -431,15 +433,18 @@ def test_losses_are_those_of_the_batches(tmp_path: Path) -> None:
 
 # Trains, telling every step on standard output; the time after which the state is kept is an argument.
 SCRIPT = """
-import sys
+import os
+import signal
 from pathlib import Path
 from seigh.core.problems import training
-problem, out, steps, record, batch, seconds = sys.argv[1:]
-training._STATE_SECONDS = float(seconds)
-training.train(
-    problem, int(steps), map(int, record.split(",")), Path(out), 1,
-    lambda step, _: print(step, flush=True), batch=int(batch),
-)
+
+def told(step, _):
+    print(step, flush=True)
+    if step == {kill_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training._STATE_SECONDS = {seconds}
+training.train({problem!r}, {steps}, {record}, Path({out!r}), 1, told, batch={batch})
 """
 
 # A plug-in as a lab installs it: its network has dropout and batch normalisation.
@@ -509,21 +514,20 @@ def test_a_killed_process_goes_on_to_the_same_bytes(
 ) -> None:
     trust_cifar_in_children(monkeypatch, tmp_path / "trust", home.data_folder, (10, 100))
 
-    out = tmp_path / "killed"
-    arguments = [problem, out, steps, ",".join(map(str, record)), batch, seconds]
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(line) == kill_at:
-                process.kill()
-                break
-    assert process.returncode == -signal.SIGKILL
+    out, log, errors = (tmp_path / name for name in ("killed", "log", "errors"))
+
+    def run(kill_at: int) -> int:
+        values = {"problem": problem, "steps": steps, "record": record, "batch": batch, "seconds": seconds}
+        return Forked(SCRIPT.format(**values, out=str(out), kill_at=kill_at), ROOT, log, errors).wait(120)
+
+    assert run(kill_at) == -signal.SIGKILL, errors.read_text()
+    assert int(log.read_text().split()[-1]) == kill_at
     assert (out / STATE).exists()
     assert not (out / checkpoint_name(steps)).exists()
 
-    again = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    began = int(again.stdout.split()[0])
+    log.write_text("")
+    assert run(0) == 0, errors.read_text()
+    began = int(log.read_text().split()[0])
     assert began >= (kill_at - 1 if seconds == 0.0 else max(each for each in record if each <= kill_at)) > 0
     whole = train(problem, steps, record, tmp_path / "whole", 1, batch=batch, env=home)
     assert hashes(out) == hashes(tmp_path / "whole") == {file.name: sha256(file) for file in whole}

@@ -24,6 +24,7 @@ from seigh.app.lines import (
 from seigh.core.lab import listing
 from seigh.core.lab.listing import Column, Query
 from seigh.core.lab.models import State
+from seigh.core.order import in_order
 
 # Columns of the listing that are found rather than set, or that ``OWN`` has.
 _FOUND = frozenset(
@@ -171,8 +172,8 @@ def with_baseline(lines: Lines, asked: dict[str, list[str]]) -> Lines:
     """The lines with the baseline that somebody pins: a model, or one line, which an address names by one of
     its analyses."""
     chosen = lines.chosen
-    series = sorted(chosen["series"].unique())
-    models = sorted(chosen["model"].unique()) if "model" not in lines.arrangement.over else []
+    series = in_order(chosen["series"].unique())
+    models = in_order(chosen["model"].unique()) if "model" not in lines.arrangement.over else []
     options = {f"model {name}": name for name in models} if len(models) > 1 else {}
     first = chosen.sort_values("analysis_id").drop_duplicates("series").set_index("series")["analysis_id"]
     of_analysis = dict(zip(chosen["analysis_id"].astype(str), chosen["series"], strict=True))

@@ -37,6 +37,7 @@ from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
 from seigh.core.lab.store import StoreError
 from seigh.core.names import IOU
+from seigh.core.order import in_order
 from seigh.core.plugged import any_plugins
 
 PANEL_POINTS = 150  # values of k of a curve, evenly spaced and on a log axis
@@ -138,7 +139,7 @@ def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
     values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(analyses[LINE], on="analysis_id")
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = curves.merge(analyses[LINE], on="analysis_id")
-    names = sorted(analyses["series"].unique())
+    names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)

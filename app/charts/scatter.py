@@ -7,14 +7,21 @@ import pandas as pd
 
 from seigh.app.charts.base import (
     NEUTRAL,
+    SPLIT_DASHES,
+    dash_patterns,
     group_color,
     group_shape,
     layered,
+    legend,
+    scale,
     with_legend,
     zoom,
 )
 
 SCATTER_HEIGHT = 460
+
+# How full the points of the first, second, … value are that dashes tell apart where there are lines.
+FILLS = (1.0, 0.0, 0.5, 0.25, 0.75)
 
 
 def scatter(
@@ -27,8 +34,8 @@ def scatter(
     """Points with their errors along both axes; a click on one opens its result.
 
     Args:
-        frame: analysis_id, series, group, step, x, y, x_low, x_high, y_low, y_high (NaN without an error) and
-            address, of the page that a point leads to. On a log axis everything is positive.
+        frame: analysis_id, series, group, dash, step, x, y, x_low, x_high, y_low, y_high (NaN without an error)
+            and address, of the page that a point leads to. On a log axis everything is positive.
         colors: Colour of every group.
         titles: Titles of the axes.
         log: Whether each axis is logarithmic.
@@ -45,13 +52,29 @@ def scatter(
     along = alt.X("x:Q", title=titles[0], scale=scales[0], axis=x)
     up = alt.Y("y:Q", title=titles[1], scale=scales[1], axis=y)
     color = group_color(colors, frame)
+    fills = {name: FILLS[place % len(FILLS)] for place, name in enumerate(dash_patterns(frame["dash"]))}
+    splits = fills.keys() <= SPLIT_DASHES.keys()
     points = (
         alt.Chart(frame)
-        .mark_point(filled=True, size=90, opacity=0.9, cursor="pointer")
+        .mark_point(filled=True, size=90, opacity=0.9, strokeWidth=1.8, cursor="pointer")
         .encode(
             x=along,
             y=up,
             color=color,
+            stroke=alt.Stroke("group:N", scale=color["scale"], legend=None),
+            fillOpacity=alt.FillOpacity(
+                "dash:N",
+                scale=scale(list(fills), fills),
+                legend=None
+                if len(fills) < 2
+                else legend(
+                    "Hessian on" if splits else None,
+                    orient="bottom",
+                    titleOrient="left",
+                    symbolFillColor=NEUTRAL,
+                    symbolStrokeColor=NEUTRAL,
+                ),
+            ),
             shape=group_shape(colors, frame),
             href=alt.Href("address:N"),
             tooltip=[

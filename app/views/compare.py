@@ -45,6 +45,7 @@ from seigh.app.scattered import scatter
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
+from seigh.core.order import in_order
 
 LABELS = {
     "model": "Models",
@@ -102,7 +103,7 @@ def page() -> None:
     if only is not None:
         finished = finished[finished["analysis_id"].isin(only)]
     for name, label in LABELS.items():
-        say_what_is_gone(asked.get(name), sorted(finished[name].unique()), GONE.get(name, label.lower()))
+        say_what_is_gone(asked.get(name), in_order(finished[name].unique()), GONE.get(name, label.lower()))
     analyses, selection = choose(finished, asked)
     if analyses.empty:
         address_is_read("compare")
@@ -177,7 +178,7 @@ def offer_report(chosen: pd.DataFrame, size: Size | None) -> None:
     """All charts of what is chosen in one file, made when somebody wants it."""
 
     def make() -> str:
-        title = ", ".join(sorted(chosen["model"].unique()))
+        title = ", ".join(in_order(chosen["model"].unique()))
         wanted = size or Size()
         with database()() as s:
             return report(s, title, ids(chosen), wanted.k, wanted.rho)
@@ -216,7 +217,7 @@ def choose(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.Data
     columns = [name for name in LABELS if name in ALWAYS or analyses[name].nunique() > 1]
     selection = {}
     for place, name in zip(st.columns([3] + [2] * (len(columns) - 1)), columns, strict=True):
-        options = sorted(analyses[name].unique())
+        options = in_order(analyses[name].unique())
         with place:
             first = options[:FEW_MODELS] if name == "model" else options
             selection[name] = several("compare_" + name, LABELS[name], options, asked.get(name), first)
@@ -378,8 +379,7 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -
     curves = lines.means_of_curves(curves.merge(chosen[LINE], on="analysis_id"))
     top = top_of(curves)
     panels = [
-        figures.overlap_against_k(rows, str(series), log_k=log_k, top=top)
-        for series, rows in curves.groupby("series")
+        figures.overlap_against_k(rows, series, log_k=log_k, top=top) for series, rows in each_line(curves)
     ]
     in_two_columns(panels, "compare_panel")
     return steps
@@ -389,7 +389,7 @@ def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
     """λ₁, and beside it what the checkpoints recorded of the training."""
     with database()() as s:
         leading = queries.eigenvalues(s, ids(chosen), most=1)
-        metrics = queries.recorded_metrics(s, sorted(chosen["model"].unique()))
+        metrics = queries.recorded_metrics(s, in_order(chosen["model"].unique()))
     leading = leading[leading["position"] == 1].merge(chosen[LINE], on="analysis_id")
     leading = lines.means(leading.drop(columns="magnitude"))
     in_panels({"compare_lambda": figures.largest_eigenvalue(leading, lines.colors)})
@@ -421,7 +421,7 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> 
     with database()() as s:
         values = queries.eigenvalues(s, ids(chosen), most=PANEL_POINTS)
     values = lines.means_of_curves(values.merge(chosen[LINE], on="analysis_id"))
-    panels = [figures.spectrum_over_training(rows, str(series)) for series, rows in values.groupby("series")]
+    panels = [figures.spectrum_over_training(rows, series) for series, rows in each_line(values)]
     in_two_columns(panels, "compare_spectra")
     return steps
 
@@ -538,8 +538,8 @@ def masks_in_common(
     found = found[found["step"].astype(str).isin(steps)]
     found = one_page(found, "compare_page_masks")
     panels = [
-        figures.masks_in_common_over_training(rows, str(series))
-        for series, rows in lines.means_of_curves(found).groupby("series")
+        figures.masks_in_common_over_training(rows, series)
+        for series, rows in each_line(lines.means_of_curves(found))
     ]
     if panels:
         in_two_columns(panels, "compare_masks_against_k")
@@ -577,7 +577,7 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> li
         return steps
     st.header(str(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
     own = found["analysis_id"].map(charts.name_series(chosen).set_axis(chosen["analysis_id"]))
-    panels = [figures.profile_over_training(rows, str(series)) for series, rows in found.groupby(own)]
+    panels = [figures.profile_over_training(rows, series) for series, rows in each_line(found, own)]
     in_two_columns(panels, "compare_profiles")
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
     return steps
@@ -618,12 +618,18 @@ def choose_steps(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]
 
 def one_page(chosen: pd.DataFrame, key: str) -> pd.DataFrame:
     """Those of ``PANELS`` lines, of which the user can turn the pages."""
-    series = sorted(chosen["series"].unique())
+    series = in_order(chosen["series"].unique())
     pages = -(-len(series) // PANELS)
     if pages > 1:
         number = st.pagination(pages, key=key)
         series = series[(number - 1) * PANELS : number * PANELS]
     return chosen[chosen["series"].isin(series)]
+
+
+def each_line(points: pd.DataFrame, names: str | pd.Series[str] = "series") -> list[tuple[str, pd.DataFrame]]:
+    """Every line by its name, with its rows."""
+    rows = {str(name): part for name, part in points.groupby(names)}
+    return [(name, rows[name]) for name in in_order(rows)]
 
 
 def in_two_columns(panels: Sequence[Figure], key: str) -> None:

@@ -34,6 +34,7 @@ from seigh.app.lines import LINE, in_lines
 from seigh.app.rows import Analysis, rows_of
 from seigh.core.lab import queries
 from seigh.core.names import METRICS
+from seigh.core.order import in_order
 
 if TYPE_CHECKING:
     from seigh.core.overlap.metrics import Kind
@@ -104,7 +105,7 @@ def over_training(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> dict[s
         What is shown; None where the address asks for nothing that is there.
     """
     st.header("Mask and eigenspace over training", help=plain(figures.METRIC_SYMBOLS), anchor=False)
-    names = sorted(analyses["model"].unique())
+    names = in_order(analyses["model"].unique())
     gone = say_what_is_gone(asked.get("model"), names, "model")
     wanted = asked.get("model") or st.session_state.get("metrics_models") or names[:FEW_MODELS]
     st.session_state["metrics_models"] = [name for name in names if name in wanted]

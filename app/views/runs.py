@@ -37,6 +37,7 @@ from seigh.core.lab import audit, queries, turns
 from seigh.core.lab.load import Load, load
 from seigh.core.lab.models import UNDER_WAY, WORK, State
 from seigh.core.names import PRIORITIES
+from seigh.core.order import in_order
 
 PER_PAGE = 20
 LOG_LINES = 40
@@ -147,7 +148,7 @@ def narrowed(runs: pd.DataFrame) -> pd.DataFrame:
         persist_state="session",
         help="Nothing chosen shows all.",
     )
-    kinds, models = sorted(runs["kind"].unique()), sorted(runs["model"].unique())
+    kinds, models = sorted(runs["kind"].unique()), in_order(runs["model"].unique())
     for name, there in (("kind", kinds), ("model", models)):
         if (wanted := st.session_state.get(f"runs_{name}")) is not None and wanted not in there:
             say_what_is_gone([wanted], there, name)

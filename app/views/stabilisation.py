@@ -25,6 +25,7 @@ from seigh.app.frame import explain, show
 from seigh.app.panels import heatmaps_found, names_of_sets, within
 from seigh.core.lab import queries
 from seigh.core.names import IOU, SPARSITIES
+from seigh.core.order import in_order
 
 OTHER = "another k"
 MOST_SETS = 2  # before anybody asks for more
@@ -42,7 +43,7 @@ def page() -> None:
         return
     asked = asked_in_url("stabilisation")
     sets, put_away = without_archived(sets, "stabilisation", asked)
-    models = sorted(sets["model"].unique())
+    models = in_order(sets["model"].unique())
     say_what_is_gone(asked.get("model"), models, "model")
     model = choose_one(
         "Model",

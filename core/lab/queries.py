@@ -49,6 +49,7 @@ from seigh.core.lab.pace import Remaining, remaining
 from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
+from seigh.core.order import natural
 from seigh.core.results.masks import iou, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.result import Outcome, Stage
@@ -138,13 +139,10 @@ def models(s: Session) -> pd.DataFrame:
         "archived": (bool, Model.archived),
     }
     statement = (
-        _select(columns)
-        .outerjoin(Model.checkpoints)
-        .outerjoin(Checkpoint.analyses)
-        .group_by(Model.id)
-        .order_by(Model.name)
+        _select(columns).outerjoin(Model.checkpoints).outerjoin(Checkpoint.analyses).group_by(Model.id)
     )
-    return _frame(s, statement, columns)
+    found = _frame(s, statement, columns)
+    return found.sort_values("name", key=lambda names: names.map(natural), ignore_index=True)
 
 
 def checkpoints(s: Session, model: str) -> pd.DataFrame:

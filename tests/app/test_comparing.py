@@ -245,6 +245,31 @@ def test_any_column_is_scattered_against_any_other_and_points_lead_to_results(
     )
 
 
+def test_the_points_of_splits_are_told_apart_in_a_scatter(open_page: Open, add: Add) -> None:
+    for split in ("train", "test"):
+        add(model="own", k=5, settings={"split": split})
+    app = open_page("compare", view="scatter", k="5")
+    filling = drawn(app, 0, "point")[0]["fillOpacity"]
+    assert dict(zip(filling["scale"]["domain"], filling["scale"]["range"], strict=True)) == {
+        "test": 1.0, "train": 0.0,
+    }  # fmt: skip
+    assert filling["legend"]["title"] == "Hessian on"
+    one = open_page("compare", view="scatter", k="5", split="test")
+    assert drawn(one, 0, "point")[0]["fillOpacity"]["legend"] is None
+
+
+def test_models_stand_in_the_order_of_their_numbers(open_page: Open, add: Add) -> None:
+    names = [f"seed {number}" for number in (10, 9, 2, 1, 11, 100, 3)]
+    for name in names:
+        for step in (0, 100):
+            add(model=name, step=step)
+    app = open_page("compare")
+    first = [f"seed {number}" for number in (1, 2, 3, 9, 10, 11)]
+    assert app.multiselect(key="compare_model").value == first
+    assert app.multiselect(key="compare_model").options == [*first, "seed 100"]
+    assert open_page("overview").dataframe[0].value["name"].tolist() == [*first, "seed 100"]
+
+
 def test_what_analyses_cost_is_drawn_over_training(open_page: Open, add: Add, home: Settings) -> None:
     numbers = []
     for step, seconds in ((0, 2.0), (100, 6.0)):

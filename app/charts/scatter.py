@@ -34,8 +34,8 @@ def scatter(
     """Points with their errors along both axes; a click on one opens its result.
 
     Args:
-        frame: analysis_id, series, group, dash, step, x, y, x_low, x_high, y_low, y_high (NaN without an error)
-            and address, of the page that a point leads to. On a log axis everything is positive.
+        frame: analysis_id, series, group, dash, step, x, y, x_low, x_high, y_low, y_high (NaN without an
+            error) and address, of the page that a point leads to. On a log axis everything is positive.
         colors: Colour of every group.
         titles: Titles of the axes.
         log: Whether each axis is logarithmic.

@@ -370,10 +370,9 @@ def masks_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
 
 def masks_in_common_over_training(found: pd.DataFrame, series: str) -> Figure:
     """How alike two masks are against k at several steps of one line, of ``panels.masks_of_steps``."""
-    ends = found["value"] - found["error"], found["value"] + found["error"]
     points = found.assign(
         x=found["k"], x_title="k", line=np.nan, line_title="", unit="", log=False,
-        lower=ends[0].clip(lower=0), upper=ends[1].clip(upper=1), reference=found["chance"],
+        reference=found["chance"],
         reference_title="chance",
     )  # fmt: skip
     return profile_over_training(points, series)
@@ -397,7 +396,12 @@ def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> F
 
 def by_tensor(points: pd.DataFrame) -> bool:
     """Whether the places of a profile, of ``queries.profiles``, are parameter tensors."""
-    return "name" in points and bool((points["name"] != "").all())
+    return bool((points["x_title"] == "tensor").all())
+
+
+def lines_of_tensors(points: pd.DataFrame) -> bool:
+    """Whether the lines of a profile, of ``queries.profiles``, are parameter tensors."""
+    return bool((points["line_title"] == "tensor").all())
 
 
 def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
@@ -415,7 +419,9 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
         )
     first = ""
     if lines > 1:
-        first = f" Of {lines} lines, {points['line_title'].iloc[0]} {points['line'].min():g} is drawn."
+        least = points.sort_values("line", kind="stable")
+        called = least["name"].iloc[0] if lines_of_tensors(points) else f"{least['line'].iloc[0]:g}"
+        first = f" Of {lines} lines, {least['line_title'].iloc[0]} {called} is drawn."
     beside = ""
     if charts.has_common_reference(points):
         beside = f" Dashed: {points['reference_title'].iloc[0]}."
@@ -798,10 +804,16 @@ def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "")
     "alone."""
     title = str(rows["title"].iloc[0])
     said = f" {remark}" if remark else ""
-    draw = charts.tensors if by_tensor(rows) else charts.profile
+    draw, how = charts.profile, ""
+    if by_tensor(rows):
+        draw = charts.tensors
+        how = f" Grey: {rows['reference_title'].iloc[0]}." if rows["reference"].notna().any() else ""
+    elif lines_of_tensors(rows):
+        draw = charts.densities_of_tensors
+        how = " The brighter a cell, the more eigenvalues lie there; point at it for its interval."
     return Figure(
         title=_upper(title),
-        how=f"{rows['note'].iloc[0]}{said}",
+        how=f"{rows['note'].iloc[0]}{how}{said}",
         alt=f"{title} against {rows['x_title'].iloc[0]}.",
         table=rows,
         draw=partial(draw, color=color),

@@ -205,7 +205,15 @@ def _overlap_at(s: Session, chosen: pd.DataFrame, mask: str, k_of: Callable[[int
         for parameters, rows in chosen.groupby("parameters")
     ]
     points = pd.concat(found, ignore_index=True).rename(columns={"overlap": "value"})
-    return points[[*_POINT, "value", "error", "chance"]].merge(chosen[LINE], on="analysis_id").assign(note="")
+    points = points.assign(
+        lower=(points["value"] - points["error"]).clip(lower=0),
+        upper=(points["value"] + points["error"]).clip(upper=1),
+    )
+    return (
+        points[[*_POINT, "value", "error", "chance", "lower", "upper"]]
+        .merge(chosen[LINE], on="analysis_id")
+        .assign(note="")
+    )
 
 
 # What tells of which analysis a point is.

@@ -246,9 +246,6 @@ def held(name: str, case: Case) -> Floats | None:
                 found = BUILT_IN[name].compute(case.scene)
     except Unavailable:
         return None
-    if isinstance(found, Curve):
-        assert found.error is not None
-        return np.abs(found.value - TRUTHS[name](case)) <= found.error + _ROUNDING
     assert found.lower is not None
     assert found.upper is not None
     if isinstance(found, Quantity):
@@ -266,8 +263,9 @@ def smoothed_density(found: Profile, case: Case) -> Floats:
     return smoothed_spectrum(found.x, found.remark, case.values.numpy())
 
 
-def smoothed_spectrum(places: Floats, remark: str, values: Floats) -> Floats:
-    width = float(remark.split("deviation ")[1].split(";")[0])
+def smoothed_spectrum(places: Floats, remark: str, values: Floats, of: int = 0) -> Floats:
+    """Eigenvalues as Gaussians of the width that a remark tells, the first or the one with number ``of``."""
+    width = float(remark.split("deviation ")[1].split(";")[0].split(", ")[of])
     return smoothed(places, values, np.ones(len(values)), width) / len(values)
 
 
@@ -445,6 +443,27 @@ def _between(case: Network, name: str, before: Tensor) -> Floats:
     return np.array([float(truth.loss(before + place * step)) for place in case.found.profiles[name]["x"]])
 
 
+def _overlap_in(case: Network) -> Floats:
+    found = []
+    for block, p in zip(case.truth.blocks(), case.truth.named.values(), strict=True):
+        k = max(1, round(K_OF_NETWORKS / len(case.truth.theta) * len(block)))
+        order = p.detach().flatten().abs().argsort(descending=True, stable=True)
+        mask = torch.eye(len(block), dtype=torch.float64)[:, order[:k]]
+        found.append(float((mask.T @ leading(block)[1][:, :k]).square().sum()) / k)
+    return np.array(found)
+
+
+def _density_in(case: Network) -> Floats:
+    profile, said = case.found.profiles["layer-density"], case.found.record["remarks"]["layer-density"]
+    parts = [
+        smoothed_spectrum(
+            profile["x"][profile["line"] == of + 1], said, torch.linalg.eigvalsh(block).numpy(), of
+        )
+        for of, block in enumerate(case.truth.blocks())
+    ]
+    return np.concatenate(parts)
+
+
 def _sharpness_of_adam(case: Network) -> Floats:
     scale = case.run.preconditioner.rsqrt()
     return torch.linalg.eigvalsh(scale[:, None] * case.truth.hessian * scale)[-1].numpy()
@@ -479,6 +498,8 @@ def truths(case: Network) -> Iterator[tuple[str, Callable[[], Floats]]]:
         "loss-from-initial": lambda: _between(case, "loss-from-initial", case.past[0]),
         "layer-sharpness": lambda: np.array([_largest(block) for block in truth.blocks()]),
         "layer-trace": lambda: np.array([float(block.trace()) for block in truth.blocks()]),
+        "layer-overlap": lambda: _overlap_in(case),
+        "layer-density": lambda: _density_in(case),
         "block-diagonal-misses": lambda: math.sqrt(
             max(1 - sum(float(b.square().sum()) for b in truth.blocks()) / float(values.square().sum()), 0)
         ),
@@ -502,11 +523,12 @@ def truths(case: Network) -> Iterator[tuple[str, Callable[[], Floats]]]:
 def held_of_network(case: Network) -> dict[str, Floats]:
     """Whether each number of what was stated is held by its error or interval, by its name."""
     found, results = case.found, {}
-    given = {**found.curves, "overlap-magnitude": {"value": found.overlap, "error": found.overlap_error}}
+    magnitude = {
+        "lower": found.overlap - found.overlap_error,
+        "upper": found.overlap + found.overlap_error,
+    }
     for name, true in truths(case):
-        if name in given:
-            results[name] = np.abs(given[name]["value"] - true()) <= given[name]["error"] + _ROUNDING
-        for told in (found.profiles, found.quantities):
+        for told in (found.curves, {"overlap-magnitude": magnitude}, found.profiles, found.quantities):
             if name in told:
                 truth = true()
                 room = _ROUNDING + 1e-6 * np.abs(truth) if name not in _EXACT else _ROUNDING
@@ -534,7 +556,7 @@ def coverage_of_networks(numbers: range) -> dict[str, tuple[int, float]]:
         with TemporaryDirectory() as folder:
             case = network(number, Path(folder))
         for name, found in held_of_network(case).items():
-            by_place = name == "density" or name.startswith("scores of ")
+            by_place = name.endswith("density") or name.startswith("scores of ")
             results[name].append(float(found.mean()) if by_place else float(found.all()))
             if results[name][-1] < (0.9 if by_place else 1.0):
                 print(f"case {number}: {name} is not held at {int((~found).sum())} places", flush=True)

@@ -594,8 +594,9 @@ def _overlap_of(found: Eigenspace, pairs: Eigenpairs, given: Tensor | Estimated)
         reach = torch.maximum(greatest - ties.average, ties.average - least).clamp_min(0)
         stated = torch.minimum(stated + reach, torch.maximum(ties.average, 1 - ties.average))
         mask = replace(mask, open=np.maximum(mask.open, undecided.numpy()))
-    chance = chance_curve(dimension, k)
-    return Curve(_numpy(ties.average), _numpy(stated), _numpy(chance), mask)
+    chance, value = chance_curve(dimension, k), ties.average
+    lower, upper = (value - stated).clamp_min(0), (value + stated).clamp_max(1)
+    return replace(Curve.between(value, lower, upper, _numpy(chance)), mask=mask)
 
 
 def _symmetry_of_the_run(pairs: Eigenpairs, certificate: list[dict[str, Any]]) -> list[dict[str, Any]]:

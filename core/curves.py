@@ -114,8 +114,8 @@ def _compared(found: Observed, observable: Observable, scene: Scene) -> Observed
 def _sound_curve(curve: Any, length: int) -> Curve:
     if not isinstance(curve, Curve):
         raise TypeError(f"it is {type(curve).__name__} and not Curve")
-    parts = {}
-    for part in ("value", "error", "chance"):
+    parts: dict[str, Any] = {}
+    for part in curve.parts():
         given = getattr(curve, part)
         numbers = None if given is None else np.asarray(given, dtype=np.float64)
         if numbers is not None and numbers.shape != (length,):
@@ -126,7 +126,8 @@ def _sound_curve(curve: Any, length: int) -> Curve:
         raise ValueError("its values are not all finite")
     if error is not None and not (error >= 0).all():
         raise ValueError("its errors are not all numbers ≥ 0")
-    return Curve(value, error, parts["chance"], curve.mask, curve.remark)
+    _check_order(parts["lower"], value, parts["upper"])
+    return replace(curve, **parts)
 
 
 def _sound_profile(profile: Any, _: int) -> Profile:

@@ -32,7 +32,14 @@ from seigh.app.charts.overlap import (
     overlap_by_step,
     overlap_curve,
 )
-from seigh.app.charts.profiles import has_common_reference, profile, profile_by_step, tensors, tensors_by_step
+from seigh.app.charts.profiles import (
+    densities_of_tensors,
+    has_common_reference,
+    profile,
+    profile_by_step,
+    tensors,
+    tensors_by_step,
+)
 from seigh.app.charts.scatter import scatter
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
@@ -77,6 +84,7 @@ __all__ = [
     "Recording",
     "curve",
     "curve_by_step",
+    "densities_of_tensors",
     "distinct_lines",
     "error_by_products",
     "error_by_sizes",

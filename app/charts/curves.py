@@ -8,7 +8,6 @@ import altair as alt
 import pandas as pd
 
 from seigh.app.charts.base import (
-    ERROR_LABEL,
     NEUTRAL,
     band,
     error_bars,
@@ -36,7 +35,7 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
         color: The model's colour.
         log_k: Log axis for k.
     """
-    frame = thin(frame, log_k)[["curve", "title", "k", "value", "error", "chance"]]
+    frame = thin(frame, log_k)[["curve", "title", "k", "value", "error", "chance", "lower", "upper"]]
     title = str(frame["title"].iloc[0])
     x, y = k_axis(frame, log_k), alt.Y("value:Q", title=short(title))
     line = alt.Chart(frame).mark_line(color=color, strokeWidth=3, point=few(frame["k"])).encode(x=x, y=y)
@@ -51,8 +50,8 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
             align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance"
         )
         layers += [level.encode(x=x, y=alt.Y("chance:Q")), words.encode(x=x, y=alt.Y("chance:Q"))]
-    values = frame.set_index("k")[["value", "error", "chance"]].dropna(axis="columns", how="all")
-    values = values.rename(columns={"value": title, "error": ERROR_LABEL})
+    numbers = frame.set_index("k")[["value", "lower", "upper", "chance"]].dropna(axis="columns", how="all")
+    values = numbers.rename(columns={"value": title, "lower": "at least", "upper": "at most"})
     return layered(*layers, reading(values, x), height=CURVE_HEIGHT)
 
 
@@ -65,16 +64,15 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         colors: Colour of every group.
     """
     title = str(frame["title"].iloc[0])
-    found = frame.assign(height=frame["value"])
-    told = [alt.Tooltip("k:Q", format=",d")]
-    if "k" not in frame:  # a quantity
-        found = found.assign(low=found["lower"], high=found["upper"], chance=found["reference"])
-        told = [
-            alt.Tooltip("low:Q", title="at least", format=".4g"),
-            alt.Tooltip("high:Q", title="at most", format=".4g"),
-        ]
-    else:
-        told.append(alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"))
+    found = frame.assign(height=frame["value"], low=frame["lower"], high=frame["upper"])
+    told = [
+        alt.Tooltip("low:Q", title="at least", format=".4g"),
+        alt.Tooltip("high:Q", title="at most", format=".4g"),
+    ]
+    if "k" in frame:
+        told.insert(0, alt.Tooltip("k:Q", format=",d"))
+    else:  # a quantity
+        found = found.assign(chance=found["reference"])
     reference = "chance" if "k" in frame else str(frame["reference_title"].iloc[0])
     tooltip = [
         alt.Tooltip("series:N", title="line"),
@@ -117,7 +115,5 @@ def short(title: str) -> str:
 
 def _between(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of known error, with ``low`` and ``high``."""
-    if "low" in frame:
-        return frame.dropna(subset=["low", "high"])
-    known = frame.dropna(subset="error")
-    return known.assign(low=known["value"] - known["error"], high=known["value"] + known["error"])
+    known = frame.dropna(subset=["lower", "upper"])
+    return known.assign(low=known["lower"], high=known["upper"])

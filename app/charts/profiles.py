@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, scale, step_colors, zoom
@@ -18,6 +19,9 @@ _FAR = 8.0
 
 # Cells of a heat map are coloured on a log scale where the largest value is so many times the least.
 _DECADES = 30.0
+
+# Cells across a heat map of densities, and the least density that has one, as a share of the largest.
+_CELLS, _FLOOR = 90, 1e-5
 
 # The part of an axis that a label takes, on a telephone's screen.
 _LABEL = 0.09
@@ -76,7 +80,7 @@ def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
         frame: ``queries.profiles`` of one analysis and one name, whose places are tensors.
         color: The model's colour.
     """
-    frame = frame[["title", "x", "name", "value", "lower", "upper"]]
+    frame = frame[["title", "x", "name", "value", "lower", "upper", "reference", "reference_title"]]
     names = frame.sort_values("x")["name"].tolist()
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=180))
     tooltip = [
@@ -88,9 +92,14 @@ def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     x = alt.X("value:Q", title=short(str(frame["title"].iloc[0])))
     points = alt.Chart(frame).mark_point(color=color, filled=True, size=70, opacity=1)
     bars = alt.Chart(frame.dropna(subset=["lower", "upper"])).mark_rule(color=color, strokeWidth=2)
+    beside = str(frame["reference_title"].iloc[0])
+    level = alt.Chart(frame.dropna(subset="reference")).mark_tick(color=NEUTRAL, thickness=2, size=16)
+    if frame["reference"].notna().any():
+        tooltip.append(alt.Tooltip("reference:Q", title=beside, format=".4g"))
     zero = alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[2, 3])
     return layered(
         zero.encode(x=x),
+        level.encode(x=alt.X("reference:Q"), y=y, tooltip=tooltip),
         bars.encode(x=alt.X("lower:Q"), x2=alt.X2("upper:Q"), y=y, tooltip=tooltip),
         points.encode(x=x, y=y, tooltip=tooltip),
         height=max(120, 26 * len(names) + 60),
@@ -138,6 +147,67 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("name:N", title="tensor"),
                 alt.Tooltip("step:Q", format=",d"),
                 alt.Tooltip("value:Q", format=".4g"),
+                alt.Tooltip("lower:Q", title="at least", format=".4g"),
+                alt.Tooltip("upper:Q", title="at most", format=".4g"),
+            ],
+        ),
+        height=max(160, 24 * len(names) + 100),
+    )
+
+
+def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
+    """The density of eigenvalues of every parameter tensor's block, as a heat map of tensors over λ.
+
+    Args:
+        frame: ``queries.profiles`` of one analysis and one name, whose lines are tensors.
+        color: That of the least; the scale of colours is one for all models.
+    """
+    del color
+    names = frame.sort_values("line")["name"].drop_duplicates().tolist()
+    near = float(frame["x"].abs().median()) or 1.0
+    low, high = (math.asinh(float(end) / near) for end in (frame["x"].min(), frame["x"].max()))
+    edges = near * np.sinh(np.linspace(low, high, _CELLS + 1))
+    middle = (edges[1:] + edges[:-1]) / 2
+    rows = []
+    for name, part in frame.groupby("name", sort=False):
+        part = part.sort_values("x")
+        told = {
+            column: np.interp(middle, part["x"], part[column], left=np.nan, right=np.nan)
+            for column in ("value", "lower", "upper")
+        }
+        rows.append(pd.DataFrame({"name": name, "x": middle, "from": edges[:-1], "to": edges[1:]} | told))
+    cells = pd.concat(rows, ignore_index=True).dropna(subset="value")
+    top = float(cells["value"].max())
+    floor = max(top * _FLOOR, 1e-300)
+    cells = cells[cells["upper"] > floor].assign(height=lambda each: each["value"].clip(lower=floor))
+    drawn = alt.Chart(cells).mark_rect()
+    return layered(
+        drawn.encode(
+            x=alt.X(
+                "from:Q",
+                title=str(frame["x_title"].iloc[0]),
+                scale=alt.Scale(type="symlog", constant=near, nice=False, domain=[edges[0], edges[-1]]),
+                axis=alt.Axis(
+                    values=_ticks(float(edges[0]), float(edges[-1]), near), format=".6~g", labelOverlap=True
+                ),
+            ),
+            x2="to:Q",
+            y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150)),
+            color=alt.Color(
+                "height:Q",
+                scale=alt.Scale(type="log", scheme="viridis", domain=[floor, top]),
+                legend=alt.Legend(
+                    title=short(str(frame["title"].iloc[0])),
+                    orient="top",
+                    gradientLength=160,
+                    tickCount=4,
+                    format=".2~g",
+                ),
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="tensor"),
+                alt.Tooltip("x:Q", title="λ", format=".4g"),
+                alt.Tooltip("value:Q", title="density", format=".4g"),
                 alt.Tooltip("lower:Q", title="at least", format=".4g"),
                 alt.Tooltip("upper:Q", title="at most", format=".4g"),
             ],

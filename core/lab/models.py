@@ -423,7 +423,8 @@ class OverlapPoint(Base):
 class FurtherCurve(Base):
     """A further curve that was asked for (``seigh.core.curves``), with what it is called where it is shown.
 
-    ``points`` has value, error and chance for k = 1 … K (``seigh.core.results.packed``).
+    ``points`` has value, error and chance for k = 1 … K (``seigh.core.results.packed``), and ``ends`` between
+    what the values lie, where that is not the error to both sides.
     """
 
     __tablename__ = "curve"
@@ -435,6 +436,7 @@ class FurtherCurve(Base):
     title: Mapped[str] = mapped_column(String(200))
     note: Mapped[str] = mapped_column(Text)
     points: Mapped[bytes]
+    ends: Mapped[bytes | None]
 
 
 class Observation(Base):

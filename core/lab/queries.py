@@ -52,8 +52,9 @@ from seigh.core.names import IOU, LARGEST
 from seigh.core.order import natural
 from seigh.core.results.masks import iou, of_record
 from seigh.core.results.packed import at, unpack
+from seigh.core.results.packed import curve as unpacked_curve
 from seigh.core.results.result import Outcome, Stage
-from seigh.core.results.schema import LAYERS, MAGNITUDES, METRICS, PARTS, POINTS, SPECTRUM, STAGES
+from seigh.core.results.schema import ENDS, LAYERS, MAGNITUDES, METRICS, PARTS, POINTS, SPECTRUM, STAGES
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -1042,25 +1043,28 @@ def curves(s: Session, ids: Sequence[int], names: Sequence[str] | None = None) -
     """The further curves of these finished analyses, or those of these names; one row per analysis, curve, k.
 
     Columns: analysis_id, model, step, split, curvature, method, seed, parameters (D), curve (its name), title
-    (of its axis), note (how to read it), k, value, error (how far it may be from that of the true eigenspace)
-    and chance (of an eigenspace unrelated to the parameters); NaN where unknown.
+    (of its axis), note (how to read it), k, value, error (how far it may be from that of the true
+    eigenspace), chance (of an eigenspace unrelated to the parameters), and lower and upper (between what it
+    lies); NaN where unknown.
     """
     frames = []
-    for row in s.execute(_curve_statement(ids, names, FurtherCurve.points)).mappings():
-        numbers = unpack(row["points"])
+    statement = _curve_statement(ids, names, FurtherCurve.points, FurtherCurve.ends)
+    for row in s.execute(statement).mappings():
+        numbers = unpacked_curve(row["points"], row["ends"])
         ks = np.arange(1, len(numbers["value"]) + 1)
         frames.append(pd.DataFrame({name: row[name] for name in _CURVE} | {"k": ks} | numbers))
     if not frames:
-        return pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
+        return pd.DataFrame(columns=[*_CURVE, "k", *PARTS, *ENDS])
     return pd.concat(frames, ignore_index=True)
 
 
 def curves_at(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
     """One further curve of these finished analyses at one k, of those that have it; columns as ``curves``."""
-    statement = _curve_statement(ids, [name], at(FurtherCurve.points, k))
+    statement = _curve_statement(ids, [name], at(FurtherCurve.points, k), at(FurtherCurve.ends, k, ENDS))
     rows = [row for row in s.execute(statement).mappings() if row["points"]]  # the others end before k
     frame = pd.DataFrame([[row[name] for name in _CURVE] for row in rows], columns=list(_CURVE))
-    return frame.assign(k=k, **unpack(b"".join(row["points"] for row in rows)))
+    numbers = [unpacked_curve(row["points"], row["ends"]) for row in rows]
+    return frame.assign(k=k, **{part: [float(each[part][0]) for each in numbers] for part in PARTS + ENDS})
 
 
 def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
@@ -1069,8 +1073,8 @@ def curve_names(s: Session, ids: Sequence[int]) -> dict[str, str]:
     return {row.name: row.title for row in s.execute(statement.distinct().order_by(FurtherCurve.name))}
 
 
-def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: Any) -> Select[Any]:
-    columns = _CURVE | {"points": (object, points)}
+def _curve_statement(ids: Sequence[int], names: Sequence[str] | None, points: Any, ends: Any) -> Select[Any]:
+    columns = _CURVE | {"points": (object, points), "ends": (object, ends)}
     statement = _results(columns, FurtherCurve).where(Analysis.id.in_(ids)).order_by(FurtherCurve.name)
     return statement if names is None else statement.where(FurtherCurve.name.in_(names))
 
@@ -1144,8 +1148,13 @@ def mask_iou(
                 "nothing of each other.",
             }
             numbers = {"k": np.arange(1, len(value) + 1), "value": value, "error": error, "chance": chance}
+            numbers |= {"lower": np.maximum(value - error, 0), "upper": np.minimum(value + error, 1)}
             frames.append(pd.DataFrame({name: row[name] for name in _WHICH} | words | numbers))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_CURVE, "k", *PARTS])
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=[*_CURVE, "k", *PARTS, *ENDS])
+    )
 
 
 # What is said of a profile or quantity, in columns of these names.
@@ -1168,15 +1177,16 @@ def profiles(s: Session, ids: Sequence[int], names: Sequence[str] | None = None)
     number x is, empty where x is another thing.
     """
     found = _observations(s, ids, "profile", names)
-    by_tensor = found["x_title"] == "tensor"
+    by_tensor = (found["x_title"] == "tensor") | (found["line_title"] == "tensor")
     if not by_tensor.any():
         return found.assign(name="")
+    number = found["x"].where(found["x_title"] == "tensor", found["line"]).where(by_tensor, 1)
     told = select(LayerShare.analysis_id, LayerShare.position, LayerShare.name).distinct()
     rows = s.execute(
         told.where(LayerShare.analysis_id.in_(found.loc[by_tensor, "analysis_id"].unique().tolist()))
     )
     called = {(row.analysis_id, row.position): row.name for row in rows}
-    keys = zip(found["analysis_id"], found["x"].astype(int) - 1, by_tensor, strict=True)
+    keys = zip(found["analysis_id"], number.astype(int) - 1, by_tensor, strict=True)
     return found.assign(name=[called.get((a, x), str(x + 1)) if tensor else "" for a, x, tensor in keys])
 
 
@@ -1423,7 +1433,10 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         layers=_rows(layer_shares(s, analysis_id)),
         magnitudes=_rows(magnitude_bins(s, analysis_id)),
         metrics=_rows(subspace_metrics(s, [analysis_id])),
-        curves={each.name: unpack(each.points) for each in s.scalars(statement.order_by(FurtherCurve.name))},
+        curves={
+            each.name: unpacked_curve(each.points, each.ends)
+            for each in s.scalars(statement.order_by(FurtherCurve.name))
+        },
         profiles={
             str(name): {part: rows[part].to_numpy() for part in POINTS}
             for name, rows in points.groupby("observable")

@@ -61,7 +61,7 @@ from seigh.core.lab.naming import split_of
 from seigh.core.names import Place, Priority
 from seigh.core.results.packed import pack
 from seigh.core.results.result import Outcome
-from seigh.core.results.schema import NUMBERS, POINTS
+from seigh.core.results.schema import ENDS, NUMBERS, POINTS
 from seigh.core.settings import BY_STEP, AnalysisSettings, TrainingSettings
 
 Row = TypeVar("Row", bound=Base)
@@ -989,7 +989,9 @@ def _write(s: Session, analysis_id: int, found: Outcome, words: Mapping[str, Map
         _insert(s, OverlapPoint, rows)
     for name, further in found.curves.items():
         said = {"title": words[name]["title"][:200], "note": words[name]["note"]}
-        row = {"analysis_id": analysis_id, "name": name, **said, "points": pack(further)}
+        asymmetric = further.get("lower") is not None and further.get("upper") is not None
+        ends = pack(further, ENDS) if asymmetric else None
+        row = {"analysis_id": analysis_id, "name": name, **said, "points": pack(further), "ends": ends}
         _insert(s, FurtherCurve, [row])
     observations: dict[str, dict[str, Any]] = {name: {**each} for name, each in found.profiles.items()}
     for name, quantity in found.quantities.items():

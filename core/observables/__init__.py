@@ -44,6 +44,8 @@ _HERE = (
     layers.SHARPNESS,
     layers.TRACE,
     layers.MISSED,
+    layers.OVERLAP,
+    layers.DENSITY,
     *approximations.OBSERVABLES,
     powerlaw.EXPONENT,
     powerlaw.DISTANCE,

@@ -155,8 +155,7 @@ def _overlap(matrix: _Matrix) -> Callable[[Scene], Curve]:
         # V_k and U_k grow with k, and so does the trace of the product of their projectors.
         lower = (common - reach).cummax(0).values.clamp_min(0)
         upper = torch.minimum((common + reach).flip(0).cummin(0).values.flip(0), sizes)
-        error = torch.maximum(common - lower, upper - common).clamp_min(0) / sizes
-        return Curve((common / sizes).numpy(), error.numpy(), sizes.numpy() / dimension)
+        return Curve.between(common / sizes, lower / sizes, upper / sizes, sizes.numpy() / dimension)
 
     return compute
 

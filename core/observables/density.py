@@ -91,8 +91,8 @@ def lanczos(operator: Operator, vectors: Tensor, starts: int, steps: int, seed: 
     kept = torch.empty(steps, *block.shape, dtype=block.dtype, device=block.device)
     diagonal, beside = torch.zeros(2, starts, steps, dtype=torch.float64)
     scale = torch.zeros(starts, dtype=torch.float64)
-    block = block / lengths.to(block)
-    alive = torch.ones(starts, dtype=torch.bool)
+    alive = lengths > 0
+    block = _divided(block, lengths, alive)
     for step in range(steps):
         kept[step] = block
         image = multiply(operator, block)
@@ -107,7 +107,7 @@ def lanczos(operator: Operator, vectors: Tensor, starts: int, steps: int, seed: 
         # What is left is rounding alone where a recurrence has found all that its vector has.
         alive &= length > 64 * torch.finfo(block.dtype).eps * scale
         beside[:, step] = length * alive
-        block = image / length.clamp_min(1e-300).to(image) * alive.to(image)
+        block = _divided(image, length, alive)
     matrix = (
         torch.diag_embed(diagonal)
         + torch.diag_embed(beside[:, :-1], 1)
@@ -116,6 +116,12 @@ def lanczos(operator: Operator, vectors: Tensor, starts: int, steps: int, seed: 
     nodes, rotation = torch.linalg.eigh(matrix)
     weights = rotation[:, 0, :].square() * lengths.square()[:, None]
     return Quadrature(nodes.numpy(), weights.numpy(), steps)
+
+
+def _divided(block: Tensor, lengths: Tensor, alive: Tensor) -> Tensor:
+    """Columns (D, n) over their lengths, 0 where they are not alive."""
+    safe = torch.where(alive, lengths, 1.0)
+    return block / safe.to(block) * alive.to(block)
 
 
 def _lengths(block: Tensor) -> Tensor:
@@ -168,8 +174,22 @@ def sampling(total: Floats, highest: Floats, tests: int, probability: float) -> 
     return lower, upper
 
 
-def density(scene: Scene, starts: int = VECTORS, steps: int = STEPS) -> Profile:
-    """The share of all D eigenvalues per unit of λ, smoothed, with its interval."""
+def density(
+    scene: Scene,
+    starts: int = VECTORS,
+    steps: int = STEPS,
+    across: int = _ACROSS,
+    least_width: float = 1e-4,
+) -> Profile:
+    """The share of all D eigenvalues per unit of λ, smoothed, with its interval.
+
+    Args:
+        scene: H and its pairs.
+        starts: Random vectors.
+        steps: Steps of Lanczos from each.
+        across: Places across what is not known.
+        least_width: What the width is at least, in units of the largest |eigenvalue|.
+    """
     k, dimension = scene.vectors.shape
     assert scene.request is not None
     assert scene.residuals is not None
@@ -186,9 +206,9 @@ def density(scene: Scene, starts: int = VECTORS, steps: int = STEPS) -> Profile:
     else:
         found, end = Quadrature(np.zeros((1, 0)), np.zeros((1, 0)), 0), 0.0
     size = float(np.abs(values).max(initial=end))
-    width = max(_WIDTH * end / max(steps, 1), 1e-4 * size, 1e-300)
+    width = max(_WIDTH * end / max(steps, 1), least_width * size, 1e-300)
     width = float(f"{width:.3g}")  # that it is exactly what is told
-    places = _places(values, end, width)
+    places = _places(values, end, width, across)
     outside = smoothed(places, found.nodes.ravel(), found.weights.ravel() / starts, width)
     away = np.maximum(np.abs(places) - end, 0)  # from all eigenvalues that are not known
     lower, upper = sampling(outside, _bell(away, width), starts, PROBABILITY) if steps else (outside, outside)
@@ -221,15 +241,20 @@ def _bell(distance: Floats, width: float) -> Floats:
     return found
 
 
-def _places(values: Floats, end: float, width: float) -> Floats:
+def width_of(found: Profile) -> float:
+    """Standard deviation of the Gaussians that smooth a density."""
+    return float(found.remark.split("deviation ")[1].split(";")[0])
+
+
+def _places(values: Floats, end: float, width: float, number: int = _ACROSS) -> Floats:
     """Where the density is told: across what is not known, and about what is, no bump left out."""
-    across = np.linspace(-end - 4 * width, end + 4 * width, _ACROSS)
+    across = np.linspace(-end - 4 * width, end + 4 * width, number)
     about = across[:0]
     for offsets in _ABOUT:
         # Peaks come first, so that of places that are close to each other a peak is kept.
         about = _apart(np.concatenate([values + width * each for each in sorted(offsets, key=abs)]), width)
         about = about[np.abs(about) > end + 4 * width]
-        if len(about) <= _MOST - _ACROSS:
+        if len(about) <= _MOST * number // _ACROSS - number:
             break
     return np.unique(np.concatenate([across, about]))
 

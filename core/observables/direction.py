@@ -38,10 +38,8 @@ def shares(scene: Scene, direction: Tensor, what: str, remark: str = "") -> Curv
     taken = (_components(pairs, direction) / norm).square().cumsum(0).clamp(max=1)
     lower, upper = bounds(taken, values, residuals, pairs.outside, pairs.basis.shape[1], pairs.basis.dtype)
     k, dimension = scene.vectors.shape
-    value = taken[:k]
-    error = torch.maximum(upper[:k] - value, value - lower[:k])
     chance = np.arange(1, k + 1) / dimension
-    return Curve(value.numpy(), error.numpy(), chance, remark=remark)
+    return Curve.between(taken[:k], lower[:k], upper[:k], chance, remark)
 
 
 def bounds(

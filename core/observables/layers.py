@@ -2,14 +2,14 @@
 
 All of it comes from one sweep: products with random vectors that are zero outside of one tensor give the
 trace of its block and the norms inside and outside of it; block Krylov within each tensor gives its largest
-eigenvalue. Small networks are multiplied out, and everything is exact.
+eigenvalue, or its leading eigenspace. Small networks are multiplied out, and everything is exact.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from seigh.core.methods import Request
 from seigh.core.observables import dense
+from seigh.core.observables.density import density, width_of
+from seigh.core.observables.direction import tilted
 from seigh.core.overlap.observables import Observable, Profile, Quantity, Scene, Unavailable
-from seigh.core.spectra import APosteriori, Operator, block_krylov
+from seigh.core.spectra import APosteriori, Eigenpairs, Operator, block_krylov
 from seigh.core.spectra.aposteriori import extremes
 from seigh.core.spectra.measurements import Gaussian
 from seigh.core.spectra.operators import multiply
@@ -32,7 +34,14 @@ PROBABILITY = 0.95
 PROBES, PRODUCTS = 20, 24
 """Of each larger network's tensor: random vectors, and products for its largest eigenvalue."""
 
-_BLOCK = 4
+STARTS, STEPS, PLACES = 4, 16, 81
+"""Of each tensor's density: random vectors, steps of Lanczos, and places across what is not known."""
+
+WIDTH = 0.02
+"""Standard deviation of its Gaussians, in units of the block's largest |eigenvalue|, at least: so that
+tensors whose eigenvalues are all known look like the others."""
+
+_BLOCK, _FURTHER = 4, 4
 
 # Number of this draw among the matrices that one seed stands for.
 _STREAM = 13
@@ -189,6 +198,104 @@ def _trace(scene: Scene) -> Profile:
     return _by_tensor(value, lower, upper)
 
 
+def _sizes(scene: Scene) -> list[int]:
+    """k of every tensor: the share K/D of its coordinates, as of all of θ, and 1 at least."""
+    k, dimension = scene.vectors.shape
+    return [max(1, round(k / dimension * (part.stop - part.start))) for part in _parts(scene)]
+
+
+def _blocks(scene: Scene) -> list[Eigenpairs]:
+    """The leading eigenpairs of every block, at least as many as ``_sizes`` says, with residuals."""
+
+    def make() -> list[Eigenpairs]:
+        whole, found = _dense(scene), []
+        for part, k in zip(_parts(scene), _sizes(scene), strict=True):
+            size = part.stop - part.start
+            if whole is not None:
+                values, vectors = torch.linalg.eigh(whole[part, part])
+                order = values.abs().argsort(descending=True)
+                off = torch.full_like(values, _rounding(scene))
+                found.append(
+                    Eigenpairs(vectors[:, order].T, torch.eye(size).to(values), values[order], off, 0)
+                )
+                continue
+            found.append(
+                block_krylov(
+                    _Within(scene.hessian, part),
+                    k,
+                    block=min(_BLOCK, size),
+                    products=min(_products_of(k), size),
+                    further=_FURTHER,
+                    complete=False,
+                    seed=0 if scene.request is None else scene.request.seed,
+                )
+            )
+        return found
+
+    return scene.once("eigenpairs of tensors", make)
+
+
+def _products_of(k: int) -> int:
+    return 3 * k + 20
+
+
+def _overlap(scene: Scene) -> Profile:
+    """‖MᵀU‖²/k of the k largest |θ| of every tensor and the k leading eigenvectors U of its block."""
+    value, lower, upper, chance = [], [], [], []
+    together = zip(scene.tensors.values(), _blocks(scene), _sizes(scene), strict=True)
+    for theta, pairs, k in together:
+        assert pairs.residuals is not None
+        magnitudes, size = theta.detach().flatten().abs(), theta.numel()
+        mass = pairs.top(k).vectors().double().square().sum(1).cpu()
+        # Where the k-th |θ| is that of several weights, any of them may be in the mask.
+        last = magnitudes.topk(k).values[-1]
+        inside, tied = (magnitudes > last).cpu(), mass[(magnitudes == last).cpu()].sort().values
+        sure, taken = float(mass[inside].sum()), k - int(inside.sum())
+        value.append((sure + taken * float(tied.mean())) / k)
+        angles = tilted(
+            pairs.values.double().cpu().abs(), pairs.residuals.double().cpu(), pairs.outside, size
+        )[k - 1]
+        # Projectors of rank k differ in no trace with another one by more than the sum of the sines.
+        reach = math.sqrt(k * min(float(angles), k)) / k + _UNITS * scene.unit
+        least, most = (sure + float(part.sum()) for part in (tied[:taken], tied[len(tied) - taken :]))
+        lower.append(min(max(least / k - reach, 0.0), value[-1]))
+        upper.append(max(min(most / k + reach, 1.0), value[-1]))
+        chance.append(k / size)
+    return replace(_by_tensor(value, lower, upper), reference=np.array(chance))
+
+
+def _densities(scene: Scene) -> Profile:
+    """``density`` of every block, in which its own leading eigenpairs are those that are known."""
+    rows, said = [], []
+    request = scene.request or Request(1, scene.vectors.shape[1], 1, 0)
+    for number, (part, pairs) in enumerate(zip(_parts(scene), _blocks(scene), strict=True)):
+        k = len(pairs.values)
+        block = Scene(
+            pairs.vectors().T,
+            pairs.values,
+            torch.zeros(k),
+            {},
+            scene.overlap,
+            found=pairs,
+            residuals=pairs.residuals,
+            operator=_Within(scene.hessian, part),
+            request=replace(request, k=k, dimension=part.stop - part.start),
+        )
+        found = density(block, STARTS, STEPS, PLACES, WIDTH)
+        line = np.full(len(found.x), number + 1.0)
+        assert found.lower is not None
+        assert found.upper is not None
+        rows.append(np.column_stack([found.x, found.value, found.lower, found.upper, line]))
+        said.append(width_of(found))
+    x, value, lower, upper, line = np.concatenate(rows).T
+    widths = ", ".join(f"{width:.3g}" for width in said)
+    remark = (
+        f"Smoothed by Gaussians of standard deviation {widths}, tensor by tensor; {STARTS} random vectors, "
+        f"{STEPS} steps."
+    )
+    return Profile(x, value, lower, upper, line=line, remark=remark)
+
+
 def _missed(scene: Scene) -> Quantity:
     """‖H − B‖_F / ‖H‖_F with B the blocks of H on its diagonal.
 
@@ -248,6 +355,18 @@ def _cost_of_probes(request: Request) -> Mapping[str, float]:
     return dense.cost(request) if dense.is_small(request.dimension) else _products(PROBES)
 
 
+def _cost_of_overlap(request: Request) -> Mapping[str, float]:
+    if dense.is_small(request.dimension):
+        return dense.cost(request)
+    return {"leading eigenpairs of every tensor": float(3 * request.k + 20 * _USUAL)}
+
+
+def _cost_of_densities(request: Request) -> Mapping[str, float]:
+    if dense.is_small(request.dimension):
+        return dense.cost(request)
+    return {**_cost_of_overlap(request), **_products(STARTS * STEPS)}
+
+
 def _cost_of_sharpness(request: Request) -> Mapping[str, float]:
     return dense.cost(request) if dense.is_small(request.dimension) else _products(PRODUCTS)
 
@@ -283,4 +402,32 @@ MISSED = Observable(
     _missed,
     _cost_of_probes,
     kind="quantity",
+)
+
+OVERLAP = Observable(
+    "layer-overlap",
+    "overlap of the largest |θ| within the tensor",
+    "of each parameter tensor by itself, the overlap ‖MᵀU‖²/k of its k largest weights with the k leading "
+    "eigenvectors U of its own block of H, at the same share k of its weights as in all of θ, beside "
+    "chance, k over its size. It is no part of the overlap of all of θ, whose eigenvectors couple tensors. "
+    "The interval covers the block's true eigenspace and ties.",
+    _overlap,
+    _cost_of_overlap,
+    kind="profile",
+    x="tensor",
+    reference="chance",
+)
+
+DENSITY = Observable(
+    "layer-density",
+    "density of eigenvalues of the block per unit of λ",
+    "of the block of H on the diagonal that belongs to each parameter tensor, the share of its eigenvalues "
+    "near λ, smoothed by a Gaussian; the band holds it at each λ with at least 95 %, as that of the density "
+    "of H.",
+    _densities,
+    _cost_of_densities,
+    kind="profile",
+    x="λ",
+    line="tensor",
+    log=True,
 )

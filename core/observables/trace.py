@@ -75,9 +75,8 @@ def _share_of_trace(scene: Scene) -> Curve:
         )
     taken, off = values[:k].cumsum(0), residuals[:k].cumsum(0)
     ends = torch.stack([(taken + sign * off) / end for sign in (1, -1) for end in (found.lower, found.upper)])
-    value = taken / trace
-    error = torch.maximum(ends.amax(0) - value, value - ends.amin(0))
-    return Curve(value.numpy(), error.numpy(), np.arange(1, k + 1) / scene.vectors.shape[1])
+    chance = np.arange(1, k + 1) / scene.vectors.shape[1]
+    return Curve.between(taken / trace, ends.amin(0), ends.amax(0), chance)
 
 
 def _energy(scene: Scene) -> Curve:
@@ -88,8 +87,7 @@ def _energy(scene: Scene) -> Curve:
         raise Unavailable("‖H‖_F is exactly 0 here, so no part of it lies anywhere.")
     band = estimate.scree(values[:k], residuals[:k] if is_known(scene) else None, PROBABILITY)
     value = values[:k].square().cumsum(0) / estimate.norm**2
-    error = torch.maximum(1 - band.lower - value, value - (1 - band.upper)).clamp_min(0)
-    return Curve(value.numpy(), error.numpy(), None)
+    return Curve.between(value, 1 - band.upper, 1 - band.lower)
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,7 @@ def _negative(scene: Scene) -> Curve:
     values, known = _found(scene)[0][: len(scene.values)], _signs(scene)
     count = (values < 0).double().cumsum(0)
     sizes = torch.arange(1, len(values) + 1, dtype=torch.float64)
-    error = torch.minimum(known.count, torch.maximum(count, sizes - count))
-    return Curve(count.numpy(), error.numpy(), None)
+    return Curve.between(count, (count - known.count).clamp_min(0), torch.minimum(count + known.count, sizes))
 
 
 def _negative_mass(scene: Scene) -> Curve:
@@ -151,8 +148,7 @@ def _negative_mass(scene: Scene) -> Curve:
     value = negative / whole
     # Moving any eigenvalue by r moves the fraction by at most r / whole, whichever of its two terms it is in.
     error = torch.where(whole > off, (off + known.mass) / (whole - off).clamp_min(1e-300), 1.0)
-    error = torch.minimum(error, torch.maximum(value, 1 - value))
-    return Curve(value.numpy(), error.numpy(), None)
+    return Curve.between(value, (value - error).clamp_min(0), (value + error).clamp_max(1))
 
 
 def _most_negative(scene: Scene) -> Quantity:
@@ -190,7 +186,7 @@ ENERGY = Observable(
     "energy-share",
     "share of ‖H‖²_F in the top k",
     "the sum of the first k squared eigenvalues over that of all D, as a matrix of rank k may hold of H. The "
-    "error holds with 95 % for all k at once.",
+    "interval, which lies within 0 and 1, holds with 95 % for all k at once.",
     _energy,
 )
 

@@ -49,6 +49,9 @@ class Curve:
         chance: (K,), what an eigenspace unrelated to the parameters has on average; None where there is no
             such level.
         mask: The mask that it is of; None of other curves.
+        lower: (K,), the lower end of what each may be, where it is closer than ``error`` or where less cannot
+            be; None where it is ``value`` − ``error``.
+        upper: (K,), the upper end likewise.
         remark: What is to be said of this result alone, such as which checkpoint it compares with; a
             sentence, or nothing.
     """
@@ -57,12 +60,23 @@ class Curve:
     error: Floats | None = None
     chance: Floats | None = None
     mask: Mask | None = None
-
+    lower: Floats | None = None
+    upper: Floats | None = None
     remark: str = ""
 
     def parts(self) -> dict[str, Floats | None]:
-        """Value, error and chance by name."""
-        return {"value": self.value, "error": self.error, "chance": self.chance}
+        """Value, error, chance and both ends by name."""
+        return {name: getattr(self, name) for name in ("value", "error", "chance", "lower", "upper")}
+
+    @classmethod
+    def between(
+        cls, value: Any, lower: Any, upper: Any, chance: Floats | None = None, remark: str = ""
+    ) -> Curve:
+        """Values that lie between two ends, each (K,): their error is the farther one's distance."""
+        value, lower, upper = (np.asarray(each, dtype=np.float64) for each in (value, lower, upper))
+        lower, upper = np.minimum(lower, value), np.maximum(upper, value)
+        error = np.maximum(upper - value, value - lower)
+        return cls(value, error, chance, None, lower, upper, remark)
 
     def to_json(self) -> dict[str, list[float] | None]:
         """As JSON types."""
@@ -508,7 +522,9 @@ def participations(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 
 def _participation(scene: Scene) -> Curve:
     value, error, chance = (each.cumsum(0).numpy() for each in participations(scene))
-    return Curve(value, error, chance)
+    sizes = np.arange(1, len(value) + 1)
+    least = sizes / scene.vectors.shape[1]
+    return Curve.between(value, np.maximum(value - error, least), np.minimum(value + error, sizes), chance)
 
 
 OBSERVABLES: Mapping[str, Observable] = MappingProxyType(

@@ -17,6 +17,7 @@ from seigh.core.reading.packing import handed_back
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import MIB, Refusal, shown
 from seigh.core.results.schema import (
+    ENDS,
     LAYERS,
     MAGNITUDES,
     METRICS,
@@ -146,7 +147,17 @@ def check(document: Any) -> None:
         _is(len(unique) == len(found), f"has {name} twice")
     _table(document.get("stages", []), STAGES, "stages")
     _is(len(document.get("stages", [])) <= 100, "has far too many stages")
-    _columns(document.get("curves", {}), "curve", PARTS, k)
+    # Up to 0.1.0 curves had an error alone.
+    curves = document.get("curves", {})
+    _columns(
+        {
+            name: {**dict.fromkeys(ENDS), **each} if isinstance(each, dict) else each
+            for name, each in _named(curves, "curve").items()
+        },
+        "curve",
+        PARTS + ENDS,
+        k,
+    )
     profiles, quantities = document.get("profiles", {}), document.get("quantities", {})
     _columns(profiles, "profile", POINTS, None)
     _quantities(quantities)

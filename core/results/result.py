@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seigh.core.errors import UserError
 from seigh.core.results.schema import (
+    ENDS,
     LAYERS,
     MAGNITUDES,
     METRICS,
@@ -80,8 +81,8 @@ class Outcome:
             ``seigh.core.results.schema.LAYERS``.
         magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k: rows of ``MAGNITUDES``.
         metrics: Every Grassmannian metric between mask and V_k, at some k: rows of ``METRICS``.
-        curves: Further curves by name: of each (k,) value, error and chance, the latter two None where there
-            is none.
+        curves: Further curves by name: of each (k,) value, error, chance, lower and upper, all but the first
+            None where there is none.
         profiles: Profiles by name: of each (n,) for each of ``seigh.core.results.schema.POINTS``, or None.
         quantities: Quantities by name: of each value, lower, upper, reference (None where unknown) and unit.
         scree_lower: (k,), share of ‖H‖²_F that rank 1 … K misses, from below (TYUC §6.5).
@@ -137,7 +138,7 @@ class Outcome:
             "layers": _rows(self.layers, LAYERS),
             "magnitudes": _rows(self.magnitudes, MAGNITUDES),
             "metrics": _rows(self.metrics, METRICS),
-            "curves": {name: _written(each, PARTS) for name, each in self.curves.items()},
+            "curves": {name: _written(each, PARTS + ENDS) for name, each in self.curves.items()},
             "profiles": {name: _written(each, POINTS) for name, each in self.profiles.items()},
             "quantities": {
                 name: {part: _known(each[part]) for part in (*NUMBERS, "unit")}

@@ -165,11 +165,14 @@ CURVES = Table(
         Column("value", "float", "as the curve", "value at k"),
         Column("error", "float", "as the curve", "stated error of the value", known=False),
         Column("chance", "float", "as the curve", "value for an unrelated eigenspace", known=False),
+        Column("lower", "float", "as the curve", "lower end of the interval of the value", known=False),
+        Column("upper", "float", "as the curve", "upper end of the interval of the value", known=False),
     ),
 )
 
-# What a curve says at each k.
-PARTS = tuple(name for name in CURVES.names if name not in CURVES.keys)
+# What a curve says at each k, and between what its value lies.
+PARTS = ("value", "error", "chance")
+ENDS = ("lower", "upper")
 
 _OWN = "as the observable"
 

@@ -467,3 +467,27 @@ def test_columns_have_their_types_without_rows_too(maker: Maker) -> None:
     with maker() as s:
         for empty, full in zip(without, kinds(s, number), strict=True):
             pd.testing.assert_series_equal(empty, full)
+
+
+def test_curves_say_between_what_they_lie(maker: Maker) -> None:
+    """Both ends where they are told; else, as of earlier results, the error to both sides."""
+    words = {"title": "a share", "note": "how", "chance": None}
+    value, error = np.array([0.5, 0.8, 0.9]), np.array([0.4, 0.3, 0.2])
+    lower, upper = value - error, np.array([0.6, 0.9, 1.0])
+    known = {"known": words | {"value": value, "error": error, "lower": lower, "upper": upper}}
+    earlier = {"earlier": words | {"value": value, "error": error}}
+    with maker.begin() as s:
+        number = lab.queue(s).id
+        assert lab.claim(s, number)
+        assert store.finish(s, number, "mine", **lab.results(curves=known | earlier))
+    with maker() as s:
+        found = queries.curves(s, [number])
+        again = queries.export_result(s, number)
+        for k in (1, 2, 3):
+            for name, ends in (("known", upper), ("earlier", value + error)):
+                row = queries.curves_at(s, [number], name, k).iloc[0]
+                assert (row["lower"], row["upper"]) == pytest.approx((lower[k - 1], ends[k - 1]))
+        assert queries.curves_at(s, [number], "known", 4).empty
+    np.testing.assert_allclose(found.loc[found["curve"] == "known", "upper"], upper)
+    np.testing.assert_allclose(found.loc[found["curve"] == "earlier", "upper"], value + error)
+    assert again["curves"]["known"]["upper"] == pytest.approx(upper)

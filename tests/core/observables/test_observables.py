@@ -46,8 +46,14 @@ def test_everything_of_a_network_is_within_its_error_of_dense_truth(tmp_path: Pa
     found = held_of_network(case)
     assert len(found) + len(failed) == len(BUILT_IN) + 2 * len(MASKS) + 2
     for name, each in found.items():
-        places = name == "density" or name.startswith("scores of ")
+        places = name.endswith("density") or name.startswith("scores of ")
         assert each.mean() >= (0.95 if places else 1), name
+    for name, curve in case.found.curves.items():
+        assert (curve["lower"] <= curve["value"]).all(), name
+        assert (curve["value"] <= curve["upper"]).all(), name
+        if name not in ("trace-share", "negative-count", "participation"):  # all others are shares
+            assert (curve["lower"] >= 0).all(), name
+            assert (curve["upper"] <= 1).all(), name
     # And what is not true is seen.
     wrong = replace(case, truth=case.elsewhere)
     assert not all(each.all() for each in held_of_network(wrong).values())

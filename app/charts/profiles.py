@@ -22,6 +22,7 @@ _DECADES = 30.0
 
 # Cells across a heat map of densities, and the least density that has one, as a share of the largest.
 _CELLS, _FLOOR = 90, 1e-5
+_FINE = 32  # places in a cell
 
 # The part of an axis that a label takes, on a telephone's screen.
 _LABEL = 0.09
@@ -118,8 +119,10 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     frame = frame.assign(at=frame["step"].astype(str))
     low, high = float(frame["value"].min()), float(frame["value"].max())
     positive = frame.loc[frame["value"] > 0, "value"]
+    told: dict[str, Any] = {"tickCount": 4, "format": ".6~g"}
     if low >= 0 and len(positive) and high > _DECADES * float(positive.min()):
         colors = alt.Scale(type="log", scheme="viridis", domain=[float(positive.min()), high])
+        told = {"values": _decades(float(positive.min()), high), "format": "~g"}
     elif low < 0 < high:
         far = max(-low, high)
         colors = alt.Scale(scheme="blueorange", domain=[-far, far], domainMid=0)
@@ -139,8 +142,7 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
                     title=short(str(frame["title"].iloc[0])),
                     orient="top",
                     gradientLength=160,
-                    tickCount=4,
-                    format=".6~g",
+                    **told,
                 ),
             ),
             tooltip=[
@@ -153,6 +155,12 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         ),
         height=max(160, 24 * len(names) + 100),
     )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten from low to high, four at most, so that their labels beside a short legend stay apart."""
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [10.0**power for power in powers[:: max(1, -(-len(powers) // 4))]] or [low, high]
 
 
 def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
@@ -168,15 +176,17 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     low, high = (math.asinh(float(end) / near) for end in (frame["x"].min(), frame["x"].max()))
     edges = near * np.sinh(np.linspace(low, high, _CELLS + 1))
     middle = (edges[1:] + edges[:-1]) / 2
+    # Of each cell the mean, so that no bump falls between two places.
+    fine = edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(_FINE) + 0.5) / _FINE
     rows = []
     for name, part in frame.groupby("name", sort=False):
         part = part.sort_values("x")
         told = {
-            column: np.interp(middle, part["x"], part[column], left=np.nan, right=np.nan)
+            column: np.interp(fine, part["x"], part[column], left=0.0, right=0.0).mean(1)
             for column in ("value", "lower", "upper")
         }
         rows.append(pd.DataFrame({"name": name, "x": middle, "from": edges[:-1], "to": edges[1:]} | told))
-    cells = pd.concat(rows, ignore_index=True).dropna(subset="value")
+    cells = pd.concat(rows, ignore_index=True)
     top = float(cells["value"].max())
     floor = max(top * _FLOOR, 1e-300)
     cells = cells[cells["upper"] > floor].assign(height=lambda each: each["value"].clip(lower=floor))
@@ -200,8 +210,8 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
                     title=short(str(frame["title"].iloc[0])),
                     orient="top",
                     gradientLength=160,
-                    tickCount=4,
-                    format=".2~g",
+                    values=_decades(floor, top),
+                    format="~g",
                 ),
             ),
             tooltip=[

@@ -406,7 +406,7 @@ MISSED = Observable(
 
 OVERLAP = Observable(
     "layer-overlap",
-    "overlap of the largest |θ| within the tensor",
+    "overlap of |θ| within the tensor",
     "of each parameter tensor by itself, the overlap ‖MᵀU‖²/k of its k largest weights with the k leading "
     "eigenvectors U of its own block of H, at the same share k of its weights as in all of θ, beside "
     "chance, k over its size. It is no part of the overlap of all of θ, whose eigenvectors couple tensors. "
@@ -420,7 +420,7 @@ OVERLAP = Observable(
 
 DENSITY = Observable(
     "layer-density",
-    "density of eigenvalues of the block per unit of λ",
+    "density of λ of the block",
     "of the block of H on the diagonal that belongs to each parameter tensor, the share of its eigenvalues "
     "near λ, smoothed by a Gaussian; the band holds it at each λ with at least 95 %, as that of the density "
     "of H.",

@@ -91,7 +91,7 @@ lock: | $(VENV)/bin/python
 # PyTorch and what it brings along: which of its wheels fit depends on the machine, so they have no hashes here.
 TORCH_FAMILY := torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+
 
-# Whether a version that is pinned has a known weakness.
+# Whether a version that is pinned has a known vulnerability.
 audit: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(BIN)/python -m pip_audit --requirement requirements.lock --require-hashes --disable-pip

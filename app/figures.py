@@ -103,6 +103,16 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "tied": "how many equal magnitudes compete for places in the mask",
         "chance": "what an eigenspace, or mask, unrelated to the other gives on average",
         "ratio": "overlap ÷ chance",
+        **{
+            f"{name}_ratio": f"{told} of the ratio, of a mean over several chance levels"
+            for name, told in (
+                ("std", "standard deviation over random masks"),
+                ("error", "stated error"),
+                ("least", "least value over equal magnitudes"),
+                ("greatest", "greatest value over equal magnitudes"),
+                ("spread", "standard deviation over the analyses"),
+            )
+        },
         "test_accuracy": "test accuracy that the checkpoint recorded, 0 to 1",
         "lambda_max": "λ₁, the eigenvalue of largest magnitude",
         "position": "place, from 1 by descending |λ|; of tensors and bins, from 0",
@@ -775,8 +785,8 @@ def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file
         "it.",
         alt=f"{title} against k.",
         table=rows,
-        symbols="IoU: of two masks of k weights, the share of the weights in either that are in both. By "
-        "chance they have k²/D weights in common.",
+        symbols="IoU: of two masks of k weights, the share of the weights in either that are in both. "
+        "Chance: its mean over two masks drawn at random, which have k²/D weights in common on average.",
         draw=partial(charts.curve, color=color, log_k=log_k),
         file=file,
     )

@@ -134,7 +134,8 @@ def averaged(points: pd.DataFrame) -> pd.DataFrame:
     """Rows of the same place of the same line become one: their mean, with n and the standard deviation.
 
     The stated error of a mean is the mean of the stated errors, which bounds it however they come together;
-    it is not known if one of them is not. Ends of intervals are averaged in the same way. What is no number
+    it is not known if one of them is not. Where overlaps of several chance levels come together, the columns
+    ``…_ratio`` have the same of the ratios. Ends of intervals are averaged in the same way. What is no number
     stays where all agree.
 
     Args:
@@ -162,6 +163,13 @@ def averaged(points: pd.DataFrame) -> pd.DataFrame:
         product: Any = groups["value"].min() * groups["value"].max()
         columns["value"] = columns["value"].where(product > 0)
     columns |= {"spread": groups[drawn].std(ddof=1), "n": groups.size()}
+    if "ratio" in points and (groups["chance"].nunique() > 1).any():
+        # Of networks of several sizes the mean ratio is not the ratio of the means, nor are their errors.
+        keys = [points[each] for each in by]
+        for name in (each for each in charts.IN_UNITS_OF_OVERLAP if each in points):
+            scaled = (points[name] / points["chance"]).groupby(keys, sort=False, dropna=False)
+            columns[f"{name}_ratio"] = scaled.mean().where(scaled.count() == scaled.size())
+        columns["spread_ratio"] = groups["ratio"].std(ddof=1)
     return pd.DataFrame(columns).reset_index()
 
 
@@ -258,11 +266,10 @@ def heights(points: pd.DataFrame, measure: str) -> pd.DataFrame:
     height = points[measure]
     if "lower" in points:
         return points.assign(height=height, low=points["lower"], high=points["upper"])
+    if measure == "ratio":
+        points = charts.over_chance(points)
     error = points["residual" if "residual" in points else "error"]
-    scale = 1 / points["chance"] if measure == "ratio" else 1.0
-    found = points.assign(height=height, low=height - error * scale, high=height + error * scale)
-    if measure == "ratio" and "spread" in found:
-        found = found.assign(spread=found["spread"] * scale)
+    found = points.assign(height=height, low=height - error, high=height + error)
     if "mask" in points:  # no overlap is negative
         found = found.assign(low=found["low"].clip(lower=0))
     return found

@@ -432,6 +432,9 @@ def _analyse(
         metrics = mask_metrics(pairs.basis, order, at, behind.tolist(), reach.tolist())
         masks = replace(masks, masses=torch.empty(0))  # as large as G eigenvectors
 
+    if exactly is not None:
+        # Whatever looks at H from here on states errors of its own, which know nothing of coarse products.
+        hessian = _with_weight_decay(exactly, settings, groups)
     with clock.stage("missed"):
         estimate, scree = missed(hessian, pairs, settings)
 

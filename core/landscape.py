@@ -389,10 +389,11 @@ class NetworkLandscape:
         """S (n, C, C) and signs (n, C) with ∇²ℓ = S diag(signs) Sᵀ of every sample, C all its outputs."""
         samples = outputs.shape[0]
         if self._network.settings.loss == "cross-entropy" and outputs.ndim == 2:
-            # diag(p) − ppᵀ = SSᵀ with S = diag(√p) − p√pᵀ, whatever the labels and their smoothing.
+            # s (diag(p) − ppᵀ) = s SSᵀ with S = diag(√p) − p√pᵀ, and s the sum of the sample's target.
             p = outputs.detach().softmax(1)
             factors = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
-            return factors, torch.ones_like(p)
+            sums = losses.target_sums(self._network.settings, targets, outputs.shape[1])
+            return factors * sums.sqrt().to(factors)[:, None, None], torch.ones_like(p)
         flat = outputs.detach().reshape(samples, -1)
         if flat.shape[1] > _MOST_OUTPUTS:
             raise Unavailable(
@@ -410,13 +411,15 @@ class NetworkLandscape:
         return vectors * values.abs().sqrt()[:, None, :], values.sign() + (values == 0).to(values)
 
     def matrix(self, kind: str) -> Operator:
-        """The Hessian ("hessian") or GGN ("ggn") with its penalty, in the precision of the analysis."""
+        """The Hessian ("hessian") or GGN ("ggn") with its penalty, in float64 or float32 as the eigenpairs;
+        without reduced precision."""
         if kind not in self._made:
             settings: Any = self._network.settings.model_copy(update={"curvature": kind})
             operator: CurvatureOperator = planned(
                 replace(self._network, settings=settings),
                 self._objective,
                 self._plan,
+                exact=True,
                 after_batch=self._count(),
             )
             self._made[kind] = self.penalised(operator)

@@ -159,10 +159,17 @@ def load(checkpoint: Path, settings: AnalysisSettings, name: str, environment: S
     )
     settings = settings.model_copy(update={"samples": len(subset.index)})
     dtype = precision(settings)
+    if dtype == torch.float32:  # the data of the analysis, whose hash is told, are the rounded ones
+        subset = replace(subset, x=_rounded(subset.x), y=_rounded(subset.y))
     model.to(device)
     x, y = subset.x.to(device), subset.y.to(device)
     x, y = (each.to(dtype) if each.is_floating_point() else each for each in (x, y))
     return Network(settings, stored, model, theta, subset, x, y, device, dtype)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Floating-point numbers in float32; integers as they are."""
+    return values.float() if values.is_floating_point() else values
 
 
 def parameters_of(checkpoint: Path, settings: AnalysisSettings, name: str | None = None) -> Tensor:

@@ -23,11 +23,13 @@ from seigh.app.charts.base import (
 )
 from seigh.app.charts.curves import curve, curve_by_step
 from seigh.app.charts.overlap import (
+    IN_UNITS_OF_OVERLAP,
     LINE_COLUMNS,
     Measure,
     distinct_lines,
     name_groups,
     name_series,
+    over_chance,
     overlap_by_k,
     overlap_by_step,
     overlap_curve,
@@ -69,6 +71,7 @@ __all__ = [
     "CHANCE_LABEL",
     "COLOR_SHAPES",
     "ERROR_LABEL",
+    "IN_UNITS_OF_OVERLAP",
     "LINE_COLUMNS",
     "METRIC_FORMULAS",
     "METRIC_NAMES",
@@ -100,6 +103,7 @@ __all__ = [
     "name_groups",
     "name_series",
     "on_axes_of",
+    "over_chance",
     "overlap_by_k",
     "overlap_by_step",
     "overlap_curve",

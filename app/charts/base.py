@@ -349,11 +349,11 @@ def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
     ).add_params(nearest, zoom())
 
 
-def bounds(frame: pd.DataFrame, around: str, floor: float = 0.0) -> pd.DataFrame:
-    """``frame`` with ``low`` and ``high``, overlap ± the column ``around``, but within [``floor``, 1]."""
+def bounds(frame: pd.DataFrame, around: str, floor: float = 0.0, top: float = 1.0) -> pd.DataFrame:
+    """``frame`` with ``low`` and ``high``, overlap ± the column ``around``, within [``floor``, ``top``]."""
     return frame.assign(
-        low=(frame["overlap"] - frame[around]).clip(floor, 1.0),
-        high=(frame["overlap"] + frame[around]).clip(floor, 1.0),
+        low=(frame["overlap"] - frame[around]).clip(floor, top),
+        high=(frame["overlap"] + frame[around]).clip(floor, top),
     )
 
 

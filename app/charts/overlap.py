@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -46,6 +47,9 @@ CURVE_WIDTHS = (3, 2, 1.5, 2)  # px
 
 # What is known of how far an overlap may be off, and how the columns about ties are called.
 ERROR_COLUMNS = ("error", "least", "greatest", "tied")
+
+# Columns beside an overlap that are divided by chance with it.
+IN_UNITS_OF_OVERLAP = ("std", "error", "least", "greatest")
 TIE_LABELS = {"least": "least over ties", "greatest": "greatest over ties", "tied": "weights that tie"}
 
 # What makes a line over training.
@@ -119,6 +123,21 @@ def overlap_curve(
     return layered(*shade, spread, *ties, *error, curves, reading(values, x))
 
 
+def over_chance(frame: pd.DataFrame) -> pd.DataFrame:
+    """The overlaps, their errors and ranges in units of chance: means of several chance levels bring their
+    own (``lines.averaged``).
+
+    Args:
+        frame: With ratio, chance and some of ``IN_UNITS_OF_OVERLAP`` and spread.
+    """
+    there = [each for each in (*IN_UNITS_OF_OVERLAP, "spread") if each in frame]
+    parts = {
+        name: frame[f"{name}_ratio"] if f"{name}_ratio" in frame else frame[name] / frame["chance"]
+        for name in there
+    }
+    return frame.assign(overlap=frame["ratio"], **parts)
+
+
 def overlap_by_step(
     frame: pd.DataFrame, colors: dict[str, str], measure: Measure = "overlap"
 ) -> alt.LayerChart:
@@ -139,17 +158,14 @@ def overlap_by_step(
         how="left",
         suffixes=("", "_random"),
     )
-    if ratio and "spread" in found:
-        found = found.assign(spread=found["spread"] / found["chance"])
-    unit = random["chance"] if ratio else 1.0
-    random = bounds(random, "std")
-    random[["low", "high"]] = random[["low", "high"]].div(unit, axis="index")
+    scaled, random = (over_chance(each) if ratio else each for each in (found, random))
+    if "spread" in found:
+        found = found.assign(spread=scaled["spread"])
+    random = bounds(random, "std", top=math.inf if ratio else 1.0)
     # One band for all of the same D: whatever they are of, random masks are of the same D coordinates.
     random = random.groupby(["chance", "step"], as_index=False).agg(low=("low", "min"), high=("high", "max"))
-    errors = bounds(numerical(found), "error")
-    errors[["low", "high"]] = errors[["low", "high"]].div(errors["chance"] if ratio else 1.0, axis="index")
-    ties = tied(found).assign(low=lambda rows: rows["least"], high=lambda rows: rows["greatest"])
-    ties[["low", "high"]] = ties[["low", "high"]].div(ties["chance"] if ratio else 1.0, axis="index")
+    errors = bounds(numerical(scaled), "error", top=math.inf if ratio else 1.0)
+    ties = tied(scaled).assign(low=lambda rows: rows["least"], high=lambda rows: rows["greatest"])
     chance = found.drop_duplicates("chance").assign(level=lambda rows: 1.0 if ratio else rows["chance"])
     chance = chance.drop_duplicates("level")
 

@@ -7,6 +7,7 @@ unknown texts None.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,7 +51,7 @@ from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
 from seigh.core.order import natural
-from seigh.core.results.masks import iou, of_record
+from seigh.core.results.masks import chance_iou, iou, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.packed import curve as unpacked_curve
 from seigh.core.results.result import Outcome, Stage
@@ -977,6 +978,10 @@ def comparable(s: Session) -> pd.DataFrame:
 _LOSS = ("loss", "label_smoothing", "class_weights", "ignore_index", "weight_decay", "penalty")
 
 
+# Characters of class weights that are told.
+_LONG = 40
+
+
 def _loss(
     name: str | None,
     smoothing: float | None,
@@ -988,11 +993,18 @@ def _loss(
     """A loss in words; settings from before there was a choice have none of them."""
     parts = [name or "cross-entropy"]
     parts += [f"label smoothing {smoothing:g}"] if smoothing else []
-    parts += [f"class weights {weights if len(weights) <= 40 else f'{weights[:40]} …'}"] if weights else []
+    parts += [f"class weights {_short(weights)}"] if weights else []
     parts += [f"label {ignored:.0f} ignored"] if ignored is not None and ignored == ignored else []
     parts += [f"weight decay {decay:g}"] if decay else []
     parts += [f"weight decay of {' and '.join(penalty)}"] if penalty else []
     return ", ".join(parts)
+
+
+def _short(weights: str) -> str:
+    """Weights as a text that no others have: of many the first ones, and the start of the hash of all."""
+    if len(weights) <= _LONG:
+        return weights
+    return f"{weights[:_LONG]} … ({hashlib.sha256(weights.encode()).hexdigest()[:8]})"
 
 
 # --- Where an overlap lies, and pairs ---------------------------------------------------------------------
@@ -1119,7 +1131,7 @@ def mask_iou(
     step before, by the id of the first; what has none there, or one of another D, is left out.
 
     Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or are estimated, ``chance``
-    that of two masks that share as many coordinates as random ones do on average.
+    its mean over two random masks.
     """
     columns = _WHICH | {"record": (object, Analysis.record)}
     statement = (
@@ -1302,8 +1314,8 @@ def pair_values(
 
     Columns: first_id, second_id, first_step, second_step, parameters (D), k, measure (a Grassmannian metric
     of both eigenspaces, or "iou" of both magnitude masks), value, normalised (the likeness in [0, 1]: of
-    distances as in ``subspace_metrics``, else the value), chance (of the overlap k/D; of the IoU that of two
-    masks that share as many coordinates as random ones do on average; else NaN). None as a filter lets
+    distances as in ``subspace_metrics``, else the value), chance (of the overlap k/D; of the IoU the mean
+    over two random masks; else NaN). None as a filter lets
     everything pass.
     """
     first, second = aliased(Analysis), aliased(Analysis)
@@ -1333,8 +1345,10 @@ def pair_values(
     turned = ends | {there: here for here, there in ends.items()}
     others = frame[frame["first_id"] != frame["second_id"]].rename(columns=turned)
     frame = pd.concat([frame, others[list(columns)]], ignore_index=True)
+    sizes = zip(frame["k"].tolist(), frame["parameters"].tolist(), strict=True)
+    of_masks = pd.Series([chance_iou(*each) for each in sizes], frame.index, float)
     share = frame["k"] / frame["parameters"]
-    chance = (share / (2 - share)).where(frame["measure"] == IOU, share.where(frame["measure"] == "overlap"))
+    chance = of_masks.where(frame["measure"] == IOU, share.where(frame["measure"] == "overlap"))
     likeness = _likeness(frame["measure"], frame["value"], _largest(frame["measure"], frame["k"]))
     return frame.assign(normalised=likeness, chance=chance)
 

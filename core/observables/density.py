@@ -217,7 +217,7 @@ def density(
     # What the vectors found lack moves their eigenvalues, and by as much in all those of the complement.
     moved = 2 * residuals**2 / np.maximum(np.abs(values) - end, 1e-300) + rounding
     moved = np.minimum(residuals, moved)
-    steepest = np.maximum(away, width)
+    steepest = np.maximum(away - moved.max(), width)
     off = off + float(moved.sum()) * (rest > 0) * steepest / width**2 * _bell(steepest, width)
     distance = np.abs(places[:, None] - values)
     most = _bell(np.maximum(distance - moved, 0), width).sum(1)

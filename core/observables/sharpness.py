@@ -18,6 +18,12 @@ def _edge(scene: Scene) -> Quantity:
     values, residuals = scene.found.values.double().cpu(), scene.residuals.double().cpu()
     at = int(values.argmax())
     sharpness, off = float(values[at]), float(residuals[at])
+    if sharpness <= 0 and len(values) < scene.vectors.shape[1]:
+        last = float(values.abs()[-1] + residuals[-1])
+        raise Unavailable(
+            f"None of the {len(values):,} eigenvalues found is positive, so the largest one lies below "
+            f"{last:.3g} and is not known; ask for more of them."
+        )
     value, reach = 0.5 * rate * sharpness, 0.5 * rate * off
     above = value + reach + 0.5 * rate * beyond(scene)
     return Quantity(value, value - reach, above, 1.0, f"With the learning rate η = {rate:.6g}.")

@@ -73,7 +73,8 @@ def _share_of_trace(scene: Scene) -> Curve:
             f"The trace lies between {found.lower:.3g} and {found.upper:.3g}, so it may be 0 and there is no "
             "share of it; more test vectors (error_tests) narrow that down."
         )
-    taken, off = values[:k].cumsum(0), residuals[:k].cumsum(0)
+    taken = values[:k].cumsum(0)
+    off = residuals[:k].cumsum(0) + 2 * _signs(scene).mass  # what takes a place may be of the other sign
     ends = torch.stack([(taken + sign * off) / end for sign in (1, -1) for end in (found.lower, found.upper)])
     chance = np.arange(1, k + 1) / scene.vectors.shape[1]
     return Curve.between(taken / trace, ends.amin(0), ends.amax(0), chance)

@@ -331,10 +331,12 @@ class Scene:
 
     @property
     def unit(self) -> float:
-        """Unit of the rounding errors of products with H, which may be of a lower precision than vectors."""
+        """Unit of the rounding errors of products with H, which may be of a lower precision than vectors.
+
+        These products are without reduced precision, whatever the eigenpairs were found with.
+        """
         types = {self.vectors.dtype} | ({self.operator.dtype} if self.operator is not None else set())
-        reduced = self.found.precision if self.found is not None else None
-        return max(reduced or 0.0, *(torch.finfo(each).eps for each in types))
+        return max(torch.finfo(each).eps for each in types)
 
     @property
     def landscape(self) -> Landscape:

@@ -25,14 +25,19 @@ _SUM = 1e-3
 
 def _cross_entropy(settings: AnalysisSettings) -> nn.Module:
     return nn.CrossEntropyLoss(
-        weight=torch.tensor(settings.weights) if settings.weights else None,
+        weight=_weights(settings),
         ignore_index=_ignored(settings),
         label_smoothing=settings.label_smoothing,
     )
 
 
 def _bce(settings: AnalysisSettings) -> nn.Module:
-    return nn.BCEWithLogitsLoss(pos_weight=torch.tensor(settings.weights) if settings.weights else None)
+    return nn.BCEWithLogitsLoss(pos_weight=_weights(settings))
+
+
+def _weights(settings: AnalysisSettings) -> Tensor | None:
+    """The class weights in float64, so that an analysis in float64 has them unrounded; None without any."""
+    return torch.tensor(settings.weights, dtype=torch.float64) if settings.weights else None
 
 
 # What makes each of the losses that are here without a plug-in.
@@ -147,6 +152,26 @@ def targets(loss: str, y: Tensor, outputs: Tensor) -> Tensor:
     if y.ndim == 1 and outputs.ndim == 2 and outputs.shape[1] == 1:
         y = y[:, None]
     return y.to(outputs.dtype)
+
+
+def target_sums(settings: AnalysisSettings, y: Tensor, classes: int) -> Tensor:
+    """s_n = Σ_c t_nc of cross-entropies −Σ_c t_nc log softmax(f_n)_c of single samples, each the mean over
+    itself alone: (n,) float64.
+
+    It is 1 of labels, whatever their class weights, and of soft labels that sum to 1. Smoothing beside class
+    weights spreads ε/C times the weight of each class, in units of the weight of the label's own; and soft
+    labels take the weights of all their classes.
+
+    Args:
+        settings: Of ``cross-entropy``.
+        y: Labels (n,), none of them ignored, or soft labels (n, C).
+        classes: C.
+    """
+    weights = torch.tensor(settings.weights or [1.0] * classes, dtype=torch.float64, device=y.device)
+    smoothing = settings.label_smoothing
+    if y.is_floating_point():
+        return ((1 - smoothing) * y.double() + smoothing / classes) @ weights
+    return (1 - smoothing) + smoothing / classes * weights.sum() / weights[y]
 
 
 def accuracy(settings: AnalysisSettings, y: Tensor, outputs: Tensor) -> float | None:

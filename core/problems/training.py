@@ -526,9 +526,14 @@ class _Batches:
 def _reader(dataset: Dataset) -> Callable[[Tensor], Tensor]:
     """Return a function that takes samples by index, from memory where all fit once decoded."""
     if 4 * len(dataset.y) * math.prod(dataset.shape) > _RESIDENT_BYTES:
-        return dataset.take
-    x = dataset.x
+        return lambda index: _single(dataset.take(index))
+    x = _single(dataset.x)
     return lambda index: x[index]
+
+
+def _single(x: Tensor) -> Tensor:
+    """Samples in the float32 that networks are trained in; integers as they are."""
+    return x.float() if x.is_floating_point() else x
 
 
 def _evaluated(samples: Tensor, recipe: Problem) -> Tensor:
@@ -541,7 +546,7 @@ def _evaluated(samples: Tensor, recipe: Problem) -> Tensor:
 
 
 def _loss_of(recipe: Problem) -> nn.Module:
-    return known_losses.build(recipe.settings)
+    return known_losses.build(recipe.settings).float()
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import numpy as np
 from seigh.core.reading import tokens
 from seigh.core.reading.archives import directory_bytes
 from seigh.core.reading.checkpoints import in_safetensors, once
-from seigh.core.reading.packing import described, not_finite, write_converted
+from seigh.core.reading.packing import described, kept, not_finite, order, write_converted
 from seigh.core.reading.task import Task
 from seigh.core.reading.words import Refusal, shown
 
@@ -33,7 +33,8 @@ _Numbers = np.ndarray[Any, Any]
 
 
 def read(task: Task) -> dict[str, Any]:
-    """Samples in float32, and targets in int64 or float32, refused unless they are what they should be."""
+    """Samples in float32 or float64, and targets in these or int64, refused unless they are what they should
+    be."""
     try:
         if task.name.lower().endswith(".npz") and "input_ids" in _entries(task):
             return tokens.read(task)
@@ -137,7 +138,7 @@ def _check_keys(task: Task, found: list[str]) -> None:
 
 
 def _check_size(task: Task, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse an array that is too large, as stored or as the float32 that it becomes."""
+    """Refuse an array that is too large, as stored or as the float32 that half precision becomes."""
     if math.prod(shape) * max(itemsize, 4) > task.options["largest"]:
         raise Refusal(
             f"The arrays in '{task.name}' unpack to more than {task.options['largest'] // 2**30} GiB; "
@@ -174,15 +175,25 @@ def _checked(task: Task, x: _Numbers, y: _Numbers) -> dict[str, Any]:
         )
     if x.size == 0 or y.size == 0:
         raise Refusal(f"'{name}' holds no samples.")
-    kind = "float32" if floats else "int64"
-    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which is said below
-        write_converted(y if floats else np.ascontiguousarray(y.astype("<i8")), kind, task.target)
-        write_converted(x, "float32", task.target)
-    wrong = next(not_finite(task.numbers(), [(kind, y.size), ("float32", x.size)]), None)
-    if wrong is not None:
-        which = "y" if floats and wrong == 0 else "x"
-        raise Refusal(f"{which} in '{name}' holds NaN or infinite values; remove those samples.")
-    return described([(kind, y.shape), ("float32", x.shape)], {"y": 0, "x": 1})
+    named = {"y": y if floats else np.ascontiguousarray(y.astype("<i8")), "x": x}
+    kinds = {key: kept(array.dtype.name) for key, array in named.items()}
+    keys = [[*named][place] for place in order([*kinds.values()])]
+    for key in keys:
+        write_converted(named[key], kinds[key], task.target)
+    odd = [
+        keys[place] for place in not_finite(task.numbers(), [(kinds[key], named[key].size) for key in keys])
+    ]
+    odd += [key for key in keys if kinds[key] == "float64" and not _fits(named[key])]
+    if odd:
+        raise Refusal(f"{odd[0]} in '{name}' holds NaN or infinite values; remove those samples.")
+    return described(
+        [(kinds[key], named[key].shape) for key in keys], {key: place for place, key in enumerate(keys)}
+    )
+
+
+def _fits(array: _Numbers) -> bool:
+    """Whether numbers in float64 are finite in the float32 of most analyses, too."""
+    return bool(max(array.max(), -array.min()) <= np.finfo(np.float32).max)
 
 
 def _is_float(array: _Numbers) -> bool:

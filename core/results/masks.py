@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+# Standard deviations from the mean beyond which numbers of common coordinates do not count.
+_SPREADS = 12.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def iou(first: Mask, second: Mask, parameters: int) -> tuple[Floats, Floats, Flo
     """Intersection over union of two masks of size 1 … K, how far it may be off, and by chance: 3 × (K,).
 
     The masks break ties by index. Any open coordinate of either may be in the other mask or not, which moves
-    the intersection by at most one each. By chance two masks have k²/D coordinates in common.
+    the intersection by at most one each. By chance it is ``chance_iou``.
 
     Args:
         first: Mask of an analysis.
@@ -84,7 +89,28 @@ def iou(first: Mask, second: Mask, parameters: int) -> tuple[Floats, Floats, Flo
     unsure = first.open[:length] + second.open[:length]
     least = np.maximum(np.maximum(0, 2 * sizes - parameters), common - unsure)
     most = np.minimum(sizes, common + unsure)
-    value, low, high, chance = (
-        each / (2 * sizes - each) for each in (common, least, most, sizes**2 / parameters)
-    )
+    value, low, high = (each / (2 * sizes - each) for each in (common, least, most))
+    chance = np.array([chance_iou(int(k), parameters) for k in sizes])
     return value, np.maximum(high - value, value - low), chance
+
+
+@cache
+def chance_iou(k: int, parameters: int) -> float:
+    """The mean intersection over union of two masks of k of D coordinates that are drawn at random.
+
+    The c coordinates in common are hypergeometric, with the mean k²/D. c/(2k − c) is convex in c, so that its
+    mean is more than its value at that mean: of single coordinates, 1/D and not 1/(2D − 1).
+
+    Example:
+        >>> chance_iou(1, 100)
+        0.01
+    """
+    mean = k * k / parameters
+    reach = _SPREADS * math.sqrt(mean + 1) + _SPREADS**2
+    fewest, most = max(0, 2 * k - parameters, math.floor(mean - reach)), min(k, math.ceil(mean + reach))
+    common = np.arange(fewest, most + 1)
+    c = common[1:]
+    steps = 2 * np.log(k - c + 1) - np.log(c) - np.log(parameters - 2 * k + c)  # log P(c) − log P(c − 1)
+    log = np.concatenate([[0.0], steps.cumsum()])
+    weights = np.exp(log - log.max())
+    return float((weights * common / (2 * k - common)).sum() / weights.sum())

@@ -67,7 +67,8 @@ class APosteriori:
     """Estimates of ‖H‖_F and ‖H − Ĥ‖_F, Ĥ = V diag(λ) Vᵀ, from Gaussian test vectors.
 
     V has orthonormal columns and λ_j = v_jᵀ H v_j, so that H − Ĥ is orthogonal to Ĥ and
-    ‖H‖²_F = Σ_j λ_j² + ‖H − Ĥ‖²_F: only the second part is unknown.
+    ‖H‖²_F = Σ_j λ_j² + ‖H − Ĥ‖²_F: only the second part is unknown. Where rounding moves λ_j by δ_j, the
+    sum is off by 2 Σ_j λ_j δ_j.
 
     Attributes:
         known: Σ_j λ_j².
@@ -76,6 +77,7 @@ class APosteriori:
         tests: Number of test vectors, and so of products spent.
         held: Σ_j λ_j.
         forms: ωᵀ(H − Ĥ)ω of each test vector ω; none where they were not computed.
+        off: How far |Σ_j λ_j v_jᵀHv_j − Σ_j λ_j²| may be from 0, as rounding of the products moves each λ_j.
     """
 
     known: float
@@ -83,6 +85,7 @@ class APosteriori:
     tests: int
     held: float = 0.0
     forms: tuple[float, ...] = ()
+    off: float = 0.0
 
     @property
     def trace(self) -> float:
@@ -135,7 +138,8 @@ class APosteriori:
         the second one for any ε > 0 (both are Chernoff's bound for X/s, a convex combination of χ²₁/n
         sums, at its worst where A has rank 1). With ε₋ and ε₊ such that each is (1 − p)/2, s lies in
         [X/(1 + ε₊), X/(1 − ε₋)] with probability p at least, over the draw of the test vectors. That is
-        applied to H − Ĥ, and ‖H‖_F follows from it, so that both hold together.
+        applied to H − Ĥ, and ‖H‖_F follows from it and from what rounding has moved, so that both hold
+        together.
 
         Args:
             probability: p.
@@ -147,7 +151,10 @@ class APosteriori:
             raise ValueError(f"The probability must be between 0 and 1; got {probability}.")
         lowest, highest = extremes(self.tests, (1 - probability) / 2)
         missed = Interval(self.error / math.sqrt(highest), self.error / math.sqrt(lowest))
-        norm = Interval(*(math.sqrt(self.known + end**2) for end in (missed.lower, missed.upper)))
+        norm = Interval(
+            math.sqrt(max(self.known + missed.lower**2 - 2 * self.off, 0.0)),
+            math.sqrt(self.known + missed.upper**2 + 2 * self.off),
+        )
         return Intervals(norm, missed)
 
     def scree(self, values: Tensor, uncertainty: Tensor | None = None, probability: float = 0.95) -> Scree:
@@ -157,7 +164,8 @@ class APosteriori:
         scree(r) = 1 − T_r / (S_k + e²). Rayleigh–Ritz values interlace, and any orthonormal V holds no more
         energy than the best one, so that T_r ≥ S_r. From above, T_r ≤ Σ_{j≤r} (|λ_j| + u_j)² where each |λ_j|
         is off by no more than u_j, and T_r ≤ (√S_r + e)² always, as the root of T_r is a norm of H. The only
-        random number is e, and every bound is taken over the interval that holds it.
+        random number is e, and every bound is taken over the interval that holds it. Rounding moves sums of
+        λ² by no more than twice ``off``.
 
         Args:
             values: (k,), λ of Ĥ.
@@ -172,14 +180,17 @@ class APosteriori:
             :, None
         ]
         total = self.known + missed.square()
+        off = 2 * self.off
         if float(total.max()) == 0:  # there is no energy to miss
             return Scree(torch.zeros_like(taken), torch.zeros_like(taken))
-        total = total.clamp_min(torch.finfo(torch.float64).tiny)
+        tiny = torch.finfo(torch.float64).tiny
+        total = total.clamp_min(tiny)
         most = (taken.sqrt() + missed).square()
         if uncertainty is not None:
             most = torch.minimum(most, (sizes + uncertainty.double()[order]).square().cumsum(0))
-        lower = (1 - most / total).clamp(0, 1).amin(0)
-        return Scree(lower, (1 - taken / total).clamp(0, 1).amax(0))
+        lower = (1 - (most + off) / (total - off).clamp_min(tiny)).clamp(0, 1).amin(0)
+        upper = (1 - (taken - off) / (total + off)).clamp(0, 1).amax(0)
+        return Scree(lower, upper)
 
 
 def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed: int = 0) -> APosteriori:
@@ -213,7 +224,9 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
             forms += inner.tolist()
     values = pairs.values.double()
     known, held = float(values.square().sum()), float(values.sum())
-    return APosteriori(known, math.sqrt(error / tests), tests, held, tuple(forms))
+    rounding = torch.zeros_like(values) if pairs.rounding is None else pairs.rounding.to(values)
+    off = float((values.abs() * rounding).sum())
+    return APosteriori(known, math.sqrt(error / tests), tests, held, tuple(forms), off)
 
 
 def _missed(products: Tensor, vectors: Tensor, pairs: Eigenpairs) -> tuple[float, Tensor]:

@@ -72,6 +72,28 @@ def test_a_mean_has_the_spread_over_its_analyses_and_the_mean_of_their_errors() 
     assert worst <= found.loc[("magnitude", 0), "error"] * (1 + 1e-12)
 
 
+def test_a_mean_ratio_over_several_sizes_has_the_errors_of_ratios() -> None:
+    frame = points(("mlp", "test", 100), ("mlp", "test", 1000), k=10)
+    frame = frame.assign(series="line", group="line", dash="test", panel="")
+    frame["error"] = 0.1 * frame["overlap"]
+    averages = averaged(frame)
+    found = heights(averages, "ratio").set_index(["mask", "step"])
+    for (mask, step), rows in frame.groupby(["mask", "step"]):
+        told, ratios = found.loc[(mask, step)], rows["overlap"] / rows["chance"]
+        assert len(ratios) == 2
+        assert told["height"] == pytest.approx(ratios.mean())
+        assert told["high"] - told["height"] == pytest.approx(0.1 * ratios.mean())
+        assert told["spread"] == pytest.approx(ratios.std(ddof=1))
+    drawn = charts.overlap_by_step(averages, {"line": "#000000"}, "ratio").to_dict()
+    ends = [
+        row["high"]
+        for data in drawn["datasets"].values()
+        for row in data
+        if "error_ratio" in row and "high" in row
+    ]
+    assert any(each == pytest.approx(1.1 * found.loc["magnitude", "height"].iloc[0]) for each in ends)
+
+
 def test_a_single_analysis_has_no_spread_and_curves_end_where_one_of_them_does() -> None:
     rows = [("a", k, 1.0) for k in (1, 2)] + [("b", k, 2.0) for k in (1, 2, 3)]
     frame = pd.DataFrame(rows, columns=["model", "k", "overlap"]).assign(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from functools import partial
@@ -223,6 +224,45 @@ def test_the_model_and_all_random_numbers_are_left_as_they_were(data: tuple[Tens
     assert "in training mode" in result.record["notes"][0]
     assert result.record["theta"]["frozen"] == 4
     assert result.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
+def test_class_weights_of_an_analysis_in_float64_are_not_rounded(loss: str) -> None:
+    torch.manual_seed(0)
+    weights = torch.tensor([0.1, 0.7, 3.3], dtype=torch.float64)
+    model, x = Net().double(), torch.randn(11, 5, dtype=torch.float64)
+    y = torch.randint(0, 3, (11,)) if loss == "cross-entropy" else torch.randint(0, 2, (11, 3))
+    options = {"k": 4, "method": "exact", "class_weights": "0.1,0.7,3.3"}
+    found = seigh.analyse(model, loss, (x, y), **options)
+    defined = {
+        "cross-entropy": partial(F.cross_entropy, weight=weights),
+        "bce": lambda f, y: F.binary_cross_entropy_with_logits(f, y.double(), pos_weight=weights),
+    }
+    truth = largest(dense(model, Given(defined[loss]), x, y, "hessian"), 4)
+    assert (np.abs(found.eigenvalues - truth) <= found.residuals + 1e-14).all()
+
+
+def test_data_in_float64_are_not_rounded_in_an_analysis_in_float64(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    name = "tanh-mlp(depth=1,inputs=9,num_classes=3,width=2)"
+    model = architectures.build(name)
+    path = Recorder(model, tmp_path, [0])(0)
+    x = torch.rand(12, 1, 3, 3, dtype=torch.float64)
+    for number, y in enumerate((torch.arange(12) % 3, torch.rand(12, 3, dtype=torch.float64))):
+        loss = ("cross-entropy", "mse")[number]
+        np.savez(tmp_path / f"{loss}.npz", x=x.numpy(), y=y.numpy())
+        settings = seigh.AnalysisSettings(
+            architecture=name, data=str(tmp_path / f"{loss}.npz"), loss=loss, subset="all", k=4,
+            method="exact", precision="float64",
+        )  # fmt: skip
+        found = seigh.analyse(path, settings)
+        defined = Given({"cross-entropy": F.cross_entropy, "mse": F.mse_loss}[loss])
+        truth = largest(dense(copy.deepcopy(model).double(), defined, x, y, "hessian"), 4)
+        assert (np.abs(found.eigenvalues - truth) <= found.residuals + 1e-14).all()
+        single = settings.model_copy(update={"precision": "float32"})
+        np.savez(tmp_path / "rounded.npz", x=x.float().numpy(), y=y.float().numpy() if number else y.numpy())
+        rounded = single.model_copy(update={"data": str(tmp_path / "rounded.npz")})
+        assert seigh.analyse(path, single).data_sha256 == seigh.analyse(path, rounded).data_sha256
 
 
 def test_a_file_and_the_model_in_memory_give_the_same(tmp_path: Any) -> None:

@@ -28,7 +28,7 @@ class Samples(Protocol):
         """(N, …)."""
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
-        """The samples of an (n,) index: (n, …), float32 or integers."""
+        """The samples of an (n,) index: (n, …), float32, float64 or integers."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dataset:
         name: The data set's name, or the name of the file.
         samples: (N, …), in memory or decoded on demand.
         y: Class labels, (N,) int64, or what else a loss compares outputs with: labels of positions, (N, …)
-            int64, or numbers, (N, …) float32.
+            int64, or numbers, (N, …) float32 or float64.
         synthetic: Whether the samples are made up, so that results on them are trials only.
         class_names: What the labels stand for, where that is known.
     """
@@ -56,7 +56,8 @@ class Dataset:
         return tuple(self.samples.shape[1:])
 
     def take(self, index: Tensor) -> Tensor:
-        """The samples of an (n,) index: (n, …), float32 or integers. No others are decoded.
+        """The samples of an (n,) index: (n, …), float32, float64 or integers. No others are
+        decoded.
 
         Raises:
             DataError: If a sample's file is damaged.
@@ -65,7 +66,7 @@ class Dataset:
 
     @property
     def x(self) -> Tensor:
-        """All samples, (N, …) float32; unless they are in memory already, they are decoded at every call.
+        """All samples, (N, …); unless they are in memory already, they are decoded at every call.
 
         Raises:
             DataError: If they are too many for that.

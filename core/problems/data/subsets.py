@@ -31,8 +31,8 @@ class Subset:
 
     Attributes:
         name: Name of the data set.
-        x: Samples, (n, …) float32.
-        y: Targets, (n, …) int64 or float32.
+        x: Samples, (n, …), float32, float64 or integers.
+        y: Targets, (n, …), int64, float32 or float64.
         index: Which of the data set's samples they are, (n,) int64, ascending.
         synthetic: Whether the samples are made up.
         more: What else decides the inputs, where ``x`` does not do so alone.

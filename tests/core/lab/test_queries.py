@@ -265,6 +265,16 @@ def test_the_loss_is_told_with_what_changes_it(maker: Maker) -> None:
     ]
 
 
+def test_class_weights_that_begin_alike_are_two_losses(maker: Maker) -> None:
+    weights = [",".join(["0.1"] * 30 + [last]) for last in ("0.1", "0.2")]
+    with maker.begin() as s:
+        numbers = [lab.finished(s, class_weights=each, step=step) for step, each in enumerate(weights)]
+    with maker() as s:
+        losses = queries.comparable(s).set_index("analysis_id")["loss"]
+    assert losses[numbers].nunique() == 2
+    assert losses.str.len().max() < 100
+
+
 def test_overlap_by_step_at_one_k(maker: Maker) -> None:
     with maker.begin() as s:
         lab.finished(s, step=200, changes={"overlap": np.array([0.6, 0.5, 0.4])})

@@ -1,6 +1,7 @@
 """Where an overlap lies, and pairs: what is written comes back, on both databases."""
 
 import math
+from math import comb
 from typing import Any
 
 import pandas as pd
@@ -135,10 +136,15 @@ def test_values_of_pairs_come_back_in_both_orders(maker: Maker) -> None:
     ]
     by_measure = frame[frame["first_id"] == ids[1]].set_index("measure")
     assert by_measure.loc["overlap", "chance"] == pytest.approx(3 / 7030)
-    assert by_measure.loc["iou", "chance"] == pytest.approx((3 / 7030) / (2 - 3 / 7030))
+    assert by_measure.loc["iou", "chance"] == pytest.approx(_iou_of_three_by_chance(7030))
     assert math.isnan(float(by_measure["chance"]["geodesic"]))
     assert by_measure.loc["geodesic", "normalised"] == pytest.approx(normalised("geodesic", 1.5, 2))
     assert by_measure.loc["overlap", "normalised"] == 0.25
+
+
+def _iou_of_three_by_chance(dimension: int) -> float:
+    ways = [comb(3, c) * comb(dimension - 3, 3 - c) for c in range(4)]
+    return sum(c / (6 - c) * each for c, each in enumerate(ways)) / comb(dimension, 3)
 
 
 def test_likeness_of_every_metric_is_that_of_the_numerics(maker: Maker) -> None:

@@ -33,6 +33,10 @@ def admitted(scores: list[int], k: int) -> list[set[int]]:
     ]
 
 
+def k_iou(one: set[int], two: set[int]) -> float:
+    return len(one & two) / len(one | two)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_the_iou_of_masks_covers_all_ways_to_break_ties(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -41,11 +45,12 @@ def test_the_iou_of_masks_covers_all_ways_to_break_ties(seed: int) -> None:
     value, error, chance = iou(first, second, D)
     for k in range(1, 6):
         a, b = set(first.coordinates[:k].tolist()), set(second.coordinates[:k].tolist())
-        assert value[k - 1] == pytest.approx(len(a & b) / len(a | b))
+        assert value[k - 1] == pytest.approx(k_iou(a, b))
         for x in admitted(one, k):
             for y in admitted(two, k):
-                assert abs(len(x & y) / len(x | y) - value[k - 1]) <= error[k - 1] + 1e-12
-        assert chance[k - 1] == pytest.approx((k * k / D) / (2 * k - k * k / D))
+                assert abs(k_iou(x, y) - value[k - 1]) <= error[k - 1] + 1e-12
+        drawn = [set(each) for each in combinations(range(D), k)]
+        assert chance[k - 1] == pytest.approx(np.mean([k_iou(drawn[0], each) for each in drawn]))
 
 
 def test_masks_without_ties_are_known_exactly_and_are_read_from_a_record() -> None:

@@ -41,7 +41,7 @@ def test_a_users_file_is_read_the_same_by_path_and_by_hash(form: str, tmp_path: 
     for split in ("train", "test"):
         loaded = data.load(str(path), split)
         np.testing.assert_allclose(loaded.x.numpy(), X, atol=1e-3)
-        assert loaded.x.dtype == torch.float32
+        assert loaded.x.dtype == (torch.float32 if form == "compressed npz" else torch.float64)
         assert loaded.y.tolist() == Y.tolist()
         assert loaded.name == path.name
         assert not loaded.synthetic
@@ -82,13 +82,14 @@ def test_the_order_of_bytes_and_axes_does_not_matter(
 @pytest.mark.parametrize(
     ("y", "expected"),
     [
-        (np.linspace(-1, 1, 6), torch.float32),
+        (np.linspace(-1, 1, 6), torch.float64),
+        (np.linspace(-1, 1, 6, dtype=np.float32), torch.float32),
         (np.linspace(-1, 1, 36).reshape(6, 2, 3).astype(np.float16), torch.float32),
         (np.eye(6) > 0, torch.int64),
         (np.full((6, 4, 4), -100, dtype=np.int16), torch.int64),
         (np.full((6, 1), 255, dtype=np.uint8), torch.int64),
     ],
-    ids=["numbers", "arrays", "flags", "positions", "column"],
+    ids=["doubles", "numbers", "arrays", "flags", "positions", "column"],
 )
 def test_targets_of_every_shape_are_read_as_they_are(
     form: str, y: np.ndarray, expected: torch.dtype, tmp_path: Path

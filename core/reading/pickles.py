@@ -11,12 +11,13 @@ of the process are limited.
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -435,6 +436,35 @@ _DO_SOMETHING = frozenset(
 )
 
 
+# An array of bytes that claims 16 MiB or more, or what looks like one.
+_LARGE_ARRAY = re.compile(b"\x96.{3}(?!\0\0\0\0\0)", re.DOTALL)
+
+
+class _Bounded:
+    """A stream that refuses arrays of bytes which claim more than it holds.
+
+    Python takes memory for such an array before it reads any of it. Where there is not so much, CPython 3.11
+    then looks at a count that it has not set, and may print a SystemError.
+
+    Args:
+        stream: Holds a pickle.
+    """
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self._stream = stream
+        self._size = len(stream.getbuffer())
+        self._before = b""
+        self.readline, self.readinto = stream.readline, stream.readinto
+
+    def read(self, size: int) -> bytes:
+        found = self._stream.read(size)
+        if self._before == pickle.BYTEARRAY8 and size == 8:
+            if int.from_bytes(found, "little") > self._size - self._stream.tell():
+                raise EOFError
+        self._before = found
+        return found
+
+
 class Unpickler(pickle.Unpickler):
     """Loads one pickle of a PyTorch file.
 
@@ -447,8 +477,9 @@ class Unpickler(pickle.Unpickler):
         strangers: Names of classes that objects were left aside of.
     """
 
-    def __init__(self, stream: IO[bytes], name: str, load: Load | None = None) -> None:
-        super().__init__(stream, encoding="utf-8")
+    def __init__(self, stream: io.BytesIO, name: str, load: Load | None = None) -> None:
+        claims = _LARGE_ARRAY.search(stream.getbuffer(), stream.tell()) is not None
+        super().__init__(_Bounded(stream) if claims else stream, encoding="utf-8")
         self._name, self._load = name, load
         self.strangers: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -68,6 +69,36 @@ def test_a_pickle_that_takes_for_ever_stops_nobody_else(tmp_path: Path) -> None:
 def test_a_storage_without_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(hostile.fewer_keys())
     assert "damaged or incomplete" in refusal(tmp_path / "a.pt")
+
+
+def test_bytes_that_a_pickle_claims_and_does_not_hold_are_not_asked_memory_for(tmp_path: Path) -> None:
+    """Of it CPython prints a SystemError, where there was another object before in that place of the memory."""
+    claim = hostile.PROTO + b"\x96" + (2**62).to_bytes(8, "little") + b"abc" + hostile.STOP
+    held = bytearray(os.urandom(17 * 2**20)) + b"\x96" + b"\xff" * 8
+    (tmp_path / "claim.pkl").write_bytes(claim)
+    (tmp_path / "held.pkl").write_bytes(pickle.dumps([held, "\x96" * 20], 5))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import io, sys; from pathlib import Path; from seigh.core.reading.pickles import Unpickler\n"
+            "from seigh.core.reading.words import Refusal\n"
+            "claim, held = sorted(Path(sys.argv[1]).iterdir())\n"
+            "filled = [b'\\xff' * 23 for _ in range(10_000)]; del filled\n"
+            "for _ in range(100):\n"
+            "    try: Unpickler(io.BytesIO(claim.read_bytes()), 'a').follow()\n"
+            "    except Refusal as error: said = str(error)\n"
+            "print(said)\n"
+            "stream = io.BytesIO(held.read_bytes() + b'rest')\n"
+            "found = Unpickler(stream, 'a').follow()\n"
+            "print(len(found[0]), found[0][-9:].hex(), len(found[1]), stream.read())",
+            str(tmp_path),
+        ],
+        capture_output=True, text=True, check=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stderr == ""
+    refused, read = done.stdout.splitlines()
+    assert "damaged" in refused
+    assert read == f"{len(held)} 96{'ff' * 8} 20 b'rest'"
 
 
 @pytest.mark.parametrize("turned", [False, True])

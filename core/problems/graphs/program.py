@@ -291,7 +291,8 @@ def _pure(
     there on its name stands for the new tensor.
 
     Raises:
-        Unfit: If something else is, or if a parameter, a buffer or a constant is changed.
+        Unfit: If something else is, if a parameter, a buffer or a constant is changed, or if a value is
+            needed that no operation gives: checks of sizes, whose results a file may name, are left out.
     """
     all_calls = list(calls)
     uses: dict[int, int] = dict.fromkeys(outputs, len(all_calls))
@@ -304,6 +305,11 @@ def _pure(
     steps = []
     for place, call in enumerate(all_calls):
         step = _renamed(call.step, renamed)
+        if any(each not in memory for each in needed(step)):
+            raise Unfit(
+                f"The network calls {step.operation}{step.where} with a value that no operation gives, as a "
+                "check of sizes has none; export it again, with seigh.export."
+            )
         if call.changes:
             first = next(references(call.step.arguments[:1]), None)
             if first is None:
@@ -341,6 +347,10 @@ def _pure(
             for root in memory[each]:
                 sharing.setdefault(root, set()).add(each)
         steps.append(step)
+    if any(renamed.get(each, each) not in memory for each in outputs):
+        raise Unfit(
+            "The network returns a value that no operation gives; export it again, with seigh.export."
+        )
     return steps, tuple(renamed.get(each, each) for each in outputs)
 
 

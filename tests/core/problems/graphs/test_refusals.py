@@ -160,6 +160,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         ),
         "changes bn.running_mean in place by aten.relu_.default",
     ),
+    "result of a check": (
+        set_target("torch.ops.aten._assert_async.msg", "flatten.using_ints"),
+        "with a value that no operation gives",
+    ),
     "blow-up": (blown_up, "a size is too large"),
     "huge": (huge, "GiB"),
     "split": (split, "into 4,000,000 by aten.unbind.int"),

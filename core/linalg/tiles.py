@@ -18,6 +18,15 @@ _CACHED_BYTES = 4 * 2**20
 _STRIP, _LEAST_STRIP, _STRIPS, _LANES = 2**12, 2**9, 8, 2**6
 
 
+# Bytes of vectors that are multiplied or measured at once, where any number of them would do.
+_VECTORS = 2**30
+
+
+def at_once(most: int, length: int, itemsize: int) -> int:
+    """How many vectors to multiply at once: ``most``, or fewer very long ones, one at least."""
+    return max(1, min(most, _VECTORS // (length * itemsize)))
+
+
 def chunks(length: int, width: int, itemsize: int = 8, *, cached: torch.device | None = None) -> list[slice]:
     """Slices of ``range(length)`` such that ``width`` rows of a slice stay below ``CHUNK_BYTES``.
 

@@ -32,7 +32,9 @@ def _block(request: Request) -> int:
 
     # The work of a product grows with N, that of making its result orthogonal with the size of the basis.
     cheap = request.samples is not None and request.samples < request.k
-    return sizes.default_block(request.k, request.dimension, cheap=cheap)
+    memory = None if request.storage is None else request.storage.memory
+    held = None if memory is None else memory // (request.dimension * request.itemsize)
+    return sizes.default_block(request.k, request.dimension, cheap=cheap, held=held)
 
 
 def _products(request: Request) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seigh.core.linalg.tiles import chunks
+from seigh.core.linalg.tiles import at_once, chunks
 from seigh.core.spectra.eigenpairs import Eigenpairs
 from seigh.core.spectra.measurements import Gaussian
 from seigh.core.spectra.operators import Operator, check_square, multiply, typed
@@ -20,7 +20,7 @@ from seigh.core.spectra.operators import Operator, check_square, multiply, typed
 # Number of the test vectors among the matrices that one seed stands for; sketches have the first ones.
 _STREAM = 10
 
-# Test vectors that are multiplied at once.
+# Test vectors that are multiplied at once, at most.
 _BLOCK = 32
 
 # Share of what an interval of the trace may miss that goes to the bound of ‖H − Ĥ‖_F in it.
@@ -217,8 +217,9 @@ def a_posteriori(operator: Operator, pairs: Eigenpairs, *, tests: int = 10, seed
     for number, first in enumerate(range(0, tests, dimension)):
         n = min(dimension, tests - first)
         draw = Gaussian(n, dimension, (seed, _STREAM, number), operator.dtype, operator.device)
-        for start in range(0, n, _BLOCK):
-            omega = draw.columns(start, min(start + _BLOCK, n)) * dimension**0.5
+        width = at_once(_BLOCK, dimension, operator.dtype.itemsize)
+        for start in range(0, n, width):
+            omega = draw.columns(start, min(start + width, n)).mul_(dimension**0.5)
             squared, inner = _missed(multiply(operator, omega), omega, pairs)
             error += squared
             forms += inner.tolist()

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seigh.core.linalg.tiles import at_once
 from seigh.core.spectra.basis import Storage
 from seigh.core.spectra.eigenpairs import Eigenpairs
 from seigh.core.spectra.operators import Operator, multiply, typed
 
-# Pairs whose residuals are measured at once.
+# Pairs whose residuals are measured at once, at most.
 _BLOCK = 32
 
 # Pairs whose rounding errors are measured, by two products each.
@@ -118,7 +119,8 @@ def _in_blocks(
     """
     storage = storage or Storage()
     out = []
-    for number, part in enumerate(torch.split(index, _BLOCK)):
+    width = at_once(_BLOCK, pairs.basis.shape[1], pairs.basis.itemsize)
+    for number, part in enumerate(torch.split(index, width)):
         label = f"{name}-{len(index)}-{number}"
         found = storage.noted(label, pairs.values)
         if found is None:
@@ -191,13 +193,7 @@ def with_rounding(
         name, spent = f"rounding-{len(checked)}", 2 * len(checked)
         noted = storage.noted(name, pairs.values)
         if noted is None:
-            vectors = pairs.columns(checked)
-            exactly = multiply(reference, vectors.to(reference.dtype))
-            rounded = multiply(operator, vectors.to(operator.dtype)).to(reference.dtype)
-            left = _lengths(exactly - vectors.to(reference.dtype) * pairs.values[checked].to(reference.dtype))
-            # Of the residual, what the recurrence does not know of: rounding of the basis is in it as well.
-            unknown = (left.square() - lengths[checked].square()).clamp_min(0).sqrt()
-            noted = torch.maximum(_lengths(exactly - rounded), unknown)
+            noted = torch.stack([_rounding_of(each, operator, reference, pairs, lengths) for each in checked])
             storage.note(name, pairs.values, noted)
         elif resumed is not None:
             resumed(spent)
@@ -206,6 +202,25 @@ def with_rounding(
     return replace(
         pairs, residuals=torch.hypot(lengths, rounding), rounding=rounding, hvps=pairs.hvps + spent
     )
+
+
+def _rounding_of(
+    checked: Tensor, operator: Operator, reference: Operator, pairs: Eigenpairs, lengths: Tensor
+) -> Tensor:
+    """By how much products with one vector are wrong, as ``with_rounding`` measures it: a number.
+
+    One by one: vectors in float64 take twice the memory, and the longest a good part of the machine's.
+    """
+    vector = pairs.columns(checked[None])
+    rounded = multiply(operator, vector.to(operator.dtype)).to(reference.dtype)
+    vector = vector.to(reference.dtype)
+    exactly = multiply(reference, vector)
+    off = _lengths(rounded.sub_(exactly))[0]
+    del rounded
+    left = _lengths(exactly.addcmul_(vector, pairs.values[checked].to(reference.dtype), value=-1))[0]
+    # Of the residual, what the recurrence does not know of: rounding of the basis is in it as well.
+    unknown = (left.square() - lengths[checked].square()).clamp_min(0).sqrt()
+    return torch.maximum(off, unknown)
 
 
 def _interpolated(magnitudes: Tensor, checked: Tensor, found: Tensor, precision: float) -> Tensor:

@@ -34,18 +34,21 @@ _SPARE, _SPARE_LONG = 6, 2
 _COMPLETED = 3
 
 
-def default_block(k: int, dimension: int, *, cheap: bool = False) -> int:
+def default_block(k: int, dimension: int, *, cheap: bool = False, held: int | None = None) -> int:
     """Block size b for k wanted pairs: k/60 in multiples of 2, within bounds.
 
     Args:
         k: Number of wanted pairs.
         dimension: D.
         cheap: Whether a product costs less than making its result orthogonal to the basis.
+        held: Vectors that the memory for the basis holds, of which a block and its products are part even
+            where the basis is in a file; None for any number.
     """
     smallest = _SMALLEST_BLOCK
     if dimension >= _LONG:
         smallest = _SMALLEST_CHEAP_BLOCK if cheap else _SMALLEST_LONG_BLOCK
-    return min(_LARGEST_BLOCK, max(smallest, 2 * round(k / 120)))
+    block = min(_LARGEST_BLOCK, max(smallest, 2 * round(k / 120)))
+    return block if held is None else min(block, max(_SMALLEST_BLOCK, held // 2))
 
 
 def default_products(k: int, dimension: int, block: int, *, cautious: bool = True) -> int:

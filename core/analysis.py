@@ -360,7 +360,6 @@ def _analyse(
 
     with clock.stage("operator"):
         loss = objective(network)
-        idle = without_influence(network, loss)
         if before is not None and before.device == facts["device"]:
             curvature, made = planned(network, loss, before, after_batch=clock.counter()), before
         else:
@@ -372,6 +371,7 @@ def _analyse(
                 device=str(facts["device"]),
                 after_batch=clock.counter(),
             )
+        idle = without_influence(network, loss, curvature.batch_size)
         curvature, made, certificate = certified(network, loss, curvature, made, after_batch=clock.counter())
         crew = None if hire is None else _hired(hire, made, curvature, settings, clock)
         products: Operator = curvature

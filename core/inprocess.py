@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, default_collate
 
 from seigh.core import analysis, curves
 from seigh.core.analysis import Progress, Result
-from seigh.core.curvature.causes import reason
+from seigh.core.curvature.causes import known, reason
 from seigh.core.curvature.certificate import cloned
 from seigh.core.device import available_memory, pick_device
 from seigh.core.errors import first_line
-from seigh.core.network import Network, chosen_theta, precision
+from seigh.core.network import Network, chosen_theta, in_format, precision
 from seigh.core.problems import data as datasets
 from seigh.core.problems import losses, zoo
 from seigh.core.problems.checkpoints import Checkpoint
@@ -200,6 +200,11 @@ def _first_parameter(model: nn.Module) -> Tensor:
         raise SettingsError("The model has parameters without a shape yet; run it once on a batch first.")
     if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
         raise SettingsError("The model is on the meta device and has no numbers; give it weights first.")
+    if other := next((name for name, p in model.named_parameters() if p.layout != torch.strided), None):
+        raise SettingsError(
+            f"The parameter '{other}' is a sparse tensor, of which there are no second derivatives; make it "
+            "dense, with to_dense()."
+        )
     found = next((p for p in model.parameters() if p.requires_grad), None)
     if found is None:
         raise SettingsError(
@@ -233,7 +238,7 @@ def _copy(model: nn.Module, settings: AnalysisSettings, device: torch.device) ->
     if formats:
         names = " and ".join(sorted(str(each).removeprefix("torch.") for each in formats))
         notes.append(f"Weights in {names} were converted to {settings.precision}.")
-    copy = zoo.twice_differentiable(copy.eval()).to(device, dtype)
+    copy = in_format(zoo.twice_differentiable(copy).eval(), dtype).to(device)
     return with_tensor_outputs(copy), notes
 
 
@@ -588,6 +593,8 @@ def _check_outputs(
     except SettingsError:
         raise
     except Exception as error:  # layers refuse shapes, and networks fail, by every kind of exception
+        if way := known(error):
+            raise SettingsError(way) from error
         shapes = [f"({', '.join(map(str, each.shape))})" for each in samples.tensors]
         names = list(samples.keywords) or [""] * len(shapes)
         given = ", ".join(f"{name} {shape}".strip() for name, shape in zip(names, shapes, strict=True))

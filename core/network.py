@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from seigh.core.curvature import CurvatureOperator, choose, footprint, select_parameters
-from seigh.core.curvature.causes import operation, place, reason
-from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64
-from seigh.core.curvature.paths import arithmetic
+from seigh.core.curvature.blame import cuts
+from seigh.core.curvature.causes import instead, known, operation, place, reason
+from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64, suppressed
+from seigh.core.curvature.operator import chosen_parameters
+from seigh.core.curvature.paths import Function, arithmetic
 from seigh.core.curvature.shares import LossError, Mean
 from seigh.core.device import available_memory, pick_device
 from seigh.core.linalg.memory import is_out_of_memory
@@ -26,6 +28,7 @@ from seigh.core.problems import architectures, checkpoints, losses, token_losses
 from seigh.core.problems import data as datasets
 from seigh.core.problems.checkpoints import Checkpoint
 from seigh.core.problems.data import Subset
+from seigh.core.problems.outputs import chosen_among
 from seigh.core.settings import AnalysisSettings, Settings, SettingsError
 from seigh.core.spectra.operators import SpectrumError
 
@@ -197,7 +200,7 @@ def past_of(checkpoint: Path, settings: AnalysisSettings) -> Past:
 def _read(checkpoint: Path, settings: AnalysisSettings, name: str) -> tuple[Checkpoint, nn.Module]:
     stored = checkpoints.read(checkpoint, name, entry=settings.entry)
     checkpoints.check_fits(stored, settings.architecture, settings.match)
-    model = architectures.build(settings.architecture).to(precision(settings))
+    model = in_format(architectures.build(settings.architecture), precision(settings))
     checkpoints.load_into(model, stored, checkpoints.named(stored, settings.architecture, settings.match))
     return stored, model
 
@@ -207,12 +210,25 @@ def precision(settings: AnalysisSettings) -> torch.dtype:
     return torch.float64 if settings.precision == "float64" else torch.float32
 
 
+def in_format(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its floating-point numbers in a format; complex ones, which ``Module.to`` would take the
+    imaginary part from, stay what they are."""
+    model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)  # type: ignore[no-untyped-call]
+    return model
+
+
 def chosen_theta(model: nn.Module, settings: AnalysisSettings) -> Theta:
     """Select the parameters of a model that the settings name.
 
     Raises:
-        SettingsError: They choose none.
+        SettingsError: They choose none, or one has complex numbers.
     """
+    for name, p in model.named_parameters():
+        if p.is_complex():
+            raise SettingsError(
+                f"The parameter '{name}' has complex numbers, along which no Hessian is taken; keep real "
+                "and imaginary part as two parameters, as torch.view_as_real gives them."
+            )
     if not settings.parameters:
         return Theta(None, parameter_count(model))
     try:
@@ -269,7 +285,7 @@ def objective(network: Network) -> Objective:
     settings = network.settings
     loss = losses.build(settings) if network.loss is None else network.loss
     loss = loss.to(network.device, network.dtype)
-    with torch.no_grad(), arithmetic(network.device, None):
+    with _unchanged(network), torch.no_grad(), arithmetic(network.device, None):
         if isinstance(loss, token_losses.TokenCrossEntropy):
             return _objective_of_tokens(network, loss)
         outputs = _outputs(network, network.x)
@@ -295,6 +311,46 @@ def _objective_of_tokens(network: Network, loss: token_losses.TokenCrossEntropy)
     if not mean.curvature.passed:
         raise SettingsError(mean.curvature.sentence)
     return Objective(loss, targets, tally.value, tally.accuracy, mean)
+
+
+@contextmanager
+def _unchanged(network: Network) -> Iterator[None]:
+    """Refuse a network that holds NaN, or changes its weights or inputs when it is computed inside.
+
+    Raises:
+        SettingsError: It does.
+    """
+    named = dict(network.model.named_parameters())
+    for name, p in named.items():
+        if not bool(p.sum().isfinite()) and not bool(p.isfinite().all()):  # a sum may overflow by itself
+            raise SettingsError(
+                f"The weights hold NaN or infinite values ('{name}'), as after a training that diverged; "
+                "choose an earlier checkpoint."
+            )
+    held = {**named, "": network.x}
+    before = {name: _fingerprint(tensor) for name, tensor in held.items()}
+    yield
+    for name, tensor in held.items():
+        if _fingerprint(tensor) == before[name]:
+            continue
+        model = type(network.model).__name__
+        if not name:
+            raise SettingsError(
+                f"{model} changes its inputs in place when it is computed, so that every product would be "
+                "of other data; let it work on a copy (x.clone())."
+            )
+        raise SettingsError(
+            f"{model} changes its weights ('{name}') when it is computed, as with an embedding's max_norm, "
+            "so that every product would be at another θ; let it leave them alone in eval mode."
+        )
+
+
+def _fingerprint(tensor: Tensor) -> tuple[int, float]:
+    """Numbers that change with the tensor: how often it was written to, and its sum."""
+    numbers = tensor.detach()
+    numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
+    wide = torch.float64 if numbers.is_floating_point() else torch.int64
+    return tensor._version, float(numbers.sum(dtype=wide))
 
 
 def _outputs(network: Network, x: Tensor) -> Tensor:
@@ -333,18 +389,56 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
     return outputs
 
 
-def without_influence(network: Network, objective: Objective) -> dict[str, int]:
+def without_influence(network: Network, objective: Objective, batch_size: int) -> dict[str, int]:
     """The tensors of θ that the loss does not depend on, and how many numbers each has: their rows of the
-    matrix and of every eigenvector are 0. Found by what autograd reaches, on a few samples."""
-    named = network.theta.named(network.model)
-    chosen = {name: p for name, p in network.model.named_parameters() if name in named}
-    few = slice(0, min(_FEW_SAMPLES, len(network.x)))
-    with torch.enable_grad(), arithmetic(network.device, None):
-        value = objective.loss(network.model(network.x[few]), objective.targets[few])
-        if not value.requires_grad:
-            return {name: p.numel() for name, p in named.items()}
-        found = torch.autograd.grad(value, list(chosen.values()), allow_unused=True)
-    return {name: p.numel() for (name, p), slope in zip(chosen.items(), found, strict=True) if slope is None}
+    matrix and of every eigenvector are 0. Found by what autograd reaches, for one sample or any other.
+
+    Args:
+        network: The model and its data.
+        objective: Its loss.
+        batch_size: How many samples may be differentiated at once.
+
+    Raises:
+        SettingsError: The loss depends on none of them, or what it was taken of may not be the logits.
+    """
+    chosen = chosen_parameters(network.model, network.theta.names)
+    function = Function(network.model, objective.loss, chosen)
+    idle = {name: p.numel() for name, p in chosen.items() if p.numel()}
+    for x, y in zip(
+        torch.split(network.x, batch_size), torch.split(objective.targets, batch_size), strict=True
+    ):
+        leaves = [p.detach().requires_grad_() for p in function.leaves]
+        with torch.enable_grad(), arithmetic(network.device, None):
+            value = function.loss(function.outputs(leaves, x), y)
+            if value.requires_grad:
+                found = torch.autograd.grad(value, leaves, allow_unused=True)
+                reached = {name for name, slope in zip(chosen, found, strict=True) if slope is not None}
+                idle = {name: size for name, size in idle.items() if name not in reached}
+        if not idle:  # of most networks after the first batch
+            return {}
+    if len(idle) == sum(p.numel() > 0 for p in chosen.values()):
+        raise SettingsError(_without_gradient(function, network.x[:1]))
+    if (several := chosen_among(network.model)) > 1:
+        raise SettingsError(
+            f"{type(network.model).__name__} returns {several} tensors that may be the logits, and the "
+            f"first, which was taken, does not depend on {', '.join(list(idle)[:3])}; let it return the "
+            "logits alone, or name them 'logits'."
+        )
+    return idle
+
+
+def _without_gradient(function: Function, x: Tensor) -> str:
+    """Why a loss depends on none of the chosen parameters, as far as autograd knows."""
+    leaves = [p.detach().requires_grad_() for p in function.leaves]
+    has = ""
+    with suppressed():
+        found = cuts(lambda: function.outputs(leaves, x))
+        has = f" (it has {'; '.join(found)})" if found else ""
+    return (
+        "The loss does not depend on any of the chosen parameters, as far as PyTorch can differentiate the "
+        f"network{has}, so there are no eigenpairs; let its outputs have a gradient, or choose other "
+        "parameters."
+    )
 
 
 def certified(
@@ -395,6 +489,8 @@ def _certified(
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if way := known(error):
+            raise SettingsError(way) from error
         raise SettingsError(
             f"The network cannot be computed in float64 ({reason(error)}), so its curvature cannot be "
             "checked; let it take its format from its weights and inputs."
@@ -404,11 +500,11 @@ def _certified(
     measured = _measured(certifier, operator, network)
     failed = failure(measured)
     if failed is not None and failed.name == "truth" and failed.value:
-        for path in PATHS:
-            if path == operator.path:
-                continue
+        # PyTorch has operations that are right for one vector and wrong for several at once, such as cdist.
+        one_by_one = [replace(plan, columns=1)] if operator.columns > 1 else []
+        others = [replace(plan, path=path) for path in PATHS if path != operator.path]
+        for other_plan in (*one_by_one, *others):
             operator.release()
-            other_plan = replace(plan, path=path)
             other = planned(network, objective, other_plan, after_batch=after_batch)
             try:
                 found = certifier.operator(other)
@@ -419,9 +515,10 @@ def _certified(
             if failure(found) is not None:
                 continue
             if network.settings.hvp_path is not None:
-                raise SettingsError(
-                    f"{failed.sentence.removesuffix('.')}; the path '{path}' is right, so choose it, or none."
-                )
+                right = f"the path '{other_plan.path}' is right, so choose it, or none"
+                if other_plan.path == operator.path:
+                    right = "it is right for one vector at a time, so choose --hvp-columns 1"
+                raise SettingsError(f"{failed.sentence.removesuffix('.')}; {right}.")
             return other, other_plan, [check.to_json() for check in (*checks, *found)]
         raise SettingsError(
             f"{failed.sentence.removesuffix('.')}, and no other path is right; write this operation by "
@@ -468,6 +565,8 @@ def _refusal(error: Exception, network: Network, objective: Objective) -> Settin
 
 def _not_twice(error: BaseException, settings: AnalysisSettings) -> str:
     """Return the sentence for a network that cannot be differentiated twice."""
+    if way := known(error):
+        return way
     named = operation(str(error))
     what = f"The operation {named} of this network" if named else f"This network ({reason(error)})"
     if settings.hvp_path is not None:
@@ -477,7 +576,7 @@ def _not_twice(error: BaseException, settings: AnalysisSettings) -> str:
     way = (
         "choose another architecture" if settings.curvature == "ggn" else "analyse the GGN, which needs none"
     )
-    return f"{what} has no second derivative in PyTorch; write it by elementary operations, or {way}."
+    return f"{what} has no second derivative in PyTorch; {instead(named or '')}, or {way}."
 
 
 def reference(
@@ -628,9 +727,13 @@ def _seconds(operator: CurvatureOperator, columns: int) -> float:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Convolutions on a GPU by the same algorithm every time, in the precision asked for."""
+    """Convolutions on a GPU by the same algorithm every time, in the precision asked for; what a network has
+    compiled is computed as it is written, as compiled code has no second derivatives."""
     cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+    with (
+        torch.compiler.set_stance("force_eager"),
+        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
         yield
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding, embedding_bag
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seigh.core.curvature.causes import here
 
 # Relative difference below which two runs agree: far above rounding in any format, far below what chance and
 # batch statistics do.
@@ -54,6 +62,129 @@ def culprit_of_batches(model: nn.Module, x: Tensor, part: int) -> str:
         return None
 
     return _first_difference(model, _run(model, x), _run(model, x[:part]), rows)
+
+
+def is_random(model: nn.Module, x: Tensor) -> bool:
+    """Whether a network whose outputs differ from run to run gives the same ones from the same seeds: else
+    it keeps something from one run to the next."""
+    with torch.no_grad(), _seeded() as seed:
+        seed()
+        once = model(x)
+        seed()
+        return bool(torch.equal(once, model(x)))
+
+
+@contextmanager
+def _seeded() -> Iterator[Callable[[], None]]:
+    """Gives a function that sets all seeds; their states are restored in the end."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+    def seed() -> None:
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield seed
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def coarser_inside(model: nn.Module, x: Tensor) -> str | None:
+    """What a network computes in half precision, whatever its weights are in; None if nothing.
+
+    Args:
+        model: The network, in float64.
+        x: Samples (n, …).
+    """
+    formats = _Formats()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), formats:
+        model(x)
+    return formats.found
+
+
+class _Formats(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the first operation that gives numbers in half precision or less."""
+
+    found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        floats = isinstance(result, Tensor) and result.is_floating_point()
+        if self.found is None and floats and result.dtype.itemsize < 4:
+            where = here()
+            self.found = str(result.dtype).removeprefix("torch.") + (f" ({where})" if where else "")
+        return result
+
+
+def cuts(outputs: Callable[[], Tensor]) -> list[str]:
+    """What keeps PyTorch from differentiating a network: operations whose results it takes for constants, or
+    whose backward pass is somebody's own.
+
+    Args:
+        outputs: Computes the network from parameters that require gradients.
+    """
+    found = _Cuts()
+    with torch.enable_grad(), found:
+        result = outputs()
+    python: type[Any] = torch.autograd.function.BackwardCFunction
+    pending, seen = [result.grad_fn] if result.grad_fn is not None else [], set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, python):
+            found.note(f"the backward pass of {node.name().removesuffix('Backward')}")
+        pending += [following for following, _ in node.next_functions if following is not None]
+    return found.found
+
+
+class _Cuts(TorchFunctionMode):
+    """Notes where numbers that depend on parameters leave the graph."""
+
+    _NAMES: ClassVar[dict[Any, str]] = {
+        torch.Tensor.detach: "detach()",
+        torch.detach: "detach()",
+        torch.Tensor.detach_: "detach_()",
+        torch.Tensor.data.__get__: "data",  # type: ignore[attr-defined]
+        torch.Tensor.item: "item()",
+        torch.Tensor.tolist: "tolist()",
+        torch.Tensor.numpy: "numpy()",
+        torch.Tensor.__float__: "float()",
+        torch.Tensor.register_hook: "register_hook()",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def note(self, what: str) -> None:
+        if what not in self.found and len(self.found) < 3:
+            self.found.append(what)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        if not any(each.requires_grad for each in given):
+            return result
+        what = self._NAMES.get(func)
+        if func in (embedding, embedding_bag):
+            options = dict(zip(("", "", "padding_idx", "max_norm"), args, strict=False)) | kwargs
+            named = [name for name in ("padding_idx", "max_norm") if options.get(name) is not None]
+            what = f"{named[-1]} of an embedding" if named else None
+        elif "fake_quantize" in getattr(func, "__name__", ""):
+            what = f"{func.__name__}()"
+        elif what is None and isinstance(result, Tensor) and not torch.is_grad_enabled():
+            what = "torch.no_grad() or inference_mode()"
+        if what is not None:
+            where = here()
+            self.note(f"{what} at {where}" if where else what)
+        return result
 
 
 def described(model: nn.Module, name: str) -> str:

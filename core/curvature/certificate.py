@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,7 +52,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from seigh.core.curvature.blame import culprit_of_batches, culprit_of_chance, described
+from seigh.core.allocator import give_back_memory
+from seigh.core.curvature.blame import (
+    coarser_inside,
+    culprit_of_batches,
+    culprit_of_chance,
+    cuts,
+    described,
+    is_random,
+)
+from seigh.core.curvature.causes import here, not_a_number
 from seigh.core.curvature.operator import CurvatureOperator, chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic, nodes
 from seigh.core.linalg.memory import is_out_of_memory
@@ -63,6 +73,15 @@ _STEPS = (1e-6, 1e-7, 1e-8)
 
 # Relative size of the random change that moves a network off exact kinks.
 _GENERIC = 1e-3
+
+# Relative difference of the same outputs in float64, up to which only rounding made it.
+_SAME = 1e-10
+
+# Parameters from which on memory is given back after every gradient in float64, as nothing later is as large.
+_LONG = 2**25
+
+# Numbers of long vectors that are compared at once.
+_AT_ONCE = 2**22
 
 # Parameters that are looked at for the size of a usual one.
 _LOOKED_AT = 2**16
@@ -192,76 +211,122 @@ class Certifier:
         passed = value <= tolerance
         sentence = "The network gives the same outputs twice."
         if not passed:
-            where = culprit_of_chance(self._model, self._x)
-            sentence = (
-                f"{where} is random in eval mode, so that every product would be of another matrix; make it "
-                "depend on self.training, as F.dropout(x, p, training=self.training) does."
-            )
+            sentence = _by_chance(self._model, self._x)
         return Check("determinism", value, tolerance, passed, sentence, self._cost(2 / 6))
 
     def _additivity(self) -> Check:
         if self.samples == 1:
             return Check("additivity", 0.0, 0.0, True, "There is one sample, so nothing is summed.")
         parts = unequal_parts(self.samples)
-        truth = self._truth(0)
-        total, norms = torch.zeros_like(truth.ahead), 0.0
+        left = self._gradient_at(slice(0, self.samples))
+        size, norms = float(left.norm()), 0.0
         for part in parts:
             if share := self._share(part):
-                gradient = self._gradient_at(self._step * self._directions[0], part)
-                total.add_(gradient, alpha=share)
+                gradient = self._gradient_at(part)
+                left.sub_(gradient, alpha=share)
                 norms += share * float(gradient.norm())
-        size = max(float(truth.ahead.norm()), norms)
-        value = float((truth.ahead - total).norm()) / size if size else 0.0
+        size = max(size, norms)
+        value = float(left.norm()) / size if size else 0.0
         tolerance = _rounding(_EPS, self._count()) * math.sqrt(len(parts) + 1) * self._amplification
         passed = value <= tolerance
         sentence = (
             "The gradient of the samples together is the weighted mean of the gradients of their parts."
         )
         if not passed:
-            where = culprit_of_batches(self._model64, self._x64, len(self._x64[parts[0]]))
-            sentence = (
-                f"{where} mixes the samples of a batch, so that the loss is no mean over samples and its "
-                "curvature would depend on how many are computed at once; use a network in which each "
-                "sample's output depends on that sample alone (for normalisation, running statistics)."
+            sentence = self._why_not_additive(len(self._x64[parts[0]]))
+        return Check("additivity", value, tolerance, passed, sentence, self._cost(0.7))
+
+    def _why_not_additive(self, part: int) -> str:
+        """Why gradients of parts of the samples do not sum to that of all of them."""
+        with torch.no_grad(), Float64(), arithmetic(self._x.device, None):
+            once, again = self._model64(self._x64), self._model64(self._x64)
+            alone = self._model64(self._x64[:part])
+            coarse = coarser_inside(self._model64, self._x64)
+        if coarse is not None:
+            return (
+                f"The network computes in {coarse}, whatever its weights are in, so that its derivatives are "
+                "of values that were rounded; let it take its format from its weights and inputs."
             )
-        return Check("additivity", value, tolerance, passed, sentence, self._cost(0.5))
+        if not torch.equal(once, again):
+            return _by_chance(self._model64, self._x64)
+        where = culprit_of_batches(self._model64, self._x64, part)
+        of_part = once[:part] if len(once) == self.samples else once
+        if of_part.shape == alone.shape and _relative(alone.flatten(), of_part.flatten()) <= _SAME:
+            gradient = self._gradient()
+            if not gradient.passed:
+                return gradient.sentence
+            if where == described(self._model64, ""):  # the backward pass alone looks at several samples
+                return self._no_derivative()
+        return (
+            f"{where} mixes the samples of a batch, so that the loss is no mean over samples and its "
+            "curvature would depend on how many are computed at once; use a network in which each "
+            "sample's output depends on that sample alone (for normalisation, running statistics)."
+        )
 
     def _gradient(self) -> Check:
         truth = self._truth(0)
-        value, tolerance = self._slope(
-            truth.middle, truth.value_ahead, truth.value_behind, truth.largest, self._step
-        )
+        value, tolerance = self._slope(truth.slope, truth.size, truth.values, truth.largest, self._step)
         sentence = "The gradient is the derivative of the loss."
+        if value > tolerance and (jump := self._jump()):
+            return Check("gradient", value, tolerance, False, jump)
         if value > tolerance:
             # Units may lie exactly on a kink, as in pruned networks, where the loss has no derivative.
             model = copied(self._model64)
             _move(model, _GENERIC)
             function = self._function(model)
             step = _STEP * _scale(function.leaves)
-            change = step * self._directions[0]
-            _, middle, _, largest = _gradient(function, self._x64, self._y64, torch.zeros_like(change))
-            ahead, behind = (_gradient(function, self._x64, self._y64, sign * change)[0] for sign in (1, -1))
-            value, tolerance = self._slope(middle, ahead, behind, largest, step)
+            data, v = (self._x64, self._y64), self._directions[0]
+            _, gradient, _, largest = _gradient(function, *data, v, 0.0)
+            values = [_gradient(function, *data, v, sign * step)[0] for sign in (1, -1)]
+            slope, size = _dot(gradient, v), float(gradient.norm())
+            value, tolerance = self._slope(slope, size, (values[0], values[1]), largest, step)
             sentence = "The gradient is the derivative of the loss, beside the kinks at these very weights."
         passed = value <= tolerance
         if not passed:
-            sentence = (
-                "The gradient that this network's backward pass computes is not the derivative of its loss, "
-                "as happens with detach() or an approximate backward inside, so its Hessian is not defined; "
-                "make the forward pass differentiable as it is."
-            )
+            sentence = self._no_derivative()
         return Check("gradient", value, tolerance, passed, sentence)
 
+    def _no_derivative(self) -> str:
+        found: list[str] = []
+        with suppressed():
+            leaves = [p.detach().requires_grad_() for p in self._exactly.leaves]
+            with Float64():
+                found = cuts(lambda: self._exactly.outputs(leaves, self._x64[:1]))
+        has = f" (it has {'; '.join(found)})" if found else ""
+        return (
+            "The gradient that this network's backward pass computes is not the derivative of its loss, as "
+            f"happens with detach() or an approximate backward inside{has}, so its Hessian is not defined; "
+            "make the forward pass differentiable as it is."
+        )
+
+    def _jump(self) -> str | None:
+        """What to say if the loss jumps at these weights: from one side to the other it changes by as much,
+        however near they are, where beside a kink it changes in proportion."""
+        data, v = (self._x64, self._y64), self._directions[0]
+        changes = []
+        for step in (self._step, self._step / 10):
+            behind, ahead = (_gradient(self._exactly, *data, v, sign * step)[0] for sign in (-1, 1))
+            changes.append(abs(ahead - behind))
+        noise = _rounding(_EPS, self._count()) * (abs(ahead) + abs(behind))
+        if not changes[1] > max(changes[0] / 2, 100 * noise):
+            return None
+        return (
+            f"The loss jumps by {changes[1]:.2g} at these very weights, so that it has no derivatives there, "
+            "as with a function of the whole part, the sign or the order of numbers that lie exactly where "
+            "it changes; make the forward pass continuous, or choose another checkpoint."
+        )
+
     def _slope(
-        self, gradient: Tensor, ahead: float, behind: float, largest: float, step: float
+        self, slope: float, size: float, values: tuple[float, float], largest: float, step: float
     ) -> tuple[float, float]:
-        """By how much a gradient's slope differs from a difference quotient of the loss, and may differ."""
-        size = float(gradient.norm())
+        """By how much the slope of a gradient of this size differs from a difference quotient of the loss,
+        relative to the size, and by how much it may."""
         if not size:
             return 0.0, _STEP * self._count()
-        value = abs((ahead - behind) / (2 * step) - float(gradient @ self._directions[0])) / size
-        values = abs(ahead) + abs(behind) + largest
-        return value, _rounding(_EPS, self._count()) * values / (step * size) + _STEP * self._count()
+        ahead, behind = values
+        value = abs((ahead - behind) / (2 * step) - slope) / size
+        noise = abs(ahead) + abs(behind) + largest
+        return value, _rounding(_EPS, self._count()) * noise / (step * size) + _STEP * self._count()
 
     # --- An operator --------------------------------------------------------------------------------------
 
@@ -273,42 +338,44 @@ class Certifier:
         Args:
             curvature: On the certifier's data, with its size of batches.
         """
-        products = self._products(curvature)
-        if not bool(products.isfinite().all()):
-            return [_not_finite()]
-        truths = [self._truth(0), self._truth(1)]
-        if not float(products.abs().max()) and not any(float(t.product.abs().max()) for t in truths):
-            return [_flat()]
         roundoff = _ROUNDOFF[curvature.reduced or curvature.dtype]
         exact = _rounding(roundoff, self._count()) * self._amplification
         coarse = math.sqrt(4 * self._count() * roundoff)
-        pairs = [
-            (_relative(product, truth.product), exact + self._error_of_quotient(truth))
-            for product, truth in zip(products, truths, strict=True)
-        ]
+        products: list[Tensor] = []
+        pairs: list[tuple[float, float]] = []
+        flat = True
+        for number, product in enumerate(self._products(curvature)):
+            products.append(product)
+            if not bool(product.isfinite().all()):
+                return [self._not_finite()]
+            truth = self._truth(number)
+            pairs.append((_relative(product, truth.product), exact + self._error_of_quotient(truth)))
+            flat = flat and not bool(product.any()) and not bool(truth.product.any())
+        if flat:
+            return [_flat()]
         value, tolerance = max(pairs, key=lambda pair: pair[0] / pair[1])
         if value <= tolerance <= coarse and curvature.reduced is None:
             sentence = f"Products agree with differences of the gradient to {value:.1g} of their size."
-            truth = Check("truth", value, tolerance, True, sentence, self._cost(4.0))
-            return [truth, self._symmetry(products, exact)]
+            right = Check("truth", value, tolerance, True, sentence, self._cost(4.0))
+            return [right, self._symmetry(products, exact), *self._still(products)]
 
-        formula = self._formula(curvature.path)
+        formula = self._formula(curvature.path, curvature.columns)
         cost = self._cost(4.0) + round(8 * min(_FEW, self.samples) / self._whole, 3)
         if not formula.right:
-            sentence = self._wrong(curvature.path, formula.error)
+            sentence = self._wrong(curvature.path, curvature.columns, formula.error)
             return [Check("truth", formula.error, formula.allowed, False, sentence, cost)]
         sentence = f"In float64, products agree with differences of the gradient to {formula.error:.1g}."
-        truth = Check("truth", formula.error, formula.allowed, True, sentence, cost)
+        right = Check("truth", formula.error, formula.allowed, True, sentence, cost)
         rounding = self._rounding(curvature, products, min(_COARSEST, coarse))
         if not rounding.passed:
-            return [truth, rounding]
-        return [truth, rounding, self._symmetry(products, rounding.tolerance)]
+            return [right, rounding]
+        return [right, rounding, self._symmetry(products, rounding.tolerance), *self._still(products)]
 
-    def _rounding(self, curvature: CurvatureOperator, products: Tensor, tolerance: float) -> Check:
+    def _rounding(self, curvature: CurvatureOperator, products: Sequence[Tensor], tolerance: float) -> Check:
         """Products against float64 ones by the same formula, where kinks may lie within rounding."""
         # By the first path where it is there: tracing anew would take longer than all else.
         path: PathName = curvature.path
-        if path == "linearize" and self._formula("double-backward").right:
+        if path == "linearize" and self._formula("double-backward", curvature.columns).right:
             path = "double-backward"
         reference = CurvatureOperator(
             *(self._model64, self._loss64, self._x64, self._y64),
@@ -319,8 +386,8 @@ class Certifier:
             batch_size=self._batch,
             shares=None if self._shares is None else self._shares / self._shares.sum(),
         )
-        exact = reference @ self._directions.T
-        value = max(_relative(p, e) for p, e in zip(products, exact.T, strict=True))
+        exact = _multiplied(reference, self._directions)
+        value = max(_relative(product, each) for product, each in zip(products, exact, strict=True))
         passed = value <= tolerance
         form = curvature.reduced or str(curvature.dtype).removeprefix("torch.")
         sentence = f"Products in {form} are off by {value:.1g} of their size by rounding."
@@ -334,10 +401,10 @@ class Certifier:
             )
         return Check("rounding", value, tolerance, passed, sentence, self._cost(4.0))
 
-    def _symmetry(self, products: Tensor, tolerance: float) -> Check:
+    def _symmetry(self, products: Sequence[Tensor], tolerance: float) -> Check:
         u, v = self._directions
-        asymmetry = abs(float(u @ products[1]) - float(v @ products[0]))
-        size = math.sqrt(float(products.square().sum()))
+        asymmetry = abs(_dot(products[1], u) - _dot(products[0], v))
+        size = math.hypot(*(float(product.norm()) for product in products))
         value = asymmetry / size if size else 0.0
         tolerance = 4 * tolerance  # four standard deviations of the component along a random direction
         sentence = "uᵀHv is vᵀHu."
@@ -348,11 +415,57 @@ class Certifier:
             )
         return Check("symmetry", value, tolerance, value <= tolerance, sentence)
 
-    def _wrong(self, path: PathName, error: float) -> str:
+    def _still(self, products: Sequence[Tensor]) -> list[Check]:
+        """Say which tensors of θ have rows of zeros in the matrix, if any have."""
+        sizes = [p.numel() for p in self._chosen.values()]
+        parts = zip(self._chosen, *(torch.split(each, sizes) for each in products), strict=True)
+        still = [name for name, *each in parts if each[0].numel() and not any(bool(p.any()) for p in each)]
+        if not still:
+            return []
+        count = sum(self._chosen[name].numel() for name in still)
+        some = ", ".join(still[:3]) + (", …" if len(still) > 3 else "")
+        sentence = (
+            f"The rows of {count:,} of {sum(sizes):,} parameters are exactly 0 ({some}), on the samples that "
+            "were looked at: the loss does not curve along them, as of dead units or rounded values."
+        )
+        return [Check("rows", float(count), float(sum(sizes)), True, sentence)]
+
+    def _not_finite(self) -> Check:
+        cause = "the loss or its derivatives overflow at this checkpoint; check the weights, or use float64"
+        if operation := self._not_a_number():
+            cause = (
+                f"the derivative of {operation} is not defined at these very weights, as that of a norm, a "
+                "square root or a standard deviation of 0, or of a branch that torch.where does not take; "
+                "keep its argument away from there, or choose another checkpoint"
+            )
+        sentence = f"A product with the curvature is not finite (NaN or infinity): {cause}."
+        return Check("finite", math.nan, 0.0, False, sentence)
+
+    def _not_a_number(self) -> str | None:
+        """The operation whose derivative of first or second order is NaN, in float64 too."""
+        with torch.enable_grad(), torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the forward pass's own lines
+            try:
+                leaves = [p.detach().requires_grad_() for p in self._exactly.leaves]
+                with Float64(), arithmetic(self._x.device, None):
+                    value = self._exactly.loss(self._exactly.outputs(leaves, self._x64), self._y64)
+                found = torch.autograd.grad(value, leaves, allow_unused=True, create_graph=True)
+                along = self._exactly.split(self._directions[0])
+                pairs = zip(found, along, strict=True)
+                slope = sum((g * v).sum() for g, v in pairs if g is not None)
+                torch.autograd.grad(slope, leaves, allow_unused=True)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                return not_a_number(str(error))
+        return None
+
+    def _wrong(self, path: PathName, columns: int, error: float) -> str:
         if math.isnan(error):
             return f"Products by the path '{path}' cannot be verified, as it cannot compute them in float64."
+        culprit = _lowered(self._culprit(path, columns))
         return (
-            f"PyTorch's derivatives of {_lowered(self._culprit(path))} by the path '{path}' are wrong: "
+            f"PyTorch's derivatives of {culprit} by the path '{path}' are wrong: "
             f"products with the {self._noun} differ from differences of the gradient by {error:.2g} of their "
             "size."
         )
@@ -361,30 +474,34 @@ class Certifier:
     def _noun(self) -> str:
         return "Hessian" if self._kind == "hessian" else "GGN"
 
-    def _products(self, curvature: CurvatureOperator) -> Tensor:
-        """(2, D) float64: the samples' curvature times the two directions, as the operator computes it."""
+    def _products(self, curvature: CurvatureOperator) -> Iterator[Tensor]:
+        """The samples' curvature times each direction, as the operator computes it: (D,), in its format.
+
+        Where it multiplies one vector at a time, long vectors are not all in memory together.
+        """
         rows = self._directions.to(curvature.dtype)
-        total = torch.zeros_like(self._directions)
-        for index, start in enumerate(range(0, self.samples, self._batch)):
-            part = slice(start, min(start + self._batch, self.samples))
-            if share := self._share(part):
-                tiles = [rows] if curvature.columns > 1 else list(torch.split(rows, 1))
-                found = torch.cat([curvature.multiply_batch(index, tile) for tile in tiles])
-                total.add_(found.double(), alpha=share)
-        return total
+        for tile in [rows] if curvature.columns > 1 else torch.split(rows, 1):
+            total = torch.zeros(tile.shape, dtype=torch.float64, device=tile.device)
+            for index, start in enumerate(range(0, self.samples, self._batch)):
+                part = slice(start, min(start + self._batch, self.samples))
+                if share := self._share(part):
+                    total.add_(curvature.multiply_batch(index, tile), alpha=share)
+            yield from total.to(curvature.dtype)
 
     # --- The formula in float64 ---------------------------------------------------------------------------
 
-    def _formula(self, path: PathName) -> _Formula:
+    def _formula(self, path: PathName, columns: int) -> _Formula:
         """Whether a path's products are right in float64, on a few samples and off all kinks."""
         few = slice(0, min(_FEW, self.samples))
         model = copied(self._model64)
         _move(model, _GENERIC)
         try:
             with torch.no_grad():
-                largest = float(_outputs(self._exactly, self._x64[few], torch.zeros(())).abs().max())
+                outputs = _outputs(self._exactly, self._x64[few], self._directions[0], 0.0)
+                largest = float(outputs.abs().max())
             loss = _Tempered(self._loss64, max(1.0, largest / _MODERATE))
-            return self._verify(model, loss, self._x64[few], self._y64[few], self._names, path)
+            data = (self._x64[few], self._y64[few])
+            return self._verify(model, loss, *data, self._names, path, columns)
         except Exception as error:  # an operation may lack a derivative in this format, or here
             if is_out_of_memory(error):
                 raise
@@ -398,19 +515,19 @@ class Certifier:
         y: Tensor,
         names: Sequence[str] | None,
         path: PathName,
+        columns: int,
     ) -> _Formula:
         def operator(path: PathName) -> CurvatureOperator:
             return CurvatureOperator(
-                model, loss, x, y, kind=self._kind, parameters=names, path=path, columns=2
+                model, loss, x, y, kind=self._kind, parameters=names, path=path, columns=columns
             )
 
         function = Function(model, loss, chosen_parameters(model, names))
         size = sum(p.numel() for p in function.leaves)
         directions = _random(2, size, seed=1).to(x.device)
-        products = (operator(path) @ directions.T).T
         scale = _scale(function.leaves)
         worst = _Formula(True, 0.0, 0.0)
-        for direction, product in zip(directions, products, strict=True):
+        for direction, product in zip(directions, _multiplied(operator(path), directions), strict=True):
             found: list[_Formula] = []
             quotients: list[Tensor] = []
             for step in _STEPS:
@@ -427,7 +544,7 @@ class Certifier:
             if not best.right and not any(_relative(a, b) <= 0.1 * best.error for a, b, _ in between):
                 # Difference quotients agree at no step: kinks everywhere. Then another path is the witness.
                 other: PathName = "double-backward" if path == "linearize" else "linearize"
-                error = _relative(product, operator(other) @ direction)
+                error = _relative(product, operator(other) @ direction.double())
                 best = _Formula(error <= math.sqrt(_EPS), error, math.sqrt(_EPS))
             if not best.right or (worst.right and best.error >= worst.error):
                 worst = best
@@ -435,19 +552,27 @@ class Certifier:
                 break
         return worst
 
-    def _culprit(self, path: PathName) -> str:
-        """The first module whose own second derivative is wrong by a path; else the network."""
+    def _culprit(self, path: PathName, columns: int) -> str:
+        """The first module, or else the first operation, whose own second derivative is wrong by a path;
+        else the network."""
+
+        def wrong(module: nn.Module, given: Tensor) -> bool:
+            single = _Alone(module, given).eval()
+            y = torch.zeros(len(given), device=given.device)
+            try:
+                return not self._verify(single, _Sines(), given, y, None, path, columns).right
+            except Exception:
+                return False
+
+        few = self._x64[: min(_FEW, self.samples)]
         with suppressed():
-            inputs = _inputs(self._model64, self._x64[: min(_FEW, self.samples)])
-            for name, module, given in inputs:
-                single = _Alone(copied(module), given).eval()
-                y = torch.zeros(len(given), device=given.device)
-                try:
-                    right = self._verify(single, _Sines(), given, y, None, path).right
-                except Exception:
-                    continue
-                if not right:
+            for name, module, given in _inputs(self._model64, few):
+                if wrong(copied(module), given):
                     return described(self._model64, name)
+            for call in _calls(self._model64, few):
+                if wrong(call, call.given):
+                    where = f" ({call.where})" if call.where else ""
+                    return f"the operation {call.name}{where}"
         return described(self._model64, "")
 
     # --- Difference quotients -----------------------------------------------------------------------------
@@ -468,8 +593,10 @@ class Certifier:
         noise = self._amplification * truth.noise
         return _rounding(_EPS, self._count()) * noise + (self._count() * _STEP) ** 2
 
-    def _gradient_at(self, change: Tensor, part: slice) -> Tensor:
-        return _gradient(self._exactly, self._x64[part], self._y64[part], change)[1]
+    def _gradient_at(self, part: slice) -> Tensor:
+        """The gradient of a part of the samples beside the weights, at θ + hv."""
+        data = (self._x64[part], self._y64[part])
+        return _gradient(self._exactly, *data, self._directions[0], self._step)[1]
 
     def _count(self) -> int:
         """K, the number of operations in the graph of the loss."""
@@ -488,14 +615,26 @@ class Certifier:
         return Function(model, self._loss64, chosen_parameters(model, self._names))
 
 
-def _not_finite() -> Check:
-    return Check(
-        "finite",
-        math.nan,
-        0.0,
-        False,
-        "A product with the curvature is not finite (NaN or infinity): the loss or its derivatives overflow "
-        "at this checkpoint; check the weights, or use float64.",
+def _multiplied(operator: CurvatureOperator, directions: Tensor) -> Iterator[Tensor]:
+    """A float64 operator times each direction: one after another where it takes one vector at a time."""
+    if operator.columns > 1:
+        yield from (operator @ directions.double().T).T
+    else:
+        for direction in directions:
+            yield operator @ direction.double()
+
+
+def _by_chance(model: nn.Module, x: Tensor) -> str:
+    """Why a network gives other outputs when it is computed again."""
+    where = culprit_of_chance(model, x)
+    if is_random(model, x):
+        return (
+            f"{where} is random in eval mode, so that every product would be of another matrix; make it "
+            "depend on self.training, as F.dropout(x, p, training=self.training) does."
+        )
+    return (
+        f"{where} gives other outputs every time, by what it keeps from one time to the next, so that every "
+        "product would be of another matrix; keep nothing in eval mode (if not self.training)."
     )
 
 
@@ -512,9 +651,9 @@ def _flat() -> Check:
 
 
 def _random(number: int, size: int, seed: int) -> Tensor:
-    """(number, size) float64, of variance 1, and exactly the same in float32."""
+    """(number, size) float32, of variance 1; float64 holds exactly the same."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(number, size, generator=generator, dtype=torch.float32).double()
+    return torch.randn(number, size, generator=generator, dtype=torch.float32)
 
 
 def _lowered(name: str) -> str:
@@ -565,20 +704,18 @@ class _Truth:
 
     Attributes:
         product: H v or G v, (D,).
-        ahead: The gradient at θ + hv.
-        middle: The mean of the gradients at θ + hv and θ − hv.
-        value_ahead: The loss at θ + hv.
-        value_behind: The loss at θ − hv.
+        slope: vᵀg, g being the mean of the gradients at θ + hv and θ − hv.
+        size: ‖g‖.
+        values: The losses at θ + hv and θ − hv.
         largest: The largest output's absolute value, whose rounding the loss inherits.
         noise: What a relative error of gradient or outputs becomes in the product.
         operations: In the graph of the loss.
     """
 
     product: Tensor
-    ahead: Tensor
-    middle: Tensor
-    value_ahead: float
-    value_behind: float
+    slope: float
+    size: float
+    values: tuple[float, float]
     largest: float
     noise: float
     operations: int
@@ -588,29 +725,34 @@ def _quotient(
     function: Function, kind: Kind, x: Tensor, y: Tensor, v: Tensor, step: float, *, gradients: bool = True
 ) -> _Truth:
     """Difference quotients along v; for the GGN without those of the loss unless ``gradients``."""
+    noise = 0.0
+    product: Tensor | None = None
     if kind == "ggn":
         product, noise = _ggn(function, x, y, v, step)
         if not gradients:
-            nothing = torch.zeros_like(v)
-            return _Truth(product, nothing, nothing, 0.0, 0.0, 0.0, noise, 1)
-    value_ahead, ahead, operations, largest = _gradient(function, x, y, step * v)
-    value_behind, behind, *_ = _gradient(function, x, y, -step * v)
-    middle = (ahead + behind) / 2
-    if kind == "hessian":
-        product = (ahead - behind) / (2 * step)
-        size = float(product.norm())
-        noise = float(ahead.norm()) / (step * size) if size else 0.0
-    return _Truth(product, ahead, middle, value_ahead, value_behind, largest, noise, operations)
+            return _Truth(product, 0.0, 0.0, (0.0, 0.0), 0.0, noise, 1)
+    behind, gradient, *_ = _gradient(function, x, y, v, -step)
+    ahead, change, operations, largest = _gradient(function, x, y, v, step)
+    length = float(change.norm())
+    # In place: for the longest θ, each gradient takes a good part of the memory.
+    change.sub_(gradient)
+    gradient.add_(change, alpha=0.5)
+    slope, size = _dot(gradient, v), float(gradient.norm())
+    if product is None:
+        product = change.div_(2 * step)
+        curved = float(product.norm())
+        noise = length / (step * curved) if curved else 0.0
+    return _Truth(product, slope, size, (ahead, behind), largest, noise, operations)
 
 
 def _ggn(function: Function, x: Tensor, y: Tensor, v: Tensor, step: float) -> tuple[Tensor, float]:
     """Jᵀ (∇²ℓ) J v: J v and ∇²ℓ by difference quotients, Jᵀ by a backward pass; and ‖f‖/(h ‖Jv‖)."""
     with torch.no_grad():
-        ahead, behind = (_outputs(function, x, sign * step * v) for sign in (1, -1))
+        ahead, behind = (_outputs(function, x, v, sign * step) for sign in (1, -1))
     image = (ahead - behind) / (2 * step)
     largest = float(image.abs().max())
     if not largest:
-        return torch.zeros_like(v), 0.0
+        return torch.zeros_like(v, dtype=torch.float64), 0.0
     at = (ahead + behind) / 2
     noise = float(at.norm()) / (step * float(image.norm()))
     small = _EPS ** (1 / 3) * max(1.0, float(at.square().mean().sqrt())) / largest
@@ -627,32 +769,50 @@ def _ggn(function: Function, x: Tensor, y: Tensor, v: Tensor, step: float) -> tu
         with Float64(), arithmetic(x.device, None):
             outputs = function.outputs(leaves, x)
         found = torch.autograd.grad(outputs, leaves, cotangent, allow_unused=True)
-    return function.join(found, v), noise
+    return function.join(found, leaves[0].new_empty(v.shape)), noise
 
 
-def _outputs(function: Function, x: Tensor, change: Tensor) -> Tensor:
-    parts = function.split(change) if change.ndim else [change] * len(function.leaves)
-    leaves = [p + part for p, part in zip(function.leaves, parts, strict=True)]
+def _beside(function: Function, v: Tensor, step: float) -> list[Tensor]:
+    """The parameters at θ + ``step`` · v, in θ's format."""
+    parts = function.split(v)
+    return [torch.add(p, part, alpha=step) for p, part in zip(function.leaves, parts, strict=True)]
+
+
+def _outputs(function: Function, x: Tensor, v: Tensor, step: float) -> Tensor:
+    """The network's outputs at θ + ``step`` · v."""
     with Float64(), arithmetic(x.device, None):
-        return function.outputs(leaves, x)
+        return function.outputs(_beside(function, v, step), x)
 
 
-def _gradient(function: Function, x: Tensor, y: Tensor, change: Tensor) -> tuple[float, Tensor, int, float]:
-    """Loss and gradient at θ + ``change``, the number of operations in its graph, and the largest output."""
+def _gradient(
+    function: Function, x: Tensor, y: Tensor, v: Tensor, step: float
+) -> tuple[float, Tensor, int, float]:
+    """Loss and gradient at θ + ``step`` · v, the operations in its graph, and the largest output."""
     with torch.enable_grad():
-        parts = function.split(change)
-        leaves = [
-            (p + part).detach().requires_grad_() for p, part in zip(function.leaves, parts, strict=True)
-        ]
+        leaves = [each.detach().requires_grad_() for each in _beside(function, v, step)]
         with Float64(), arithmetic(x.device, None):
             outputs = function.outputs(leaves, x)
             value = function.loss(outputs, y)
         largest = float(outputs.detach().abs().max())
         if not value.requires_grad:
-            return float(value.detach()), torch.zeros_like(change), 1, largest
+            return float(value.detach()), leaves[0].new_zeros(v.shape), 1, largest
         operations = len(nodes([value]))
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
-    return float(value.detach()), function.join(found, change), operations, largest
+        found = list(torch.autograd.grad(value, leaves, allow_unused=True))
+        del leaves[1:], outputs
+        gradient = function.join(found, leaves[0].new_empty(v.shape))
+        found.clear()
+    if len(v) >= _LONG:
+        give_back_memory()
+    return float(value.detach()), gradient, operations, largest
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    """The inner product of vectors of any two formats, in float64 and without copies of the whole."""
+    return sum(float(a.double() @ b.double()) for a, b in _together(one, other))
+
+
+def _together(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(torch.split(one, _AT_ONCE), torch.split(other, _AT_ONCE), strict=True)
 
 
 def _rounding(roundoff: float, operations: int) -> float:
@@ -661,7 +821,8 @@ def _rounding(roundoff: float, operations: int) -> float:
 
 def _relative(found: Tensor, truth: Tensor) -> float:
     """‖found − truth‖ / ‖truth‖; not finite numbers are infinitely wrong."""
-    size, error = float(truth.norm()), float((found - truth).norm())
+    size = float(truth.norm())
+    error = math.hypot(*(float((a - b).norm()) for a, b in _together(found, truth)))
     if not math.isfinite(error) or not math.isfinite(size):
         return math.inf
     return error / size if size else (math.inf if error else 0.0)
@@ -766,6 +927,53 @@ def _inputs(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
         for handle in handles:
             handle.remove()
     return found
+
+
+class _Call(nn.Module):
+    """An operation of a network as a function of its first tensor.
+
+    Attributes:
+        name: What PyTorch calls it.
+        where: The line of the network's code that has it; None if there is none.
+        given: The tensor that it was given.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, place: int) -> None:
+        super().__init__()
+        self.name: str = function.__name__
+        self.where = here()
+        self.given: Tensor = args[place].detach().clone()
+        self._call = (function, args, kwargs, place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        function, args, kwargs, place = self._call
+        outputs: Tensor = function(*args[:place], x, *args[place + 1 :], **kwargs)
+        return outputs
+
+
+class _Calls(TorchFunctionMode):
+    """Notes the operations that make a tensor out of a floating-point one, each kind once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, _Call] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name not in self.found and isinstance(result, Tensor) and result.is_floating_point():
+            for place, each in enumerate(args):
+                if isinstance(each, Tensor) and each.is_floating_point() and each.ndim > 1:
+                    self.found[name] = _Call(func, args, kwargs or {}, place)
+                    break
+        return result
+
+
+def _calls(model: nn.Module, x: Tensor) -> list[_Call]:
+    """The kinds of operations that a network computes samples with."""
+    with torch.no_grad(), Float64(), _Calls() as calls:
+        model(x)
+    return list(calls.found.values())
 
 
 @contextmanager

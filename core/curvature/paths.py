@@ -80,7 +80,8 @@ class Function:
     def split(self, rows: Tensor) -> list[Tensor]:
         """(…, D) → one tensor (…, *shape) per parameter; views."""
         parts = torch.split(rows, [p.numel() for p in self.leaves], dim=-1)
-        return [part.view(*rows.shape[:-1], *p.shape) for part, p in zip(parts, self.leaves, strict=True)]
+        shapes = [(*rows.shape[:-1], *p.shape) for p in self.leaves]  # () of a single number
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def join(self, parts: Sequence[Tensor | None], rows: Tensor) -> Tensor:
         """One tensor (…, *shape) or None (zero) per parameter → (…, D), like ``rows``."""

@@ -20,15 +20,33 @@ class OutputsError(SettingsError):
 
 def with_tensor_outputs(model: nn.Module) -> nn.Module:
     """The model, which from now on returns its logits (N, …) where it returned them among other things."""
-    model.register_forward_hook(_only_logits)
+    model.register_forward_hook(_OnlyLogits())
     return model
 
 
-def _only_logits(model: nn.Module, given: tuple[Any, ...], returned: Any) -> Tensor | None:
-    if isinstance(returned, Tensor):
-        return None
-    samples = len(given[0]) if given and isinstance(given[0], Tensor) else None
-    return logits(returned, samples, type(model).__name__)
+class _OnlyLogits:
+    """Takes the logits out of what a network returns.
+
+    Attributes:
+        among: How many tensors might have been them.
+    """
+
+    among = 1
+
+    def __call__(self, model: nn.Module, given: tuple[Any, ...], returned: Any) -> Tensor | None:
+        if isinstance(returned, Tensor):
+            return None
+        samples = len(given[0]) if given and isinstance(given[0], Tensor) else None
+        found = logits(returned, samples, type(model).__name__)
+        unnamed = all(_named(returned, name) is not found for name in _NAMES)
+        self.among = len(_fitting(returned, samples)) if unnamed else 1
+        return found
+
+
+def chosen_among(model: nn.Module) -> int:
+    """How many tensors that a network returned last might have been the logits."""
+    hooks = [each for each in model._forward_hooks.values() if isinstance(each, _OnlyLogits)]
+    return max((each.among for each in hooks), default=1)
 
 
 def logits(returned: Any, samples: int | None, network: str = "The network") -> Tensor:
@@ -45,29 +63,44 @@ def logits(returned: Any, samples: int | None, network: str = "The network") -> 
     Raises:
         OutputsError: There are none, or it is not clear which they are.
     """
-    if dataclasses.is_dataclass(returned) and not isinstance(returned, Mapping):
-        returned = {field.name: getattr(returned, field.name) for field in dataclasses.fields(returned)}
     for name in _NAMES:
-        found = returned.get(name) if isinstance(returned, Mapping) else getattr(returned, name, None)
-        if isinstance(found, Tensor):
+        if (found := _named(returned, name)) is not None:
             return found
-    is_sequence = isinstance(returned, tuple | list)
-    entries = list(enumerate(returned)) if is_sequence else []
-    if isinstance(returned, Mapping):
-        entries = list(returned.items())
-    fitting = [
-        each
-        for _, each in entries
-        if isinstance(each, Tensor) and each.ndim >= 2 and samples in (None, len(each))
-    ]
-    if len(fitting) == 1 or (fitting and is_sequence):
+    fitting = _fitting(returned, samples)
+    if len(fitting) == 1 or (fitting and isinstance(returned, tuple | list)):
         return fitting[0]
     what = type(returned).__name__
-    if entries:
-        what += f" with {', '.join(str(name) for name, _ in entries[:5])}"
+    if entries := _entries(returned):
+        what += f" with {', '.join(list(entries)[:5])}"
     problem = (
         "in which it is not clear what the logits are" if fitting else "which holds no outputs (N, classes)"
     )
     raise OutputsError(
         f"{network} returns a {what}, {problem}; let it return the tensor of logits, or name them 'logits'."
     )
+
+
+def _named(returned: Any, name: str) -> Tensor | None:
+    """The tensor of this name among what a network returned."""
+    found = returned.get(name) if isinstance(returned, Mapping) else getattr(returned, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _entries(returned: Any) -> dict[str, Any]:
+    """What a network returned, by name or number."""
+    if isinstance(returned, Mapping):
+        return {str(name): each for name, each in returned.items()}
+    if dataclasses.is_dataclass(returned):
+        return {field.name: getattr(returned, field.name) for field in dataclasses.fields(returned)}
+    if isinstance(returned, tuple | list):
+        return {str(number): each for number, each in enumerate(returned)}
+    return {}
+
+
+def _fitting(returned: Any, samples: int | None) -> list[Tensor]:
+    """The tensors (N, outputs) among what a network returned."""
+    return [
+        each
+        for each in _entries(returned).values()
+        if isinstance(each, Tensor) and each.ndim >= 2 and samples in (None, len(each))
+    ]

@@ -458,9 +458,9 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         found = self._stream.read(size)
-        if self._before == pickle.BYTEARRAY8 and size == 8:
-            if int.from_bytes(found, "little") > self._size - self._stream.tell():
-                raise EOFError
+        is_length = size == 8 and self._before == pickle.BYTEARRAY8
+        if is_length and int.from_bytes(found, "little") > self._size - self._stream.tell():
+            raise EOFError
         self._before = found
         return found
 

@@ -63,6 +63,13 @@ def check_fits(checkpoint: Checkpoint, architecture: str, match: Match = "names"
         raise CheckpointError(
             f"'{shown(checkpoint.name)}' holds several weights: {listed}; choose one with --entry."
         )
+    for name, tensor in architectures.expected_tensors(architecture).items():
+        if tensor.is_complex():
+            raise CheckpointError(
+                f"The tensor '{name}' of {architecture} has complex numbers, which are not read from files; "
+                "keep real and imaginary part as two, as torch.view_as_real gives them, or do not let a "
+                "buffer persist."
+            )
     if match == "order":
         pairs(checkpoint, architecture)
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seigh.core.curvature.causes import place, reason
+from seigh.core.curvature.causes import known, place, reason
 from seigh.core.device import available_memory
 from seigh.core.names import SubsetName
 from seigh.core.problems import losses
@@ -276,6 +276,8 @@ _OF_FORMAT = re.compile(r"scalar type|dtype|\w+Tensor\b|indices", re.I)
 
 def _refusal(dataset: Dataset, model: nn.Module, sample: Tensor, error: Exception) -> str:
     """Why a model fails on a sample: its shape, its format, or something of the model's own."""
+    if (way := known(error)) is not None:
+        return way
     reshaped, said, network = _reshaped(model, sample), reason(error), type(model).__name__
     whose = f"The samples of {dataset.name} have shape {_shape(dataset.shape)}"
     plain = isinstance(error, RuntimeError | ValueError | AssertionError | IndexError | TypeError)

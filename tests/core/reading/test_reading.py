@@ -72,7 +72,7 @@ def test_a_storage_without_numbers_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_that_a_pickle_claims_and_does_not_hold_are_not_asked_memory_for(tmp_path: Path) -> None:
-    """Of it CPython prints a SystemError, where there was another object before in that place of the memory."""
+    """CPython prints a SystemError of it where another object had been in that place of the memory."""
     claim = hostile.PROTO + b"\x96" + (2**62).to_bytes(8, "little") + b"abc" + hostile.STOP
     held = bytearray(os.urandom(17 * 2**20)) + b"\x96" + b"\xff" * 8
     (tmp_path / "claim.pkl").write_bytes(claim)

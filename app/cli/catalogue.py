@@ -24,12 +24,12 @@ def architectures(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Part of a name; or a whole name, with options if you like, or the .pt2 file of an exported "
-            "network, to be told all of it."
+            help="Part of a name to search for; or, for all details, a whole name, perhaps with options, or "
+            "the .pt2 file of an exported network."
         ),
     ] = "",
 ) -> None:
-    """List the architectures; of one, its options, the size of its samples and D."""
+    """List the architectures, or show the options of one, the shape of its samples and its D."""
     from seigh.core.problems import architectures as known
 
     names = known.names()
@@ -66,7 +66,7 @@ def _describe(text: str) -> None:
 
 @catalogue.command()
 def datasets() -> None:
-    """List the data sets, and how to get those whose files are missing."""
+    """List the data sets, and how to get the missing ones."""
     from seigh.core.problems import data
 
     env = environment()
@@ -86,7 +86,7 @@ def datasets() -> None:
 
 @catalogue.command()
 def curves() -> None:
-    """List the observables and masks that an analysis can be asked for with --curves."""
+    """List the observables and masks for --curves."""
     from seigh.core.curves import available
 
     table = _table("name", "kind", "what it is", "meaning")

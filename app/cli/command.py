@@ -134,7 +134,7 @@ def _end(sentence: str, code: int) -> None:
 # --- The stack --------------------------------------------------------------------------------------------
 
 Port = Annotated[
-    int, typer.Option(min=1, max=65535, help="Port of the dashboard; the next free one if taken.")
+    int, typer.Option(min=1, max=65535, help="Port of the dashboard; if it is taken, the next free one.")
 ]
 
 
@@ -149,7 +149,9 @@ def up(port: Port = launch.PORT) -> None:
 
 @cli.command()
 def demo(
-    no_serve: Annotated[bool, typer.Option("--no-serve", help="End after the table.")] = False,
+    no_serve: Annotated[
+        bool, typer.Option("--no-serve", help="Stop after the table, without the dashboard.")
+    ] = False,
     port: Port = launch.PORT,
 ) -> None:
     """Train a small network, analyse its checkpoints, and open the dashboard with the results."""
@@ -195,47 +197,49 @@ def _serve(stack: launch.Stack) -> None:
 def train(
     problem: Annotated[str, typer.Argument(help="Name of the problem, such as digits-mlp.")],
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Optimiser steps; the problem's if not given.")
+        int | None, typer.Option(min=0, help="Number of optimiser steps; the problem's if not given.")
     ] = None,
     record: Annotated[
         str | None,
-        typer.Option(metavar="0,100,…", help="Steps to keep a checkpoint of; the problem's if not given."),
+        typer.Option(
+            metavar="0,100,…", help="Steps at which to keep a checkpoint; the problem's if not given."
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", file_okay=False, help="Folder for the checkpoints; one under SEIGH_HOME if not given."
+            "--out", file_okay=False, help="Folder for the checkpoints; if not given, one under SEIGH_HOME."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is random.")] = 0,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Samples in a batch; the problem's if not given.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of plain SGD; the problem's if not given.")
+        float | None, typer.Option(help="Learning rate of plain SGD; the problem's if not given.")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "--submit",
             metavar="MODEL",
-            help="Queue analyses of every checkpoint for the model of this name, as it is recorded.",
+            help="Queue analyses of every checkpoint, as soon as it is recorded, for the model of this name.",
         ),
     ] = None,
     split: Annotated[
         Literal["train", "test", "both"] | None,
-        typer.Option(help="Splits to analyse; test if not given. Belongs to --submit."),
+        typer.Option(help="Splits to analyse; test if not given. Requires --submit."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Samples N of an analysis; belongs to --submit.")
+        int | None, typer.Option(min=1, help="Number of samples N of an analysis; requires --submit.")
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", min=1, help="Eigenpairs of an analysis; belongs to --submit.")
+        int | None, typer.Option("--k", min=1, help="Number of eigenpairs of an analysis; requires --submit.")
     ] = None,
 ) -> None:
     """Train a problem and keep checkpoints at chosen steps.
 
-    A training that was interrupted goes on where it was when the same command is given again.
+    To resume an interrupted training, give the same command again.
     """
     env = environment()
     recipe = _problem(problem)
@@ -472,8 +476,8 @@ Steps = Annotated[
         "--step",
         min=0,
         max=2**31 - 1,
-        help="Training step of a checkpoint, once for each in their order; as the file or its name tells if "
-        "not given.",
+        help="Training step of a checkpoint; give it once for each, in the order of the files. If not given, "
+        "the step in the file or in its name.",
     ),
 ]
 Epochs = Annotated[
@@ -482,7 +486,8 @@ Epochs = Annotated[
         "--epoch",
         min=0,
         max=2**31 - 1,
-        help="Epoch of a checkpoint, likewise; epochs order the checkpoints where no step is known.",
+        help="Epoch of a checkpoint; give it once for each, in the order of the files. Epochs order the "
+        "checkpoints if no step is known.",
     ),
 ]
 
@@ -551,29 +556,30 @@ def analyze(
     steps: Steps = [],  # noqa: B006
     epochs: Epochs = [],  # noqa: B006
     json_file: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="File for all results, one object each.")
+        Path | None,
+        typer.Option("--json", dir_okay=False, help="File for all results: a list with one object for each."),
     ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Folder for a file of each result with its eigenvectors, as 'seigh import-result' takes it.",
+            help="Folder for the results with eigenvectors: a file for each, for 'seigh import-result'.",
         ),
     ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Memory for the basis in GiB; SEIGH_MEMORY_GB if not given.")
+        float | None, typer.Option(help="Memory for the basis, in GiB; SEIGH_MEMORY_GB if not given.")
     ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="File of torch.save({'inputs': x, 'outputs': model(x)}), written where the first checkpoint "
-            "was: the network built here must give the same outputs.",
+            help="File of torch.save({'inputs': x, 'outputs': model(x)}) from the original network with the "
+            "first checkpoint; the network built here must give the same outputs.",
         ),
     ] = None,
 ) -> None:
-    """Analyse checkpoints here and now, without a server."""
+    """Analyse checkpoints in this process, without a server."""
     from dataclasses import replace
 
     from seigh.core import preparation
@@ -622,15 +628,15 @@ def analyze(
 def import_result(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="What 'seigh analyze --save' or Result.save has written."),
+        typer.Argument(metavar="FILE…", help="Files from 'seigh analyze --save' or Result.save."),
     ],
     model: Annotated[str, typer.Option(help="Name of the training run that the weights belong to.")],
     steps: Steps = [],  # noqa: B006
 ) -> None:
-    """Bring results that were computed elsewhere into the lab, where they are shown like all others.
+    """Import results that were computed elsewhere into the lab, which shows them like all others.
 
-    They are marked as computed elsewhere. The training step of the weights is --step, or what the result
-    says. A result that is there already is not added again.
+    They are marked as computed elsewhere. The training step of the weights is --step, or the step in the
+    result. A result that the lab already has is not added again.
     """
     from seigh.core.lab.session import migrate
     from seigh.tasks.importing import Saved, import_results
@@ -650,13 +656,13 @@ def import_logs(
     model: Annotated[str, typer.Option(help="Name of the model that shows their curves.")],
     dimension: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of parameters of the network, where no file says it."),
+        typer.Option(min=1, help="Number of parameters of the network, if no file states it."),
     ] = None,
 ) -> None:
-    """Bring the paper's published curves into the lab, beside one's own.
+    """Import the curves that the paper's authors published into the lab.
 
-    They are marked as computed elsewhere, and have no stated errors, as none were published. A result that is
-    there already is not added again; a damaged line is named and left out.
+    They are marked as computed elsewhere, and have no stated errors, because none were published. A result
+    that the lab already has is not added again; a damaged line is reported and skipped.
     """
     from seigh.core.lab.session import migrate
     from seigh.tasks.importing import import_logs as bring
@@ -686,22 +692,23 @@ def submit(
     steps: Steps = [],  # noqa: B006
     epochs: Epochs = [],  # noqa: B006
     place: Annotated[
-        Place, typer.Option(help="Whether only a worker with a GPU, or only one without, is to do it.")
+        Place,
+        typer.Option(help="Which workers may do it: any, only those without a GPU, or only those with one."),
     ] = "any",
     priority: Annotated[
         Priority,
         typer.Option(
-            help="In the queue short work comes first and everybody has a fair share; high comes about a day "
-            "before others, low a day behind."
+            help="high puts the work about a day before other work, low about a day behind. Otherwise, short "
+            "work starts first, with a fair share for every user."
         ),
     ] = "normal",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all analyses have ended.")] = False,
 ) -> None:
     """Queue analyses of checkpoints for the lab's workers.
 
-    The training step of a checkpoint is what --step, the file or its name says. Where no step is known,
+    The training step of a checkpoint comes from --step, from the file or from its name. If no step is known,
     epochs order the checkpoints. A number in a name that does not say what it counts (model_40.pth) is a
-    guess: it is taken if the names of several files differ in it alone, and the command says so.
+    guess: it is used if the names of several files differ in it alone, and the command says so.
     """
     from seigh.core.lab.session import migrate
 
@@ -860,18 +867,18 @@ def export(
     study: Annotated[str, typer.Argument(help="Name of a model, or all.")],
     kind: Annotated[
         Literal["csv", "parquet", "json", "html"],
-        typer.Option("--format", help="Of the table; html is a report with all charts."),
+        typer.Option("--format", help="Format of the table; html writes a report with all charts instead."),
     ] = "csv",
     table: Annotated[
         TableName,
-        typer.Option("--table", help="What of the analyses; all but training have their analysis_id."),
+        typer.Option("--table", help="Which table; they can be joined on the numbers of the analyses."),
     ] = "overlap",
     file: Annotated[
         Path | None,
         typer.Option("--out", dir_okay=False, help="File to write; standard output if not given."),
     ] = None,
 ) -> None:
-    """Write what was found of a model, or of all, as one tidy table, or as a page to show around."""
+    """Write the results of a model, or of all models, as a tidy table or as an HTML report."""
     from seigh.core.lab.session import migrate, sessions
 
     if kind == "parquet" and file is None:
@@ -900,17 +907,17 @@ def export(
 
 @cli.command()
 def mask(
-    results: Annotated[Path, typer.Argument(metavar="JSON", help="What 'seigh analyze --json' has written.")],
+    results: Annotated[Path, typer.Argument(metavar="JSON", help="File from 'seigh analyze --json'.")],
     name: Annotated[
-        str, typer.Option(help="Of the mask, as in overlap-NAME; magnitude for the largest |θ|.")
+        str, typer.Option(help="Name of the mask, as in overlap-NAME; magnitude for the largest |θ|.")
     ],
-    k: Annotated[int, typer.Option("--k", min=1, help="Weights in the mask.")],
+    k: Annotated[int, typer.Option("--k", min=1, help="Number of weights in the mask.")],
     file: Annotated[Path, typer.Option("--out", dir_okay=False, help="The .safetensors file to write.")],
     number: Annotated[
-        int, typer.Option("--result", min=1, help="Which result of the file, counted from 1.")
+        int, typer.Option("--result", min=1, help="Number of the result in the file, counted from 1.")
     ] = 1,
 ) -> None:
-    """Write a mask of an analysis as zeros and ones by the names of the parameters, for pruning tools."""
+    """Write a mask of an analysis as zeros and ones under the names of the parameters, for pruning tools."""
     from seigh.core.problems.masks import written
     from seigh.core.results.result import ResultError
 
@@ -992,7 +999,7 @@ def _results_table(files: Sequence[Path], results: Sequence[Result]) -> Table:
         title=f"Overlap at k = {k}; chance is {k / results[0].parameters:.4f}",
         caption="± its stated error; up to the resolved k, every overlap is known to 1 %"
         + ("\nEqual magnitudes leave the mask open: the mean over all masks that they admit" * tied)
-        + ("\nOf synthetic data, for trials: no findings" if synthetic else ""),
+        + ("\nComputed from synthetic data, for trials: these are no findings" if synthetic else ""),
     )
     names = ("checkpoint", "λ₁", f"λ{k}".translate(_SUBSCRIPTS), "overlap", "÷ chance", "resolved k")
     for name in (*names, "seconds"):

@@ -20,7 +20,7 @@ from seigh.core.settings import Settings, SettingsError
 
 operations = typer.Typer()
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 means all addresses.")]
 
 
 def environment(**changes: Any) -> Settings:
@@ -43,7 +43,8 @@ def app(
     host: Host = launch.HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the dashboard.")] = launch.PORT,
     behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="A proxy before it says who comes, or lets only some pass.")
+        bool,
+        typer.Option("--behind-proxy", help="A proxy in front names who signed in, or admits only some."),
     ] = False,
 ) -> None:
     """Serve the dashboard alone; Redis, the database and workers run elsewhere.
@@ -62,7 +63,7 @@ def app(
 
 @operations.command()
 def migrate() -> None:
-    """Bring the database to this version, whatever is in it; several at a time do no harm."""
+    """Upgrade the database to this version; running several at once does no harm."""
     from seigh.core.lab.session import migrate as migrate_database
 
     migrate_database(environment().database)
@@ -70,17 +71,17 @@ def migrate() -> None:
 
 @operations.command()
 def worker(
-    concurrency: Annotated[int, typer.Option(min=1, help="Pieces of work at a time, on a CPU.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Pieces of work at once, on a CPU.")] = 1,
     device: Annotated[
         str | None,
         typer.Option(help="auto, cpu, cuda, cuda:1, …; SEIGH_DEVICE if not given. One worker for each GPU."),
     ] = None,
     queue: Annotated[
         Place | None,
-        typer.Option(help="Take only work for any, cpu or gpu; what suits the device if not given."),
+        typer.Option(help="Take only work for any, cpu or gpu; if not given, what suits the device."),
     ] = None,
 ) -> None:
-    """Do the lab's work, until Ctrl-C."""
+    """Run a worker, which does the lab's work until Ctrl-C."""
     from seigh.core.device import describe_apart
     from seigh.core.lab.session import migrate as migrate_database
     from seigh.tasks.queues import QUEUES, places_of
@@ -130,7 +131,7 @@ def metrics(
     host: Host = launch.HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of /metrics.")] = 9464,
 ) -> None:
-    """Answer Prometheus about the queue, the workers and the artefacts."""
+    """Serve metrics of the queue, the workers and the artefacts to Prometheus."""
     from seigh.app.cli.monitoring import serve
 
     env = environment()
@@ -143,13 +144,13 @@ def doctor(
     service: Annotated[
         Service | None, typer.Option(help="Check only what this service needs, quickly.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Where the app answers.")] = launch.PORT,
+    port: Annotated[int, typer.Option(help="Port of the app.")] = launch.PORT,
     as_list: Annotated[bool, typer.Option("--json", help="Write the findings as JSON.")] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read all that is stored, too, and compare it with its checksums.")
+        bool, typer.Option("--deep", help="Also compare every stored file with its checksum.")
     ] = False,
 ) -> None:
-    """Check the installation, and say how to mend what is not in order; ends with 1 if something is not."""
+    """Check the installation and say how to fix problems; the exit code is 1 if there is one."""
     env = environment()
     findings = examine(env, deep=deep) if service is None else examine_service(env, service, port)
     if as_list:
@@ -164,9 +165,11 @@ def doctor(
 @operations.command()
 def pin(
     analyses: Annotated[list[int], typer.Argument(help="Numbers of analyses.")],
-    undo: Annotated[bool, typer.Option("--undo", help="Keep them no longer than others.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Keep them no longer than the eigenvectors of others.")
+    ] = False,
 ) -> None:
-    """Keep the eigenvectors of analyses for good, whatever SEIGH_RETENTION_DAYS says."""
+    """Keep the eigenvectors of analyses permanently, regardless of SEIGH_RETENTION_DAYS."""
     from seigh.core.lab import actions
     from seigh.core.lab.session import sessions
 

@@ -20,117 +20,122 @@ from seigh.core.settings import AnalysisSettings
 
 _OPTIONS: dict[str, Any] = {
     "data": typer.Option(
-        help="Name of a data set, random(3x32x32,classes=10) for trials, a .npz or .safetensors file with x "
-        "and y, or tokens: .jsonl, .parquet, .arrow, .npy, a folder of save_to_disk, a stream "
+        help="Name of a data set; random(3x32x32,classes=10) for trials; a .npz or .safetensors file with x "
+        "and y; or tokens: .jsonl, .parquet, .arrow, .npy, a folder of save_to_disk, a stream "
         "'FILE.bin(block=256,dtype=uint16)', Megatron's FILE.idx beside its .bin, or "
         "'FILE.txt(block=256,tokenizer=tokenizer.json)'."
     ),
     "architecture": typer.Option(
-        help="Name of the architecture, with options like 'resnet18(num_classes=10)', the .pt2 file that "
-        "seigh.export has written of a network, or the config.json of a transformers model; the one that the "
-        "tensors fit, or that a config.json beside them describes, if not given. For analyze also "
-        "my_package.models:Net, which is imported."
+        help="Name of the architecture, with options like 'resnet18(num_classes=10)'; a .pt2 file written by "
+        "seigh.export; or the config.json of a transformers model. By default, the architecture that fits "
+        "the tensors, or that a config.json beside them describes. analyze also takes my_package.models:Net, "
+        "and imports it."
     ),
     "entry": typer.Option(
         metavar="NAME",
-        help="Which weights of a file that holds several, like state_dict_ema, or the part of the names "
-        "under which they lie, like backbone.",
+        help="Which weights to take from a file with several sets of weights, like state_dict_ema; or the "
+        "prefix of their names, like backbone.",
     ),
     "match": typer.Option(
-        help="By what tensors are matched with the architecture's: names, or order and shape, for networks "
-        "whose layers have other names; the pairs are listed."
+        help="How tensors are matched with the architecture: by names, or by order and shape if the layers "
+        "have other names; the pairs are then listed."
     ),
-    "split": typer.Option(help="Split of the data set that the Hessian is taken on."),
+    "split": typer.Option(help="Split of the data set on which the Hessian is computed."),
     "curvature": typer.Option(help="Hessian of the loss, or its generalised Gauss–Newton matrix."),
     "parameters": typer.Option(
         metavar="PATTERN",
-        help="Only parameters with such a name, like 'layer4.*'; may be given several times.",
+        help="Use only parameters whose name matches, like 'layer4.*'; may be given several times.",
     ),
     "loss": typer.Option(
-        help="cross-entropy (labels, or soft labels), mse (numbers of the outputs' shape, or labels as unit "
-        "vectors), bce (0 and 1 for each output), next-token or token-cross-entropy (a label for each "
-        "token), or the loss of a plug-in; the mean over the samples, or over their tokens."
+        help="Loss, the mean over the samples or over their tokens: cross-entropy (labels, or soft labels), "
+        "mse (numbers of the outputs' shape, or labels as unit vectors), bce (0 or 1 for each output), "
+        "next-token or token-cross-entropy (a label for each token), or the loss of a plug-in."
     ),
-    "label_smoothing": typer.Option(help="Share of cross-entropy's targets that is spread over all classes."),
+    "label_smoothing": typer.Option(help="Label smoothing ε of cross-entropy."),
     "class_weights": typer.Option(
         metavar="W,W,…",
         help="Weight of each class in cross-entropy, or of the positive targets of each output in bce.",
     ),
     "ignore_index": typer.Option(
-        help="Label of positions and samples without loss, of cross-entropy; -100 if not given."
+        help="Label of samples and positions that cross-entropy ignores; -100 if not given."
     ),
     "weight_decay": typer.Option(
-        help="λ of (λ/2)‖θ‖² in the loss, as of SGD: adds λ·I to the matrix; left out by default."
+        help="Weight decay λ as in SGD: adds (λ/2)‖θ‖² to the loss, and so λ·I to the matrix."
     ),
     "penalty": typer.Option(
         metavar="PATTERN=λ",
-        help="λ of the parameters with such a name in place of --weight-decay, like '*.bias=0'; may be given "
-        "several times, and the last that matches counts.",
+        help="Weight decay λ of parameters whose name matches, in place of --weight-decay, like '*.bias=0'; "
+        "may be given several times, and the last match counts.",
     ),
     "subset": typer.Option(
-        help="Which samples the Hessian is taken on: N with as many of one class as of another, drawn by the "
-        "seed; all; the first N of the classes, as in the paper; any N, drawn by the seed; or --indices."
+        help="Samples on which the Hessian is computed: balanced draws N with equal numbers per class, all "
+        "takes all, first-per-class takes the first of each class as in the paper, random draws any N, and "
+        "indices takes --indices."
     ),
     "samples": typer.Option(
-        min=1, help="Number of samples N; 500 if not given. Follows from the subset for all and indices."
+        min=1, help="Number of samples N; 500 if not given. The subsets all and indices determine it."
     ),
     "indices": typer.Option(
         metavar="LIST",
-        help="Samples by their numbers from 0, like 0-99,105, or a file of them: one per line, .npy, .npz "
-        "or .json.",
+        help="Indices of samples, counted from 0, like 0-99,105; or a file of indices: one per line, .npy, "
+        ".npz or .json.",
     ),
-    "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is given for 1 … k."),
+    "k": typer.Option("--k", min=1, help="Number of eigenpairs; the overlap is computed for 1 … k."),
     "method": typer.Option(
-        help=f"How the eigenpairs are found: {', '.join(methods.BUILT_IN)}, or the method of a plug-in."
+        help=f"Method for the eigenpairs: {', '.join(methods.BUILT_IN)}, or the method of a plug-in."
     ),
-    "seed": typer.Option(min=0, help="Of the subset and the test matrices."),
+    "seed": typer.Option(min=0, help="Seed of the subset and of all random vectors."),
     "outer": typer.Option(min=1, help="n_O of seigh and ssvd; k if not given."),
     "inner": typer.Option(min=1, help="n_I of seigh and ssvd; 2·n_O if not given."),
     "test_matrix": typer.Option(help="Random test matrices of seigh and ssvd; ssrft is the paper's."),
     "tolerance": typer.Option(
-        help="Krylov goes on until every residual is at most this share of |λ₁|; by default, within limits, "
-        "until the overlap is resolved to 1 %."
+        help="Krylov continues until every residual is at most this fraction of |λ₁|; by default, within "
+        "limits, until the overlap is resolved to 1 %."
     ),
-    "error_tests": typer.Option(min=2, help="Random vectors that estimate ‖H‖ and what is missed of it."),
+    "error_tests": typer.Option(
+        min=2, help="Number of random vectors that estimate ‖H‖ and the part of H that the k pairs miss."
+    ),
     "curves": typer.Option(
         metavar="NAME",
-        help="An observable or mask to compute, of 'seigh curves'; may be given several times.",
+        help="An observable or mask to compute, as 'seigh curves' lists them; may be given several times.",
     ),
     "learning_rate": typer.Option(
-        help="η of the training, for what compares the curvature with it; the checkpoint's if not given."
+        help="Learning rate η of the training, for edge-of-stability and adam-sharpness; if not given, the "
+        "one in the checkpoint."
     ),
     "initial": typer.Option(
         metavar="CKPT",
-        help="The checkpoint θ₀ of the curve overlap-movement; for 'seigh submit' it is the model's first "
-        "step if not given.",
+        help="The initial checkpoint θ₀, for overlap-movement and loss-from-initial; if not given, 'seigh "
+        "submit' takes the model's first step.",
     ),
     "previous": typer.Option(
         metavar="CKPT",
-        help="The checkpoint before, that update-share and overlap-update compare with; for 'seigh submit' "
-        "it is the model's step before if not given.",
+        help="The previous checkpoint, for update-share, overlap-update and loss-between; if not given, "
+        "'seigh submit' takes the model's previous step.",
     ),
     "masks": typer.Option(
         metavar="[NAME=]FILE",
-        help="A mask of your own: scores, or zeros and ones, by the names of the parameters (.safetensors, "
-        ".pt or .npz); may be given several times. Its curve is overlap-NAME.",
+        help="A mask of your own: scores, or zeros and ones, under the names of the parameters "
+        "(.safetensors, .pt or .npz); may be given several times. Its curve is overlap-NAME.",
     ),
     "pruned": typer.Option(
         metavar="[NAME=]CKPT",
-        help="A pruned checkpoint, whose mask is where its parameters are not zero; likewise.",
+        help="A pruned checkpoint, whose nonzero parameters are the mask; may be given several times. Its "
+        "curve is overlap-NAME.",
     ),
     "random_masks": typer.Option(
         min=2,
         hidden=True,
-        help="Deprecated; has no effect: mean and spread of random masks are computed exactly.",
+        help="Deprecated; has no effect, because mean and spread of random masks are computed exactly.",
     ),
     "precision": typer.Option(
-        help="Of weights, vectors and products; tf32 and bfloat16 are float32 with coarser products."
+        help="Precision of weights, vectors, products; tf32 and bfloat16 are float32 with coarser products."
     ),
     "hvp_path": typer.Option(
-        help="How Hessian-vector products are computed; the fastest of a short measurement if not given."
+        help="How Hessian-vector products are computed; if not given, the fastest in a short measurement."
     ),
-    "hvp_columns": typer.Option(min=1, help="Vectors multiplied at once; belongs to --hvp-path."),
-    "batch_size": typer.Option(min=1, help="Samples differentiated at once; belongs to --hvp-path."),
+    "hvp_columns": typer.Option(min=1, help="Vectors multiplied at once; requires --hvp-path."),
+    "batch_size": typer.Option(min=1, help="Samples differentiated at once; requires --hvp-path."),
 }
 
 # Options that may be given several times.
@@ -140,8 +145,8 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         metavar="CKPT…",
-        help="Files .pt, .pth, .ckpt, .bin or .safetensors; of one in several files, its .index.json or its "
-        "folder; folders of a training, and .zip archives of any of these.",
+        help="Checkpoint files (.pt, .pth, .ckpt, .bin, .safetensors); for a checkpoint in several files, "
+        "its .index.json or its folder; folders of a training run, and .zip archives of any of these.",
     ),
 ]
 
@@ -150,7 +155,7 @@ Base = Annotated[
     typer.Option(
         "--base",
         exists=True,
-        help="File or folder of the model that LoRA adapters change: they are merged with it.",
+        help="File or folder of the base model, with which LoRA adapters are merged.",
     ),
 ]
 

@@ -17,19 +17,19 @@ from seigh.core.settings import SettingsError
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-people = typer.Typer(help="The accounts of those who sign in to the dashboard.", no_args_is_help=True)
+people = typer.Typer(help="Manage the accounts for signing in to the dashboard.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Of the account.")]
+Name = Annotated[str, typer.Argument(help="Name of the account.")]
 
 
 @people.command()
 def add(
     name: Name,
     role: Annotated[
-        Role, typer.Option(help="reader looks, member also uploads and analyses, admin does all.")
+        Role, typer.Option(help="A reader looks, a member also uploads and analyses, an admin does all.")
     ] = Role.member,
 ) -> None:
-    """Make an account; the password is asked for, or read from a pipe."""
+    """Create an account; the command asks for the password, or reads it from a pipe."""
     from seigh.core.lab import accounts
 
     password = _password()
@@ -51,7 +51,7 @@ def show() -> None:
 
 @people.command()
 def role(name: Name, role: Annotated[Role, typer.Argument(help="reader, member or admin.")]) -> None:
-    """Give an account another role."""
+    """Change the role of an account."""
     from seigh.core.lab import accounts
 
     with _database() as s:
@@ -60,7 +60,7 @@ def role(name: Name, role: Annotated[Role, typer.Argument(help="reader, member o
 
 @people.command()
 def password(name: Name) -> None:
-    """Give an account another password, which ends its sign-ins; it is asked for, or read from a pipe."""
+    """Change the password of an account (asked for, or read from a pipe), which ends its sign-ins."""
     from seigh.core.lab import accounts
 
     with _database() as s:
@@ -72,7 +72,7 @@ def password(name: Name) -> None:
 
 @people.command()
 def disable(name: Name) -> None:
-    """Shut an account out, at once."""
+    """Disable an account at once."""
     from seigh.core.lab import accounts
 
     with _database() as s:
@@ -81,7 +81,7 @@ def disable(name: Name) -> None:
 
 @people.command()
 def enable(name: Name) -> None:
-    """Let a disabled account in again."""
+    """Enable a disabled account again."""
     from seigh.core.lab import accounts
 
     with _database() as s:

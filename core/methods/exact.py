@@ -33,7 +33,7 @@ def _check(request: Request) -> None:
 
 EXACT = Method(
     name="exact",
-    note="The dense matrix, from D HVPs, and its eigendecomposition in float64; for D ≤ 20,000.",
+    note="Eigendecomposition in float64 of the dense matrix, which takes D HVPs; for D ≤ 20,000.",
     run=_run,
     products=lambda request: request.dimension,
     memory=lambda request: _COPIES * 8 * request.dimension**2,

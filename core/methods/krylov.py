@@ -65,7 +65,7 @@ def _memory(request: Request) -> int:
 
 KRYLOV = Method(
     name="krylov",
-    note="Block Krylov with Rayleigh–Ritz: smaller errors than sketches at equal cost; the usual one.",
+    note="Block Krylov with Rayleigh–Ritz: smaller errors than sketches at equal cost. Use it by default.",
     run=_run,
     products=_products,
     memory=_memory,

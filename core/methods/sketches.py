@@ -62,7 +62,7 @@ def _check(request: Request) -> None:
 
 SEIGH = Method(
     name="seigh",
-    note="The paper's sketched eigendecomposition: independent HVPs, 2·n_O of them by default.",
+    note="The paper's sketched eigendecomposition: independent HVPs, 2·n_O by default.",
     run=_seigh,
     products=lambda request: sizes(request)[1],
     memory=lambda request: request.itemsize * request.dimension * sizes(request)[0],
@@ -74,7 +74,7 @@ SEIGH = Method(
 
 SSVD = Method(
     name="ssvd",
-    note="The sketched SVD that SEIGH came from: twice the HVPs, for comparison.",
+    note="The sketched SVD on which SEIGH is based: twice the HVPs; for comparison.",
     run=_ssvd,
     products=lambda request: 2 * sizes(request)[0] + sizes(request)[1],
     memory=lambda request: 2 * request.itemsize * request.dimension * sizes(request)[0],

@@ -88,9 +88,9 @@ def _cost(request: Request) -> Mapping[str, float]:
 SHARPNESS = Observable(
     "adam-sharpness",
     "sharpness preconditioned by Adam",
-    "the largest eigenvalue of P^{−1/2} H P^{−1/2} with P = √v̂ + ε of Adam's second moments in the "
-    "checkpoint, H the Hessian. Adam overshoots above (2 + 2β₁)/((1 − β₁)η), its edge of stability, which is "
-    "38/η for β₁ = 0.9. The interval is the residual's.",
+    "the largest eigenvalue of P^{−1/2} H P^{−1/2}, where H is the Hessian and P = √v̂ + ε comes from Adam's "
+    "second moments in the checkpoint. Adam overshoots above (2 + 2β₁)/((1 − β₁)η), its edge of stability, "
+    "which is 38/η for β₁ = 0.9. The interval comes from the residual.",
     _sharpness,
     _cost,
     kind="quantity",

@@ -242,17 +242,17 @@ def _observables(matrix: _Matrix) -> tuple[Observable, Observable]:
         Observable(
             f"eigenspace-{matrix.name}",
             f"overlap of the eigenspaces of {matrix.title} and H",
-            f"the overlap ‖V_kᵀU_k‖²/k of H's leading eigenspace V_k with U_k, that of {matrix.note}: 1 if "
-            "they are the same. The error covers the true eigenspaces of both.",
+            f"the overlap ‖V_kᵀU_k‖²/k of V_k, the leading eigenspace of H, with U_k, the leading eigenspace "
+            f"of {matrix.note}; it is 1 if they are the same. The error covers the true eigenspaces of both.",
             _overlap(matrix),
             _overlap_cost(matrix),
         ),
         Observable(
             f"error-{matrix.name}",
             f"relative error of {matrix.title} as H",
-            f"‖F − H‖_F / ‖H‖_F with F {matrix.note}: exact up to D = {dense.EXACT_UP_TO:,}; of larger "
-            "networks, all that the leading eigenvectors of both reach is exact, and "
-            f"{PROBES} random vectors estimate the rest, with an interval of at least 95 %.",
+            f"‖F − H‖_F / ‖H‖_F, where F is {matrix.note}. It is exact up to D = {dense.EXACT_UP_TO:,}. For "
+            "larger networks, the part in the span of the leading eigenvectors of both is exact, and "
+            f"{PROBES} random vectors estimate the rest; the interval holds with at least 95 % probability.",
             _difference(matrix),
             _difference_cost(matrix),
             kind="quantity",

@@ -63,9 +63,9 @@ def _observable(name: str, which: str, start: str) -> Observable:
     return Observable(
         name,
         f"loss along the line from {start}",
-        f"the loss on the straight line θ′ + α(θ − θ′) from {start} (α = 0) to this one (α = 1), in float64, "
-        "and dashed the parabolas that gradient and Hessian say about end 1 (α = 0) and end 2 (α = 1), "
-        "L + δ∇LᵀΔ + ½δ²ΔᵀHΔ: where they follow the line, the loss is quadratic between the two.",
+        f"the loss on the straight line θ′ + α(θ − θ′) from {start} (α = 0) to this one (α = 1), in float64. "
+        "Dashed are the parabolas L + δ∇LᵀΔ + ½δ²ΔᵀHΔ that gradient and Hessian predict about end 1 (α = 0) "
+        "and end 2 (α = 1). Where they follow the line, the loss is quadratic between the two.",
         _between(which),
         _cost,
         kind="profile",

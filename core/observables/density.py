@@ -272,9 +272,9 @@ def _cost(request: Request) -> Mapping[str, float]:
 DENSITY = Observable(
     "density",
     "density of eigenvalues per unit of λ",
-    "the share of all D eigenvalues near λ, smoothed by a Gaussian. Where only "
-    "the k found are, they stand as bumps; the others are estimated by stochastic Lanczos quadrature. The "
-    "band holds the smoothed density at each λ with at least 95 %.",
+    "the share of all D eigenvalues near λ, smoothed by a Gaussian. The k computed eigenvalues appear as "
+    "bumps where no others are near; the others are estimated by stochastic Lanczos quadrature. At each λ, "
+    "the band contains the smoothed density with at least 95 % probability.",
     density,
     _cost,
     kind="profile",

@@ -19,8 +19,8 @@ def _other(scene: Scene) -> Curve:
 SHARE = Observable(
     "gradient-share",
     "share of the gradient in V_k",
-    "the part ‖V_kᵀg‖²/‖g‖² of the squared length of the gradient g of the loss that lies in the top "
-    "eigenspace; at 1, the loss falls fastest within it. At chance, k/D, the gradient knows nothing of it.",
+    "the share ‖V_kᵀg‖²/‖g‖² of the squared length of the loss gradient g that lies in the top eigenspace. "
+    "At 1, the whole gradient lies in it; at chance, k/D, the gradient is unrelated to it.",
     _own,
     lambda _: GRADIENT,
 )
@@ -28,8 +28,9 @@ SHARE = Observable(
 OTHER_SHARE = Observable(
     "gradient-share-other-split",
     "share of the other split's gradient in V_k",
-    "as the share of the gradient, with the gradient on as many samples of the other split (training for an "
-    "analysis of test data): whether the eigenspace of one split is where the loss of the other one falls.",
+    "the share of the gradient on the other split (training, if test data are analysed) that lies in the "
+    "top eigenspace, on the same number of samples. It shows whether the loss of the other split falls in "
+    "this eigenspace. Chance is k/D.",
     _other,
     lambda _: OTHER_GRADIENT,
 )

@@ -374,8 +374,8 @@ def _cost_of_sharpness(request: Request) -> Mapping[str, float]:
 SHARPNESS = Observable(
     "layer-sharpness",
     "largest eigenvalue of the block",
-    "of the block of H on the diagonal that belongs to each parameter tensor, the eigenvalue of largest |λ|, "
-    "off by no more than its residual: how sharp the loss is if one tensor alone is moved.",
+    "for each parameter tensor, the eigenvalue of largest |λ| of its diagonal block of H: how sharp the loss "
+    "is if only this tensor moves. It is off by no more than its residual.",
     _sharpness,
     _cost_of_sharpness,
     kind="profile",
@@ -385,8 +385,8 @@ SHARPNESS = Observable(
 TRACE = Observable(
     "layer-trace",
     "trace of the block",
-    "of the block of H on the diagonal that belongs to each parameter tensor, the sum of all eigenvalues; "
-    "the traces of all tensors sum to that of H. Each interval holds with at least 95 %.",
+    "for each parameter tensor, the sum of all eigenvalues of its diagonal block of H; the traces of all "
+    "tensors sum to the trace of H. Each interval holds with at least 95 % probability.",
     _trace,
     _cost_of_probes,
     kind="profile",
@@ -396,9 +396,9 @@ TRACE = Observable(
 MISSED = Observable(
     "block-diagonal-misses",
     "share of ‖H‖_F that the block diagonal misses",
-    "‖H − B‖_F / ‖H‖_F with B the blocks of H on its diagonal, one for each parameter tensor, as methods "
-    "that treat layers on their own assume it: 0 if tensors do not interact. The interval holds with at "
-    "least 95 %.",
+    "‖H − B‖_F / ‖H‖_F, where B has the diagonal blocks of H, one for each parameter tensor, and is zero "
+    "elsewhere, as methods that treat layers separately assume. It is 0 if tensors do not interact. The "
+    "interval holds with at least 95 % probability.",
     _missed,
     _cost_of_probes,
     kind="quantity",
@@ -407,10 +407,10 @@ MISSED = Observable(
 OVERLAP = Observable(
     "layer-overlap",
     "overlap of |θ| within the tensor",
-    "of each parameter tensor by itself, the overlap ‖MᵀU‖²/k of its k largest weights with the k leading "
-    "eigenvectors U of its own block of H, at the same share k of its weights as in all of θ, beside "
-    "chance, k over its size. It is no part of the overlap of all of θ, whose eigenvectors couple tensors. "
-    "The interval covers the block's true eigenspace and ties.",
+    "for each parameter tensor by itself, the overlap ‖MᵀU‖²/k of its k largest weights with the k leading "
+    "eigenvectors U of its own block of H. The share of masked weights is the same as in all of θ; chance "
+    "is k divided by the tensor's size. It is not a part of the overlap of all of θ, whose eigenvectors "
+    "couple tensors. The interval covers the block's true eigenspace and ties.",
     _overlap,
     _cost_of_overlap,
     kind="profile",
@@ -421,9 +421,8 @@ OVERLAP = Observable(
 DENSITY = Observable(
     "layer-density",
     "density of λ of the block",
-    "of the block of H on the diagonal that belongs to each parameter tensor, the share of its eigenvalues "
-    "near λ, smoothed by a Gaussian; the band holds it at each λ with at least 95 %, as that of the density "
-    "of H.",
+    "for each parameter tensor, the share of the eigenvalues of its diagonal block of H near λ, smoothed by "
+    "a Gaussian. At each λ, the band contains the smoothed density with at least 95 % probability.",
     _densities,
     _cost_of_densities,
     kind="profile",

@@ -16,9 +16,9 @@ def _each(scene: Scene) -> Profile:
 EACH = Observable(
     "participation-each",
     "participation ratio of vᵢ",
-    "the sum of the fourth powers of the coordinates of each eigenvector: 1 on one coordinate, 1/D where it "
-    "is spread evenly over all D; dashed, a random vector's 3/(D + 2). The band covers the true "
-    "eigenvector's.",
+    "the sum of the fourth powers of the coordinates of each eigenvector: 1 if it lies on one coordinate, "
+    "1/D if it is spread evenly over all D, and 3/(D + 2) for a random vector (dashed). The band covers the "
+    "true eigenvector.",
     _each,
     kind="profile",
     x="i",

@@ -69,9 +69,8 @@ def _cost(request: Request) -> Mapping[str, float]:
 ALONG = Observable(
     "loss-along",
     "loss L(θ + α vᵢ)",
-    "the loss where θ is moved by α along the first eigenvectors, in float64, and dashed the parabola that "
-    "its gradient and the eigenvalue say, L + α ∇Lᵀvᵢ + ½ λᵢ α²: near α = 0 they must agree, which makes "
-    "the eigenvalue visible.",
+    "the loss after θ is moved by α along each of the first eigenvectors, in float64. Dashed is the parabola "
+    "L + α ∇Lᵀvᵢ + ½ λᵢ α² that gradient and eigenvalue predict; near α = 0, the two must agree.",
     _along,
     _cost,
     kind="profile",

@@ -98,8 +98,8 @@ def _off_the_law(scene: Scene) -> Quantity:
 EXPONENT = Observable(
     "power-law",
     "exponent α of a power law of |λ|",
-    "the exponent of p(λ) ∝ λ^−α, fitted to the k eigenvalues of largest |λ| by maximum likelihood; how "
-    "well such a law fits at all, the distance from it says. The interval is what the residuals leave open.",
+    "the exponent of p(|λ|) ∝ |λ|^−α, fitted to the k eigenvalues of largest |λ| by maximum likelihood; "
+    "power-law-distance says how well such a law fits. The interval covers what the residuals allow.",
     _exponent,
     kind="quantity",
 )
@@ -107,8 +107,8 @@ EXPONENT = Observable(
 DISTANCE = Observable(
     "power-law-distance",
     "Kolmogorov–Smirnov distance from the power law",
-    "the largest difference between the share of the k eigenvalues below λ and the fitted law; 0 for a "
-    "perfect fit. The interval is what the residuals leave open.",
+    "the largest difference between the share of the k eigenvalues below |λ| and the fitted law; it is 0 for "
+    "a perfect fit. The interval covers what the residuals allow.",
     _off_the_law,
     kind="quantity",
 )

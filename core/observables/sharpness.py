@@ -32,9 +32,9 @@ def _edge(scene: Scene) -> Quantity:
 EDGE = Observable(
     "edge-of-stability",
     "largest eigenvalue · η/2",
-    "the largest (most positive) eigenvalue of H times half the learning rate η. Gradient descent on these "
-    "samples overshoots along its eigenvector above 1, the edge of stability; with momentum β the edge is "
-    "at 1 + β.",
+    "the largest (most positive) eigenvalue of H times half the learning rate η. Above 1, the edge of "
+    "stability, gradient descent on these samples overshoots along the eigenvector; with momentum β, the "
+    "edge is at 1 + β.",
     _edge,
     kind="quantity",
     reference="edge of stability",

@@ -169,8 +169,9 @@ def _most_negative(scene: Scene) -> Quantity:
 TRACE = Observable(
     "trace",
     "trace of H",
-    "the sum of all D eigenvalues: that of the k found, and what products with random vectors tell of the "
-    "others (Hutchinson's estimate, deflated). The interval holds it with at least 95 %, for any H.",
+    "the sum of all D eigenvalues: the sum of the k computed ones, plus an estimate for the others from "
+    "products with random vectors (Hutchinson's estimate, deflated). The interval holds with at least 95 % "
+    "probability, for any H.",
     _trace,
     kind="quantity",
 )
@@ -178,39 +179,41 @@ TRACE = Observable(
 SHARE_OF_TRACE = Observable(
     "trace-share",
     "share of the trace in the top k",
-    "the sum of the first k eigenvalues over the trace. Where eigenvalues are of both signs it may exceed 1. "
-    "The error holds with 95 % for all k at once.",
+    "the sum of the first k eigenvalues divided by the trace; it may exceed 1 if eigenvalues have both "
+    "signs. The error holds with 95 % probability for all k at once.",
     _share_of_trace,
 )
 
 ENERGY = Observable(
     "energy-share",
     "share of ‖H‖²_F in the top k",
-    "the sum of the first k squared eigenvalues over that of all D, as a matrix of rank k may hold of H. The "
-    "interval, which lies within 0 and 1, holds with 95 % for all k at once.",
+    "the sum of the first k squared eigenvalues divided by the sum of all D: the most of ‖H‖²_F that a "
+    "matrix of rank k can capture. The interval, within 0 and 1, holds with 95 % probability for all k at "
+    "once.",
     _energy,
 )
 
 NEGATIVE = Observable(
     "negative-count",
     "negative eigenvalues among the first k",
-    "how many of the k eigenvalues of largest |λ| are negative. The error counts those whose sign is not "
-    "known, and those that may not be among the first k.",
+    "the number of negative eigenvalues among the k of largest |λ|. The error counts eigenvalues whose sign "
+    "is not known, and those that may not be among the first k.",
     _negative,
 )
 
 NEGATIVE_MASS = Observable(
     "negative-mass",
     "negative share of Σ|λ| of the first k",
-    "the sum of the |λ| of negative eigenvalues over the sum of all |λ|, among the k of largest |λ|.",
+    "the sum of |λ| over the negative eigenvalues divided by the sum over all, among the k of largest |λ|.",
     _negative_mass,
 )
 
 MOST_NEGATIVE = Observable(
     "most-negative",
     "most negative eigenvalue",
-    "the least of the eigenvalues found, off by no more than its residual; a sketch may have missed a lower "
-    "one, by as much as ‖H − Ĥ‖ may be. It says how steeply the loss bends down at a saddle.",
+    "the smallest of the computed eigenvalues: how steeply the loss bends down at a saddle. It is off by no "
+    "more than its residual; a sketch may have missed a lower eigenvalue, and the interval then reaches "
+    "lower by the bound on ‖H − Ĥ‖.",
     _most_negative,
     kind="quantity",
 )

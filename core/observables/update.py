@@ -15,9 +15,8 @@ def _last(scene: Scene) -> Curve:
 UPDATE = Observable(
     "update-share",
     "share of the last update in V_k",
-    "the part of the squared length of θ − θ′ that lies in the top eigenspace, with θ′ the checkpoint "
-    "before this one. At chance, k/D, training does not move along the eigenspace more than along any other "
-    "directions.",
+    "the share of the squared length of θ − θ′ that lies in the top eigenspace, where θ′ is the previous "
+    "checkpoint. At chance, k/D, training moves no more along the eigenspace than along other directions.",
     _last,
     earlier="previous",
 )

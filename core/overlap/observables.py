@@ -469,7 +469,7 @@ class ScoredMask:
         return Observable(
             f"overlap-{self.name}",
             f"overlap of {self.title}",
-            f"{self.note} At chance, the mask has no more of the eigenspace than any other one.",
+            f"{self.note} At chance, k/D, the mask has no more of the eigenspace than a random one.",
             lambda scene: scene.overlap(self.scores(scene)),
             self.cost,
             earlier=self.earlier,
@@ -537,8 +537,8 @@ OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
                 "participation",
                 "participation ratio, summed",
                 "the sum of the fourth powers of all coordinates of the first k eigenvectors: an eigenvector "
-                "that lies on one coordinate adds 1, one that is spread evenly over D of them adds 1/D. At "
-                "chance they are no more localised than random vectors.",
+                "on one coordinate adds 1, and one that is spread evenly over all D adds 1/D. At chance, the "
+                "eigenvectors are no more localised than random vectors.",
                 _participation,
             ),
         )

@@ -11,7 +11,7 @@ from seigh.core.overlap.observables import ScoredMask
 GRADIENT = ScoredMask(
     "gradient",
     "the largest |∂L/∂θ|",
-    "the mask takes the weights with the steepest loss, by the gradient of the loss on the samples of the "
+    "the mask takes the weights with the largest gradient magnitudes of the loss, on the samples of the "
     "analysis.",
     lambda scene: scene.landscape.gradient().abs(),
     lambda _: COST,
@@ -20,8 +20,8 @@ GRADIENT = ScoredMask(
 SNIP = ScoredMask(
     "snip",
     "the largest |θ · ∂L/∂θ|",
-    "scores are SNIP's connection sensitivities |θ ∂L/∂θ|, to first order the change of the loss when a "
-    "weight is removed (Lee et al. 2019, eq. 4 and 5), here at the weights of the checkpoint.",
+    "scores are SNIP's connection sensitivities |θ ∂L/∂θ| (Lee et al. 2019, eq. 4 and 5), at the weights of "
+    "the checkpoint: to first order, how much the loss changes if a weight is removed.",
     lambda scene: (scene.landscape.theta * scene.landscape.gradient()).abs(),
     lambda _: COST,
 )
@@ -29,8 +29,8 @@ SNIP = ScoredMask(
 SAM = ScoredMask(
     "sam",
     "the largest of SAM's perturbation",
-    "scores are |ε| of SAM's ascent step ε = ρ ∇L/‖∇L‖₂ (Foret et al. 2021, eq. 2 with p = 2), which is the "
-    "same mask for every ρ, and that of |∂L/∂θ|.",
+    "scores are |ε| of SAM's ascent step ε = ρ ∇L/‖∇L‖₂ (Foret et al. 2021, eq. 2 with p = 2). The mask is "
+    "the same for every ρ, and the same as the mask of the largest |∂L/∂θ|.",
     lambda scene: scene.landscape.gradient().abs(),
     lambda _: COST,
 )
@@ -38,8 +38,8 @@ SAM = ScoredMask(
 ASAM = ScoredMask(
     "asam",
     "the largest of ASAM's perturbation",
-    "scores are |ε| of the adaptive ascent step ε = ρ T²∇L/‖T∇L‖₂ with T = |θ| of every weight (Kwon et al. "
-    "2021, eq. 8), which is the same mask for every ρ.",
+    "scores are |ε| of ASAM's adaptive ascent step ε = ρ T²∇L/‖T∇L‖₂ with T = diag(|θ|) (Kwon et al. 2021, "
+    "eq. 8). The mask is the same for every ρ.",
     lambda scene: scene.landscape.theta.square() * scene.landscape.gradient().abs(),
     lambda _: COST,
 )

@@ -31,6 +31,6 @@ def _layerwise(scene: Scene) -> Tensor:
 LAYERWISE = ScoredMask(
     "layerwise",
     "the largest |θ| of each tensor",
-    "the mask takes the same share of the largest weights of every parameter tensor.",
+    "the mask takes the largest weights of every parameter tensor, the same share of each.",
     _layerwise,
 )

@@ -16,7 +16,7 @@ def _moved_since(earlier: str, scene: Scene) -> Tensor:
 MOVEMENT = ScoredMask(
     "movement",
     "the largest |θₜ − θ₀|",
-    "the mask takes the weights that have moved farthest from the initial checkpoint (Zhou et al. 2019, "
+    "the mask takes the weights that have moved farthest since the initial checkpoint (Zhou et al. 2019, "
     "§3, 'movement').",
     lambda scene: _moved_since("initial", scene),
     earlier="initial",
@@ -25,7 +25,7 @@ MOVEMENT = ScoredMask(
 UPDATE = ScoredMask(
     "update",
     "the largest |θₜ − θ of the step before|",
-    "the mask takes the weights that have moved most since the checkpoint before this one.",
+    "the mask takes the weights that have moved farthest since the previous checkpoint.",
     lambda scene: _moved_since("previous", scene),
     earlier="previous",
 )

@@ -10,7 +10,7 @@ def own_mask(name: str) -> ScoredMask:
     return ScoredMask(
         name,
         f"the own mask {name}",
-        "the mask takes the weights of largest score in the user's file. Of zeros and ones, the k weights "
-        "are any k of the ones: the curve is the mean over all such choices, and the error covers them.",
+        "the mask takes the weights of largest score in the user's file. If the file has zeros and ones, the "
+        "mask is any k of the ones: the curve is the mean over all such choices, and the error covers them.",
         lambda scene: scene.scores[name],
     )

@@ -259,6 +259,7 @@ def _page(title: str, body: str, status: int) -> Response:
   label, button, .button {{ display: block; margin: 1rem 0; }}
   input {{ display: block; box-sizing: border-box; width: 100%; padding: .5rem; font: inherit; }}
   button {{ padding: .5rem 1rem; font: inherit; }}
+  :focus-visible {{ outline: 3px solid light-dark(#0072b2, #8cc8f0); outline-offset: 2px; }}
   [role=alert] {{ color: #b00020; }}
   @media (prefers-color-scheme: dark) {{ [role=alert] {{ color: #ff8a80; }} }}
 </style></head><body><main><h1>{title}</h1>{body}</main></body></html>""",

@@ -20,6 +20,7 @@ from seigh.core.lab import accounts, queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.problems import training
 from seigh.core.settings import Settings
+from tests.browser import keyboard
 from tests.browser.conftest import settled, violations
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
 from tests.conftest import ROOT, wait_until
@@ -36,6 +37,7 @@ def address(lab: Settings) -> Iterator[str]:
     migrate(lab.database)
     with sessions(lab.database).begin() as s:
         accounts.add(s, OPERATOR, "ada", Role.member, PASSWORD)
+        accounts.add(s, OPERATOR, "lovelace", Role.admin, PASSWORD)
     port = launch.free_port(8650)
     command = [sys.executable, "-m", "seigh.app.cli", "app", "--host", "0.0.0.0", "--port", str(port)]
     log = (lab.root / "app.log").open("wb")
@@ -100,6 +102,35 @@ def test_sign_in_upload_analyse_sign_out_and_back_shows_nothing(
     expect(page.get_by_text("by ada")).to_have_count(0)
     expect(page.get_by_role("heading", name="Runs")).to_have_count(0)
     page.goto(f"{address}/runs")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_accounts_are_managed_by_the_keyboard_alone_in_both_themes(
+    page: Page, address: str, lab: Settings
+) -> None:
+    page.goto(f"{address}/accounts")
+    page.keyboard.type("lovelace")  # the field of the name has the focus
+    keyboard.tab_to(page, "^Password")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Accounts")).to_be_visible(timeout=90_000)
+    settled(page)
+    assert violations(page) == []
+    page.emulate_media(color_scheme="dark")
+    settled(page)
+    assert violations(page) == []
+    keyboard.tab_to(page, r"^\S*\s*Add an account$")
+    page.keyboard.press("Enter")
+    for field, text in (("^Name", "grace"), ("^Password", PASSWORD)):
+        keyboard.tab_to(page, field)
+        page.keyboard.type(text)
+    keyboard.tab_to(page, "^Add$")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("grace").first).to_be_visible()
+    with sessions(lab.database)() as s:
+        assert accounts.find(s, "grace").role is Role.member
+    keyboard.tab_to(page, "^Sign out$")
+    page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 

@@ -34,38 +34,37 @@ _log = logging.getLogger(__name__)
 OVERLAP_SYMBOLS = (
     "M: a mask of k of the D weights; unless said otherwise, the k of largest |θ|. Vₖ: the span of the k "
     "eigenvectors of the Hessian of largest |λ|. overlap(M, Vₖ) = ‖MᵀVₖ‖²_F / k, from 0 to 1. Chance is k/D. "
-    "ρ: k/D, the share of the parameters that the mask has. Best mask: the k coordinates that hold most of "
-    "Vₖ. Stated error: how far the overlap may be from that of the true eigenspace, as the residuals tell, "
-    "with any of the masks if weights of equal magnitude admit several."
+    "ρ: k/D, the mask's share of the parameters. Best mask: the k coordinates that hold most of Vₖ. Stated "
+    "error: how far the overlap may be from the overlap with the true eigenspace, given the residuals; it "
+    "covers every possible mask if weights of equal magnitude admit several."
 )
 EIGENVALUE_SYMBOLS = (
-    "λ: an eigenvalue of the matrix H of the analysis; λ₁: the one of largest |λ|. v: its unit eigenvector "
-    "as computed. ‖Hv − λv‖₂: the residual; an eigenvalue of H lies no farther than that from λ, up to "
-    "rounding errors, which are measured in float64 on some pairs and added."
+    "λ: an eigenvalue of the matrix H of the analysis; λ₁: the one of largest |λ|. v: its computed unit "
+    "eigenvector. ‖Hv − λv‖₂: the residual; H has an eigenvalue within this distance of λ, up to rounding "
+    "errors, which are measured in float64 on some pairs and added."
 )
 SCREE_SYMBOLS = (
     "‖H‖²_F: the sum of all squared eigenvalues of H, estimated from products with random vectors. A matrix "
     "of rank r misses the eigenvalues after the r-th. Bounds by Tropp et al., arXiv 1902.08651, §6.5."
 )
 LAYER_SYMBOLS = (
-    "Vₖ: the span of the k eigenvectors of largest |λ|; its mass on a weight is the squared length of the "
-    "weight's row of Vₖ, which over all weights sums to k. Mask: the k weights of largest |θ|. Overlap: the "
-    "mass of Vₖ on the mask. Each as the share that a parameter tensor has of it; the shares sum to 1."
+    "Vₖ: the span of the k eigenvectors of largest |λ|. Its mass on a weight is the squared length of the "
+    "weight's row of Vₖ; all masses sum to k. Mask: the k weights of largest |θ|. Overlap: the mass of Vₖ on "
+    "the mask. The chart shows each tensor's share of these; the shares of all tensors sum to 1."
 )
 MAGNITUDE_SYMBOLS = (
     "Mass of Vₖ on a weight: the squared length of the weight's row of Vₖ. Divided by the mean over all "
-    "weights, k/D, it is 1 if the eigenspace knows nothing of magnitudes."
+    "weights, k/D, it is 1 if the eigenspace is unrelated to magnitudes."
 )
 METRIC_SYMBOLS = (
     "θ: the k principal angles between two k-dimensional subspaces; their cosines are the singular values of "
-    "UᵀV for orthonormal bases U and V. All but the overlap are distances. As likeness: 1 − distance ÷ the "
-    "largest possible one, so that 1 means equal and 0 orthogonal, for all of them."
+    "UᵀV for orthonormal bases U and V. All but the overlap are distances. Likeness is 1 − distance ÷ the "
+    "largest possible distance, so that for every metric 1 means equal and 0 orthogonal."
 )
 PAIR_SYMBOLS = (
-    "Mask: the k weights of largest |θ| of a checkpoint. IoU: of two masks, the share of the weights in "
-    "either that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two such "
-    "spaces is ‖UₖᵀVₖ‖²_F / k. ρ: k/D, the share of the D parameters. At random, IoU is about ρ/(2 − ρ) and "
-    "the overlap is ρ."
+    "Mask: the k weights of largest |θ| of a checkpoint. IoU of two masks: the share of the weights in "
+    "either mask that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two "
+    "such spaces is ‖UₖᵀVₖ‖²_F / k. ρ: k/D. At random, the IoU is about ρ/(2 − ρ) and the overlap is ρ."
 )
 
 ZOOM = "Point at the chart for its values; shift + wheel zooms."
@@ -80,28 +79,28 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "second_step": "training step of the second analysis",
         "model": "name of the model",
         "step": "training step of the checkpoint",
-        "split": "split of the data that the matrix is taken on, or that a metric was recorded on",
+        "split": "split of the data on which the matrix was computed, or on which a metric was recorded",
         "curvature": "hessian or ggn",
         "method": "method that computed the eigenpairs",
         "seed": "seed of the analysis",
         "samples": "N, number of samples",
-        "parameters": "D, number of parameters; of a tensor, its own",
+        "parameters": "D, number of parameters; for a tensor, its number of parameters",
         "series": "the line of the chart",
         "group": "the colour of the chart",
         "dash": "the dash of the chart",
         "panel": "the panel of the chart",
-        "n": "how many analyses a mean is of",
+        "n": "number of analyses in a mean",
         "spread": "standard deviation over the analyses of a mean (n − 1)",
         "base": "the line that is the baseline",
-        "mask": "which mask: magnitude, random or best; among layers, the share of the mask in a tensor",
+        "mask": "which mask: magnitude, random or best; for layers, the tensor's share of the mask",
         "k": "size of eigenspace and mask",
-        "overlap": "overlap with the eigenspace, 0 to 1; of random masks their mean; among layers, its share",
+        "overlap": "overlap with the eigenspace, 0 to 1; for random masks, the mean; for layers, the share",
         "std": "standard deviation over random masks",
-        "error": "stated error: how far the value may be from that of the true eigenspace",
+        "error": "stated error: how far the value may be from its value for the true eigenspace",
         "least": "least overlap over all choices among equal magnitudes",
         "greatest": "greatest overlap over all choices among equal magnitudes",
-        "tied": "how many equal magnitudes compete for places in the mask",
-        "chance": "what an eigenspace, or mask, unrelated to the other gives on average",
+        "tied": "number of equal magnitudes that compete for places in the mask",
+        "chance": "average value for an unrelated eigenspace or mask",
         "ratio": "overlap ÷ chance",
         **{
             f"{name}_ratio": f"{told} of the ratio, of a mean over several chance levels"
@@ -115,10 +114,10 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         },
         "test_accuracy": "test accuracy that the checkpoint recorded, 0 to 1",
         "lambda_max": "λ₁, the eigenvalue of largest magnitude",
-        "position": "place, from 1 by descending |λ|; of tensors and bins, from 0",
+        "position": "rank by descending |λ|, from 1; for tensors and bins, their number from 0",
         "value": "the value",
         "magnitude": "|λ|",
-        "sign": "of the eigenvalue",
+        "sign": "sign of the eigenvalue",
         "residual": "‖Hv − λv‖₂",
         "scree_lower": "share of ‖H‖²_F that this rank misses, at least (95 %)",
         "scree_upper": "share of ‖H‖²_F that this rank misses, at most (95 %)",
@@ -127,12 +126,12 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "observable": "name of the profile or quantity",
         "title": "what it is",
         "note": "how to read it",
-        "unit": "unit of the value; empty where it has none",
+        "unit": "unit of the value; empty if it has none",
         "x": "place on the profile's own axis",
         "line": "number of the line of a profile, such as that of an eigenvector",
         "lower": "lower end of the error or interval",
         "upper": "upper end of the error or interval",
-        "reference": "what the value is to be compared with",
+        "reference": "reference value",
         "x_title": "what x is",
         "line_title": "what the number of a line counts",
         "reference_title": "what the reference is",
@@ -149,7 +148,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "random_low": "mean of random subspaces less one standard deviation",
         "random_high": "mean of random subspaces plus one standard deviation",
         "measure": "iou of two masks, or a metric of two eigenspaces",
-        "name": "of the parameter tensor",
+        "name": "name of the parameter tensor",
         "eigenspace": "share of the eigenspace's mass in the tensor",
         "count": "number of weights in the bin",
         "largest": "largest |θ| of the bin",
@@ -161,7 +160,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "hvps": "Hessian-vector products",
         "dimension": "D, dimension of the whole space",
         "kind": "subspaces, or masks of k coordinates",
-        "draws": "how many were drawn",
+        "draws": "number of draws",
         "normalised_mean": "mean likeness",
         "normalised_std": "standard deviation of the likeness",
     }
@@ -215,8 +214,8 @@ def overlap_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
     ties = ties_among(points)
     return Figure(
         title=f"Overlap over training, {size}",
-        how="above the dotted chance level, the largest weights and the top eigenvectors share more "
-        "coordinates than drawn at random. Grey: mean ± std of random masks; thin bars: the "
+        how="above the dotted chance level, more of the top eigenspace lies on the largest weights than on "
+        "weights drawn at random. Grey: mean ± std of random masks; thin bars: the "
         + (f"numerical error. {ties}" if ties else "stated error."),
         alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
         table=points,
@@ -230,7 +229,7 @@ def ratio_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
     return Figure(
         title=f"Ratio to chance over training, {size}",
         how="at 1, the largest weights have no more of the eigenspace than any others. Click a line in the "
-        "legend to make the others pale.",
+        "legend to fade the others.",
         alt=f"The overlap divided by the chance level k/D, {size}, against training step.",
         table=points,
         draw=partial(charts.overlap_by_step, colors=dict(colors), measure="ratio"),
@@ -257,15 +256,17 @@ def relative_to_baseline(
         else "the sum of the stated errors of both"
     )
     pale = (
-        " The pale band: the standard deviations of both means in quadrature, as of independent draws."
+        " The pale band adds the standard deviations of both means in quadrature, as for independent draws."
         if "spread" in found
         else ""
     )
     return Figure(
         title=f"{kind} to {baseline}: {what}",
-        how=f"a line less the baseline at the same step, so that it itself lies at 0; bars: {bounds}.{pale}"
+        how="a line minus the baseline at the same step; the baseline itself lies at 0. "
+        f"Bars: {bounds}.{pale}"
         if not ratio
-        else f"a line over the baseline at the same step, so that it itself lies at 1; bars: {bounds}.{pale}",
+        else "a line divided by the baseline at the same step; the baseline itself lies at 1. "
+        f"Bars: {bounds}.{pale}",
         alt=f"{kind} of the {what} of each line to that of {baseline}, against training step.",
         table=found,
         draw=partial(
@@ -302,10 +303,10 @@ def overlap_against_k(
     tied = bool((curves["tied"] > 0).any())
     return Figure(
         title="Overlap against k, over training",
-        how="a curve per training step, the early ones dark, with a band of its error; the dotted line is "
+        how="each curve is a training step, early ones dark, with a band of its error; the dotted line is "
         "chance. "
         + (f"{TIES_ALONG_K} The narrower band is the numerical error; the stated error has both. " * tied)
-        + ("Each panel has an axis of its own, as these differ more than tenfold. " * (top is None))
+        + ("Each panel has an axis of its own, as values differ more than tenfold. " * (top is None))
         + ZOOM,
         alt=f"Overlap against k at several training steps: {series}.",
         table=curves,
@@ -319,7 +320,7 @@ def largest_eigenvalue(leading: pd.DataFrame, colors: Mapping[str, str]) -> Figu
     """λ₁ over training, of ``queries.eigenvalues`` at position 1 with series and group."""
     return Figure(
         title="Largest eigenvalue over training",
-        how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar its residual.",
+        how="a point is the eigenvalue of largest |λ| at a checkpoint, with its sign; a bar is its residual.",
         alt="The eigenvalue of largest magnitude against training step.",
         table=leading,
         draw=partial(charts.lambda_by_step, colors=dict(colors)),
@@ -331,7 +332,7 @@ def recorded(metrics: pd.DataFrame, colors: Mapping[str, str], metric: charts.Re
     """Accuracy or loss over training, of ``queries.recorded_metrics``."""
     return Figure(
         title=f"{metric.capitalize()} over training",
-        how="as the checkpoints recorded it.",
+        how="the values are as recorded in the checkpoints.",
         alt=f"Recorded {metric} against training step.",
         table=metrics[metrics["metric"] == metric],
         draw=partial(charts.recorded_by_step, colors=dict(colors), metric=metric),
@@ -342,8 +343,8 @@ def spectrum_over_training(values: pd.DataFrame, series: str) -> Figure:
     """The leading |λ| at several steps of one line, of ``queries.eigenvalues``."""
     return Figure(
         title="Spectrum over training",
-        how="a curve is the leading |λ| of one training step in descending order, early ones dark, with a "
-        f"band of the residuals. {ZOOM}",
+        how="a curve shows the leading |λ| of one training step in descending order, early steps dark, with "
+        f"a band of the residuals. {ZOOM}",
         alt=f"Magnitudes of the leading eigenvalues at several training steps: {series}.",
         table=values,
         draw=charts.spectra_by_step,
@@ -450,8 +451,8 @@ def ratio_against_size(last: pd.DataFrame, colors: Mapping[str, str], size: Size
     """The ratio to chance against the number of parameters, of ``panels.last_steps``."""
     return Figure(
         title=f"Ratio to chance against network size, {size}",
-        how="each line at its last analysed step; the higher above the dotted chance level, the more of the "
-        "top eigenspace lies on the largest weights. Bars: the stated error.",
+        how="a point is a line of the page at its last analysed step; the farther above the dotted chance "
+        "level, the more of the top eigenspace lies on the largest weights. Bars: the stated error.",
         alt=f"Overlap divided by chance at {size} against the number of parameters.",
         table=last,
         draw=partial(charts.ratio_by_size, colors=dict(colors)),
@@ -540,10 +541,10 @@ def _metric(metric: str, table: pd.DataFrame, colors: Mapping[str, str], size: s
     name, formula = charts.METRIC_NAMES[metric], charts.METRIC_FORMULAS[metric]
     return Figure(
         title=f"Mask and eigenspace by {name}, {size}",
-        how="the mask of the k weights of largest |θ|, as the subspace of its coordinates, is compared with "
-        "Vₖ, the span of the top k eigenvectors of the same checkpoint. Grey is what random subspaces give, "
-        "mean ± std; a bar is the error where it is known (of the overlap and the projection Frobenius "
-        "norm). " + ("Small distances mean alike." if raw else "1 means equal, 0 orthogonal."),
+        how="the mask of the k weights of largest |θ|, as the span of its coordinates, is compared with Vₖ, "
+        "the span of the top k eigenvectors of the same checkpoint. Grey: mean ± std of random subspaces. "
+        "Bars: the error, which is known for the overlap and the projection Frobenius norm. "
+        + ("Small distances mean similar subspaces." if raw else "1 means equal, 0 orthogonal."),
         alt=f"{name} between mask and eigenspace against training step at {size}.",
         table=table,
         draw=partial(charts.metric_by_step, colors=dict(colors), title=formula if raw else "likeness"),
@@ -592,9 +593,9 @@ def random_subspaces(study: pd.DataFrame, dimension: int, k: int, kind: str) -> 
     ``seigh.core.overlap.metrics.random_study``."""
     return Figure(
         title=f"Random {kind} of D = {dimension:,} dimensions",
-        how="a metric is of use where its line stays away from both 0 and 1 and its band is narrow: then a "
-        "value tells alike from random. Lines that lie at 0 for all k tell nothing. A line is the median, a "
-        "band has 90 % of the draws, the upright line is k.",
+        how="a metric is useful where its line stays away from both 0 and 1 and its band is narrow: then its "
+        "value distinguishes similar subspaces from random ones. Lines at 0 for all k carry no information. "
+        "A line is the median, a band contains 90 % of the draws, and the vertical line marks k.",
         alt=f"Likeness of two random {kind} by every metric, against their dimension k, D = {dimension}.",
         table=study,
         draw=lambda table: charts.random_study(table, charts.METRIC_NAMES, k),
@@ -608,9 +609,9 @@ def random_by_size(study: pd.DataFrame, dimension: int, rho: float, kind: str) -
     ``seigh.core.overlap.metrics.random_study``."""
     return Figure(
         title=f"Random {kind} at ρ = {rho:.3g}",
-        how="networks of different sizes can be compared by a metric whose line is level: it then depends on "
-        "ρ = k/D alone, and not on D. A line is the median, a band has 90 % of the draws, which get narrower "
-        "with D; the upright line is the D of your choice.",
+        how="use a metric whose line is level to compare networks of different sizes: it depends on ρ = k/D "
+        "alone, and not on D. A line is the median, and a band contains 90 % of the draws and gets narrower "
+        "with D; the vertical line marks the chosen D.",
         alt=f"Likeness of two random {kind} by every metric, against D, at k/D = {rho:.3g}.",
         table=study,
         draw=lambda table: charts.random_study(table, charts.METRIC_NAMES, dimension, "dimension"),
@@ -620,9 +621,9 @@ def random_by_size(study: pd.DataFrame, dimension: int, rho: float, kind: str) -
 
 
 SKETCH_SYMBOLS = (
-    "H: a matrix with a known spectrum. Ĥ: what a method makes of it, of rank n_O. ‖·‖: the Frobenius norm. "
-    "n_O: columns of the outer sketch, which are kept: memory of n_O vectors. n_I: inner measurements: SEIGH "
-    "takes n_I products with H, SSVD 2·n_O + n_I. Vₖ: the span of the k eigenvectors of largest |λ|."
+    "H: a matrix with a known spectrum. Ĥ: a method's approximation of H, of rank n_O. ‖·‖: the Frobenius "
+    "norm. n_O: columns of the outer sketch, which takes the memory of n_O vectors. n_I: inner measurements; "
+    "SEIGH takes n_I products with H, SSVD 2·n_O + n_I. Vₖ: the span of the k eigenvectors of largest |λ|."
 )
 
 
@@ -630,9 +631,9 @@ def sketches_by_sizes(study: pd.DataFrame, outer: int, inner: int, of: str) -> F
     """SEIGH's error by n_O and n_I, of ``seigh.core.spectra.study.study``; ``of`` is the matrix."""
     return Figure(
         title="SEIGH by its sizes",
-        how="a cell is the error of one choice of n_O and n_I, the mean over draws of its test matrices: "
-        "brighter is better. Going right costs products, going up costs memory. Near n_I = n_O the core "
-        "cannot be recovered well; the paper takes n_I = 2·n_O. The frame is your choice.",
+        how="a cell is the error for one choice of n_O and n_I, the mean over draws of its test matrices; "
+        "brighter is better. Moving right costs products, moving up costs memory. Near n_I = n_O the core "
+        "cannot be recovered well; the paper takes n_I = 2·n_O. The frame marks your choice.",
         alt=f"Relative error of SEIGH for each n_O and n_I on a matrix with {of}.",
         table=study[study["method"] == "seigh"],
         draw=lambda table: charts.error_by_sizes(table, outer, inner),
@@ -645,9 +646,9 @@ def methods_by_products(study: pd.DataFrame, outer: int, of: str) -> Figure:
     """The error of every method at one n_O by its products, of ``seigh.core.spectra.study.study``."""
     return Figure(
         title=f"Error per product, n_O = {outer:,}",
-        how="what an error costs: each line is a method at this n_O, its points are values of n_I, and its "
-        "band reaches from the least to the greatest of the draws. Krylov chooses its number of products "
-        "itself. No matrix of rank n_O is nearer to H than the dotted line.",
+        how="each line is a method at this n_O, its points are values of n_I, and its band reaches from the "
+        "smallest to the largest error of the draws. Krylov chooses its number of products itself. The "
+        "dotted line is the smallest error of any matrix of rank n_O.",
         alt=f"Relative error of SEIGH, SSVD and Krylov against products with H, for a matrix with {of}.",
         table=study[study["outer"] == outer],
         draw=charts.error_by_products,
@@ -683,7 +684,7 @@ def overlap_of_masks(
     if bool((curves["tied"] > 0).any()):
         more = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
     elif bool(curves["error"].notna().any()):
-        more = " The band round that line is its stated error."
+        more = " The band around that line is its stated error."
     times = best_over_largest(curves)
     if log_overlap and times > DEMANDS_LOG:
         more += f" The overlap axis is logarithmic, as the best mask reaches {times:,.0f} times as much."
@@ -732,8 +733,8 @@ def missed(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
     """Figure of the part of the whole matrix outside the leading eigenpairs, from ``queries.spectrum``."""
     return Figure(
         title="What the leading eigenvalues miss",
-        how="the curve is the share that the eigenvalues after the r-th have of all squared ones together; "
-        "with 95 % probability it lies in the band as a whole.",
+        how="the curve is the share of ‖H‖²_F that belongs to the eigenvalues after the r-th; with 95 % "
+        "probability, the whole curve lies in the band.",
         alt="Share of the squared Frobenius norm that a matrix of each rank misses, as a band.",
         table=values[["position", "scree_lower", "scree_upper"]],
         draw=charts.scree,
@@ -748,8 +749,8 @@ def layers(shares: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
     hidden = len(shares) - charts.MOST_LAYERS
     return Figure(
         title=f"In which layers, k = {int(shares['k'].iloc[0]):,}",
-        how="a grey bar is a tensor's share of the parameters, which is chance; a point beyond its end says "
-        "that mask, eigenspace or overlap are more there than chance would have it."
+        how="a grey bar is a tensor's share of the parameters, which is its chance level; a point beyond the "
+        "end of the bar means that the tensor has more of the mask, eigenspace or overlap than chance."
         + (f" The {hidden} tensors with the smallest shares are left out." if hidden > 0 else ""),
         alt="Shares that each parameter tensor has of parameters, mask, eigenspace and overlap.",
         table=shares,
@@ -764,9 +765,9 @@ def magnitudes(bins: pd.DataFrame, parameters: int, color: str, *, of: str = "",
     """At which magnitudes the eigenspace lies, of ``queries.magnitude_bins`` at one k."""
     return Figure(
         title=f"At which magnitudes, k = {int(bins['k'].iloc[0]):,}",
-        how="a point is the mean over weights of about the same |θ|, the band from their 10 % to their 90 % "
-        "quantile; where the line rises to the right above 1, large weights have more of the eigenspace than "
-        "others.",
+        how="a point is the mean over weights of similar |θ|, and the band reaches from their 10 % to their "
+        "90 % quantile; where the line rises above 1 to the right, large weights have more of the eigenspace "
+        "than others.",
         alt="Mass of the eigenspace on weights by magnitude, as ratio to the mean of all weights.",
         table=bins,
         draw=partial(charts.magnitude_bins, parameters=parameters, color=color),
@@ -781,12 +782,12 @@ def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file
     title = str(rows["title"].iloc[0])
     return Figure(
         title=title,
-        how=f"{rows['note'].iloc[0]} The band round the line is how far ties and estimated scores may move "
-        "it.",
+        how=f"{rows['note'].iloc[0]} The band around the line shows how far ties and estimated scores may "
+        "move it.",
         alt=f"{title} against k.",
         table=rows,
-        symbols="IoU: of two masks of k weights, the share of the weights in either that are in both. "
-        "Chance: its mean over two masks drawn at random, which have k²/D weights in common on average.",
+        symbols="IoU of two masks of k weights: the share of the weights in either mask that are in both. "
+        "Chance: the mean IoU of two random masks, which have k²/D weights in common on average.",
         draw=partial(charts.curve, color=color, log_k=log_k),
         file=file,
     )
@@ -797,7 +798,7 @@ def further_curve(
 ) -> Figure:
     """One further curve against k, of ``queries.curves`` of one analysis and one name."""
     title = str(rows["title"].iloc[0])
-    errors = " The band round the line is its stated error." if rows["error"].notna().any() else ""
+    errors = " The band around the line is its stated error." if rows["error"].notna().any() else ""
     errors += f" {remark}" if remark else ""
     return Figure(
         title=_upper(title),
@@ -835,7 +836,8 @@ def stages(table: pd.DataFrame, memory: str = "", *, file: str = "") -> Figure:
     """Time by stage, of ``AnalysisDetail.stages``; ``memory`` is a sentence about the room that it took."""
     return Figure(
         title="Time by stage",
-        how="a bar is the time of a stage, in the order they ran, with its Hessian-vector products." + memory,
+        how="a bar is the time of a stage, with its Hessian-vector products; stages are in the order in "
+        "which they ran." + memory,
         alt="Time and Hessian-vector products of each stage of the analysis.",
         table=table,
         draw=charts.stages,

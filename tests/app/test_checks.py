@@ -52,7 +52,7 @@ def test_result_says_how_many_weights_tie_and_what_it_means(open_page: Open, add
     )
     assert "the stated error is 103 % of the overlap" in said
     assert "pale band with dashed edges" in captions(app)
-    assert "The band round that line is its stated error" not in captions(app)
+    assert "The band around that line is its stated error" not in captions(app)
 
 
 def test_result_says_nothing_of_ties_where_there_are_none(open_page: Open, add: Add) -> None:
@@ -60,7 +60,7 @@ def test_result_says_nothing_of_ties_where_there_are_none(open_page: Open, add: 
     app = open_page("result", analysis=str(number), k="2")
     assert not app.info
     assert "equal magnitude" not in captions(app)
-    assert "The band round that line is its stated error" in captions(app)
+    assert "The band around that line is its stated error" in captions(app)
 
 
 def test_an_error_is_not_told_as_a_share_of_an_overlap_of_zero(open_page: Open, add: Add) -> None:

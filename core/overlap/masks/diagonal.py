@@ -157,9 +157,9 @@ def _fisher(scene: Scene) -> Tensor:
 HESSIAN = ScoredMask(
     "hessian-diagonal",
     "the largest |Hᵢᵢ|",
-    f"scores are the magnitudes of the Hessian's diagonal: exact up to D = {EXACT_UP_TO:,}, else estimated "
-    f"by as many products with random vectors as there are eigenpairs, {PROBES} at least, beyond what the "
-    "method has found of H. The error covers every mask that the scores admit within four standard errors.",
+    f"scores are the magnitudes of the Hessian's diagonal. They are exact up to D = {EXACT_UP_TO:,}; beyond, "
+    f"k products with random vectors, at least {PROBES}, estimate the part that the method has not found. "
+    "The error covers every mask that the scores admit within four standard errors.",
     lambda scene: _magnitude(_hessian(scene)),
     _hessian_cost,
 )
@@ -167,9 +167,9 @@ HESSIAN = ScoredMask(
 GGN = ScoredMask(
     "ggn-diagonal",
     "the largest Gᵢᵢ",
-    "scores are the diagonal of the generalised Gauss–Newton matrix, summed over samples and outputs: exact "
-    f"up to {OUTPUTS} outputs, else from as many random combinations of outputs for every sample, and the "
-    "error covers every mask that these admit within four standard errors.",
+    "scores are the diagonal of the generalised Gauss–Newton matrix. They are exact up to "
+    f"{OUTPUTS} outputs; beyond, {OUTPUTS} random combinations of outputs for every sample estimate them, "
+    "and the error covers every mask that the scores admit within four standard errors.",
     _ggn,
     lambda _: {"diagonal of the GGN": 0.5 * OUTPUTS},
 )
@@ -177,8 +177,8 @@ GGN = ScoredMask(
 FISHER = ScoredMask(
     "fisher-diagonal",
     "the largest empirical Fᵢᵢ",
-    "scores are the diagonal of the empirical Fisher matrix, the mean of the squared gradients of the single "
-    "samples (Kunstner et al. 2019, eq. 4), without the penalty of weight decay.",
+    "scores are the diagonal of the empirical Fisher matrix, the mean of the squared per-sample gradients "
+    "(Kunstner et al. 2019, eq. 4), without the penalty of weight decay.",
     _fisher,
     lambda _: {"gradients of the samples": 0.5},
 )
@@ -186,8 +186,8 @@ FISHER = ScoredMask(
 OBD = ScoredMask(
     "obd",
     "the largest ½ Hᵢᵢ θᵢ²",
-    "scores are the saliencies of Optimal Brain Damage (LeCun et al. 1990, eq. 5), to second order the "
-    "change of the loss when a weight is removed at a minimum, with the sign of Hᵢᵢ; the diagonal is known "
+    "scores are the saliencies of Optimal Brain Damage (LeCun et al. 1990, eq. 5), with the sign of Hᵢᵢ: to "
+    "second order, how much the loss changes if a weight is removed at a minimum. The diagonal is computed "
     "as for overlap-hessian-diagonal.",
     _obd,
     _hessian_cost,

@@ -420,7 +420,7 @@ def left(run: HasRemaining) -> str:
     if run.late:
         return " · longer than expected"
     if run.remaining_low is None or run.remaining_high is None:
-        return " · time left not known yet"
+        return " · time left unknown yet: no earlier run like it to tell the time by"
     return f" · {between(run.remaining_low, run.remaining_high)} left"
 
 

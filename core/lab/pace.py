@@ -17,6 +17,10 @@ from datetime import datetime
 # ends.
 _SPREAD_HALFWAY = 1.4
 
+# Without an earlier run, an analysis counts its products, and the stages after them take a time that nobody
+# knows. It may take this much longer than its products tell until its very end.
+_AFTER_PRODUCTS = 1.4
+
 # With less than this behind it, the course of work tells nothing of its length.
 _LEAST_SECONDS, _LEAST_SHARE = 2.0, 0.02
 
@@ -99,6 +103,7 @@ def remaining(
     heartbeat_at: datetime | None,
     seconds: float | None,
     spread: float | None,
+    even: bool = True,
 ) -> Remaining | None:
     """How long running work will go on; None while nothing tells.
 
@@ -111,6 +116,8 @@ def remaining(
         heartbeat_at: The last sign of life.
         seconds: That it was expected to take before it began, if that is known.
         spread: The factor by which that may be wrong.
+        even: Whether the share that is done is one of the time even without an earlier run, as the steps of a
+            training are and the products of an analysis are not.
     """
     if started_at is None or heartbeat_at is None:
         return None
@@ -129,7 +136,10 @@ def remaining(
     else:
         return None
     left = max(whole * (1 - progress), 0.0)
-    low, high = left / factor - waits, left * factor - waits
+    most = left * factor
+    if forecast is None and not even:
+        most = max(most, _AFTER_PRODUCTS * whole - behind)
+    low, high = left / factor - waits, most - waits
     if high <= 0:
         return Remaining(0.0, 0.0, late=progress < 1)
     return Remaining(max(low, 0.0), high)

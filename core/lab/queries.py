@@ -477,7 +477,7 @@ def runs(
 
 def _as_runs(kind: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Work of one kind with the columns of all kinds."""
-    known = frame.assign(kind=kind, **_remaining(frame))
+    known = frame.assign(kind=kind, **_remaining(frame, even=kind != "analysis"))
     nothing = [None] * len(frame)
     return pd.DataFrame(
         {
@@ -578,8 +578,8 @@ def workers(s: Session) -> pd.DataFrame:
 _OF_REMAINING = ("started_at", "progress_at", "heartbeat_at", "expected_seconds", "expected_spread")
 
 
-def _remaining(frame: pd.DataFrame) -> dict[str, pd.Series[Any]]:
-    """The columns that say how long work will go on."""
+def _remaining(frame: pd.DataFrame, *, even: bool) -> dict[str, pd.Series[Any]]:
+    """The columns that say how long work will go on; ``even`` as for ``remaining``."""
     found: list[Remaining | None] = [None] * len(frame)
     for place in np.flatnonzero((frame["state"] == State.running).to_numpy()):
         row = frame.iloc[int(place)]
@@ -591,6 +591,7 @@ def _remaining(frame: pd.DataFrame) -> dict[str, pd.Series[Any]]:
             heartbeat_at=known["heartbeat_at"],
             seconds=known["expected_seconds"],
             spread=known["expected_spread"],
+            even=even,
         )
     return {
         "remaining_low": pd.Series([each.low if each else None for each in found], frame.index, float),
@@ -663,7 +664,7 @@ def analysis(s: Session, analysis_id: int) -> AnalysisDetail | None:
     row = s.get(Analysis, analysis_id)
     if row is None or frame.empty:
         return None
-    left = {name: column.iloc[0] for name, column in _remaining(frame).items()}
+    left = {name: column.iloc[0] for name, column in _remaining(frame, even=False).items()}
     elsewhere = ("model", "architecture", "step", "subset", "sampling", "data")
     run = {name: getattr(row, name) for name in _ANALYSIS if name not in elsewhere}
     checkpoint = row.checkpoint

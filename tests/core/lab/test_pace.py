@@ -29,6 +29,7 @@ def left_of(
     now: float,
     seconds: float | None = None,
     spread: float | None = None,
+    even: bool = True,
 ) -> Remaining | None:
     return remaining(
         progress=progress,
@@ -37,6 +38,7 @@ def left_of(
         heartbeat_at=after(now),
         seconds=seconds,
         spread=spread,
+        even=even,
     )
 
 
@@ -87,6 +89,18 @@ def test_waiting_counts_down_and_then_says_so_instead_of_growing() -> None:
     assert highs == sorted(highs, key=lambda each: (each[1], -each[0]))
     assert highs[0] == (pytest.approx(50 * 1.4), False)
     assert highs[-1] == (0.0, True)
+
+
+@pytest.mark.parametrize("products", [0.75, 0.9, 1.0])
+def test_what_comes_after_the_products_of_a_first_run_is_within_the_range(products: float) -> None:
+    whole, share = 1000.0, 0.9  # the bar ends at 0.9 when all products are done, whenever that is
+    for done in (0.3, 0.6, 0.9):
+        at = done / share * products * whole
+        found = left_of(done, at=at, now=at + 1, even=False)
+        assert found is not None
+        assert found.high >= whole - at - 1
+    waiting = left_of(share, at=500.0, now=900.0, even=False)
+    assert waiting == Remaining(0.0, 0.0, late=True)  # longer than the range: none is made up anew
 
 
 def test_nothing_is_said_where_nothing_tells() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -28,15 +29,23 @@ class Forked:
         folder: Where it is run.
         log: The file of its standard output, and of its standard error unless ``errors`` is given.
         errors: The file of its standard error.
+        variables: Of its environment, beside ours.
     """
 
-    def __init__(self, program: str, folder: Path, log: Path, errors: Path | None = None) -> None:
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        log: Path,
+        errors: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         files = (log, errors or log)
         for file in files:
             file.touch()
         mask = os.umask(0)
         os.umask(mask)
-        arguments = (program, str(folder), *map(str, files), dict(os.environ), mask)
+        arguments = (program, str(folder), *map(str, files), dict(os.environ) | dict(variables or {}), mask)
         self._process = _CONTEXT.Process(target=_run, args=arguments)
         # The child would run the file of __main__ again, which is a page's where a test has opened one.
         main = sys.modules["__main__"]
@@ -63,7 +72,15 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it still runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL it with all that it has started, and wait for its end."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)  # it may have had no group yet
+        self.wait()
 
 
 def seigh(*arguments: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -89,6 +106,7 @@ def _run(program: str, folder: str, log: str, errors: str, environment: dict[str
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # which may have been asked for before
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["-c"]
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]

@@ -1,10 +1,12 @@
-"""Imports the libraries of workers and of the command line, none of which reads our settings: tests fork both
-from here."""
+"""Imports the libraries of workers, of the command line and of the dashboard, none of which reads our
+settings: tests fork all of them from here."""
 
 from importlib import import_module
 
 _NAMES = (
     "alembic.command",
+    "altair",
+    "authlib.integrations.starlette_client",
     "celery.apps.worker",
     "celery.bin.worker",
     "celery.concurrency.prefork",
@@ -15,6 +17,7 @@ _NAMES = (
     "safetensors.torch",
     "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm",
+    "streamlit.web.server.starlette",
     "torch.func",
     "torchvision.models",
     "typer.rich_utils",

@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.forking import Forked, seigh
 
 PROGRAM = """
@@ -63,6 +65,25 @@ def test_it_is_waited_for_and_ends_by_a_signal(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait(20) == -signal.SIGKILL
     process.send_signal(signal.SIGKILL)  # it has gone, which is no error
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+def test_it_is_killed_with_what_it_has_started(tmp_path: Path, delay: float) -> None:
+    """At any time, also before it has a session."""
+    program = "import os, time; os.fork(); open(os.environ['MINE'] + str(os.getpid()), 'w'); time.sleep(60)"
+    process = Forked(program, tmp_path, tmp_path / "log", variables={"MINE": f"{tmp_path}/pid-"})
+    time.sleep(delay)
+    process.kill()
+    assert process.poll() == -signal.SIGKILL
+    started = [int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*")]
+    wait_until(lambda: not any(map(running, started)), 10, "all have ended")
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_command_has_its_arguments_output_errors_and_exit_status() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-# What has the focus: its name, and whether there is a ring around it or around the words that belong to it.
+# What has the focus: its name, and whether there is a ring around it or around the words that belong to it. A
+# table is a canvas, which draws the ring of its cells itself; these are elements in it.
 _FOCUS = """() => {
     const focused = document.activeElement;
     const near = focused.closest('label') ?? focused;
@@ -19,7 +20,7 @@ _FOCUS = """() => {
         return wide && box.width * box.height > 50;
     });
     const words = focused.getAttribute('aria-label') ?? near.innerText ?? '';
-    return {name: words.trim().slice(0, 200), ring, tag: focused.tagName};
+    return {name: words.trim().slice(0, 200), ring, tag: (focused.closest('canvas') ?? focused).tagName};
 }"""
 
 
@@ -64,6 +65,6 @@ def tab_to_table(page: Page, *, most: int = 120) -> None:
     """Press Tab until a table has the focus."""
     for _ in range(most):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.tagName") == "CANVAS":
+        if page.evaluate(_FOCUS)["tag"] == "CANVAS":
             return
     raise AssertionError("no table takes the focus")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
+from seigh.app.cli import launch
 from seigh.app.digits import value_of
 from seigh.core.lab import queries
 from seigh.core.lab.models import State
@@ -25,6 +27,14 @@ from tests.conftest import wait_until
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
 K = 30
+
+
+@pytest.fixture(scope="module")
+def url(lab: Settings) -> Iterator[str]:
+    """Address of the dashboard of the stack, as a user starts it."""
+    with launch.stack(lab, port=8600) as stack:
+        yield stack.url
+
 
 CHECKPOINTS = "Checkpoints of one model, as many training steps as you like"
 

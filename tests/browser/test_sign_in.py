@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -23,7 +18,7 @@ from seigh.core.settings import Settings
 from tests.browser import keyboard
 from tests.browser.conftest import settled, violations
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
-from tests.conftest import ROOT, wait_until
+from tests.serving import dashboard
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -38,24 +33,9 @@ def address(lab: Settings) -> Iterator[str]:
     with sessions(lab.database).begin() as s:
         accounts.add(s, OPERATOR, "ada", Role.member, PASSWORD)
         accounts.add(s, OPERATOR, "lovelace", Role.admin, PASSWORD)
-    port = launch.free_port(8650)
-    command = [sys.executable, "-m", "seigh.app.cli", "app", "--host", "0.0.0.0", "--port", str(port)]
-    log = (lab.root / "app.log").open("wb")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with suppress(OSError):
-            return urlopen(f"{url}/sign-in", timeout=5).status == 200
-        return False
-
-    try:
-        wait_until(answers, 90, "the dashboard answers")
-        yield url
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        log.close()
+    port = launch.free_port(20_000 + os.getpid() % 20_000)
+    with dashboard(lab, "0.0.0.0", port):
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_sign_in_upload_analyse_sign_out_and_back_shows_nothing(

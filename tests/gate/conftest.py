@@ -6,10 +6,8 @@ import http.client
 import os
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -24,7 +22,7 @@ from seigh.core.access import OPERATOR, Role
 from seigh.core.lab import accounts
 from seigh.core.lab.session import close, migrate, sessions
 from seigh.core.settings import Settings
-from tests.conftest import ROOT, wait_until
+from tests.serving import dashboard
 
 HOST = "127.0.0.1"
 PASSWORDS = {role.value: secrets.token_urlsafe(12) for role in Role}  # of the accounts of these names
@@ -179,33 +177,11 @@ class Tab:
 
 @contextmanager
 def serving(env: Settings, host: str, *options: str, **variables: str) -> Iterator[Server]:
-    """A dashboard of an installation, as ``seigh app`` starts it."""
+    """A dashboard of an installation, whose temporary files are there too."""
     # From another number in each process of tests: a port is free until its server listens.
     port = launch.free_port(20_000 + os.getpid() % 20_000)
-    log = env.root / f"app-{port}.log"
-    command = [sys.executable, "-m", "seigh.app.cli", "app", "--host", host, "--port", str(port), *options]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"SEIGH_HOME": str(env.root), "TMPDIR": str(env.root)} | variables,
-        )
-    server = Server(port, env, log)
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        with suppress(OSError):
-            return server.ask("/_stcore/health").status in (200, 401)
-        return False
-
-    try:
-        wait_until(answers, 90, "the dashboard answers")
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+    with dashboard(env, host, port, *options, TMPDIR=str(env.root), **variables) as log:
+        yield Server(port, env, log)
 
 
 @pytest.fixture(scope="module")

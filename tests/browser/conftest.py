@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.fail("There is no Chromium; run `make browser`, or set SEIGH_TEST_CHROMIUM to its path.")
     with sync_playwright() as playwright:
-        # A process that emulates a graphics card would take as long as a third of what the pages do.
+        # Emulating a graphics card in a process of its own takes about a quarter of the time of the pages.
         options = ["--no-sandbox", "--disable-gpu", "--in-process-gpu"]
         browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser

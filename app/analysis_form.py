@@ -28,15 +28,15 @@ from seigh.core.settings import (
 )
 
 CURVATURE_NOTES = {
-    "hessian": "Of the loss: the matrix of all its second derivatives.",
+    "hessian": "Matrix of all second derivatives of the loss.",
     "ggn": "Generalised Gauss–Newton matrix: the Hessian without the network's own second derivatives. If "
     "the loss is convex in the outputs, no eigenvalue is negative.",
 }
 SUBSET_NOTES: dict[SubsetName, str] = {
-    "balanced": "N drawn, as many of each class",
+    "balanced": "N at random, equally many of each class",
     "all": "the whole split or file",
     "first-per-class": "the first of each class, as in the paper",
-    "random": "any N, drawn",
+    "random": "any N, at random",
     "indices": "listed by number",
 }
 # What somebody can say of a data file.
@@ -220,7 +220,7 @@ def analysis_settings(
         )  # fmt: skip
         seed = st.number_input(
             "Seed", min_value=0, max_value=2**31 - 1, value=defaults.seed, key=f"{page}_seed",
-            help="Of the subset and the test matrices.", **_KEPT,
+            help="Seed of the subset and of all random vectors.", **_KEPT,
         )  # fmt: skip
     with right:
         method = st.radio(
@@ -269,8 +269,8 @@ def _subset(page: str) -> tuple[SubsetName, int | None, str | None]:
     """Which samples, how many of them where that is to be chosen, and the list where they are listed."""
     subset: SubsetName = st.selectbox(
         "Samples", SUBSETS, key=f"{page}_subset", format_func=lambda name: f"{name} – {SUBSET_NOTES[name]}",
-        help="The samples that the Hessian is taken on. balanced and first-per-class have as many of one "
-        "class as of another; the others need not.", **_KEPT,
+        help="The samples on which the Hessian is computed. balanced and first-per-class have equal "
+        "numbers of each class; the others need not.", **_KEPT,
     )  # fmt: skip
     if subset == "all":
         return subset, None, None
@@ -366,13 +366,13 @@ def _advanced(page: str, architecture: str) -> dict[str, Any]:
             chosen_curves = st.multiselect(
                 "Observables", list(curves.available()), key=f"{page}_curves",
                 format_func=lambda name: curves.available()[name].title,
-                help="Computed besides the overlap of the largest |θ|: curves over k, profiles, quantities.",
+                help="Curves over k, profiles and quantities, besides the overlap of the largest |θ|.",
                 **_KEPT,
             )  # fmt: skip
             learning_rate = st.number_input(
                 "Learning rate", min_value=1e-12, value=None, format="%.3e", step=1e-3,
                 placeholder="the checkpoint's", key=f"{page}_learning_rate",
-                help="Of the training, for what compares the curvature with it, such as λ·η/2.", **_KEPT,
+                help="Learning rate η of the training, for observables such as λ·η/2.", **_KEPT,
             )  # fmt: skip
             test_matrix = st.selectbox(
                 "Test matrices", TEST_MATRICES, key=f"{page}_test_matrix",
@@ -390,7 +390,7 @@ def _loss(page: str) -> dict[str, Any]:
     loss = st.selectbox(
         "Loss", losses.names(), key=f"{page}_loss",
         format_func=lambda name: f"{name} – {LOSS_NOTES.get(name, 'of a plug-in')}",
-        help="The mean over the samples; the one of the training, for its Hessian.", **_KEPT,
+        help="A mean over the samples. Choose the loss of the training for its Hessian.", **_KEPT,
     )  # fmt: skip
     smoothing = 0.0
     if loss == "cross-entropy":
@@ -402,8 +402,8 @@ def _loss(page: str) -> dict[str, Any]:
     if loss in ("cross-entropy", "bce"):
         weights = st.text_input(
             "Class weights", key=f"{page}_class_weights", placeholder="1 for all", max_chars=100_000,
-            help="Of each class, with commas between: 1,0.5,2. Of bce, the weight of the positive targets of "
-            "each output.", **_KEPT,
+            help="Weight of each class, separated by commas: 1,0.5,2. In bce, weight of each output's "
+            "positive targets.", **_KEPT,
         )  # fmt: skip
     if loss == "cross-entropy":
         ignored = st.number_input(
@@ -412,11 +412,11 @@ def _loss(page: str) -> dict[str, Any]:
         )  # fmt: skip
     decay = st.number_input(
         "Weight decay λ", min_value=0.0, max_value=1e5, value=0.0, step=1e-4, format="%g",
-        key=f"{page}_decay", help="As of torch.optim.SGD: (λ/2)‖θ‖² is added to the loss.", **_KEPT,
+        key=f"{page}_decay", help="As in torch.optim.SGD: (λ/2)‖θ‖² is added to the loss.", **_KEPT,
     )  # fmt: skip
     groups = st.text_input(
         "Weight decay by parameter group", key=f"{page}_penalty", placeholder="the same for all",
-        max_chars=1000, help="λ of parameters by their names, with commas between: *.bias=0, head.*=0.01.",
+        max_chars=1000, help="λ of parameters by name, separated by commas: *.bias=0, head.*=0.01.",
         **_KEPT,
     )  # fmt: skip
     penalty = tuple(part for each in groups.split(",") if (part := each.strip()))
@@ -424,9 +424,9 @@ def _loss(page: str) -> dict[str, Any]:
     if penalty:
         in_matrix = "diag(λ), with the λ of each parameter's group, is added to the matrix."
     st.caption(
-        f"Weight decay is in: {in_matrix}"
+        f"Weight decay is included: {in_matrix}"
         if decay or penalty
-        else "Weight decay is not in: the matrix is that of the loss on the samples alone."
+        else "Weight decay is not included: the matrix belongs to the loss on the samples alone."
     )
     return {
         "loss": loss, "label_smoothing": smoothing, "class_weights": weights or "", "ignore_index": ignored,

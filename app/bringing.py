@@ -27,11 +27,11 @@ def bring_results() -> None:
         )
         left, right = st.columns(2)
         model = left.text_input(
-            "Model name", max_chars=200, key="import_model", help="The training run that the weights are of."
+            "Model name", max_chars=200, key="import_model", help="The training run of the weights."
         ).strip()
         step = right.number_input(
             "Training step", min_value=0, max_value=2**31 - 1, value=None, step=1, key="import_step",
-            placeholder="as the result says", help="Of the weights, where the result does not say it.",
+            placeholder="as the result says", help="Step of the weights, if the result does not contain it.",
         )  # fmt: skip
         if st.button("Import", key="import_start", disabled=not files or not model):
             with sentence_for_errors(), tempfile.TemporaryDirectory(prefix="seigh-import-") as folder:

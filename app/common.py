@@ -110,8 +110,8 @@ def show_incidents(s: Session) -> None:
     free = _free_for_database()
     if free is not None and free < _LEAST_FREE:
         st.warning(
-            f"The disk of the database has {size(free)} left; make room on it: what cannot be written down "
-            "is tried again until then.",
+            f"The disk of the database has only {size(free)} left; free some space. Until then, work that "
+            "cannot be stored is tried again.",
             icon=":material/hard_drive:",
         )
     for incident in incidents.recent(s):

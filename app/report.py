@@ -45,8 +45,8 @@ MOST_PANELS = 24
 MOST_ROWS = 500  # of the table of analyses
 
 QUESTION = (
-    "Overlap is the mean share of the top-k Hessian eigenvectors' squared entries on the k largest weights; "
-    "its chance level is k/D, with D the number of parameters. Every number has its error beside it: "
+    "Overlap is the share of the squared entries of the top k Hessian eigenvectors on the k largest weights; "
+    "its chance level is k/D, with D the number of parameters. Every number is shown with its error: "
     "residuals ‖Hv − λv‖ for eigenvalues, a stated error for overlaps."
 )
 

@@ -26,36 +26,37 @@ STOPS = (
     Stop(
         "What came out?",
         "Take the Hessian H of the loss, a D×D matrix, at these weights. **λ₁** is its eigenvalue of "
-        "largest magnitude: how sharply the loss bends in the steepest direction. **Overlap** "
-        "compares two subspaces of k dimensions: the one that the top k eigenvectors span, and the "
-        "one of the k weights of largest magnitude. It is 1 where they are the same, and k/D for k "
-        "weights drawn at random; the **ratio to chance** is how many times more it is. Move k, and "
-        "the numbers follow. Behind ± stands how far each may be off.",
+        "largest magnitude: how sharply the loss curves in the direction of most curvature. **Overlap** "
+        "compares two subspaces of k dimensions: the span of the top k eigenvectors, and the "
+        "coordinates of the k weights of largest magnitude. It is 1 if they are equal, and k/D for k "
+        "weights drawn at random; the **ratio to chance** is the overlap divided by k/D. Move k, and "
+        "the numbers follow. The number after ± says how far a value may be off.",
     ),
     Stop(
         "Do the largest weights span the directions of most curvature?",
-        "The line of the largest |θ| stands beside three others: **chance**, **random masks**, and "
-        "the **best mask**, the k weights that have most of the eigenspace. Look for the distance "
-        "from chance, and for how much of the way to the best mask the largest weights go. A "
-        "shaded end means that from that k on the error is more than 1 %.",
+        "The chart compares the largest |θ| with **chance**, with **random masks**, and with the "
+        "**best mask**, the k weights that have most of the eigenspace. Look at the distance from "
+        "chance, and at how far the largest weights are from the best mask. In the shaded part, "
+        "not every overlap is known to 1 %.",
     ),
     Stop(
         "How does the curvature fall off?",
-        "Mostly a few eigenvalues stand out, and a long tail follows; negative ones bend the loss down. "
-        "Residuals say how exactly each pair solves Hv = λv: far below its eigenvalue, a pair is "
-        "certain. The share that is missed says how much of the sum of all squared eigenvalues the k "
-        "pairs leave out.",
+        "Usually a few eigenvalues stand out, and a long tail follows; along eigenvectors of negative "
+        "eigenvalues, the loss bends down. A residual says how accurately a pair solves Hv = λv: a pair is "
+        "well resolved if its residual is far below its eigenvalue. The missed share is the share of the "
+        "sum of all squared eigenvalues that the k pairs leave out.",
     ),
     Stop(
         "Where does it lie?",
-        "The first chart shows in which layers the eigenspace, the mask and their overlap have their "
-        "parts: look for a layer with much of one and little of the other. The second shows how much "
-        "of the eigenspace one weight has, by its magnitude; by chance it would be 1/D.",
+        "The first chart shows in which layers the eigenspace, the mask and their overlap lie: look for "
+        "a layer with much of one and little of another. The second chart shows the share of the "
+        "eigenspace that a weight of a given magnitude has; by chance, it would be 1/D.",
     ),
     Stop(
         "Can one rely on it?",
-        "Here is how it was made: every setting, the command that makes the same numbers without a server, "
-        "and under *Numerics* the checks of the matrix and of its products, with the limit of each.",
+        "Here you see how the result was computed: every setting, the command that computes the same numbers "
+        "without a server, and under *Numerics* the checks of the matrix and of its products, with their "
+        "limits.",
     ),
 )
 

@@ -113,7 +113,7 @@ def about(each: DataSet) -> None:
         parts.append(f"brought by {plain(each.uploaded_by)} {ago(each.uploaded_at)}")
     st.caption(" · ".join(parts))
     if each.sha256 is not None:
-        st.caption("SHA-256 of the file, by which it is known on any machine:")
+        st.caption("SHA-256 of the file, which identifies it on any machine:")
         st.code(each.sha256, language=None, wrap_lines=True)
 
 

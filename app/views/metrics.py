@@ -259,7 +259,7 @@ def at_random(asked: dict[str, list[str]]) -> dict[str, list[str]]:
             key="metrics_random_kind",
             default="subspaces",
             required=True,
-            help="Subspaces: uniformly, as an eigenspace that knows nothing of the other. Masks: two sets of "
+            help="Subspaces are drawn uniformly, like unrelated eigenspaces. Masks are two random sets of "
             "k coordinates.",
         )
         asked_along = asked.get("along", [""])[0]

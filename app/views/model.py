@@ -176,7 +176,7 @@ def change(detail: ModelDetail) -> None:
         name = st.text_input("Name", value=detail.name, max_chars=200, key=f"model_name_{detail.id}")
         note = st.text_area(
             "Note", value=detail.note, max_chars=10_000, key=f"model_note_{detail.id}",
-            placeholder="What others are to know: where it comes from, how it was trained",
+            placeholder="What others should know: where it comes from, how it was trained",
         )  # fmt: skip
         tags = st.multiselect(
             "Tags", sorted({*known, *detail.tags}), default=list(detail.tags), accept_new_options=True,
@@ -190,7 +190,7 @@ def change(detail: ModelDetail) -> None:
             "Take it back" if detail.archived else "Archive", key="model_archive",
             icon=":material/unarchive:" if detail.archived else ":material/archive:",
             on_click=archive, args=(detail.id, not detail.archived),
-            help="An archived model stays as it is, but the pages offer it to those alone who ask for it.",
+            help="An archived model stays unchanged, but pages offer it only to those who ask for it.",
         )  # fmt: skip
         with st.popover("Delete", icon=":material/delete:", key="model_delete"):
             st.markdown(

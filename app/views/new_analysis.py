@@ -173,8 +173,8 @@ def choose_weights(files: list[Brought]) -> list[Brought]:
         ["", *(name for name in offered if doubt or name != usual)],
         key=ENTRY,
         format_func=lambda name: labels.get(name, name),
-        help="Entries of the files that hold weights, or the parts of names under which they lie. It is said "
-        "below each file which are taken.",
+        help="Entries of the files that contain weights, or the prefixes of their names. A note below each "
+        "file says which are taken.",
         persist_state="session",
     )
     with st.spinner("Reading …"):
@@ -258,8 +258,8 @@ def take_asked(asked: Sequence[int]) -> None:
     models = list(dict.fromkeys(found["model"]))
     if len(models) > 1:
         said.append(
-            f"Analyses are started of one model at a time: the checkpoints are those of {models[0]}; start "
-            f"those of {', '.join(models[1:])} by themselves."
+            f"Only one model can be analysed at a time: these are the checkpoints of {models[0]}; start "
+            f"{', '.join(models[1:])} separately."
         )
     if not models:
         st.session_state["new_stored_missing"] = said
@@ -746,8 +746,8 @@ def with_own_masks(chosen: Sequence[AnalysisSettings]) -> tuple[list[AnalysisSet
             accept_multiple_files=True,
             key=f"new_masks_file_{emptied('masks')}",
             max_upload_size=settings().max_upload_mb,
-            help="By the names of the parameters. What torch.nn.utils.prune keeps in a checkpoint is "
-            "found there. The overlap of each is a further curve, called like its file.",
+            help="Scores, or zeros and ones, under the names of the parameters. Masks in a checkpoint by "
+            "torch.nn.utils.prune are recognised. Each overlap is a further curve, named after its file.",
         )
         if upload:
             brought_masks += [kept(each) for each in upload]

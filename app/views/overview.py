@@ -37,9 +37,9 @@ SPARKLINE_POINTS = 30  # evenly spaced, and on a log axis
 def page() -> None:
     st.title("Overview")
     st.markdown(
-        "Do the largest weights of a network span the directions in which its loss curves most, and since "
-        "when in its training? From checkpoints the lab computes the top eigenspace of the Hessian and its "
-        "overlap with the k largest weights, beside chance and with the error of every number, and compares "
+        "Do the largest weights of a network span the directions in which its loss curves most, and when in "
+        "training does this begin? From checkpoints, the lab computes the top eigenspace of the Hessian and "
+        "its overlap with the k largest weights. It shows chance and the error of every number, and compares "
         "steps, splits and models."
     )
     with database()() as s:

@@ -621,10 +621,11 @@ def loss_fact(loss: dict[str, Any]) -> str:
     if penalties := loss.get("penalties"):
         groups = ", ".join(f"{decay:g} for {pattern}" for pattern, decay in penalties.items())
         usual = f"{loss['weight_decay']:g}"
-        return f"{words}; weight decay is in: diag(λ) is part of the matrix, with λ = {groups}, else {usual}"
+        matrix_part = f"diag(λ) is part of the matrix, with λ = {groups}, else {usual}"
+        return f"{words}; weight decay is included: {matrix_part}"
     if decay := loss["weight_decay"]:
-        return f"{words}; weight decay is in: λ·I with λ = {decay:g} is part of the matrix"
-    return f"{words}; weight decay is not in"
+        return f"{words}; weight decay is included: λ·I with λ = {decay:g} is part of the matrix"
+    return f"{words}; weight decay is not included"
 
 
 def theta_fact(theta: dict[str, int], idle: dict[str, int]) -> str:

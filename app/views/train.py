@@ -107,7 +107,7 @@ def choose_plan(name: str, recipe: Problem) -> tuple[dict[str, Any], list[str]]:
         seed = int(
             st.number_input(
                 "Seed", min_value=0, max_value=2**31 - 1, value=0, key="train_training_seed",
-                help="Of the initialisation and the batches.", persist_state="session",
+                help="Seed of the initialisation and the batches.", persist_state="session",
             )
         )  # fmt: skip
         batch, learning_rate = st.columns(2)

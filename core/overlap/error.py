@@ -97,8 +97,8 @@ def stated_overlap(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> State
     Near k, Ritz vectors of a basis that resolves the overlap still turn among each other, and the overlap
     approaches its limit from one side, like a geometric series. Where ``pairs.coarser`` is given, the rest of
     that series is added by half to the overlap with the computed V_k (``ahead``): the ratio is that of what
-    residuals say is lacking, now and then. e_k has three parts, of which squares are added, and is capped by
-    what an overlap in [0, 1] allows:
+    residuals say is lacking, now and then. e_k combines three parts in quadrature, and is capped by what an
+    overlap in [0, 1] allows:
 
     - What the subspace lacks. With sin φ_j ≤ r_j / (|θ_j| − ¾ |θ_{k+1}|) the angle between a Ritz vector
       and its eigenspace (Davis & Kahan 1970; rigorous with 1 in place of ¾, which assumes that what is

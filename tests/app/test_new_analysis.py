@@ -550,10 +550,10 @@ def test_the_loss_is_chosen_and_said_to_have_weight_decay_or_not(
 ) -> None:
     add("queued", model="mine", step=0)
     app = uploaded(open_page("new_analysis"), {"step_400.safetensors": weights()})
-    assert "Weight decay is not in" in texts(app, "caption")
+    assert "Weight decay is not included" in texts(app, "caption")
     app.number_input(key="new_smoothing").set_value(0.1)
     app.number_input(key="new_decay").set_value(5e-4).run()
-    assert "Weight decay is in: λ·I with λ = 0.0005" in texts(app, "caption")
+    assert "Weight decay is included: λ·I with λ = 0.0005" in texts(app, "caption")
     app.selectbox(key="new_model").select("mine")
     app.text_input(key="new_user").set_value("ada").run()
     app.button(key="new_start").click().run()

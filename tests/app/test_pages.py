@@ -336,11 +336,13 @@ def test_result_tells_of_every_methods_basis(
     [
         (
             {"loss": {"name": "cross-entropy", "label_smoothing": 0.1, "weight_decay": 0.0, "penalty": 0.0}},
-            "cross-entropy, the mean over the samples, with label smoothing 0.1; weight decay is not included",
+            "cross-entropy, the mean over the samples, with label smoothing 0.1; weight decay is not "
+            "included",
         ),
         (
             {"loss": {"name": "mse", "label_smoothing": 0.0, "weight_decay": 0.01, "penalty": 3.0}},
-            "mse, the mean over the samples; weight decay is included: λ·I with λ = 0.01 is part of the matrix",
+            "mse, the mean over the samples; weight decay is included: λ·I with λ = 0.01 is part of the "
+            "matrix",
         ),
         (
             {"theta": {"total": 1234, "trainable": 1000, "frozen": 234, "tied": 56}},

@@ -254,14 +254,15 @@ def _page(title: str, body: str, status: int) -> Response:
         f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title} · SEIGH Lab</title><style>
-  :root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
+  :root {{ color-scheme: light dark; font-family: system-ui, sans-serif;
+           background: light-dark(#ffffff, #0e1117); color: light-dark(#16181d, #fafafa); }}
   main {{ max-width: 22rem; margin: 15vh auto 0; padding: 0 1rem; }}
   label, button, .button {{ display: block; margin: 1rem 0; }}
   input {{ display: block; box-sizing: border-box; width: 100%; padding: .5rem; font: inherit; }}
   button {{ padding: .5rem 1rem; font: inherit; }}
+  a {{ color: light-dark(#0072b2, #8cc8f0); }}
   :focus-visible {{ outline: 3px solid light-dark(#0072b2, #8cc8f0); outline-offset: 2px; }}
-  [role=alert] {{ color: #b00020; }}
-  @media (prefers-color-scheme: dark) {{ [role=alert] {{ color: #ff8a80; }} }}
+  [role=alert] {{ color: light-dark(#b00020, #ff8a80); }}
 </style></head><body><main><h1>{title}</h1>{body}</main></body></html>""",
         status,
     )

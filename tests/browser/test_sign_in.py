@@ -16,7 +16,7 @@ from seigh.core.lab.session import migrate, sessions
 from seigh.core.problems import training
 from seigh.core.settings import Settings
 from tests.browser import keyboard
-from tests.browser.conftest import settled, violations
+from tests.browser.conftest import look_at, settled, violations
 from tests.browser.test_dashboard import CHECKPOINTS, fill, upload
 from tests.serving import dashboard
 
@@ -86,7 +86,7 @@ def test_sign_in_upload_analyse_sign_out_and_back_shows_nothing(
 
 
 def test_accounts_are_managed_by_the_keyboard_alone_in_both_themes(
-    page: Page, address: str, lab: Settings
+    page: Page, address: str, lab: Settings, screenshots: Path
 ) -> None:
     page.goto(f"{address}/accounts")
     page.keyboard.type("lovelace")  # the field of the name has the focus
@@ -109,6 +109,33 @@ def test_accounts_are_managed_by_the_keyboard_alone_in_both_themes(
     expect(page.get_by_text("grace").first).to_be_visible()
     with sessions(lab.database)() as s:
         assert accounts.find(s, "grace").role is Role.member
+    settled(page)
+    for field in ("Name", "Password"):  # the form is ready for the next one
+        expect(page.get_by_label(field, exact=True)).to_have_value("")
+    expect(page.get_by_label("Role of grace")).to_be_visible()  # one of several fields, told apart by ear
+    page.set_viewport_size({"width": 390, "height": 900})
+    look_at(page, screenshots / "accounts-dark-390.png")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    settled(page)
+
+    keyboard.tab_to(page, "^Your account$")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+    assert violations(page) == []
+    page.emulate_media(color_scheme="light")
+    assert violations(page) == []
+    for field, text in (("^Present password", PASSWORD), ("^New password", PASSWORD[::-1])):
+        keyboard.tab_to(page, field)
+        page.keyboard.type(text)
+    keyboard.tab_to(page, "^Change the password$")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()  # the new one is asked for
+    page.keyboard.type("lovelace")
+    keyboard.tab_to(page, "^Password")
+    page.keyboard.type(PASSWORD[::-1])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    settled(page)
     keyboard.tab_to(page, "^Sign out$")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -730,8 +731,10 @@ def reproducible() -> Iterator[None]:
     """Convolutions on a GPU by the same algorithm every time, in the precision asked for; what a network has
     compiled is computed as it is written, as compiled code has no second derivatives."""
     cudnn = torch.backends.cudnn
+    # Whoever has compiled anything has loaded the compiler, which others need not wait for.
+    compiles = "torch._dynamo" in sys.modules
     with (
-        torch.compiler.set_stance("force_eager"),
+        torch.compiler.set_stance("force_eager") if compiles else nullcontext(),
         cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
     ):
         yield

@@ -30,6 +30,7 @@ def by_tensor(*steps: int, sign: float = 1.0) -> pd.DataFrame:
         for x, name in enumerate(("last.weight", "a.bias", "mid.weight"), 1)
     ]
     said = {"title": "trace of the block", "note": "the sum.", "x_title": "tensor", "line": np.nan}
+    said |= {"reference": np.nan, "reference_title": ""}
     return pd.DataFrame(rows).assign(**said)
 
 

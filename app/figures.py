@@ -418,11 +418,13 @@ def lines_of_tensors(points: pd.DataFrame) -> bool:
 def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
     """A profile at several steps of one line, of ``queries.profiles``."""
     title, lines = str(points["title"].iloc[0]), points["line"].nunique()
+    is_mean = "n" in points
     if by_tensor(points):
+        told = "the mean, its standard deviation and its interval" if is_mean else "its interval"
         return Figure(
             title=f"{_upper(title)} of every tensor",
             how=f"{points['note'].iloc[0]} A column is a training step, a row a parameter tensor in the "
-            "model's order; point at a cell for its interval.",
+            f"model's order; point at a cell for {told}.",
             alt=f"{title} of every parameter tensor at several training steps: {series}.",
             table=points,
             draw=charts.tensors_by_step,
@@ -436,27 +438,20 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
     beside = ""
     if charts.has_common_reference(points):
         beside = f" Dashed: {points['reference_title'].iloc[0]}."
+    band = "with the band of its stated error or interval"
+    if is_mean:
+        band = (
+            "the mean of several analyses. Its pale band is ± one standard deviation (n − 1), the darker one "
+            "the mean of the stated errors or intervals"
+        )
     return Figure(
         title=_upper(title),
-        how=f"{points['note'].iloc[0]} A line is a training step, early ones dark, with the band of its "
-        f"stated error or interval.{beside}{first} {ZOOM}",
+        how=f"{points['note'].iloc[0]} A line is a training step, early ones dark, {band}.{beside}{first} "
+        f"{ZOOM}",
         alt=f"{title} at several training steps: {series}.",
         table=points,
         draw=charts.profile_by_step,
         of=series,
-    )
-
-
-def ratio_against_size(last: pd.DataFrame, colors: Mapping[str, str], size: Size) -> Figure:
-    """The ratio to chance against the number of parameters, of ``panels.last_steps``."""
-    return Figure(
-        title=f"Ratio to chance against network size, {size}",
-        how="a point is a line of the page at its last analysed step; the farther above the dotted chance "
-        "level, the more of the top eigenspace lies on the largest weights. Bars: the stated error.",
-        alt=f"Overlap divided by chance at {size} against the number of parameters.",
-        table=last,
-        draw=partial(charts.ratio_by_size, colors=dict(colors)),
-        symbols=OVERLAP_SYMBOLS,
     )
 
 
@@ -486,9 +481,20 @@ def scatter(
     at = f", {size}" if any(each.name in ("overlap", "ratio", "chance") for each in axes) else ""
     bars = " Bars: the stated error, of λ₁ the residual." if any(each.error for each in axes) else ""
     level = 1.0 if axes[1].name == "ratio" else None
+    what, ends = "a point is an analysis", {}
+    click = "; click it to open its result" if "address" in points else ""
+    if "n" in points:
+        what = "a point is the mean of the analyses of a line at a step"
+        click = "; click it to see them by themselves" if click else ""
+        bars += " Pale bars: ± one standard deviation (n − 1)."
+        ends = {
+            f"{axis}_{end}": f"{name}, mean {sign} standard deviation"
+            for axis, name in zip("xy", names, strict=True)
+            for end, sign in (("below", "−"), ("above", "+"))
+        }
     return Figure(
         title=f"{names[1]} against {names[0]}{at}",
-        how=f"a point is an analysis; click it to open its result.{bars}",
+        how=f"{what}{click}.{bars}",
         alt=f"{names[1]} against {names[0]}, a point for each analysis.",
         table=points,
         draw=partial(charts.scatter, colors=dict(colors), titles=(names[0], names[1]), log=log, level=level),
@@ -497,7 +503,8 @@ def scatter(
             "y_low": f"{names[1]}, at least", "y_high": f"{names[1]}, at most",
             "x_told": f"{names[0]}, in words", "y_told": f"{names[1]}, in words",
             "address": "page of the result",
-        },
+        }
+        | ends,
         symbols=OVERLAP_SYMBOLS if at else "",
     )  # fmt: skip
 

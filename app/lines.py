@@ -40,6 +40,10 @@ _PREFIXES = {"samples": "N = ", "seed": "seed ", "parameters": "D = "}
 _OF_NETWORKS = {"architecture": "", "parameters": "D = "}
 
 
+# What lines of overlaps are compared by, and its words: the ratio where chance differs.
+MEASURES: Mapping[str, str] = MappingProxyType({"overlap": "overlap", "ratio": "overlap ÷ chance"})
+
+
 @dataclass(frozen=True)
 class Arrangement:
     """How analyses become lines.
@@ -126,7 +130,8 @@ def told(value: Any) -> str:
 # --- Means ------------------------------------------------------------------------------------------------
 
 # What a point, or a point of a curve, of a line is told by; and what is drawn of it, the first that is there.
-_PLACES = ("series", "group", "dash", "panel", "step", "mask", "k", "position", "curve", "observable")
+_LINES = ("series", "group", "dash", "panel", "step")
+_PLACES = (*_LINES, "mask", "k", "position", "curve", "observable", "line", "x", "name")
 _DRAWN = ("overlap", "magnitude", "value")
 
 
@@ -178,6 +183,42 @@ def whole_curves(curves: pd.DataFrame) -> pd.DataFrame:
     jump where one of them ends."""
     most = curves.groupby(["series", "step"])["n"].transform("max")
     return curves[curves["n"] == most]
+
+
+def at_shared_places(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Profiles whose places x differ between the analyses of a line and step, all at the places of all.
+
+    Between two places a profile is the straight line that charts draw. Beyond its own places it is known only
+    if it is a density of eigenvalues, which has places wherever it is not 0; other profiles are cut to what
+    all of them reach. Tensors have numbers for places and stay as they are.
+
+    Args:
+        profiles: ``queries.profiles`` with ``LINE``.
+    """
+    parts = []
+    for _, rows in profiles.groupby([*_LINES, "observable", "line"], sort=False, dropna=False):
+        each = [part.sort_values("x") for _, part in rows.groupby("analysis_id")]
+        places = [part["x"].to_numpy() for part in each]
+        if rows["x_title"].iloc[0] == "tensor" or all(np.array_equal(places[0], other) for other in places):
+            parts.append(rows)
+            continue
+        beyond = 0.0 if rows["x_title"].iloc[0] == "λ" else np.nan
+        together = np.unique(np.concatenate(places))
+        if np.isnan(beyond):
+            low, high = max(one[0] for one in places), min(one[-1] for one in places)
+            together = together[(together >= low) & (together <= high)]
+        parts += [_at_places(part, together, beyond) for part in each]
+    return pd.concat(parts, ignore_index=True) if parts else profiles
+
+
+def _at_places(profile: pd.DataFrame, places: Any, beyond: float) -> pd.DataFrame:
+    """One profile of one analysis at other places, and what it is beyond its own."""
+    whole = profile.iloc[np.zeros(len(places), dtype=int)].assign(x=places)
+    told = {
+        name: np.interp(places, profile["x"], profile[name], left=beyond, right=beyond)
+        for name in ("value", "lower", "upper", "reference")
+    }
+    return whole.assign(**told)
 
 
 # --- A baseline -------------------------------------------------------------------------------------------

@@ -8,19 +8,23 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 import streamlit as st
 
-from seigh.app import charts
-from seigh.app.common import database, named, of_different_colors, say_what_is_gone
+from seigh.app import charts, figures
+from seigh.app.common import counted, database, of_different_colors, plain, say_what_is_gone
 from seigh.app.figures import label_of
 from seigh.app.lines import (
     OWN,
     USUAL,
     Arrangement,
+    at_shared_places,
     averaged,
     baselines,
+    heights,
     in_lines,
+    relative,
     told,
     whole_curves,
 )
+from seigh.core.figures import Figure
 from seigh.core.lab import listing
 from seigh.core.lab.listing import Column, Query
 from seigh.core.lab.models import State
@@ -38,6 +42,9 @@ _PLACES = {
     "dash": ("Dash", "split", f"Up to {charts.MOST_DASHES} values have a dash each."),
     "panel": ("Panel", "one for all", "A chart for each value, side by side on the same axes."),
 }
+
+
+_MOST_NAMES = 6
 
 
 @dataclass(frozen=True)
@@ -63,28 +70,101 @@ class Lines:
         """Colour of every group."""
         return charts.group_colors(self.chosen)
 
+    @property
+    def colors_of_models(self) -> dict[str, str]:
+        """Colour of every model, for what is recorded of it: that of its lines where groups are models."""
+        if self.arrangement.color or "model" in self.arrangement.over:
+            return charts.group_colors(self.chosen.assign(group=self.chosen["model"]))
+        return self.colors
+
     def of_different_colors(self) -> pd.DataFrame:
         """As many of the analyses as have colours of their own; which are left out is said."""
         return of_different_colors(self.chosen)
 
     def means(self, points: pd.DataFrame) -> pd.DataFrame:
         """The points, or where lines are means, one for each line and step; how many they are of is said."""
-        if not self.arrangement.over or points.empty:
-            return points
-        found = averaged(points)
-        counts, over = found["n"], [self.arrangement.labels[each] for each in self.arrangement.over]
-        of = f"{counts.min():,}" if counts.nunique() == 1 else f"{counts.min():,} to {counts.max():,}"
-        alone = " A point of a single analysis has no spread." if (counts == 1).any() else ""
-        st.caption(
-            f"Means over {named(over)}, n = {of}. "
-            "Pale: ± one standard deviation (n − 1). Thin bars: the mean of the stated errors, which bounds "
-            f"that of the mean.{alone}"
-        )
+        found = self.means_of_points(points)
+        self.say(found)
         return found
+
+    def means_of_points(self, points: pd.DataFrame) -> pd.DataFrame:
+        """The points, or where lines are means, one for each line and step."""
+        return averaged(points) if self.arrangement.over and len(points) else points
 
     def means_of_curves(self, curves: pd.DataFrame) -> pd.DataFrame:
         """The curves, or their means, as far as all curves of a line and step reach."""
         return whole_curves(averaged(curves)) if self.arrangement.over and len(curves) else curves
+
+    def means_of_profiles(self, profiles: pd.DataFrame) -> pd.DataFrame:
+        """The profiles, or their means at the places of all that come together."""
+        if not self.arrangement.over or profiles.empty:
+            return profiles
+        return whole_curves(averaged(at_shared_places(profiles)))
+
+    def say(self, found: pd.DataFrame, errors: str = "Thin bars") -> None:
+        """Say what means are of, on the page; see ``said``."""
+        if sentence := self.said(found, errors):
+            st.caption(plain(sentence))
+
+    def said(self, found: pd.DataFrame, errors: str = "Thin bars") -> str:
+        """What means are of, and how they are drawn; empty where lines are no means.
+
+        Args:
+            found: A table of means.
+            errors: What shows their stated errors.
+        """
+        if not self.arrangement.over or found.empty:
+            return ""
+        counts, over = found["n"], [self.arrangement.labels[each] for each in self.arrangement.over]
+        of = f"{counts.min():,}" if counts.nunique() == 1 else f"{counts.min():,} to {counts.max():,}"
+        alone = " A point of a single analysis has no spread." if (counts == 1).any() else ""
+        return (
+            f"Means over {', '.join(over)}, n = {of}. "
+            f"Pale: ± one standard deviation (n − 1). {errors}: the mean of the stated errors, which bounds "
+            f"that of the mean.{alone}"
+        )
+
+    def beside_baseline(
+        self, points: pd.DataFrame, measure: str, what: str
+    ) -> tuple[dict[str, Figure], list[str]]:
+        """Figures of the difference and the ratio to the pinned baseline, and sentences about what has
+        neither; both empty without a baseline.
+
+        Args:
+            points: A point of each line at each step, with LINE.
+            measure: The column that is compared.
+            what: What that is.
+        """
+        if self.baseline is None:
+            return {}, []
+        there = set(points["series"])
+        base_of = {line: base for line, base in self.base_of.items() if {line, base} <= there}
+        if not base_of:
+            return {}, [f"The baseline {self.baseline} has no {what}."]
+        found = relative(heights(points, measure), base_of)
+        drawn = {
+            kind: figures.relative_to_baseline(table, self.colors, what, self.baseline, ratio=ratio)
+            for kind, ratio, table in (
+                ("difference", False, found.differences),
+                ("quotient", True, found.ratios),
+            )
+            if len(table)
+        }
+        without = {
+            "Neither, as the baseline has no line that differs in its model alone": sorted(
+                there - base_of.keys()
+            ),
+            "Neither, as the baseline has no value at that step": found.unmatched,
+            "Neither, as its stated error or that of the baseline is not known": found.unknown,
+            "No ratio, as the baseline is zero within its stated error": found.unresolved,
+        }
+        return drawn, [f"{why}: {_first(names)}." for why, names in without.items() if names]
+
+
+def _first(names: Sequence[str]) -> str:
+    """Names in a sentence of plain text, the first of them if there are many."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {counted(more, 'other', 'others')}" if more > 0 else "")
 
 
 def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:

@@ -227,8 +227,8 @@ def metrics_near(found: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFram
 
 
 def last_steps(points: pd.DataFrame) -> pd.DataFrame:
-    """Each line at its last step."""
-    return points.sort_values("step").drop_duplicates("series", keep="last")
+    """Each line at its last step; where several analyses of a line have one, all of them."""
+    return points[points["step"] == points.groupby("series")["step"].transform("max")]
 
 
 def shared(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from seigh.app.checks import checks_among
 from seigh.app.common import matrix, samples_of
 from seigh.app.digits import number, with_error
 from seigh.app.figures import Size
-from seigh.app.lines import LINE, in_lines
+from seigh.app.lines import LINE, MEASURES, USUAL, in_lines
+from seigh.app.lines_form import Lines
 from seigh.app.panels import (
     further_points,
     heatmaps_found,
@@ -32,6 +33,7 @@ from seigh.app.panels import (
     within,
 )
 from seigh.app.rows import Analysis, AnalysisOfLine, OverlapAtStep, rows_of
+from seigh.app.scattered import by_size
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
@@ -51,7 +53,15 @@ QUESTION = (
 )
 
 
-def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho: float | None = None) -> str:
+def report(
+    s: Session,
+    title: str,
+    ids: Sequence[int],
+    k: int | None = None,
+    rho: float | None = None,
+    *,
+    lines: Lines | None = None,
+) -> str:
     """The HTML page of these finished analyses.
 
     Args:
@@ -61,18 +71,23 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
         k: Size at which they are compared over training; the largest that all of them reach if neither this
             nor ``rho`` is given.
         rho: Sparsity k/D to compare at instead.
+        lines: The analyses as lines, with colours, panels, means and a baseline; as *Compare* shows them at
+            first if not given.
 
     Raises:
         StoreError: If none of them is finished.
     """
-    analyses = queries.comparable(s)
-    analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
+    if lines is None:
+        analyses = queries.comparable(s)
+        analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
+    else:
+        analyses = lines.chosen[lines.chosen["analysis_id"].isin(ids)]
     if analyses.empty:
         raise StoreError("There is no finished analysis to report; wait for one, or choose other models.")
-    analyses = in_lines(analyses)
+    lines = Lines(in_lines(analyses), USUAL, {}) if lines is None else replace(lines, chosen=analyses)
     if k is None and rho is None:
         k = int(analyses["k"].min())
-    found = list(_figures(s, analyses, Size(k, rho)))
+    found = list(_figures(s, lines, Size(k, rho)))
     tables = {
         "Analyses": _analyses(s, analyses, k, rho),
         "How they were checked": checks_among(queries.records(s, analyses["analysis_id"].tolist())),
@@ -80,16 +95,19 @@ def report(s: Session, title: str, ids: Sequence[int], k: int | None = None, rho
     return _page(title, _models(s, analyses), found, tables)
 
 
-def _figures(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
+def _figures(s: Session, lines: Lines, size: Size) -> Iterator[Figure | str]:
     """The figures of the report in order; a sentence stands for what there is no figure of."""
-    parts = _of_few_colors(analyses)
+    parts = _of_few_colors(lines.chosen)
     for place, part in enumerate(parts, start=1):
-        yield from _part(_over_training(s, part, size), place, len(parts))
-    yield from _against_k(s, analyses)
+        yield from _part(_over_training(s, replace(lines, chosen=part), size), place, len(parts))
+    yield from _against_k(s, lines)
+    # What follows is of single analyses, whatever their means.
+    alone = in_lines(lines.chosen, replace(lines.arrangement, over=()))
+    parts = _of_few_colors(alone)
     for place, part in enumerate(parts, start=1):
         yield from _part(_metrics(s, part, size), place, len(parts))
-    yield from _heatmaps(s, analyses, size)
-    yield from _of_single_analyses(s, analyses, size)
+    yield from _heatmaps(s, alone, size)
+    yield from _of_single_analyses(s, alone, size)
 
 
 def _of_few_colors(analyses: pd.DataFrame) -> list[pd.DataFrame]:
@@ -103,49 +121,82 @@ def _part(found: Iterator[Figure | str], place: int, parts: int) -> Iterator[Fig
     """Figures of a part of the lines, which their titles say if there are several."""
     for each in found:
         if isinstance(each, Figure) and parts > 1:
-            yield replace(each, of=f"part {place} of {parts}")
+            yield replace(each, of=", ".join(filter(None, (each.of, f"part {place} of {parts}"))))
         else:
             yield each
 
 
-def _over_training(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
-    ids, colors = analyses["analysis_id"].tolist(), charts.group_colors(analyses)
+def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | str]:
+    analyses, colors = lines.chosen, lines.colors
+    ids = analyses["analysis_id"].tolist()
     masks = (Mask.magnitude, Mask.random)
     points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids, masks=masks)
     points = points.merge(analyses[LINE], on="analysis_id")
     if len(points):
-        yield figures.overlap_over_training(points, colors, size)
-        yield figures.ratio_over_training(points, colors, size)
-        last = last_steps(points[points["mask"] == Mask.magnitude])
-        if last["parameters"].nunique() > 1:
-            yield figures.ratio_against_size(last, colors, size)
-    leading = queries.eigenvalues(s, ids, most=1).query("position == 1")
-    yield figures.largest_eigenvalue(leading.merge(analyses[LINE], on="analysis_id"), colors)
+        reached = analyses[analyses["analysis_id"].isin(points["analysis_id"])]
+        points = lines.means_of_points(points)
+        if sentence := lines.said(points):
+            yield sentence
+        yield from _in_panels(figures.overlap_over_training(points, colors, size))
+        yield from _in_panels(figures.ratio_over_training(points, colors, size))
+        magnitude = points[points["mask"] == Mask.magnitude]
+        measure = "overlap" if magnitude["chance"].nunique() == 1 else "ratio"
+        yield from _beside_baseline(lines, magnitude, measure, f"{MEASURES[measure]}, {size}")
+        if reached["parameters"].nunique() > 1:
+            yield by_size(s, reached, colors, size, is_mean=bool(lines.arrangement.over))
+    leading = queries.eigenvalues(s, ids, most=1).query("position == 1").drop(columns="magnitude")
+    leading = lines.means_of_points(leading.merge(analyses[LINE], on="analysis_id"))
+    yield from _in_panels(figures.largest_eigenvalue(leading, colors))
+    yield from _beside_baseline(lines, leading, "value", "λ₁")
     metrics = queries.recorded_metrics(s, sorted(analyses["model"].unique()))
+    of_models = lines.colors_of_models
     for metric in metrics["metric"].unique():
-        yield figures.recorded(metrics, colors, metric)
+        yield figures.recorded(metrics, of_models, metric)
     for name in queries.curve_names(s, ids):
-        found = further_points(s, analyses, name, size.of)
+        found = lines.means_of_points(further_points(s, analyses, name, size.of))
         if len(found):
-            yield figures.further_over_training(found, colors, size)
+            yield from _in_panels(figures.further_over_training(found, colors, size))
+            yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
     for name in queries.observation_names(s, ids, "quantity"):
         found = queries.quantities(s, ids, [name]).merge(analyses[LINE], on="analysis_id")
-        yield figures.quantity_over_training(found, colors)
+        found = lines.means_of_points(found)
+        yield from _in_panels(figures.quantity_over_training(found, colors))
+        yield from _beside_baseline(lines, found, "value", str(found["title"].iloc[0]))
 
 
-def _against_k(s: Session, analyses: pd.DataFrame) -> Iterator[Figure | str]:
-    """Overlap and spectrum of every line, a curve for each step."""
+def _in_panels(figure: Figure) -> Iterator[Figure]:
+    """The figure, or where its table has several panels, each of them."""
+    panels = sorted(figures.table_of(figure)["panel"].unique())
+    if len(panels) == 1:
+        yield figure
+    else:
+        yield from (figures.of_panel(figure, str(name)) for name in panels)
+
+
+def _beside_baseline(lines: Lines, points: pd.DataFrame, measure: str, what: str) -> Iterator[Figure | str]:
+    """The difference and the ratio to the baseline, if there is one; see ``Lines.beside_baseline``."""
+    drawn, sentences = lines.beside_baseline(points, measure, what)
+    for figure in drawn.values():
+        yield from _in_panels(figure)
+    yield from sentences
+
+
+def _against_k(s: Session, lines: Lines) -> Iterator[Figure | str]:
+    """Overlap, spectrum and profiles of every line, a curve for each step."""
+    analyses = lines.chosen
     ids = analyses["analysis_id"].tolist()
     values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(analyses[LINE], on="analysis_id")
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
-    curves = curves.merge(analyses[LINE], on="analysis_id")
+    curves = lines.means_of_curves(curves.merge(analyses[LINE], on="analysis_id"))
+    values = lines.means_of_curves(values)
     names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)
         of = analyses.loc[analyses["series"] == name, "analysis_id"].tolist()
         for _, rows in queries.profiles(s, of).groupby("observable"):
-            yield figures.profile_over_training(rows, name)
+            found = lines.means_of_profiles(rows.merge(analyses[LINE], on="analysis_id"))
+            yield figures.profile_over_training(found, name)
     if without := names[MOST_PANELS:]:
         yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+from sqlalchemy.orm import Session
 
 from seigh.app import figures
 from seigh.app.common import counted, database, named, say_what_is_gone
-from seigh.app.digits import counted_or_measured, with_error
+from seigh.app.digits import counted_or_measured, number, with_error
 from seigh.app.figures import Size, label_of
 from seigh.app.frame import show
 from seigh.app.lines import LINE
 from seigh.app.lines_form import Lines
 from seigh.app.panels import last_steps
+from seigh.core.figures import Figure
 from seigh.core.lab import listing
 from seigh.core.lab.listing import Column, Query
 
+# Whether it is the size of a network that matters: columns of both axes.
+BY_SIZE = ("D", "ratio")
+
 # What people look at first, by the columns of both axes.
 PRESETS: Mapping[str, tuple[str, str]] = {
-    "Ratio to chance against D": ("D", "ratio"),
+    "Ratio to chance against D": BY_SIZE,
     "Overlap against test accuracy": ("test_accuracy", "overlap"),
     "λ₁ against test loss": ("test_loss", "lambda"),
     "Time against D": ("D", "seconds"),
@@ -40,7 +46,8 @@ def scatter(
             if each.kind == "number" and not name.endswith("_error")
         }
     x, y, last = choose_axes(offered, asked)
-    found = points(last_steps(chosen) if last else chosen, offered[x], offered[y], size)
+    with database()() as s:
+        found = points(s, last_steps(chosen) if last else chosen, offered[x], offered[y], size)
     known = found.dropna(subset=["x", "y"])
     say_without(found, known, "have no value of both")
     log = choose_log({"x": known["x"], "y": known["y"]}, x, y, asked)
@@ -50,10 +57,15 @@ def scatter(
     if drawn.empty:
         st.info("No chosen analysis has a value of both columns; choose others.")
     else:
+        if lines.arrangement.over:
+            drawn = means(drawn)
+            lines.say(drawn)
         figure = figures.scatter(within(drawn, log), lines.colors, (offered[x], offered[y]), log, size)
         show(figure, "compare_scatter")
-        if lines.arrangement.over:
-            st.caption("Every analysis is a point here: means are not taken.")
+        if x == "D" and drawn["x"].nunique() == 1:
+            st.caption(
+                "All of these have the same size; analyse a model of another size to see how it matters."
+            )
         numbers(drawn, offered[x], offered[y])
     in_url = {"x": [x], "y": [y]} | ({} if last else {"steps": ["all"]})
     return in_url | {f"log_{axis}": [str(int(each))] for axis, each in zip("xy", log, strict=True)}
@@ -111,21 +123,21 @@ def choose_log(
     return chosen[0], chosen[1]
 
 
-def points(chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFrame:
+def points(s: Session, chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFrame:
     """A point for each analysis: LINE, step, x and y, the ends of their errors (NaN without one), both in
     words, and the address of its result.
 
     Args:
+        s: A reading session.
         chosen: ``lines.in_lines``.
         x: Column of the horizontal axis.
         y: Column of the vertical one.
         size: The k of overlaps.
     """
     frames = []
-    with database()() as s:
-        for parameters, rows in chosen.groupby("parameters"):
-            query = Query(archived=True, only=rows["analysis_id"].tolist(), k=size.of(int(str(parameters))))
-            frames.append(listing.rows(s, query, [x.name, y.name]).rows)
+    for parameters, rows in chosen.groupby("parameters"):
+        query = Query(archived=True, only=rows["analysis_id"].tolist(), k=size.of(int(str(parameters))))
+        frames.append(listing.rows(s, query, [x.name, y.name]).rows)
     rows = pd.concat(frames, ignore_index=True)
     found = pd.DataFrame({"analysis_id": rows["id"].astype(int)})
     for axis, column in (("x", x), ("y", y)):
@@ -140,12 +152,56 @@ def points(chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFra
     return found.merge(chosen[[*LINE, "step"]], on="analysis_id")
 
 
+def means(found: pd.DataFrame) -> pd.DataFrame:
+    """The mean of the points of each line and step, with n, the ends of one standard deviation (n − 1) to
+    both sides (``x_below`` to ``y_above``, NaN of a single point), and the address of its points alone.
+
+    Args:
+        found: ``points`` with values of both axes.
+    """
+    groups = found.groupby(["series", "group", "dash", "panel", "step"], sort=False, dropna=False)
+    columns: dict[str, Any] = {"analysis_id": groups["analysis_id"].min(), "n": groups.size()}
+    for axis in "xy":
+        mean, spread = groups[axis].mean(), groups[axis].std(ddof=1)
+        columns[axis] = mean
+        columns |= {f"{axis}_below": mean - spread, f"{axis}_above": mean + spread}
+        for end in (f"{axis}_low", f"{axis}_high"):  # known if it is of all
+            columns[end] = groups[end].mean().where(groups[end].count() == groups.size())
+        columns[f"{axis}_told"] = [
+            with_error(counted_or_measured(value), off) + ("" if np.isnan(std) else f", std {number(std, 2)}")
+            for value, off, std in zip(mean, columns[f"{axis}_high"] - mean, spread, strict=True)
+        ]
+    columns["address"] = groups["analysis_id"].agg(
+        lambda each: "compare?view=scatter&" + "&".join(f"analysis={one}" for one in each)
+    )
+    return pd.DataFrame(columns).reset_index()
+
+
+def by_size(s: Session, chosen: pd.DataFrame, colors: Mapping[str, str], size: Size, is_mean: bool) -> Figure:
+    """The ratio to chance against D, each line at its last step, for a page that leads nowhere.
+
+    Args:
+        s: A reading session.
+        chosen: ``lines.in_lines`` of analyses that reach the size.
+        colors: Colour of every group.
+        size: The k of overlaps.
+        is_mean: Whether several analyses of a line become their mean.
+    """
+    offered = listing.known(s, Query())
+    x, y = (offered[name] for name in BY_SIZE)
+    found = points(s, last_steps(chosen), x, y, size).dropna(subset=["x", "y"])
+    drawn = (means(found) if is_mean else found).drop(columns="address")
+    return figures.scatter(drawn, colors, (x, y), (True, False), size)
+
+
 def within(found: pd.DataFrame, log: tuple[bool, bool]) -> pd.DataFrame:
-    """The points with errors that reach zero or below cut on a log axis, a third below the least value."""
+    """The points with errors and deviations that reach zero or below cut on a log axis, a third below the
+    least value."""
     for axis, is_log in zip("xy", log, strict=True):
         if is_log:
             floor = float(found[axis].min()) / 3
-            found = found.assign(**{f"{axis}_low": found[f"{axis}_low"].clip(lower=floor)})
+            ends = [name for name in (f"{axis}_low", f"{axis}_below") if name in found]
+            found = found.assign(**{name: found[name].clip(lower=floor) for name in ends})
     return found
 
 
@@ -168,5 +224,5 @@ def numbers(drawn: pd.DataFrame, x: Column, y: Column) -> None:
         )
         st.dataframe(
             table, hide_index=True, key="compare_scatter_numbers",
-            column_config={"result": st.column_config.LinkColumn(display_text=r"analysis=(\d+)")},
+            column_config={"result": st.column_config.LinkColumn(display_text=r"analysis=([^?]+)$")},
         )  # fmt: skip

@@ -42,7 +42,6 @@ PAGES = (
     "result",
     "compare",
     "compare?view=spectrum",
-    "compare?view=size",
     "compare?view=scatter",
     "stabilisation",
     "metrics",

@@ -60,7 +60,6 @@ from seigh.app.charts.structure import (
 from seigh.app.charts.trends import (
     Recording,
     lambda_by_step,
-    ratio_by_size,
     recorded_by_step,
     relative_by_step,
     spectra_by_step,
@@ -111,7 +110,6 @@ __all__ = [
     "profile",
     "profile_by_step",
     "random_study",
-    "ratio_by_size",
     "recorded_by_step",
     "relative_by_step",
     "scatter",

@@ -9,7 +9,16 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, scale, step_colors, zoom
+from seigh.app.charts.base import (
+    MODEL_COLORS,
+    NEUTRAL,
+    layered,
+    legend,
+    scale,
+    step_colors,
+    told_spread,
+    zoom,
+)
 from seigh.app.charts.curves import short
 
 PROFILE_HEIGHT = 340
@@ -113,7 +122,7 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     Args:
         frame: ``queries.profiles`` of one line and one name, whose places are tensors.
     """
-    frame = frame[["title", "step", "x", "name", "value", "lower", "upper"]]
+    frame = frame[["title", "step", "x", "name", "value", "lower", "upper", *_means(frame)]]
     names = frame.sort_values("x")["name"].drop_duplicates().tolist()
     steps = [str(step) for step in sorted(frame["step"].unique())]
     frame = frame.assign(at=frame["step"].astype(str))
@@ -151,6 +160,7 @@ def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("value:Q", format=".4g"),
                 alt.Tooltip("lower:Q", title="at least", format=".4g"),
                 alt.Tooltip("upper:Q", title="at most", format=".4g"),
+                *told_spread(frame),
             ],
         ),
         height=max(160, 24 * len(names) + 100),
@@ -248,14 +258,19 @@ def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("told:Q", title="value", format=".4g"),
                 alt.Tooltip("lower:Q", title="at least", format=".4g"),
                 alt.Tooltip("upper:Q", title="at most", format=".4g"),
+                *told_spread(frame),
             ],
         )
     )
     known = frame.dropna(subset=["low", "high"])
     layers = [lines.add_params(zoom())]
+    around = frame.dropna(subset=["below", "above"]) if "spread" in frame else frame.iloc[:0]
+    if len(around):
+        pale = alt.Chart(around).mark_area(opacity=0.15)
+        layers.insert(0, pale.encode(x=x, y=alt.Y("below:Q"), y2=alt.Y2("above:Q"), color=tint))
     if len(known):
-        area = alt.Chart(known).mark_area(opacity=0.15)
-        layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint))
+        area = alt.Chart(known).mark_area(opacity=0.3 if len(around) else 0.15)
+        layers.insert(len(layers) - 1, area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint))
     if has_common_reference(frame):
         dashed = alt.Chart(frame.dropna(subset="beside").drop_duplicates("x"))
         line = dashed.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
@@ -301,12 +316,23 @@ def _ticks(low: float, high: float, constant: float) -> list[float]:
     return sorted(kept)
 
 
+def _means(frame: pd.DataFrame) -> list[str]:
+    """The columns that a frame has beside a profile's if it is a mean."""
+    return [name for name in ("spread", "n") if name in frame]
+
+
 def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     """The frame with what is drawn of each number, and the vertical axis: on a log one, above its floor."""
     names = ["x_title", "line_title", "reference_title", "step", "line", "x", "lower", "upper", "reference"]
-    shown = frame[names].assign(line=frame["line"].fillna(0.0).map("{:g}".format), told=frame["value"])
+    shown = frame[[*names, *_means(frame)]].assign(
+        line=frame["line"].fillna(0.0).map("{:g}".format), told=frame["value"]
+    )
     columns = {"height": "value", "low": "lower", "high": "upper", "beside": "reference"}
     shown = shown.assign(**{name: frame[column] for name, column in columns.items()})
+    edges = ["height", "low", "high", "beside"]
+    if "spread" in frame:
+        shown = shown.assign(below=frame["value"] - frame["spread"], above=frame["value"] + frame["spread"])
+        edges += ["below", "above"]
     title, log = short(str(frame["title"].iloc[0])), bool(frame["log"].iloc[0])
     positive = frame["value"] > 0
     if not (log and positive.any()):
@@ -315,12 +341,10 @@ def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     floor = max(
         float(frame.loc[positive, "value"].min()), top * _BELOW_ONE / float(frame["parameters"].iloc[0])
     )
-    shown["height"] = shown["height"].clip(lower=floor)
-    shown["low"] = shown["low"].clip(lower=floor)
-    shown["high"] = shown["high"].clip(lower=floor)
-    shown["beside"] = shown["beside"].clip(lower=floor)  # a gap would be drawn across, as if it were level
+    for edge in edges:
+        shown[edge] = shown[edge].clip(lower=floor)  # a gap would be drawn across, as if it were level
     axis = alt.Axis(format="~g", tickCount=6)
-    domain = [floor, max(top, float(shown["high"].max()) if shown["high"].notna().any() else top) * 1.5]
+    domain = [floor, max(top, float(shown[[each for each in edges if each != "beside"]].max().max())) * 1.5]
     return shown, alt.Y(
         "height:Q", title=title, scale=alt.Scale(type="log", domain=domain, nice=False), axis=axis
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -23,6 +25,9 @@ SCATTER_HEIGHT = 460
 # How full the points of the first, second, … value are that dashes tell apart where there are lines.
 FILLS = (1.0, 0.0, 0.5, 0.25, 0.75)
 
+# How the standard deviation of a mean looks.
+PALE: dict[str, Any] = {"strokeWidth": 7, "opacity": 0.25}
+
 
 def scatter(
     frame: pd.DataFrame,
@@ -35,7 +40,8 @@ def scatter(
 
     Args:
         frame: analysis_id, series, group, dash, step, x, y, x_low, x_high, y_low, y_high (NaN without an
-            error) and address, of the page that a point leads to. On a log axis everything is positive.
+            error) and, on a page, address, where a point leads to; where points are means, n and the ends of
+            one standard deviation, x_below, x_above, y_below and y_above. On a log axis all is positive.
         colors: Colour of every group.
         titles: Titles of the axes.
         log: Whether each axis is logarithmic.
@@ -54,9 +60,11 @@ def scatter(
     color = group_color(colors, frame)
     fills = {name: FILLS[place % len(FILLS)] for place, name in enumerate(dash_patterns(frame["dash"]))}
     splits = fills.keys() <= SPLIT_DASHES.keys()
+    leads = {"href": alt.Href("address:N")} if "address" in frame else {}
+    cursor = "pointer" if leads else "default"
     points = (
         alt.Chart(frame)
-        .mark_point(filled=True, size=90, opacity=0.9, strokeWidth=1.8, cursor="pointer")
+        .mark_point(filled=True, size=90, opacity=0.9, strokeWidth=1.8, cursor=cursor)
         .encode(
             x=along,
             y=up,
@@ -76,13 +84,14 @@ def scatter(
                 ),
             ),
             shape=group_shape(colors, frame),
-            href=alt.Href("address:N"),
+            **leads,
             tooltip=[
                 alt.Tooltip("analysis_id:Q", title="analysis", format="d"),
                 alt.Tooltip("series:N", title="line"),
                 alt.Tooltip("step:Q", format=",d"),
                 alt.Tooltip("x_told:N", title=titles[0]),
                 alt.Tooltip("y_told:N", title=titles[1]),
+                *([alt.Tooltip("n:Q", title="mean of", format=",d")] if "n" in frame else []),
             ],
         )
     )
@@ -94,22 +103,17 @@ def scatter(
         )
         words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
         layers.append(words.encode(x=alt.value("width"), y=alt.Y("level:Q")))
-    upright, level_bars = frame.dropna(subset=["y_low", "y_high"]), frame.dropna(subset=["x_low", "x_high"])
-    if len(upright):
-        bars = alt.Chart(upright).mark_rule(strokeWidth=1.5)
-        layers.append(
-            bars.encode(
-                x=along,
-                y=alt.Y("y_low:Q", title=titles[1], scale=scales[1]),
-                y2=alt.Y2("y_high:Q"),
-                color=color,
-            )
-        )
-    if len(level_bars):
-        bars = alt.Chart(level_bars).mark_rule(strokeWidth=1.5)
-        layers.append(
-            bars.encode(
-                x=alt.X("x_low:Q", title=titles[0], scale=scales[0]), x2=alt.X2("x_high:Q"), y=up, color=color
-            )
-        )
+    for ends, looks in ((("low", "high"), {"strokeWidth": 1.5}), (("below", "above"), PALE)):
+        for axis, place, other in (("y", alt.Y, along), ("x", alt.X, up)):
+            first, last = (f"{axis}_{end}" for end in ends)
+            if first not in frame or frame[first].isna().all():
+                continue
+            title, of = (titles[0], scales[0]) if axis == "x" else (titles[1], scales[1])
+            spans: dict[str, Any] = {
+                axis: place(f"{first}:Q", title=title, scale=of),
+                f"{axis}2": f"{last}:Q",
+                "y" if axis == "x" else "x": other,
+            }
+            bars = alt.Chart(frame.dropna(subset=[first, last])).mark_rule(**looks)
+            layers.append(bars.encode(color=color, **spans))
     return layered(*layers, points.add_params(zoom()), height=with_legend(SCATTER_HEIGHT, frame["group"]))

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from seigh.app.charts.base import (
-    CHANCE_LABEL,
-    ERROR_LABEL,
     NEUTRAL,
     error_bars,
     few,
     group_color,
     layered,
     over_steps,
-    scale,
     spreads,
     step_axis,
     step_colors,
@@ -171,64 +167,3 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
     errors = alt.Chart(known).mark_area(opacity=0.25)
     band = errors.encode(x=x, y=alt.Y("low:Q", title="|λ|"), y2=alt.Y2("high:Q"), color=step_colors(frame))
     return layered(*around, band, curves.add_params(zoom()), height=TREND_HEIGHT)
-
-
-def ratio_by_size(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
-    """Overlap as ratio to chance against the number of parameters D, at one sparsity ρ = k/D.
-
-    Args:
-        frame: ``queries.overlap_by_step`` of the magnitude mask, with a column ``series``: one row for each
-            point.
-        colors: Colour of every group.
-    """
-    title = "overlap ÷ chance"
-    known = frame.dropna(subset="error")
-    known = known.assign(
-        low=(known["overlap"] - known["error"]).clip(lower=0) / known["chance"],
-        high=(known["overlap"] + known["error"]) / known["chance"],
-    )
-    ends = np.log10([frame["parameters"].min(), frame["parameters"].max()])
-    margin = max(0.3, 0.1 * (ends[1] - ends[0]))
-    x = alt.X(
-        "parameters:Q",
-        title="number of parameters D",
-        scale=alt.Scale(type="log", domain=[10 ** (ends[0] - margin), 10 ** (ends[1] + margin)], nice=False),
-        axis=alt.Axis(format="~s", tickCount=6),
-    )
-    splits = [split for split in SPLIT_SHAPES if split in set(frame["split"])]
-    points = (
-        alt.Chart(frame)
-        .mark_point(filled=True, size=110, opacity=1)
-        .encode(
-            x=x,
-            y=alt.Y("ratio:Q", title=title, scale=alt.Scale(zero=True)),
-            color=group_color(colors, frame),
-            shape=alt.Shape(
-                "split:N",
-                scale=scale(splits, SPLIT_SHAPES),
-                legend=alt.Legend(
-                    title="Hessian on", titleOrient="left", orient="bottom", symbolFillColor=NEUTRAL
-                ),
-            ),
-            tooltip=[
-                alt.Tooltip("series:N", title="line"),
-                alt.Tooltip("parameters:Q", title="parameters D", format=",d"),
-                alt.Tooltip("step:Q", format=",d"),
-                alt.Tooltip("k:Q", format=",d"),
-                alt.Tooltip("ratio:Q", title=title, format=".3g"),
-                alt.Tooltip("overlap:Q", format=".3g"),
-                alt.Tooltip("error:Q", title=ERROR_LABEL, format=".2g"),
-                alt.Tooltip("chance:Q", title=CHANCE_LABEL, format=".3g"),
-            ],
-        )
-    )
-    bars = error_bars(known, x, title, group_color(colors, frame))
-    chance = pd.DataFrame({"level": [1.0]})
-    level = (
-        alt.Chart(chance)
-        .mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2)
-        .encode(y=alt.Y("level:Q"))
-    )
-    words = alt.Chart(chance).mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
-    words = words.encode(x=alt.value("width"), y=alt.Y("level:Q"))
-    return layered(level, bars, points, words, height=with_legend(TREND_HEIGHT, frame["group"]))

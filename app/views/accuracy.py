@@ -106,25 +106,25 @@ def numbers(study: pd.DataFrame, kind: Kind, k: int, outer: int, inner: int) -> 
     """What the chosen sizes give and cost, beside the other methods at the same n_O."""
     chosen = study[(study["outer"] == outer) & ((study["inner"] == inner) | study["inner"].isna())]
     columns = {"seigh": outer, "ssvd": 2 * outer}
-    table = pd.DataFrame(
-        {
-            "method": chosen["method"],
-            "‖H − Ĥ‖ ÷ ‖H‖": _with_std(chosen, "error"),
-            f"overlap with the true V, k = {k:,}": _with_std(chosen, "overlap"),
-            "products with H": [f"{products:,.0f}" for products in chosen["products"]],
-            "memory": [
-                f"{columns[name]:,} · D numbers" if name in columns else f"up to {products:,.0f} · D numbers"
-                for name, products in zip(chosen["method"], chosen["products"], strict=True)
-            ],
-        }
-    )
+    facts = {
+        "‖H − Ĥ‖ ÷ ‖H‖": _with_std(chosen, "error"),
+        f"overlap with the true V, k = {k:,}": _with_std(chosen, "overlap"),
+        "products with H": [f"{products:,.0f}" for products in chosen["products"]],
+        "memory, in vectors of D numbers": [
+            f"{columns[name]:,}" if name in columns else f"up to {products:,.0f}"
+            for name, products in zip(chosen["method"], chosen["products"], strict=True)
+        ],
+    }
+    # A column for each method: three of them have room on a telephone, and four facts have not.
+    table = pd.DataFrame(facts, index=pd.Index(chosen["method"])).T.rename_axis(None, axis=1)
     st.markdown(
         f"**At n_O = {outer:,}, n_I = {inner:,}**, mean ± std over {DRAWS} draws; the least error of any "
         f"matrix of rank {outer:,} is {kind.best(outer):.3g}:"
     )
-    st.table(table, border="horizontal", hide_index=True)
+    with st.container(key="accuracy_numbers"):
+        st.table(table.rename_axis("method").reset_index(), border="horizontal", hide_index=True)
     st.caption(
-        f"Memory: n_O vectors of D numbers. For a network of 10 million parameters in single precision, "
+        f"For a network of 10 million parameters in single precision, "
         f"SEIGH's {outer:,} take {outer * BYTES * 10**7 / 2**30:,.2f} GiB."
     )
 

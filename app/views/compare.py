@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,19 +30,18 @@ from seigh.app.common import (
 )
 from seigh.app.figures import Size
 from seigh.app.frame import explain, show
-from seigh.app.lines import LINE, Arrangement, heights, relative
+from seigh.app.lines import LINE, MEASURES, Arrangement
 from seigh.app.lines_form import Lines, choose_lines
 from seigh.app.panels import (
     BESIDE,
     further_points,
-    last_steps,
     masks_of_steps,
     overlap_of_each,
     overlapping_masks,
     top_of,
 )
 from seigh.app.report import report
-from seigh.app.scattered import scatter
+from seigh.app.scattered import BY_SIZE, scatter
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
@@ -71,14 +71,11 @@ DIFFERENCES = {
 
 LOOKS = "Each has a colour of its own, named in the legend"
 
-MEASURES = {"overlap": "overlap", "ratio": "overlap ÷ chance"}
-
 VIEWS = {
     "overlap": ":material/stacked_line_chart: Overlap",
     "spectrum": ":material/blur_linear: Spectrum",
     "curves": ":material/timeline: Observables",
     "masks": ":material/join_inner: Masks",
-    "size": ":material/bubble_chart: Size",
     "scatter": ":material/scatter_plot: Scatter",
 }
 
@@ -97,7 +94,7 @@ def page() -> None:
     if finished.empty:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
         return
-    asked = asked_in_url("compare")
+    asked = of_this_version(asked_in_url("compare"))
     finished, put_away = without_archived(finished, "compare", asked)
     only = only_chosen(finished, asked)
     if only is not None:
@@ -134,15 +131,20 @@ def page() -> None:
     elif view == "masks":
         size = choose_size(chosen, asked)
         selection |= size.in_url | masks_compared(chosen, size, asked, lines)
-    elif view == "scatter":
+    else:
         size = choose_size(chosen, asked)
         selection |= size.in_url | scatter(chosen, size, asked, lines)
-    else:
-        size = choose_size(chosen, asked, only_rho=True)
-        by_size(chosen, size, lines)
-        selection |= size.in_url
-    offer_report(chosen, size)
+    offer_report(replace(lines, chosen=chosen), size)
     keep_in_url("compare", selection)
+
+
+def of_this_version(asked: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What an address asks for. An earlier version had a view of its own for the ratio to chance against the
+    size of networks, which is what the scatter shows first."""
+    if asked.get("view") != ["size"]:
+        return asked
+    x, y = BY_SIZE
+    return {"rho": ["0.05"]} | asked | {"view": ["scatter"], "x": [x], "y": [y]}
 
 
 def only_chosen(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> list[int] | None:
@@ -174,14 +176,14 @@ def forget_chosen() -> None:
     st.query_params.clear()
 
 
-def offer_report(chosen: pd.DataFrame, size: Size | None) -> None:
-    """All charts of what is chosen in one file, made when somebody wants it."""
+def offer_report(lines: Lines, size: Size | None) -> None:
+    """All charts of what is chosen in one file, arranged as on the page, made when somebody wants it."""
 
     def make() -> str:
-        title = ", ".join(in_order(chosen["model"].unique()))
+        title = ", ".join(in_order(lines.chosen["model"].unique()))
         wanted = size or Size()
         with database()() as s:
-            return report(s, title, ids(chosen), wanted.k, wanted.rho)
+            return report(s, title, ids(lines.chosen), wanted.k, wanted.rho, lines=lines)
 
     st.download_button(
         "Report of this selection",
@@ -288,7 +290,7 @@ def several(
     return st.multiselect(label, options, key=key, persist_state="session", wrap=True)
 
 
-def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]], *, only_rho: bool = False) -> Size:
+def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> Size:
     """The size of the eigenspaces that are compared: k, or k as a share ρ of every model's parameters."""
     largest = int(chosen["k"].max())
     reached = float((chosen["k"] / chosen["parameters"]).max())
@@ -298,18 +300,16 @@ def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]], *, only_rho: 
     elif "k" in asked:
         st.session_state["compare_by"] = "k"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        by: str | None = "ρ"
-        if not only_rho:
-            st.session_state.setdefault("compare_by", "k")
-            by = st.segmented_control(
-                "Compare at one",
-                ["k", "ρ"],
-                key="compare_by",
-                required=True,
-                persist_state="session",
-                help="k: the same number of eigenvectors for all. ρ = k/D: the same share of every model's "
-                "parameters, so that chance is the same for all.",
-            )
+        st.session_state.setdefault("compare_by", "k")
+        by = st.segmented_control(
+            "Compare at one",
+            ["k", "ρ"],
+            key="compare_by",
+            required=True,
+            persist_state="session",
+            help="k: the same number of eigenvectors for all. ρ = k/D: the same share of every model's "
+            "parameters, so that chance is the same for all.",
+        )
         if by == "ρ" and shares:
             return Size(rho=choose_rho(shares, asked))
         if largest == 1:
@@ -398,9 +398,7 @@ def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
         st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
         return
     recordings: tuple[charts.Recording, ...] = ("accuracy", "loss")
-    colors = lines.colors
-    if lines.arrangement.color or "model" in lines.arrangement.over:  # the groups are no models
-        colors = charts.group_colors(chosen.assign(group=chosen["model"]))
+    colors = lines.colors_of_models
     for place, metric in zip(st.columns(2), recordings, strict=True):
         if metric in set(metrics["metric"]):
             with place:
@@ -445,7 +443,7 @@ def further(
         )
     name = one_of("curve", "Observable", list(titles), asked, st.container(), titles)
     if name in kinds["profile"]:
-        return {"curve": [name], "step": profiles(chosen, name, asked)}
+        return {"curve": [name], "step": profiles(chosen, name, asked, lines)}
     if name in kinds["quantity"] or name in kinds["runtime"]:
         with database()() as s:
             if name in kinds["quantity"]:
@@ -566,7 +564,7 @@ def one_of(
     )
 
 
-def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> list[str]:
+def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]], lines: Lines) -> list[str]:
     """A profile at several steps, a panel for each line; the steps shown."""
     steps = choose_steps(chosen, asked)
     chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_profiles")
@@ -576,28 +574,12 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]]) -> li
         st.info("No analysis at these steps has this profile; choose others.")
         return steps
     st.header(str(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
-    own = found["analysis_id"].map(charts.name_series(chosen).set_axis(chosen["analysis_id"]))
-    panels = [figures.profile_over_training(rows, series) for series, rows in each_line(found, own)]
-    in_two_columns(panels, "compare_profiles")
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
+    found = lines.means_of_profiles(found)
+    lines.say(found, "Darker, or in a cell's words")
+    panels = [figures.profile_over_training(rows, series) for series, rows in each_line(found)]
+    in_two_columns(panels, "compare_profiles")
     return steps
-
-
-def by_size(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
-    """The ratio to chance against the number of parameters, each line at its last step."""
-    with database()() as s:
-        points = queries.overlap_by_step(s, size.k, rho=size.rho, ids=ids(chosen))
-    points = lines.means(points.merge(chosen[LINE], on="analysis_id"))
-    last = last_steps(points)
-    if last.empty:
-        st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
-        return
-    show(figures.ratio_against_size(last, lines.colors, size), "compare_size")
-    without = sorted(set(chosen["series"]) - set(last["series"]))
-    if without:
-        st.caption(f"Left out, with too few eigenpairs for {size}: {named(without)}.")
-    if last["parameters"].nunique() == 1:
-        st.caption("All of these have the same size; analyse a model of another size to see how it matters.")
 
 
 def choose_steps(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
@@ -626,9 +608,9 @@ def one_page(chosen: pd.DataFrame, key: str) -> pd.DataFrame:
     return chosen[chosen["series"].isin(series)]
 
 
-def each_line(points: pd.DataFrame, names: str | pd.Series[str] = "series") -> list[tuple[str, pd.DataFrame]]:
+def each_line(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Every line by its name, with its rows."""
-    rows = {str(name): part for name, part in points.groupby(names)}
+    rows = {str(name): part for name, part in points.groupby("series")}
     return [(name, rows[name]) for name in in_order(rows)]
 
 
@@ -666,31 +648,11 @@ def against_baseline(points: pd.DataFrame, measure: str, what: str, key: str, li
         key: End of the charts' keys, after ``compare_``.
         lines: The lines with their baseline.
     """
-    if lines.baseline is None:
-        return
-    there = set(points["series"])
-    base_of = {line: base for line, base in lines.base_of.items() if {line, base} <= there}
-    if not base_of:
-        st.info(f"The baseline {plain(lines.baseline)} has no {plain(what)}.")
-        return
-    found = relative(heights(points, measure), base_of)
-    drawn = {}
-    for ratio, table in ((False, found.differences), (True, found.ratios)):
-        if len(table):
-            name = f"compare_{key}_{'quotient' if ratio else 'difference'}"
-            drawn[name] = figures.relative_to_baseline(table, lines.colors, what, lines.baseline, ratio=ratio)
+    drawn, sentences = lines.beside_baseline(points, measure, what)
     if drawn:
-        in_panels(drawn)
-    without = sorted(there - base_of.keys())
-    sentences = {
-        "Neither, as the baseline has no line that differs in its model alone": without,
-        "Neither, as the baseline has no value at that step": found.unmatched,
-        "Neither, as its stated error or that of the baseline is not known": found.unknown,
-        "No ratio, as the baseline is zero within its stated error": found.unresolved,
-    }
-    for sentence, names in sentences.items():
-        if names:
-            st.caption(f"{sentence}: {named(names)}.")
+        in_panels({f"compare_{key}_{kind}": figure for kind, figure in drawn.items()})
+    for sentence in sentences:
+        st.caption(plain(sentence))
 
 
 def ids(chosen: pd.DataFrame) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 Open = Callable[..., AppTest]
@@ -13,19 +14,24 @@ def values(app: AppTest) -> dict[str, float]:
     return {each.key.removeprefix("accuracy_"): each.value for each in app.number_input}
 
 
+def facts(app: AppTest) -> pd.DataFrame:
+    """The numbers of every method, by what they are."""
+    return app.table[0].value.set_index("method")
+
+
 def test_sizes_can_be_turned_and_the_address_has_them(open_page: Open) -> None:
     app = open_page("accuracy", d="100", r="5", k="8", outer="10", inner="20", tail="exponential", rate="0.2")
     assert not app.exception
     assert values(app) == {"rate_exponential": 0.2, "d": 100, "r": 5, "k": 8, "outer": 10, "inner": 20}
-    table = app.table[0].value
-    assert list(table["method"]) == ["seigh", "ssvd", "krylov"]
-    assert list(table["products with H"])[:2] == ["20", "40"]
-    for column in ("‖H − Ĥ‖ ÷ ‖H‖", "overlap with the true V, k = 8"):
+    table = facts(app)
+    assert list(table.columns) == ["seigh", "ssvd", "krylov"]
+    assert list(table.loc["products with H"])[:2] == ["20", "40"]
+    for fact in ("‖H − Ĥ‖ ÷ ‖H‖", "overlap with the true V, k = 8"):
         # Krylov hardly varies: as many digits as one can use, and not all that its spread would allow.
-        assert len(table[column].iloc[2].split()[0]) <= 8
-    before = table["‖H − Ĥ‖ ÷ ‖H‖"].iloc[0]
+        assert len(table.loc[fact, "krylov"].split()[0]) <= 8
+    before = table.loc["‖H − Ĥ‖ ÷ ‖H‖", "seigh"]
     app.number_input(key="accuracy_inner").set_value(60).run()
-    after = app.table[0].value["‖H − Ĥ‖ ÷ ‖H‖"].iloc[0]
+    after = facts(app).loc["‖H − Ĥ‖ ÷ ‖H‖", "seigh"]
     assert float(after.split()[0]) < float(before.split()[0])
     assert app.query_params["inner"] == ["60"] or app.query_params["inner"] == "60"
     titles = {each.value for each in app.header}

@@ -156,7 +156,7 @@ def test_seeds_become_a_mean_with_its_spread_and_the_address_restores_it(open_pa
     assert len(colors(specifications(app)[0])) == 6
     app.multiselect(key="compare_over").set_value(["seed"]).run()
     assert list(colors(specifications(app)[0])) == ["a", "b"]
-    assert "Means over **seed**, n = 3. Pale: ± one standard deviation (n − 1)" in said(app, "caption")
+    assert "Means over seed, n = 3. Pale: ± one standard deviation (n − 1)" in said(app, "caption")
     numbers = app.dataframe[0].value
     assert numbers["overlap"].tolist() == pytest.approx([0.02, 0.02])
     assert numbers["spread"].tolist() == pytest.approx([0.01, 0.01])
@@ -170,10 +170,30 @@ def test_seeds_become_a_mean_with_its_spread_and_the_address_restores_it(open_pa
     again.multiselect(key="compare_over").set_value(["model", "seed"]).run()
     assert again.dataframe[0].value["series"].tolist() == ["tanh-mlp · test"]
     assert again.dataframe[0].value["n"].tolist() == [6]
-    for view in ("spectrum", "curves", "masks", "size"):
+    for view in ("spectrum", "curves", "masks", "scatter"):
         again.segmented_control(key="compare_view").set_value(view).run()
         assert not again.exception
         assert not again.error
+
+
+def test_profiles_of_seeds_become_a_mean_with_its_spread(open_page: Open, add: Add) -> None:
+    words = {
+        "title": "shape", "note": "its shape.", "unit": "", "x_title": "α", "line_title": "",
+        "reference_title": "", "log": False,
+    }  # fmt: skip
+    for seed in range(3):
+        profile = {"x": np.array([0.0, 1.0]), "value": np.array([1.0, 2.0]) + seed, "upper": None}
+        profile |= {"lower": None, "reference": None, "line": None}
+        add(settings={"seed": seed}, results={"profiles": {"shape": words | profile}})
+    app = open_page("compare", view="curves", curve="shape", over="seed")
+    assert not app.exception
+    assert "Means over seed, n = 3." in said(app, "caption")
+    (chart,) = specifications(app)
+    marks = [each["mark"]["type"] for each in chart["layer"]]
+    assert marks == ["area", "line"]
+    assert said(app, "subheader") == "mlp · test"
+    apart = open_page("compare", view="curves", curve="shape")
+    assert len(specifications(apart)) == 3
 
 
 def test_colour_and_panel_are_of_any_setting_on_the_same_axes(open_page: Open, add: Add) -> None:
@@ -243,6 +263,36 @@ def test_any_column_is_scattered_against_any_other_and_points_lead_to_results(
     assert "The address asks for column **gone**" in said(
         open_page("compare", view="scatter", x="gone"), "warning"
     )
+
+
+def test_a_link_to_the_former_view_of_sizes_opens_the_scatter(open_page: Open, add: Add) -> None:
+    add(model="small", parameters=100, k=5)
+    add(model="large", k=5)
+    app = open_page("compare", view="size", rho="0.05", model=["small"])
+    assert app.segmented_control(key="compare_view").value == "scatter"
+    assert [app.query_params[name] for name in ("view", "x", "y", "rho")] == ["scatter", "D", "ratio", "0.05"]
+    assert app.dataframe[0].value["÷ chance"].tolist() == ["0.04267 ± 0.00015"]
+    assert app.pills(key="compare_model").value == ["small"]
+    again = open_page("compare", view="size")  # at a sparsity, as the view always was
+    assert again.query_params["rho"] == "0.05"
+
+
+def test_points_of_a_scatter_are_means_with_their_spread(open_page: Open, add: Add) -> None:
+    ids = []
+    for seed, overlap in enumerate((0.01, 0.02, 0.06)):
+        ids.append(add(settings={"seed": seed}, results={"overlap": np.full(5, overlap)}, step=100))
+        add(settings={"seed": seed}, step=0)
+    alone = add(model="alone", results={"overlap": np.full(5, 0.03)})
+    app = open_page("compare", view="scatter", x="D", y="overlap", over="seed", k="5")
+    assert "Means over seed, n = 1 to 3." in said(app, "caption")
+    table = app.dataframe[0].value.set_index("line")
+    assert table.loc["mlp · test", "overlap"] == f"0.030000 ± 8e-6, std {np.std([1, 2, 6], ddof=1) / 100:.2g}"
+    assert table.loc["alone · test", "overlap"] == "0.030000 ± 8e-6"
+    addresses = table["result"]
+    assert addresses["mlp · test"] == "compare?view=scatter&" + "&".join(f"analysis={each}" for each in ids)
+    assert addresses["alone · test"] == f"compare?view=scatter&analysis={alone}"
+    spans = [each["encoding"] for each in specifications(app)[0]["layer"] if "y2" in each["encoding"]]
+    assert [each["y2"]["field"] for each in spans] == ["y_high", "y_above"]
 
 
 def test_the_points_of_splits_are_told_apart_in_a_scatter(open_page: Open, add: Add) -> None:

@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 
 from seigh.app import charts
-from seigh.app.lines import Arrangement, averaged, baselines, heights, in_lines, relative, whole_curves
+from seigh.app.lines import (
+    Arrangement,
+    at_shared_places,
+    averaged,
+    baselines,
+    heights,
+    in_lines,
+    relative,
+    whole_curves,
+)
 from tests.app.charts.frames import D, points
 
 
@@ -182,3 +191,56 @@ def test_a_model_is_the_baseline_of_lines_that_differ_in_it_alone() -> None:
     }  # fmt: skip
     assert set(baselines(lines, series="b · test").values()) == {"b · test"}
     assert len(charts.group_colors(lines)) == 3
+
+
+def profile_of(number: int, x: list[float], value: list[float], x_title: str, **more: object) -> pd.DataFrame:
+    """``queries.profiles`` of one analysis with its line, and an interval of half the value to both sides."""
+    frame = pd.DataFrame({"x": x, "value": value})
+    frame = frame.assign(lower=frame["value"] / 2, upper=1.5 * frame["value"], reference=np.nan)
+    same = {"observable": "shape", "x_title": x_title, "line": np.nan, "name": "", "log": True, "step": 0}
+    same |= {"series": "mlp", "group": "mlp", "dash": "test", "panel": "", "parameters": D, "title": "shape"}
+    return frame.assign(analysis_id=number, **(same | more))
+
+
+def height(x: float, places: list[float], values: list[float]) -> float:
+    """A polygon at x, by its two neighbours; 0 outside."""
+    for left, right, low, high in zip(places, places[1:], values, values[1:], strict=False):
+        if left <= x <= right:
+            return low + (high - low) * (x - left) / (right - left)
+    return 0.0
+
+
+def test_the_mean_of_densities_is_over_all_places_and_a_density_is_zero_beyond_its_own() -> None:
+    drawn = {1: ([-1.0, 0.0, 2.0], [0.0, 3.0, 0.0]), 2: ([-2.0, 1.0, 5.0], [0.0, 6.0, 0.0])}
+    frame = pd.concat(profile_of(number, *each, "λ") for number, each in drawn.items())
+    found = whole_curves(averaged(at_shared_places(frame))).sort_values("x")
+    assert found["x"].tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0, 5.0]
+    for row in found.itertuples():
+        values = [height(row.x, *each) for each in drawn.values()]
+        mean = sum(values) / 2
+        assert row.value == pytest.approx(mean)
+        assert (row.lower, row.upper) == pytest.approx((mean / 2, 1.5 * mean))
+        assert row.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert row.n == 2
+
+
+def test_other_profiles_are_averaged_where_all_of_them_are_known() -> None:
+    drawn = {1: ([0.0, 1.0, 3.0], [0.0, 3.0, 1.0]), 2: ([0.5, 2.0], [2.0, 4.0])}
+    frame = pd.concat(profile_of(number, *each, "α") for number, each in drawn.items())
+    found = averaged(at_shared_places(frame)).sort_values("x")
+    assert found["x"].tolist() == [0.5, 1.0, 2.0]
+    means = [sum(height(x, *each) for each in drawn.values()) / 2 for x in found["x"]]
+    assert found["value"].tolist() == pytest.approx(means)
+
+
+def test_lines_of_one_profile_and_tensors_are_averaged_each_by_itself() -> None:
+    lines = [profile_of(number, [0.0, 1.0], [line, line + number], "α", line=line)
+             for number in (1, 2) for line in (0.0, 1.0)]  # fmt: skip
+    found = averaged(at_shared_places(pd.concat(lines))).set_index(["line", "x"])["value"]
+    assert found.to_dict() == {(0.0, 0.0): 0.0, (0.0, 1.0): 1.5, (1.0, 0.0): 1.0, (1.0, 1.0): 2.5}
+    names = ["first.weight", "first.bias"]
+    tensors = [
+        profile_of(number, [1.0, 2.0], [number, 5.0], "tensor").assign(name=names) for number in (1, 2)
+    ]
+    found = averaged(at_shared_places(pd.concat(tensors))).set_index("name")["value"]
+    assert found.to_dict() == {"first.weight": 1.5, "first.bias": 5.0}

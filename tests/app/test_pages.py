@@ -462,8 +462,8 @@ def test_compare_at_a_sparsity(open_page: Open, add: Add) -> None:
 def test_compare_has_other_views_that_the_address_restores(open_page: Open) -> None:
     app = open_page("compare", view="spectrum")
     assert len(app.get("vega_lite_chart")) == 2 + 3  # λ₁, accuracy, and a panel for each line
-    app.segmented_control(key="compare_view").set_value("size").run()
-    assert app.query_params["view"] == "size"
+    app.segmented_control(key="compare_view").set_value("scatter").run()
+    assert app.query_params["view"] == "scatter"
     assert len(app.get("vega_lite_chart")) == 1
     assert "analyse a model of another size" in texts(app, "caption")
     assert not app.error

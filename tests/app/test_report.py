@@ -4,7 +4,10 @@ import json
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from seigh.app import report as reports
 from seigh.app.charts import METRIC_NAMES
@@ -63,7 +66,43 @@ def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add
 def test_a_report_of_models_of_different_size_compares_these(home: Settings, add: Add) -> None:
     add()
     add(model="small", settings={"parameters": ("linear6.*",)}, parameters=210)
-    assert "Ratio to chance against network size, ρ = 0.0005" in titles(made(home, rho=0.0005))
+    assert "overlap ÷ chance against D, ρ = 0.0005" in titles(made(home, rho=0.0005))
+
+
+def test_a_report_has_the_arrangement_that_compare_shows(
+    open_page: Callable[..., AppTest], home: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        for model in ("a", "b"):
+            for split in ("train", "test"):
+                add(
+                    model=model, split=split, settings={"seed": seed},
+                    results={"overlap": np.full(5, 0.01 * (seed + 1 + (model == "b")))},
+                )  # fmt: skip
+    made: list[str] = []
+    monkeypatch.setattr(
+        st, "download_button", lambda label, make, **_: made.append(make()) if callable(make) else None
+    )
+    app = open_page("compare", over="seed", panel="split", baseline_model="a")
+    assert not app.exception
+    page = made[-1]
+    found = titles(page)
+    for panel in ("test", "train"):
+        for title in (
+            "Overlap over training, k = 5", "Ratio to chance over training, k = 5",
+            "Largest eigenvalue over training", "Difference to a: overlap, k = 5",
+            "Ratio to a: overlap, k = 5", "Difference to a: λ₁",
+        ):  # fmt: skip
+            assert f"{title}: {panel}" in found
+    assert "Means over seed, n = 3. Pale: ± one standard deviation (n − 1)." in page
+    overlap = specifications(page)[found.index("Overlap over training, k = 5: test")]
+    rows = [each for rows in overlap["datasets"].values() for each in rows if each.get("mask") == "magnitude"]
+    means = {each["series"]: (each["overlap"], each["spread"], each["n"]) for each in rows}
+    assert means == {
+        "a · test": pytest.approx((0.02, 0.01, 3)), "b · test": pytest.approx((0.03, 0.01, 3)),
+    }  # fmt: skip
+    # Of every single analysis, whatever the means: their layers.
+    assert len([each for each in found if each.startswith("In which layers")]) == 12
 
 
 def test_nothing_that_a_user_wrote_becomes_part_of_the_page(home: Settings, add: Add) -> None:

@@ -43,7 +43,6 @@ PAGES = {
     "result-tour": "result?tour=2",
     "compare": "compare",
     "compare-spectrum": "compare?view=spectrum",
-    "compare-size": "compare?view=size",
     "compare-means": "compare?over=split&panel=model&baseline_model=digits+MLP",
     "compare-scatter": "compare?view=scatter",
     "stabilisation": "stabilisation?k=35",
@@ -133,8 +132,8 @@ def test_compare_draws_every_view(page: Page, url: str, study: list[int]) -> Non
     look_at_view(page, "Spectrum")
     for key in ("compare_lambda", "compare_accuracy", "compare_loss"):
         expect_marks(page, key, symbol=POINTS)
-    look_at_view(page, "Size")
-    expect_marks(page, "compare_size", symbol=len(SPLITS))
+    look_at_view(page, "Scatter")
+    expect_marks(page, "compare_scatter", symbol=len(SPLITS))
     settled(page)
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from seigh.app import charts
-from tests.app.charts.frames import D, layer, points
+from tests.app.charts.frames import layer
 
 COLORS = {"mlp": "#0072B2", "conv": "#D55E00"}
 
@@ -69,19 +69,3 @@ def test_spectra_over_training_have_a_curve_for_each_step_and_leave_zeros_out() 
     assert sorted(data["position"].unique()) == [1, 2, 3]
     _, band = layer(chart, "area")
     assert (band["low"] >= data["magnitude"].min()).all()
-
-
-def test_ratio_against_size_has_a_point_for_each_model_and_chance_at_one() -> None:
-    frame = points(("mlp", "test", D), ("conv", "test", 100 * D), ("conv", "train", 100 * D))
-    frame = frame.assign(parameters=(frame["k"] / frame["chance"]).round())
-    frame = frame[(frame["mask"] == "magnitude") & (frame["step"] == 100)]
-    chart = charts.ratio_by_size(frame, COLORS)
-    encoding, data = layer(chart, "point")
-    assert encoding["x"]["scale"]["type"] == "log"
-    low, high = encoding["x"]["scale"]["domain"]
-    assert low < data["parameters"].min() < data["parameters"].max() < high
-    assert len(data) == 3
-    _, rule = layer(chart, "rule")
-    assert rule["level"].tolist() == [1.0]
-    _, bars = layer(chart, "errorbar")
-    np.testing.assert_allclose(bars["high"] - bars["low"], 1.0)  # twice the error of half of chance

@@ -172,7 +172,7 @@ def means(found: pd.DataFrame) -> pd.DataFrame:
             for value, off, std in zip(mean, columns[f"{axis}_high"] - mean, spread, strict=True)
         ]
     columns["address"] = groups["analysis_id"].agg(
-        lambda each: "compare?view=scatter&" + "&".join(f"analysis={one}" for one in each)
+        lambda each: "compare?view=scatter&" + "&".join(f"analysis={one}" for one in sorted(each))
     )
     return pd.DataFrame(columns).reset_index()
 

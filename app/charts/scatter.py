@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing import Literal
+
 import altair as alt
 import pandas as pd
 
@@ -61,7 +63,7 @@ def scatter(
     fills = {name: FILLS[place % len(FILLS)] for place, name in enumerate(dash_patterns(frame["dash"]))}
     splits = fills.keys() <= SPLIT_DASHES.keys()
     leads = {"href": alt.Href("address:N")} if "address" in frame else {}
-    cursor = "pointer" if leads else "default"
+    cursor: Literal["pointer", "default"] = "pointer" if leads else "default"
     points = (
         alt.Chart(frame)
         .mark_point(filled=True, size=90, opacity=0.9, strokeWidth=1.8, cursor=cursor)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
+from scipy.stats import hypergeom
 from sqlalchemy import func, select, update
 
 from seigh.core.lab import queries, store
@@ -74,7 +75,8 @@ def test_all_pairs_at_every_k(home: Settings, checkpoint: Make) -> None:
                 one, other = set(masks[i][:k]), set(masks[j][:k])
                 assert at[first, second, k, "iou"] == pytest.approx(len(one & other) / len(one | other))
     chance = frame[(frame["k"] == 700) & (frame["measure"] == "iou")]["chance"]
-    assert chance.to_numpy() == pytest.approx((700 / 7030) / (2 - 700 / 7030))
+    by_chance = hypergeom(7030, 700, 700).expect(lambda common: common / (1400 - common))
+    assert chance.to_numpy() == pytest.approx(by_chance)
     likeness = frame[frame["first_id"] == frame["second_id"]]["normalised"]
     assert likeness.to_numpy() == pytest.approx(1)
 

@@ -174,14 +174,19 @@ def sampling(total: Floats, highest: Floats, tests: int, probability: float) -> 
     return lower, upper
 
 
-def density(
+def density(scene: Scene) -> Profile:
+    """The share of all D eigenvalues per unit of λ, smoothed, with its interval."""
+    return smoothed_density(scene)[0]
+
+
+def smoothed_density(
     scene: Scene,
     starts: int = VECTORS,
     steps: int = STEPS,
     across: int = _ACROSS,
     least_width: float = 1e-4,
-) -> Profile:
-    """The share of all D eigenvalues per unit of λ, smoothed, with its interval.
+) -> tuple[Profile, float]:
+    """``density``, and the standard deviation of the Gaussians that smooth it.
 
     Args:
         scene: H and its pairs.
@@ -224,7 +229,7 @@ def density(
     least = _bell(distance + moved, width).sum(1)
     known = _bell(distance, width).sum(1)
     value = known + outside
-    return Profile(
+    profile = Profile(
         places,
         value / dimension,
         np.minimum(least + np.maximum(lower - off, 0), value) / dimension,
@@ -233,17 +238,13 @@ def density(
         remark=f"Smoothed by Gaussians of standard deviation {width:.3g}; {starts} random vectors, {steps} "
         "steps.",
     )
+    return profile, width
 
 
 def _bell(distance: Floats, width: float) -> Floats:
     """The density of a Gaussian at distances from its centre."""
     found: Floats = np.exp(-0.5 * (distance / width) ** 2) / (width * math.sqrt(2 * math.pi))
     return found
-
-
-def width_of(found: Profile) -> float:
-    """Standard deviation of the Gaussians that smooth a density."""
-    return float(found.remark.split("deviation ")[1].split(";")[0])
 
 
 def _places(values: Floats, end: float, width: float, number: int = _ACROSS) -> Floats:

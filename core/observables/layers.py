@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seigh.core.methods import Request
 from seigh.core.observables import dense
-from seigh.core.observables.density import density, width_of
+from seigh.core.observables.density import smoothed_density
 from seigh.core.observables.direction import tilted
 from seigh.core.overlap.observables import Observable, Profile, Quantity, Scene, Unavailable
 from seigh.core.spectra import APosteriori, Eigenpairs, Operator, block_krylov
@@ -281,12 +281,12 @@ def _densities(scene: Scene) -> Profile:
             operator=_Within(scene.hessian, part),
             request=replace(request, k=k, dimension=part.stop - part.start),
         )
-        found = density(block, STARTS, STEPS, PLACES, WIDTH)
+        found, width = smoothed_density(block, STARTS, STEPS, PLACES, WIDTH)
         line = np.full(len(found.x), number + 1.0)
         assert found.lower is not None
         assert found.upper is not None
         rows.append(np.column_stack([found.x, found.value, found.lower, found.upper, line]))
-        said.append(width_of(found))
+        said.append(width)
     x, value, lower, upper, line = np.concatenate(rows).T
     widths = ", ".join(f"{width:.3g}" for width in said)
     remark = (

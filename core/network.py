@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from seigh.core.curvature import CurvatureOperator, choose, footprint, select_parameters
-from seigh.core.curvature.blame import cuts
 from seigh.core.curvature.causes import instead, known, operation, place, reason
-from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64, suppressed
+from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64, what_cuts
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
 from seigh.core.curvature.shares import LossError, Mean
@@ -418,7 +417,11 @@ def without_influence(network: Network, objective: Objective, batch_size: int) -
         if not idle:  # of most networks after the first batch
             return {}
     if len(idle) == sum(p.numel() > 0 for p in chosen.values()):
-        raise SettingsError(_without_gradient(function, network.x[:1]))
+        raise SettingsError(
+            "The loss does not depend on any of the chosen parameters, as far as PyTorch can differentiate "
+            f"the network{what_cuts(function, network.x[:1])}, so there are no eigenpairs; let its outputs "
+            "have a gradient, or choose other parameters."
+        )
     if (several := chosen_among(network.model)) > 1:
         raise SettingsError(
             f"{type(network.model).__name__} returns {several} tensors that may be the logits, and the "
@@ -426,20 +429,6 @@ def without_influence(network: Network, objective: Objective, batch_size: int) -
             "logits alone, or name them 'logits'."
         )
     return idle
-
-
-def _without_gradient(function: Function, x: Tensor) -> str:
-    """Why a loss depends on none of the chosen parameters, as far as autograd knows."""
-    leaves = [p.detach().requires_grad_() for p in function.leaves]
-    has = ""
-    with suppressed():
-        found = cuts(lambda: function.outputs(leaves, x))
-        has = f" (it has {'; '.join(found)})" if found else ""
-    return (
-        "The loss does not depend on any of the chosen parameters, as far as PyTorch can differentiate the "
-        f"network{has}, so there are no eigenpairs; let its outputs have a gradient, or choose other "
-        "parameters."
-    )
 
 
 def certified(

@@ -287,12 +287,8 @@ class Certifier:
         return Check("gradient", value, tolerance, passed, sentence)
 
     def _no_derivative(self) -> str:
-        found: list[str] = []
-        with suppressed():
-            leaves = [p.detach().requires_grad_() for p in self._exactly.leaves]
-            with Float64():
-                found = cuts(lambda: self._exactly.outputs(leaves, self._x64[:1]))
-        has = f" (it has {'; '.join(found)})" if found else ""
+        with Float64():
+            has = what_cuts(self._exactly, self._x64[:1])
         return (
             "The gradient that this network's backward pass computes is not the derivative of its loss, as "
             f"happens with detach() or an approximate backward inside{has}, so its Hessian is not defined; "
@@ -974,6 +970,20 @@ def _calls(model: nn.Module, x: Tensor) -> list[_Call]:
     with torch.no_grad(), Float64(), _Calls() as calls:
         model(x)
     return list(calls.found.values())
+
+
+def what_cuts(function: Function, x: Tensor) -> str:
+    """What keeps PyTorch from differentiating a network, in brackets; empty if nothing is found.
+
+    Args:
+        function: The network.
+        x: Samples (n, …).
+    """
+    found: list[str] = []
+    with suppressed():
+        leaves = [p.detach().requires_grad_() for p in function.leaves]
+        found = cuts(lambda: function.outputs(leaves, x))
+    return f" (it has {'; '.join(found)})" if found else ""
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seigh.app.cli import launch
 from seigh.core.lab.session import migrate
 from seigh.core.settings import Settings
 from tests.conftest import ROOT, Worker, redis_of, wait_until
@@ -23,14 +23,7 @@ def dashboard(env: Settings, host: str, port: int, *options: str, **variables: s
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/_stcore/health")
-            return connection.getresponse().status in (200, 401)  # 401 where people sign in
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return launch.dashboard_answers(port)
 
     try:
         wait_until(answers, 90, "the dashboard answers")

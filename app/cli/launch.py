@@ -326,9 +326,9 @@ def _start(settings: Settings, port: int, processes: list[Process], card: IO[str
         dashboard = started(
             "dashboard",
             dashboard_command(port),
-            healthy=lambda _: _dashboard_answers(port),
+            healthy=lambda _: dashboard_answers(port),
         )
-        dashboard.wait_until(lambda: _dashboard_answers(port))
+        dashboard.wait_until(lambda: dashboard_answers(port))
     card.write(json.dumps({"pid": os.getpid(), "port": port}))
     card.flush()
     return Stack(os.getpid(), port, tuple(processes), settings.database)
@@ -486,7 +486,8 @@ def redis_answers(settings: Settings) -> bool:
             return False
 
 
-def _dashboard_answers(port: int) -> bool:
+def dashboard_answers(port: int) -> bool:
+    """Whether a dashboard of this machine serves at a port."""
     connection = http.client.HTTPConnection(HOST, port, timeout=3)
     try:
         connection.request("GET", "/_stcore/health")

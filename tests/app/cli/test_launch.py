@@ -224,7 +224,7 @@ def test_what_ends_or_hangs_is_started_again(home: Settings, monkeypatch: pytest
 
         def all_is_well() -> bool:
             stack.tend()
-            return launch._dashboard_answers(stack.port)
+            return launch.dashboard_answers(stack.port)
 
         wait_until(all_is_well, 120, "the page answers again")
         assert {name for name, each in processes.items() if each.popen.pid != pids[name]} == {

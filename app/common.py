@@ -169,7 +169,12 @@ def say_what_is_gone(asked: Sequence[str] | None, there: Sequence[str], what: st
 
 def named(names: Sequence[str], most: int = 6) -> str:
     """Names in a sentence, the first of them if there are many."""
-    shown = ", ".join(f"**{plain(name)}**" for name in names[:most])
+    return first_of([f"**{plain(name)}**" for name in names], most)
+
+
+def first_of(names: Sequence[str], most: int = 6) -> str:
+    """``named`` for a plain text."""
+    shown = ", ".join(names[:most])
     return f"{shown} and {counted(len(names) - most, 'other', 'others')}" if len(names) > most else shown
 
 

@@ -129,9 +129,10 @@ def told(value: Any) -> str:
 
 # --- Means ------------------------------------------------------------------------------------------------
 
-# What a point, or a point of a curve, of a line is told by; and what is drawn of it, the first that is there.
-_LINES = ("series", "group", "dash", "panel", "step")
-_PLACES = (*_LINES, "mask", "k", "position", "curve", "observable", "line", "x", "name")
+# By which columns a line at a step is told, and a point, or a point of a curve, of it; and what is drawn of a
+# point, the first that is there.
+LINES_AND_STEPS = ("series", "group", "dash", "panel", "step")
+_PLACES = (*LINES_AND_STEPS, "mask", "k", "position", "curve", "observable", "line", "x", "name")
 _DRAWN = ("overlap", "magnitude", "value")
 
 
@@ -196,7 +197,7 @@ def at_shared_places(profiles: pd.DataFrame) -> pd.DataFrame:
         profiles: ``queries.profiles`` with ``LINE``.
     """
     parts = []
-    for _, rows in profiles.groupby([*_LINES, "observable", "line"], sort=False, dropna=False):
+    for _, rows in profiles.groupby([*LINES_AND_STEPS, "observable", "line"], sort=False, dropna=False):
         each = [part.sort_values("x") for _, part in rows.groupby("analysis_id")]
         places = [part["x"].to_numpy() for part in each]
         if rows["x_title"].iloc[0] == "tensor" or all(np.array_equal(places[0], other) for other in places):

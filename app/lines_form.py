@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from seigh.app import charts, figures
-from seigh.app.common import counted, database, of_different_colors, plain, say_what_is_gone
+from seigh.app.common import database, first_of, of_different_colors, plain, say_what_is_gone
 from seigh.app.figures import label_of
 from seigh.app.lines import (
     OWN,
@@ -42,9 +42,6 @@ _PLACES = {
     "dash": ("Dash", "split", f"Up to {charts.MOST_DASHES} values have a dash each."),
     "panel": ("Panel", "one for all", "A chart for each value, side by side on the same axes."),
 }
-
-
-_MOST_NAMES = 6
 
 
 @dataclass(frozen=True)
@@ -158,13 +155,7 @@ class Lines:
             "Neither, as its stated error or that of the baseline is not known": found.unknown,
             "No ratio, as the baseline is zero within its stated error": found.unresolved,
         }
-        return drawn, [f"{why}: {_first(names)}." for why, names in without.items() if names]
-
-
-def _first(names: Sequence[str]) -> str:
-    """Names in a sentence of plain text, the first of them if there are many."""
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {counted(more, 'other', 'others')}" if more > 0 else "")
+        return drawn, [f"{why}: {first_of(names)}." for why, names in without.items() if names]
 
 
 def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:

@@ -15,7 +15,7 @@ from seigh.app.common import counted, database, named, say_what_is_gone
 from seigh.app.digits import counted_or_measured, number, with_error
 from seigh.app.figures import Size, label_of
 from seigh.app.frame import show
-from seigh.app.lines import LINE
+from seigh.app.lines import LINE, LINES_AND_STEPS
 from seigh.app.lines_form import Lines
 from seigh.app.panels import last_steps
 from seigh.core.figures import Figure
@@ -159,7 +159,7 @@ def means(found: pd.DataFrame) -> pd.DataFrame:
     Args:
         found: ``points`` with values of both axes.
     """
-    groups = found.groupby(["series", "group", "dash", "panel", "step"], sort=False, dropna=False)
+    groups = found.groupby([*LINES_AND_STEPS], sort=False, dropna=False)
     columns: dict[str, Any] = {"analysis_id": groups["analysis_id"].min(), "n": groups.size()}
     for axis in "xy":
         mean, spread = groups[axis].mean(), groups[axis].std(ddof=1)

@@ -211,7 +211,7 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
                     values=_ticks(float(edges[0]), float(edges[-1]), near), format=".6~g", labelOverlap=True
                 ),
             ),
-            x2="to:Q",
+            x2=alt.X2("to:Q"),
             y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150)),
             color=alt.Color(
                 "height:Q",

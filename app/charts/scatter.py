@@ -104,14 +104,14 @@ def scatter(
         words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
         layers.append(words.encode(x=alt.value("width"), y=alt.Y("level:Q")))
     for ends, looks in ((("low", "high"), {"strokeWidth": 1.5}), (("below", "above"), PALE)):
-        for axis, place, other in (("y", alt.Y, along), ("x", alt.X, up)):
+        for axis, place, reach, other in (("y", alt.Y, alt.Y2, along), ("x", alt.X, alt.X2, up)):
             first, last = (f"{axis}_{end}" for end in ends)
             if first not in frame or frame[first].isna().all():
                 continue
             title, of = (titles[0], scales[0]) if axis == "x" else (titles[1], scales[1])
             spans: dict[str, Any] = {
                 axis: place(f"{first}:Q", title=title, scale=of),
-                f"{axis}2": f"{last}:Q",
+                f"{axis}2": reach(f"{last}:Q"),
                 "y" if axis == "x" else "x": other,
             }
             bars = alt.Chart(frame.dropna(subset=[first, last])).mark_rule(**looks)

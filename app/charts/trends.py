@@ -28,8 +28,6 @@ TREND_HEIGHT = 340
 
 Recording = Literal["accuracy", "loss"]
 
-SPLIT_SHAPES = {"test": "circle", "train": "triangle-up"}
-
 
 def lambda_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
     """λ₁, the eigenvalue of largest |λ|, against training step, with its residual as a bar.

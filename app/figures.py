@@ -494,7 +494,7 @@ def scatter(
         }
     return Figure(
         title=f"{names[1]} against {names[0]}{at}",
-        how=f"{what}{click}.{bars}",
+        how=f"{what}{click}.{charts.said_fills(points)}{bars}",
         alt=f"{names[1]} against {names[0]}, a point for each analysis.",
         table=points,
         draw=partial(charts.scatter, colors=dict(colors), titles=(names[0], names[1]), log=log, level=level),

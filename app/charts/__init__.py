@@ -42,7 +42,7 @@ from seigh.app.charts.profiles import (
     tensors,
     tensors_by_step,
 )
-from seigh.app.charts.scatter import scatter
+from seigh.app.charts.scatter import said_fills, scatter
 from seigh.app.charts.spectra import RESIDUAL_LABEL, SCREE_FLOOR, scree, spectrum
 from seigh.app.charts.structure import (
     METRIC_FORMULAS,
@@ -112,6 +112,7 @@ __all__ = [
     "random_study",
     "recorded_by_step",
     "relative_by_step",
+    "said_fills",
     "scatter",
     "scree",
     "shortened",

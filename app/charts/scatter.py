@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any, Literal
 
 import altair as alt
@@ -22,8 +23,9 @@ from seigh.app.charts.base import (
 
 SCATTER_HEIGHT = 460
 
-# How full the points of the first, second, … value are that dashes tell apart where there are lines.
-FILLS = (1.0, 0.0, 0.5, 0.25, 0.75)
+# How full the points of the first, second, … value are that dashes tell apart where there are lines, and in
+# words, as legends know no fullness.
+FILLS = {"filled": 1.0, "hollow": 0.0, "half full": 0.5, "a quarter full": 0.25, "three quarters full": 0.75}
 
 # How the standard deviation of a mean looks.
 PALE: dict[str, Any] = {"strokeWidth": 7, "opacity": 0.25}
@@ -58,7 +60,7 @@ def scatter(
     along = alt.X("x:Q", title=titles[0], scale=scales[0], axis=x)
     up = alt.Y("y:Q", title=titles[1], scale=scales[1], axis=y)
     color = group_color(colors, frame)
-    fills = {name: FILLS[place % len(FILLS)] for place, name in enumerate(dash_patterns(frame["dash"]))}
+    fills = {name: FILLS[told] for name, told in _fills(frame).items()}
     splits = fills.keys() <= SPLIT_DASHES.keys()
     leads = {"href": alt.Href("address:N")} if "address" in frame else {}
     cursor: Literal["pointer", "default"] = "pointer" if leads else "default"
@@ -117,3 +119,17 @@ def scatter(
             bars = alt.Chart(frame.dropna(subset=[first, last])).mark_rule(**looks)
             layers.append(bars.encode(color=color, **spans))
     return layered(*layers, points.add_params(zoom()), height=with_legend(SCATTER_HEIGHT, frame["group"]))
+
+
+def said_fills(frame: pd.DataFrame) -> str:
+    """Which points of a scatter are filled and which are not, as a sentence with a space before it; empty if
+    all are."""
+    found = _fills(frame)
+    if len(found) < 2:
+        return ""
+    return f" Points are {', '.join(f'{told} for {name}' for name, told in found.items())}."
+
+
+def _fills(frame: pd.DataFrame) -> dict[str, str]:
+    """How full the points of every value of ``dash`` are, in the words of ``FILLS``."""
+    return dict(zip(dash_patterns(frame["dash"]), cycle(FILLS), strict=False))

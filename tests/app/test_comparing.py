@@ -304,8 +304,10 @@ def test_the_points_of_splits_are_told_apart_in_a_scatter(open_page: Open, add: 
         "test": 1.0, "train": 0.0,
     }  # fmt: skip
     assert filling["legend"]["title"] == "Hessian on"
+    assert "Points are filled for test, hollow for train." in said(app, "caption")
     one = open_page("compare", view="scatter", k="5", split="test")
     assert drawn(one, 0, "point")[0]["fillOpacity"]["legend"] is None
+    assert "Points are" not in said(one, "caption")
 
 
 def test_models_stand_in_the_order_of_their_numbers(open_page: Open, add: Add) -> None:

@@ -61,6 +61,10 @@ METRIC_SYMBOLS = (
     "UᵀV for orthonormal bases U and V. All but the overlap are distances. Likeness is 1 − distance ÷ the "
     "largest possible distance, so that for every metric 1 means equal and 0 orthogonal."
 )
+MASK_SYMBOLS = (
+    "IoU of two masks of k weights: the share of the weights in either mask that are in both. Chance: the "
+    "mean IoU of two random masks, which have k²/D weights in common on average."
+)
 PAIR_SYMBOLS = (
     "Mask: the k weights of largest |θ| of a checkpoint. IoU of two masks: the share of the weights in "
     "either mask that are in both. Vₖ: the span of the k eigenvectors of largest |λ|; the overlap of two "
@@ -363,6 +367,7 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         alt=f"{title} against training step, {size}.",
         table=points,
         draw=partial(charts.curve_by_step, colors=dict(colors)),
+        symbols=MASK_SYMBOLS if "IoU" in title else "",
     )
 
 
@@ -793,8 +798,7 @@ def masks_in_common(rows: pd.DataFrame, color: str, *, log_k: bool = False, file
         "move it.",
         alt=f"{title} against k.",
         table=rows,
-        symbols="IoU of two masks of k weights: the share of the weights in either mask that are in both. "
-        "Chance: the mean IoU of two random masks, which have k²/D weights in common on average.",
+        symbols=MASK_SYMBOLS,
         draw=partial(charts.curve, color=color, log_k=log_k),
         file=file,
     )

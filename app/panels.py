@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from seigh.app import charts
 from seigh.app.lines import LINE
 from seigh.core.lab import queries
+from seigh.core.lab.models import Mask
 from seigh.core.names import IOU
 
 MASKS_MEASURE = "IoU of masks"
@@ -105,6 +106,9 @@ BESIDE: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# What several masks are compared with side by side: that of the largest |θ|, and themselves a step before.
+EACH_BESIDE = ("same", "previous")
+
 
 def at_other_step(chosen: pd.DataFrame, which: str, further: Sequence[str] = ()) -> dict[int, int]:
     """The analysis of another step, by that of every step: of those that differ in nothing but the step.
@@ -156,22 +160,56 @@ _ALWAYS = {"magnitude": "largest |θ|", "best": "best"}
 _OVERLAP = "overlap-"  # with this start the names of curves that are the overlap of a further mask
 
 
-def overlapping_masks(s: Session, ids: Sequence[int]) -> dict[str, str]:
-    """Names of the masks whose overlap some of these analyses have, and what each is called."""
-    found = queries.curve_names(s, ids)
-    return _ALWAYS | {
+@dataclass(frozen=True)
+class Masks:
+    """The masks that some analyses have, and which of them are compared.
+
+    Attributes:
+        offered: Names of the masks whose overlap some of the analyses have, and what each is called.
+        names: Names of those whose weights are known, so that they can be compared with each other.
+        drawn: Names of the masks that are drawn side by side, no more than there are colours.
+        pair: The two masks that are compared with each other at every k; None where there are none.
+        which: A key of ``BESIDE``: whose the second of them is.
+    """
+
+    offered: Mapping[str, str]
+    names: Sequence[str]
+    drawn: Sequence[str]
+    pair: tuple[str, str] | None
+    which: str = "same"
+
+    @property
+    def called(self) -> dict[str, str]:
+        """What each drawn mask is called, by name."""
+        return {name: self.offered[name] for name in self.drawn}
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The same of those whose weights are known."""
+        return {name: called for name, called in self.called.items() if name in self.names}
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """Colour of each drawn mask, by what it is called."""
+        return dict(zip(self.called.values(), charts.MODEL_COLORS, strict=False))
+
+
+def masks_of(s: Session, ids: Sequence[int]) -> Masks:
+    """The masks of these analyses, compared as *Compare* does it before anybody chooses."""
+    offered = _ALWAYS | {
         name.removeprefix(_OVERLAP): name.removeprefix(_OVERLAP)
-        for name in found
+        for name in queries.curve_names(s, ids)
         if name.startswith(_OVERLAP)
     }
+    names = queries.mask_names(s, ids)
+    drawn = [name for name in offered if name != "best"][: charts.MOST_COLORS]
+    return Masks(offered, names, drawn, (names[0], names[1]) if len(names) > 1 else None)
 
 
 def overlap_of_each(
     s: Session, chosen: pd.DataFrame, masks: Mapping[str, str], k_of: Callable[[int], int]
 ) -> pd.DataFrame:
-    """The overlap of several masks at one size each over training, as ``further_points``.
-
-    Lines have the mask for their colour; what was a line has a panel, unless panels are arranged.
+    """The overlap of several masks at one size each over training, as ``further_points``; see ``_by_mask``.
 
     Args:
         s: A reading session.
@@ -179,17 +217,63 @@ def overlap_of_each(
         masks: What each is called, by name.
         k_of: The size of a model of so many parameters.
     """
-    frames = []
+    frames = {}
     for name, called in masks.items():
         if name in _ALWAYS:
             found = _overlap_at(s, chosen, name, k_of)
         else:
             found = further_points(s, chosen, _OVERLAP + name, k_of)
-        frames.append(found.assign(curve=_OVERLAP + name, group=called))
-    found = pd.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+        frames[called] = found.assign(curve=_OVERLAP + name)
+    return _by_mask(frames, "overlap")
+
+
+def masks_beside(
+    s: Session,
+    chosen: pd.DataFrame,
+    masks: Mapping[str, str],
+    which: str,
+    k_of: Callable[[int], int],
+    further: Sequence[str] = (),
+) -> pd.DataFrame:
+    """How alike each of several masks is to another one at one size over training, as ``further_points``; see
+    ``_by_mask``.
+
+    Args:
+        s: A reading session.
+        chosen: ``queries.comparable`` with ``LINE``.
+        masks: What each is called, by name.
+        which: A key of ``BESIDE``. A mask is compared with the one of the largest |θ| at the same step
+            ("same"), else with itself at another step.
+        k_of: The size of a model of so many parameters.
+        further: As of ``at_other_step``.
+    """
+    frames = {}
+    for name, called in masks.items():
+        if which == "same" and name == Mask.magnitude:
+            continue
+        other = Mask.magnitude if which == "same" else name
+        found = masks_of_steps(s, chosen, (name, str(other)), which, further)
+        frames[called] = at_size(found, k_of)
+    title = "IoU of every mask and "
+    title += "the largest |θ|" if which == "same" else f"that of {BESIDE[which]}"
+    return _by_mask(frames, title)
+
+
+def at_size(curves: pd.DataFrame, k_of: Callable[[int], int]) -> pd.DataFrame:
+    """The rows of curves at one size for each model; ``k_of`` is that of a model of so many parameters."""
+    return curves[curves["k"] == curves["parameters"].map(lambda number: k_of(int(number)))]
+
+
+def _by_mask(frames: Mapping[str, pd.DataFrame], title: str) -> pd.DataFrame:
+    """Points of several masks, by what each is called, in one table: lines have the mask for their colour;
+    what was a line has a panel, unless panels are arranged."""
+    named = [each.assign(group=called) for called, each in frames.items()]
+    if not named:
+        return pd.DataFrame(columns=[*LINE, "step", "k", "value"])
+    found = pd.concat([each for each in named if len(each)] or named[:1], ignore_index=True)
     is_arranged = bool((found["panel"] != "").any())
     return found.assign(
-        title="overlap",
+        title=title,
         panel=found["panel"] if is_arranged else found["series"],
         dash=found["dash"] if is_arranged else "",
         series=found["series"] + " · " + found["group"],

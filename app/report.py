@@ -22,12 +22,19 @@ from seigh.app.figures import Size
 from seigh.app.lines import LINE, MEASURES, USUAL, in_lines
 from seigh.app.lines_form import Lines
 from seigh.app.panels import (
+    EACH_BESIDE,
+    Masks,
+    at_size,
     further_points,
     heatmaps_found,
     last_steps,
+    masks_beside,
+    masks_of,
+    masks_of_steps,
     metrics_near,
     names_of_sets,
     nearest,
+    overlap_of_each,
     shared,
     top_of,
     within,
@@ -61,6 +68,7 @@ def report(
     rho: float | None = None,
     *,
     lines: Lines | None = None,
+    masks: Masks | None = None,
 ) -> str:
     """The HTML page of these finished analyses.
 
@@ -73,6 +81,7 @@ def report(
         rho: Sparsity k/D to compare at instead.
         lines: The analyses as lines, with colours, panels, means and a baseline; as *Compare* shows them at
             first if not given.
+        masks: Which masks are compared, where the analyses have further ones; likewise.
 
     Raises:
         StoreError: If none of them is finished.
@@ -87,7 +96,8 @@ def report(
     lines = Lines(in_lines(analyses), USUAL, {}) if lines is None else replace(lines, chosen=analyses)
     if k is None and rho is None:
         k = int(analyses["k"].min())
-    found = list(_figures(s, lines, Size(k, rho)))
+    masks = masks or masks_of(s, analyses["analysis_id"].tolist())
+    found = list(_figures(s, lines, Size(k, rho), masks))
     tables = {
         "Analyses": _analyses(s, analyses, k, rho),
         "How they were checked": checks_among(queries.records(s, analyses["analysis_id"].tolist())),
@@ -95,12 +105,14 @@ def report(
     return _page(title, _models(s, analyses), found, tables)
 
 
-def _figures(s: Session, lines: Lines, size: Size) -> Iterator[Figure | str]:
+def _figures(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figure | str]:
     """The figures of the report in order; a sentence stands for what there is no figure of."""
     parts = _of_few_colors(lines.chosen)
     for place, part in enumerate(parts, start=1):
-        yield from _part(_over_training(s, replace(lines, chosen=part), size), place, len(parts))
-    yield from _against_k(s, lines)
+        of_part = replace(lines, chosen=part)
+        yield from _part(_over_training(s, of_part, size), place, len(parts))
+        yield from _part(_masks(s, of_part, size, masks), place, len(parts))
+    yield from _against_k(s, lines, masks)
     # What follows is of single analyses, whatever their means.
     alone = in_lines(lines.chosen, replace(lines.arrangement, over=()))
     parts = _of_few_colors(alone)
@@ -164,6 +176,28 @@ def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | st
         yield from _beside_baseline(lines, found, "value", str(found["title"].iloc[0]))
 
 
+def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figure | str]:
+    """Masks beside each other over training, where there are others than that of the largest weights."""
+    if not masks.names:
+        return
+    chosen, further = lines.chosen, lines.arrangement.further
+    points = overlap_of_each(s, chosen, masks.called, size.of)
+    if len(points):
+        yield from _in_panels(figures.masks_over_training(lines.means_of_points(points), masks.colors, size))
+    for which in EACH_BESIDE:
+        found = masks_beside(s, chosen, masks.known, which, size.of, further)
+        if len(found):
+            found = lines.means_of_points(found)
+            yield from _in_panels(figures.further_over_training(found, masks.colors, size))
+    if masks.pair is None:
+        return
+    found = at_size(masks_of_steps(s, chosen, masks.pair, masks.which, further), size.of)
+    if len(found):
+        found = lines.means_of_points(found)
+        yield from _in_panels(figures.further_over_training(found, lines.colors, size))
+        yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
+
+
 def _in_panels(figure: Figure) -> Iterator[Figure]:
     """The figure, or where its table has several panels, each of them."""
     panels = sorted(figures.table_of(figure)["panel"].unique())
@@ -181,14 +215,18 @@ def _beside_baseline(lines: Lines, points: pd.DataFrame, measure: str, what: str
     yield from sentences
 
 
-def _against_k(s: Session, lines: Lines) -> Iterator[Figure | str]:
-    """Overlap, spectrum and profiles of every line, a curve for each step."""
+def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]:
+    """Overlap, spectrum, profiles and two masks of every line, a curve for each step."""
     analyses = lines.chosen
     ids = analyses["analysis_id"].tolist()
     values = queries.eigenvalues(s, ids, most=PANEL_POINTS).merge(analyses[LINE], on="analysis_id")
     curves = queries.overlap_curves(s, ids, masks=(Mask.magnitude,), most=PANEL_POINTS)
     curves = lines.means_of_curves(curves.merge(analyses[LINE], on="analysis_id"))
     values = lines.means_of_curves(values)
+    common = pd.DataFrame(columns=["series"])
+    if masks.pair is not None:
+        common = masks_of_steps(s, analyses, masks.pair, masks.which, lines.arrangement.further)
+        common = lines.means_of_curves(common)
     names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
@@ -197,6 +235,8 @@ def _against_k(s: Session, lines: Lines) -> Iterator[Figure | str]:
         for _, rows in queries.profiles(s, of).groupby("observable"):
             found = lines.means_of_profiles(rows.merge(analyses[LINE], on="analysis_id"))
             yield figures.profile_over_training(found, name)
+        if len(rows := common[common["series"] == name]):
+            yield figures.masks_in_common_over_training(rows, name)
     if without := names[MOST_PANELS:]:
         yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 

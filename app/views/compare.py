@@ -34,10 +34,14 @@ from seigh.app.lines import LINE, MEASURES, Arrangement
 from seigh.app.lines_form import Lines, choose_lines
 from seigh.app.panels import (
     BESIDE,
+    EACH_BESIDE,
+    Masks,
+    at_size,
     further_points,
+    masks_beside,
+    masks_of,
     masks_of_steps,
     overlap_of_each,
-    overlapping_masks,
     top_of,
 )
 from seigh.app.report import report
@@ -116,7 +120,7 @@ def page() -> None:
     selection["view"] = [view]
     if only is not None:
         selection["analysis"] = [str(each) for each in only]
-    size = None
+    size = masks = None
     if view == "overlap":
         size = choose_size(chosen, asked)
         over_training(chosen, size, lines)
@@ -130,11 +134,12 @@ def page() -> None:
         selection |= size.in_url | further(chosen, size, asked, lines)
     elif view == "masks":
         size = choose_size(chosen, asked)
-        selection |= size.in_url | masks_compared(chosen, size, asked, lines)
+        masks, in_url = masks_compared(chosen, size, asked, lines)
+        selection |= size.in_url | in_url
     else:
         size = choose_size(chosen, asked)
         selection |= size.in_url | scatter(chosen, size, asked, lines)
-    offer_report(replace(lines, chosen=chosen), size)
+    offer_report(replace(lines, chosen=chosen), size, masks)
     keep_in_url("compare", selection)
 
 
@@ -176,14 +181,14 @@ def forget_chosen() -> None:
     st.query_params.clear()
 
 
-def offer_report(lines: Lines, size: Size | None) -> None:
+def offer_report(lines: Lines, size: Size | None, masks: Masks | None) -> None:
     """All charts of what is chosen in one file, arranged as on the page, made when somebody wants it."""
 
     def make() -> str:
         title = ", ".join(in_order(lines.chosen["model"].unique()))
         wanted = size or Size()
         with database()() as s:
-            return report(s, title, ids(lines.chosen), wanted.k, wanted.rho, lines=lines)
+            return report(s, title, ids(lines.chosen), wanted.k, wanted.rho, lines=lines, masks=masks)
 
     st.download_button(
         "Report of this selection",
@@ -475,57 +480,64 @@ def further(
 
 def masks_compared(
     chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
-) -> dict[str, list[str]]:
-    """The overlap of several masks over training, and how alike two are; the choices as in the address."""
+) -> tuple[Masks, dict[str, list[str]]]:
+    """The overlap of several masks over training, and how alike they are; what is compared, and how that
+    stands in the address."""
     with database()() as s:
-        offered = overlapping_masks(s, ids(chosen))
-        names = queries.mask_names(s, ids(chosen))
-    default = [name for name in offered if name != "best"][: charts.MOST_COLORS]
-    masks = several("compare_masks", "Masks", list(offered), asked.get("masks"), default)
-    masks = masks[: charts.MOST_COLORS]
-    if masks:
-        with database()() as s:
-            points = overlap_of_each(s, chosen, {name: offered[name] for name in masks}, size.of)
-        if points.empty:
-            st.info(f"No chosen analysis has these masks up to {size}; choose a smaller one, or others.")
-        else:
-            say_who_is_missing(chosen, points["analysis_id"], "have none of these masks, or end before")
-            points = lines.means(points)
-            colors = dict(zip((offered[name] for name in masks), charts.MODEL_COLORS, strict=False))
-            figure = figures.masks_over_training(points, colors, size)
-            in_panels({"compare_masks_overlap": figure})
-    else:
+        masks = masks_of(s, ids(chosen))
+    drawn = several("compare_masks", "Masks", list(masks.offered), asked.get("masks"), masks.drawn)
+    masks = replace(masks, drawn=drawn[: charts.MOST_COLORS])
+    in_url = {"masks": list(masks.drawn)}
+    if not drawn:
         st.info("Choose at least one mask to see its overlap.")
-    in_url = {"masks": masks}
-    if names:
-        in_url |= masks_in_common(chosen, size, names, asked, lines)
-    else:
-        st.caption(
-            "None of these analyses was asked for further masks; New analysis offers them under Advanced, as "
-            "`seigh curves` lists them."
-        )
-    return in_url
+    with database()() as s:
+        points = overlap_of_each(s, chosen, masks.called, size.of)
+        beside = {
+            which: masks_beside(s, chosen, masks.known, which, size.of, lines.arrangement.further)
+            for which in EACH_BESIDE
+        }
+    if len(points):
+        say_who_is_missing(chosen, points["analysis_id"], "have none of these masks, or end before")
+        figure = figures.masks_over_training(lines.means(points), masks.colors, size)
+        in_panels({"compare_masks_overlap": figure})
+    elif drawn:
+        st.info(f"No chosen analysis has these masks up to {size}; choose a smaller one, or others.")
+    for which, found in beside.items():
+        if len(found):
+            figure = figures.further_over_training(lines.means_of_points(found), masks.colors, size)
+            in_panels({f"compare_masks_{which}": figure})
+    if masks.names:
+        masks, of_pair = masks_in_common(chosen, size, masks, asked, lines)
+        return masks, in_url | of_pair
+    st.caption(
+        "None of these analyses was asked for further masks; New analysis offers them under Advanced, as "
+        "`seigh curves` lists them."
+    )
+    return masks, in_url
 
 
 def masks_in_common(
-    chosen: pd.DataFrame, size: Size, names: Sequence[str], asked: dict[str, list[str]], lines: Lines
-) -> dict[str, list[str]]:
-    """How alike two masks are over training, of one step or of two; the choices as in the address."""
+    chosen: pd.DataFrame, size: Size, masks: Masks, asked: dict[str, list[str]], lines: Lines
+) -> tuple[Masks, dict[str, list[str]]]:
+    """How alike two masks are over training, of one step or of two; which, and how that stands in the
+    address."""
+    st.header("Any two masks", help=plain(figures.MASK_SYMBOLS), anchor=False)
     places = st.columns(3)
     which = one_of("beside", "And, at", list(BESIDE), asked, places[1], BESIDE)
-    first = one_of("mask", "Mask", names, asked, places[0])
-    others = [name for name in names if name != first or which != "same"]
+    first = one_of("mask", "Mask", masks.names, asked, places[0])
+    others = [name for name in masks.names if name != first or which != "same"]
     if not others:
         st.info("These analyses have one mask alone; compare it with that of another step.")
-        return {"beside": [which], "mask": [first]}
+        return masks, {"beside": [which], "mask": [first]}
     second = one_of("other", "The mask", others, asked, places[2])
+    masks = replace(masks, pair=(first, second), which=which)
     in_url = {"beside": [which], "mask": [first], "other": [second]}
     with database()() as s:
         found = masks_of_steps(s, chosen, (first, second), which, lines.arrangement.further)
-    points = found[found["k"] == found["parameters"].map(lambda number: size.of(int(number)))]
+    points = at_size(found, size.of)
     if points.empty:
         st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")
-        return in_url
+        return masks, in_url
     why = "have not both masks, or end before" if which == "same" else "have no such pair, or end before"
     say_who_is_missing(chosen, points["analysis_id"], why)
     points = lines.means(points)
@@ -541,7 +553,7 @@ def masks_in_common(
     ]
     if panels:
         in_two_columns(panels, "compare_masks_against_k")
-    return in_url | {"step": steps}
+    return masks, in_url | {"step": steps}
 
 
 def one_of(

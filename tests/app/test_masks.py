@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import streamlit as st
 from safetensors.torch import load_file
 
 from seigh.app.cli.command import main
@@ -17,6 +18,8 @@ from seigh.core.lab import queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.lab.tables import export
 from seigh.core.settings import Settings
+from tests.app.test_report import specifications
+from tests.app.test_report import titles as titles_of
 from tests.core.lab import lab
 from tests.opening import forget_caches, open_page
 
@@ -160,13 +163,19 @@ def test_ties_at_either_step_open_the_iou_between_them(home: Settings) -> None:
     assert found["error"].tolist()[1] > 0
 
 
-def test_compare_draws_every_mask_at_steps_and_splits_and_two_of_different_steps(home: Settings) -> None:
+def test_compare_and_its_report_draw_every_mask_at_steps_and_splits_and_two_of_different_steps(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     migrate(home.database)
     with sessions(home.database).begin() as s:
         for split, step in itertools.product(("train", "test"), (0, 100)):
             changes = {"record": RECORD, "curves": {"overlap-gradient": CURVE}}
             lab.finished(s, step=step, split=split, curves=("overlap-gradient",), changes=changes)
     forget_caches()
+    made: list[str] = []
+    monkeypatch.setattr(
+        st, "download_button", lambda label, make, **_: made.append(make()) if callable(make) else None
+    )
     page = open_page(
         "compare", view="masks", k="2", masks=["magnitude", "gradient"], beside="previous",
         mask="gradient", other="gradient",
@@ -179,7 +188,9 @@ def test_compare_draws_every_mask_at_steps_and_splits_and_two_of_different_steps
         if layer["encoding"].get("color", {}).get("field") == "group"
     ]
     assert scales[0] == ["largest |θ|", "gradient"]
-    assert len(charts) == 2 + 1 + 2  # both splits' panels, the pair over steps, and against k by split
+    # Both splits' panels of the overlap and the IoU with |θ| and the step before; the pair over steps,
+    # and against k by split.
+    assert len(charts) == 2 + 2 * 2 + 1 + 2
     titles = " ".join(each.value for each in page.header)
     assert "Overlap of every mask over training, k = 2" in titles
     assert "IoU of the mask gradient and that of the step before" in titles
@@ -189,3 +200,19 @@ def test_compare_draws_every_mask_at_steps_and_splits_and_two_of_different_steps
         each for each in charts[-1]["layer"] if each["encoding"].get("y", {}).get("field") == "beside"
     ]
     assert len(against_k) == 1  # chance, of all steps
+    shown = [each for each in titles_of(made[-1]) if "mask" in each]
+    pair = "IoU of the mask gradient and that of the step before"
+    assert shown == [
+        *(f"Overlap of every mask over training, k = 2: mlp · {split}" for split in ("test", "train")),
+        *(f"IoU of every mask and the largest |θ|, k = 2: mlp · {split}" for split in ("test", "train")),
+        *(
+            f"IoU of every mask and that of the step before, k = 2: mlp · {split}"
+            for split in ("test", "train")
+        ),
+        f"{pair}, k = 2",
+        *(f"{pair}: mlp · {split}" for split in ("test", "train")),
+    ]
+    drawn = specifications(made[-1])[titles_of(made[-1]).index(shown[4])]
+    rows = [row for rows in drawn["datasets"].values() for row in rows if row.get("step") == 100]
+    of_masks = {row["group"]: (row["value"], row["k"]) for row in rows}
+    assert of_masks == {"largest |θ|": (1.0, 2), "gradient": (1.0, 2)}  # both steps have the same masks

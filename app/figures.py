@@ -435,11 +435,21 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
             draw=charts.tensors_by_step,
             of=series,
         )
+    if lines_of_tensors(points):
+        told = "the mean, its standard deviation and its interval" if is_mean else "its interval"
+        return Figure(
+            title=f"{_upper(title)} of every tensor",
+            how=f"{points['note'].iloc[0]} A parameter tensor, in the model's order, has a row of cells for "
+            "each training step, the first one on top. The brighter a cell, the more eigenvalues lie there; "
+            f"point at it for {told}.",
+            alt=f"{title} of every parameter tensor against λ at several training steps: {series}.",
+            table=points,
+            draw=charts.densities_by_step,
+            of=series,
+        )
     first = ""
     if lines > 1:
-        least = points.sort_values("line", kind="stable")
-        called = least["name"].iloc[0] if lines_of_tensors(points) else f"{least['line'].iloc[0]:g}"
-        first = f" Of {lines} lines, {least['line_title'].iloc[0]} {called} is drawn."
+        first = f" Of {lines} lines, {points['line_title'].iloc[0]} {points['line'].min():g} is drawn."
     beside = ""
     if charts.has_common_reference(points):
         beside = f" Dashed: {points['reference_title'].iloc[0]}."

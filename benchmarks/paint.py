@@ -275,7 +275,7 @@ def results(k: int, seed: int) -> Outcome:
     ratio = 2 + 0.2 * draw.standard_normal(k).cumsum() / np.sqrt(size)
     values = 10 / size * np.where(draw.random(k) < 0.4, -1, 1)
     tensors = [f"layer{i}.{kind}" for i in range(6) for kind in ("weight", "bias")]
-    at = [1, 10, 100, k]
+    at = sorted({each for each in (1, 10, 100) if each < k} | {k})
     return Outcome(
         parameters=PARAMETERS,
         eigenvalues=values,

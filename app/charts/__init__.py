@@ -35,6 +35,7 @@ from seigh.app.charts.overlap import (
     overlap_curve,
 )
 from seigh.app.charts.profiles import (
+    densities_by_step,
     densities_of_tensors,
     has_common_reference,
     profile,
@@ -86,6 +87,7 @@ __all__ = [
     "Recording",
     "curve",
     "curve_by_step",
+    "densities_by_step",
     "densities_of_tensors",
     "distinct_lines",
     "error_by_products",

@@ -33,6 +33,11 @@ _DECADES = 30.0
 _CELLS, _FLOOR = 90, 1e-5
 _FINE = 32  # places in a cell
 
+# How many cells a browser draws quickly, and how few a row has in any case; and a row's height where a tensor
+# has several.
+_MOST_RECTANGLES, _LEAST_CELLS = 6000, 45
+_STEP_ROW = 6  # px
+
 # The part of an axis that a label takes, on a telephone's screen.
 _LABEL = 0.09
 
@@ -181,22 +186,69 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
         color: That of the least; the scale of colours is one for all models.
     """
     del color
+    y = _tensor_axis(frame)
+    return _densities(frame, {"y": y}, ["name"], height=max(160, 24 * len(y["sort"]) + 100))
+
+
+def densities_by_step(frame: pd.DataFrame) -> alt.LayerChart:
+    """The same at several training steps: a tensor has a row for each step, the first one on top.
+
+    Args:
+        frame: ``queries.profiles`` of one line and one name, whose lines are tensors.
+    """
+    y = _tensor_axis(frame)
+    steps = [str(step) for step in sorted(frame["step"].unique())]
+    rows = {"y": y, "yOffset": alt.YOffset("at:O", sort=steps)}
+    each = max(24, _STEP_ROW * len(steps) + 4)
+    return _densities(
+        frame.assign(at=frame["step"].astype(str)),
+        rows,
+        ["name", "step", "at"],
+        height=max(160, each * len(y["sort"]) + 100),
+    )
+
+
+def _tensor_axis(frame: pd.DataFrame) -> alt.Y:
+    """A row for each tensor that is a line of a profile, in the model's order."""
     names = frame.sort_values("line")["name"].drop_duplicates().tolist()
+    return alt.Y(
+        "name:N",
+        sort=names,
+        title=None,
+        axis=alt.Axis(labelLimit=150),
+        scale=alt.Scale(paddingInner=0.08),
+    )
+
+
+def _densities(frame: pd.DataFrame, rows: dict[str, Any], by: list[str], height: int) -> alt.LayerChart:
+    """Densities of eigenvalues as a heat map over λ.
+
+    Args:
+        frame: ``queries.profiles`` whose x is λ.
+        rows: Which row a cell is in, as encodings.
+        by: Columns that tell the densities apart.
+        height: Of the chart, in px.
+    """
+    groups = list(frame.groupby(by, sort=False))
+    number = min(_CELLS, max(_LEAST_CELLS, _MOST_RECTANGLES // len(groups)))
     near = float(frame["x"].abs().median()) or 1.0
     low, high = (math.asinh(float(end) / near) for end in (frame["x"].min(), frame["x"].max()))
-    edges = near * np.sinh(np.linspace(low, high, _CELLS + 1))
+    edges = near * np.sinh(np.linspace(low, high, number + 1))
     middle = (edges[1:] + edges[:-1]) / 2
     # Of each cell the mean, so that no bump falls between two places.
     fine = edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(_FINE) + 0.5) / _FINE
-    rows = []
-    for name, part in frame.groupby("name", sort=False):
+    found = []
+    for place, part in groups:
         part = part.sort_values("x")
         told = {
             column: np.interp(fine, part["x"], part[column], left=0.0, right=0.0).mean(1)
-            for column in ("value", "lower", "upper")
+            for column in ("value", "lower", "upper", *(["spread"] * ("spread" in part)))
         }
-        rows.append(pd.DataFrame({"name": name, "x": middle, "from": edges[:-1], "to": edges[1:]} | told))
-    cells = pd.concat(rows, ignore_index=True)
+        if "n" in part:
+            told["n"] = np.full(number, part["n"].iloc[0])
+        which = dict(zip(by, place, strict=True))
+        found.append(pd.DataFrame(which | {"x": middle, "from": edges[:-1], "to": edges[1:]} | told))
+    cells = pd.concat(found, ignore_index=True)
     top = float(cells["value"].max())
     floor = max(top * _FLOOR, 1e-300)
     cells = cells[cells["upper"] > floor].assign(height=lambda each: each["value"].clip(lower=floor))
@@ -212,7 +264,7 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
                 ),
             ),
             x2=alt.X2("to:Q"),
-            y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=150)),
+            **rows,
             color=alt.Color(
                 "height:Q",
                 scale=alt.Scale(type="log", scheme="viridis", domain=[floor, top]),
@@ -226,13 +278,15 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
             ),
             tooltip=[
                 alt.Tooltip("name:N", title="tensor"),
+                *([alt.Tooltip("step:Q", format=",d")] if "step" in by else []),
                 alt.Tooltip("x:Q", title="λ", format=".4g"),
                 alt.Tooltip("value:Q", title="density", format=".4g"),
                 alt.Tooltip("lower:Q", title="at least", format=".4g"),
                 alt.Tooltip("upper:Q", title="at most", format=".4g"),
+                *told_spread(cells),
             ],
         ),
-        height=max(160, 24 * len(names) + 100),
+        height=height,
     )
 
 

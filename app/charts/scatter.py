@@ -10,12 +10,10 @@ import pandas as pd
 
 from seigh.app.charts.base import (
     NEUTRAL,
-    SPLIT_DASHES,
     dash_patterns,
     group_color,
     group_shape,
     layered,
-    legend,
     scale,
     with_legend,
     zoom,
@@ -23,8 +21,8 @@ from seigh.app.charts.base import (
 
 SCATTER_HEIGHT = 460
 
-# How full the points of the first, second, … value are that dashes tell apart where there are lines, and in
-# words, as legends know no fullness.
+# How full the points of the first, second, … value are that dashes tell apart where there are lines, in words
+# and as opacity.
 FILLS = {"filled": 1.0, "hollow": 0.0, "half full": 0.5, "a quarter full": 0.25, "three quarters full": 0.75}
 
 # How the standard deviation of a mean looks.
@@ -61,7 +59,6 @@ def scatter(
     up = alt.Y("y:Q", title=titles[1], scale=scales[1], axis=y)
     color = group_color(colors, frame)
     fills = {name: FILLS[told] for name, told in _fills(frame).items()}
-    splits = fills.keys() <= SPLIT_DASHES.keys()
     leads = {"href": alt.Href("address:N")} if "address" in frame else {}
     cursor: Literal["pointer", "default"] = "pointer" if leads else "default"
     points = (
@@ -72,19 +69,8 @@ def scatter(
             y=up,
             color=color,
             stroke=alt.Stroke("group:N", scale=color["scale"], legend=None),
-            fillOpacity=alt.FillOpacity(
-                "dash:N",
-                scale=scale(list(fills), fills),
-                legend=None
-                if len(fills) < 2
-                else legend(
-                    "Hessian on" if splits else None,
-                    orient="bottom",
-                    titleOrient="left",
-                    symbolFillColor=NEUTRAL,
-                    symbolStrokeColor=NEUTRAL,
-                ),
-            ),
+            # Legends know no fullness; the figure's words say it, see ``said_fills``.
+            fillOpacity=alt.FillOpacity("dash:N", scale=scale(list(fills), fills), legend=None),
             shape=group_shape(colors, frame),
             **leads,
             tooltip=[

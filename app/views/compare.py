@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from seigh.app import charts, figures
+from seigh.app import charts, digits, figures
 from seigh.app.common import (
     FEW_MODELS,
     address_is_read,
@@ -315,7 +315,13 @@ def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> Size:
             help="k: the same number of eigenvectors for all. ρ = k/D: the same share of every model's "
             "parameters, so that chance is the same for all.",
         )
-        if by == "ρ" and shares:
+        if by == "ρ":
+            if not shares:
+                st.markdown(
+                    f"No chosen analysis reaches ρ = {SPARSITIES[0]:g}, the smallest to compare at: the "
+                    f"most that one has is ρ = {digits.number(reached, 2)}. Compare at one k instead."
+                )
+                return Size(rho=SPARSITIES[0])
             return Size(rho=choose_rho(shares, asked))
         if largest == 1:
             return Size(1)

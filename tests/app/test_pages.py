@@ -458,6 +458,17 @@ def test_compare_at_a_sparsity(open_page: Open, add: Add) -> None:
     assert "rho" not in app.query_params
 
 
+def test_compare_says_where_no_analysis_reaches_a_sparsity(open_page: Open, add: Add) -> None:
+    add(model="large", k=5, parameters=1_000_000)
+    app = open_page("compare", rho="0.05")
+    assert not app.slider
+    assert not app.select_slider
+    assert "No chosen analysis reaches ρ = 0.0005" in texts(app, "markdown")
+    assert "the most that one has is ρ = 5e-6" in texts(app, "markdown")
+    app.segmented_control(key="compare_by").set_value("k").run()
+    assert "Overlap over training, k = 5" in texts(app, "header")
+
+
 @pytest.mark.usefixtures("study")
 def test_compare_has_other_views_that_the_address_restores(open_page: Open) -> None:
     app = open_page("compare", view="spectrum")

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import hvp, scaling, spectra, stopping
+from benchmarks import hvp, paint, scaling, spectra, stopping
 from benchmarks.methods import Counted
 from benchmarks.problems import Task, Truth, load, measured_residuals
+from seigh.core.lab import queries
+from seigh.core.lab.session import sessions
 from seigh.core.overlap import overlap_curve
 from seigh.core.problems import architectures
 from seigh.core.problems.recorder import Recorder
+from seigh.core.settings import Settings
 from tests.core.spectra.matrices import hessian_like
 
 
@@ -123,3 +126,14 @@ def test_what_a_run_would_have_stated_is_held_against_the_truth() -> None:
     wrong = [each.products for each in seen if not each.right]
     assert right > max(wrong)
     assert stopping.right_from(seen[:1]) is None
+
+
+@pytest.mark.parametrize("k", [1, 100, 150])
+def test_made_up_results_of_every_size_are_finished_analyses(tmp_path: Path, k: int) -> None:
+    env = Settings(home=tmp_path)
+    paint.fill(env, analyses=4, k=k, models=1)
+    with sessions(env.database)() as s:
+        found = queries.comparable(s)
+        sizes = queries.layer_shares(s, int(found["analysis_id"].iloc[0]))["k"].unique().tolist()
+    assert found["k"].tolist() == [k] * 4
+    assert sizes == sorted({1, min(10, k), min(100, k), k})

@@ -51,3 +51,33 @@ def test_tensors_over_training_are_a_heat_map(sign: float, scheme: str | None) -
     assert encoding["color"]["scale"].get("type") == scheme
     assert len(data) == 6
     assert charts.tensors_by_step in (figure.draw,)
+
+
+def test_densities_of_tensors_over_training_have_a_row_for_every_tensor_and_step() -> None:
+    densities = [
+        pd.DataFrame({"x": [-1.0, 0.0, 1.0 + step / 50, 9.0], "value": [0.0, 1.0 + step, line, 0.0]}).assign(
+            step=step, line=line, name=name
+        )
+        for step in (100, 0)
+        for line, name in ((2.0, "first.bias"), (1.0, "last.weight"))
+    ]
+    said = {
+        "title": "density of λ",
+        "note": "the share.",
+        "x_title": "λ",
+        "line_title": "tensor",
+        "log": True,
+    }
+    frame = pd.concat(densities, ignore_index=True).assign(**said, reference=np.nan, reference_title="")
+    frame = frame.assign(lower=frame["value"] / 2, upper=frame["value"] * 2)
+    figure = figures.profile_over_training(frame, "mlp")
+    encoding, cells = layer(figure.draw(figure.table), "rect")
+    assert encoding["y"]["sort"] == ["last.weight", "first.bias"]
+    assert encoding["yOffset"]["sort"] == ["0", "100"]
+    for (name, step), found in cells.groupby(["name", "step"]):
+        drawn = frame[(frame["name"] == name) & (frame["step"] == step)]
+        area = (found["value"] * (found["to"] - found["from"])).sum()
+        assert area == pytest.approx(np.trapezoid(drawn["value"], drawn["x"]), rel=1e-3)
+        assert (found["lower"] <= found["value"]).all()
+        assert (found["value"] <= found["upper"]).all()
+    assert cells.groupby(["name", "step"]).ngroups == 4

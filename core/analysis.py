@@ -95,6 +95,9 @@ _ENTRIES = 8.0
 # Part of the machine's memory for a basis.
 _BASIS_SHARE = 0.5
 
+# How far lengths and angles of saved eigenvectors may be from 1 and from right ones: far above rounding.
+_ORTHONORMAL = 1e-3
+
 # Bins by magnitude are told for the last of the sizes and every third before it, four at most.
 _BINNED, _MOST_BINNED = 3, 4
 
@@ -207,8 +210,17 @@ class Result(Outcome):
         except OSError as error:
             raise ResultError(f"The result '{name}' cannot be read: {error.strerror}.") from error
         found = cls.from_json(answer.facts["result"])
-        vectors = answer.tensors.get("eigenvectors")
-        return found if vectors is None else replace(found, eigenvectors=vectors)
+        values, vectors = (answer.tensors.get(each) for each in ("eigenvalues", "eigenvectors"))
+        if values is not None and not np.array_equal(values.numpy(), found.eigenvalues):
+            raise ResultError(f"'{name}' has two different sets of eigenvalues; save the result again.")
+        if vectors is None:
+            return found
+        if not _orthonormal(vectors):
+            raise ResultError(
+                f"'{name}' has eigenvectors that are not orthonormal, so they are of no analysis; save the "
+                "result again, or without them (eigenvectors=False)."
+            )
+        return replace(found, eigenvectors=vectors)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Result:
@@ -231,6 +243,15 @@ class Result(Outcome):
             checkpoint_sha256=checkpoint_sha256,
             settings=settings,
         )
+
+
+def _orthonormal(rows: Tensor) -> bool:
+    """Whether vectors (k, D) have length 1 and, by the lengths of two random sums of them, right angles."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    signs = 1.0 - 2.0 * torch.randint(2, (2, len(rows)), generator=torch.Generator().manual_seed(0))
+    sums = torch.linalg.vector_norm(signs.to(rows.dtype) @ rows, dim=1, dtype=torch.float64)
+    off = torch.cat([lengths - 1, sums / math.sqrt(len(rows)) - 1])
+    return bool((off.abs() <= _ORTHONORMAL).all())
 
 
 def _finite(value: Any) -> Any:

@@ -25,7 +25,7 @@ from seigh.core.device import available_memory, pick_device
 from seigh.core.errors import first_line
 from seigh.core.network import Network, chosen_theta, in_format, precision
 from seigh.core.problems import data as datasets
-from seigh.core.problems import losses, zoo
+from seigh.core.problems import losses
 from seigh.core.problems.checkpoints import Checkpoint
 from seigh.core.problems.data import DataError, Dataset, Subset
 from seigh.core.problems.outputs import with_tensor_outputs
@@ -238,7 +238,7 @@ def _copy(model: nn.Module, settings: AnalysisSettings, device: torch.device) ->
     if formats:
         names = " and ".join(sorted(str(each).removeprefix("torch.") for each in formats))
         notes.append(f"Weights in {names} were converted to {settings.precision}.")
-    copy = in_format(zoo.twice_differentiable(copy).eval(), dtype).to(device)
+    copy = in_format(copy.eval(), dtype).to(device)
     return with_tensor_outputs(copy), notes
 
 

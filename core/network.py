@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from seigh.core.curvature import CurvatureOperator, choose, footprint, select_parameters
 from seigh.core.curvature.causes import instead, known, operation, place, reason
-from seigh.core.curvature.certificate import Certifier, Check, copied, failure, in_float64, what_cuts
+from seigh.core.curvature.certificate import (
+    Certifier,
+    Check,
+    copied,
+    failure,
+    in_float64,
+    suppressed,
+    what_cuts,
+)
 from seigh.core.curvature.operator import chosen_parameters
 from seigh.core.curvature.paths import Function, arithmetic
 from seigh.core.curvature.shares import LossError, Mean
@@ -487,7 +495,7 @@ def _certified(
         ) from error
     if failed := failure(checks):
         raise SettingsError(failed.sentence)
-    measured = _measured(certifier, operator, network)
+    measured = _measured(certifier, operator, network, objective)
     failed = failure(measured)
     if failed is not None and failed.name == "truth" and failed.value:
         # PyTorch has operations that are right for one vector and wrong for several at once, such as cdist.
@@ -531,13 +539,15 @@ def _certifier(network: Network, objective: Objective, batch_size: int, batches:
     )
 
 
-def _measured(certifier: Certifier, operator: CurvatureOperator, network: Network) -> list[Check]:
+def _measured(
+    certifier: Certifier, operator: CurvatureOperator, network: Network, objective: Objective
+) -> list[Check]:
     try:
         return certifier.operator(operator)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise SettingsError(_not_twice(error, network.settings)) from error
+        raise SettingsError(_not_twice(error, network, objective)) from error
 
 
 def _refusal(error: Exception, network: Network, objective: Objective) -> SettingsError:
@@ -550,23 +560,40 @@ def _refusal(error: Exception, network: Network, objective: Objective) -> Settin
             failed = None
         if failed is not None:
             return SettingsError(failed.sentence)
-    return SettingsError(_not_twice(error, network.settings))
+    return SettingsError(_not_twice(error, network, objective))
 
 
-def _not_twice(error: BaseException, settings: AnalysisSettings) -> str:
+def _not_twice(error: BaseException, network: Network, objective: Objective) -> str:
     """Return the sentence for a network that cannot be differentiated twice."""
     if way := known(error):
         return way
+    settings = network.settings
     named = operation(str(error))
     what = f"The operation {named} of this network" if named else f"This network ({reason(error)})"
+    other = ""
+    if settings.curvature == "hessian" and _has_ggn(network, objective):
+        other = ", or analyse the GGN"
     if settings.hvp_path is not None:
-        return f"{what} has no derivative by the path '{settings.hvp_path}'; choose another path, or none" + (
-            "." if settings.curvature == "ggn" else ", or analyse the GGN."
-        )
-    way = (
-        "choose another architecture" if settings.curvature == "ggn" else "analyse the GGN, which needs none"
-    )
-    return f"{what} has no second derivative in PyTorch; {instead(named or '')}, or {way}."
+        path = settings.hvp_path
+        return f"{what} has no derivative by the path '{path}'; choose another path, or none{other}."
+    other = f"{other}, which needs none" if other else ""
+    return f"{what} has no second derivative in PyTorch; {instead(named or '')}{other}."
+
+
+def _has_ggn(network: Network, objective: Objective) -> bool:
+    """Whether a path gives products with the GGN, of one sample."""
+    matrix = _matrix(network) | {"kind": "ggn"}
+    vector = torch.ones(network.theta.dimension, dtype=network.dtype, device=network.device)
+    for path in PATHS:
+        with suppressed():
+            operator = CurvatureOperator(
+                *(network.model, objective.loss, network.x[:1], objective.targets[:1]),
+                path=path,
+                columns=1,
+                **matrix,
+            )
+            return bool((operator @ vector).isfinite().all())
+    return False
 
 
 def reference(

@@ -645,7 +645,7 @@ def basis_fact(basis: dict[str, Any]) -> str:
     """How the basis of a Krylov space, or a sketch, came about; what its method does not know is left out."""
     where = "memory" if basis["kept_in"] == "memory" else "a file"
     parts = [f"room for {basis['columns']:,} vectors in {where}"]
-    if "products" in basis:
+    if basis.keys() >= {"products", "block"}:
         parts.insert(0, f"{basis['products']:,} products in blocks of {basis['block']:,}")
     if restarts := basis.get("restarts"):
         parts.append("restarted once" if restarts == 1 else f"restarted {restarts:,} times")

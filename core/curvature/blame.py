@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -143,12 +144,22 @@ def cuts(outputs: Callable[[], Tensor]) -> list[str]:
     return found.found
 
 
+_ATEN_EMBEDDINGS = (torch.embedding, torch.ops.aten.embedding.default)
+# Names of the arguments of embeddings, and those that make their gradients others than their derivatives.
+_EMBEDDINGS: Mapping[Any, tuple[str, ...]] = {
+    **{each: tuple(inspect.signature(each).parameters) for each in (embedding, embedding_bag)},
+    **dict.fromkeys(_ATEN_EMBEDDINGS, ("weight", "indices", "padding_idx", "scale_grad_by_freq", "sparse")),
+}
+_CHANGE_GRADIENTS = ("max_norm", "padding_idx", "scale_grad_by_freq")
+
+
 class _Cuts(TorchFunctionMode):
     """Notes where numbers that depend on parameters leave the graph."""
 
     _NAMES: ClassVar[dict[Any, str]] = {
         torch.Tensor.detach: "detach()",
         torch.detach: "detach()",
+        torch.ops.aten.detach.default: "detach()",  # of exported networks
         torch.Tensor.detach_: "detach_()",
         torch.Tensor.data.__get__: "data",  # type: ignore[attr-defined]
         torch.Tensor.item: "item()",
@@ -173,10 +184,12 @@ class _Cuts(TorchFunctionMode):
         if not any(each.requires_grad for each in given):
             return result
         what = self._NAMES.get(func)
-        if func in (embedding, embedding_bag):
-            options = dict(zip(("", "", "padding_idx", "max_norm"), args, strict=False)) | kwargs
-            named = [name for name in ("padding_idx", "max_norm") if options.get(name) is not None]
-            what = f"{named[-1]} of an embedding" if named else None
+        if func in _EMBEDDINGS:
+            options = dict(zip(_EMBEDDINGS[func], args, strict=False)) | kwargs
+            without = -1 if func in _ATEN_EMBEDDINGS else None
+            chosen = [(name, options.get(name)) for name in _CHANGE_GRADIENTS]
+            wrong = [name for name, each in chosen if each not in (None, without) and each is not False]
+            what = f"{wrong[0]} of an embedding" if wrong else None
         elif "fake_quantize" in getattr(func, "__name__", ""):
             what = f"{func.__name__}()"
         elif what is None and isinstance(result, Tensor) and not torch.is_grad_enabled():

@@ -5,8 +5,9 @@ A path is asked twice: ``prepare`` does once what does not depend on the vectors
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from torch.func import functional_call, functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import embedding, embedding_bag
+from torch.nn.functional import embedding, embedding_bag, hardsigmoid, relu6
 from torch.overrides import TorchFunctionMode
 
 from seigh.core.names import Kind, PathName, Reduced
@@ -93,16 +94,20 @@ class Function:
 
 
 class _SpelledOut(TorchFunctionMode):
-    """Replaces operations whose derivatives in PyTorch are wrong by their definition.
+    """Replaces operations whose derivatives in PyTorch are wrong or missing by their definition.
 
-    The double backward pass of ``torch._weight_norm`` gives a matrix that is not symmetric (PyTorch 2.14.1),
-    and there is no forward mode of it. The weight is g·v/‖v‖, with the norm over all axes but ``dim``.
+    - The double backward pass of ``torch._weight_norm`` gives a matrix that is not symmetric (PyTorch
+      2.14.1), and there is no forward mode of it. The weight is g·v/‖v‖, with the norm over all axes but
+      ``dim``.
+    - ``hardsigmoid`` and ``embedding_bag`` have no second derivative. The former is min(max(x + 3, 0), 6)/6;
+      the latter sums, averages or maximises embeddings, which is written out where bags are rows.
+    - Sparse gradients of an embedding have no derivative; dense ones are the same numbers.
+
+    They are found by PyTorch's function, and by ATen's, which exported networks consist of.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -110,23 +115,46 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / v.square().sum(axes, keepdim=True).sqrt())
 
 
-class _BagsAsSums(TorchFunctionMode):
-    """Replaces ``embedding_bag``, which has no forward mode, by sums of ``embedding`` where bags are rows."""
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    found = relu6(x + 3) / 6
+    return x.copy_(found) if inplace else found
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is embedding_bag:
-            names = ("input", "weight", "offsets", "max_norm", "norm_type", "scale_grad_by_freq", "mode")
-            given = dict(zip((*names, "sparse", "per_sample_weights"), args, strict=False)) | kwargs
-            plain = all(given.get(each) is None for each in ("offsets", "max_norm", "padding_idx"))
-            if plain and given["input"].ndim == 2:
-                rows = embedding(given["input"], given["weight"])
-                weights = given.get("per_sample_weights")
-                if weights is not None:
-                    rows = rows * weights[..., None]
-                mode = given.get("mode", "mean")
-                return rows.amax(1) if mode == "max" else rows.sum(1) if mode == "sum" else rows.mean(1)
-        return func(*args, **kwargs)
+
+def _dense_embedding(*args: Any, **options: Any) -> Tensor:
+    """``torch.nn.functional.embedding`` with dense gradients."""
+    found: Tensor = embedding(*args[:6], **options | {"sparse": False})
+    return found
+
+
+def _dense_aten_embedding(*args: Any, **options: Any) -> Tensor:
+    """``torch.embedding`` with dense gradients."""
+    found: Tensor = torch.embedding(*args[:4], **options | {"sparse": False})
+    return found
+
+
+def _embedding_bag(*args: Any, **options: Any) -> Tensor:
+    given = inspect.signature(embedding_bag).bind(*args, **options).arguments
+    plain = all(given.get(each) is None for each in ("offsets", "max_norm", "padding_idx"))
+    if not plain or given["input"].ndim != 2:
+        found: Tensor = embedding_bag(*args, **options)
+        return found
+    rows = embedding(given["input"], given["weight"])
+    weights = given.get("per_sample_weights")
+    if weights is not None:
+        rows = rows * weights[..., None]
+    mode = given.get("mode", "mean")
+    return rows.amax(1) if mode == "max" else rows.sum(1) if mode == "sum" else rows.mean(1)
+
+
+_INSTEAD: Mapping[Any, Callable[..., Tensor]] = {
+    torch._weight_norm: _weight_norm,
+    hardsigmoid: _hardsigmoid,
+    torch.ops.aten.hardsigmoid.default: _hardsigmoid,
+    embedding: _dense_embedding,
+    torch.embedding: _dense_aten_embedding,
+    torch.ops.aten.embedding.default: _dense_aten_embedding,
+    embedding_bag: _embedding_bag,
+}
 
 
 class _InBfloat16(nn.Module):
@@ -348,13 +376,12 @@ class Linearise:
         """J v by one forward pass and Jᵀ by another, whose backward pass no tangent reaches."""
         function, size = self._function, len(self._function.leaves)
         leaves = list(leaves_and_vectors[:size])
-        with _BagsAsSums():
-            with forward_ad.dual_level():
-                duals = map(forward_ad.make_dual, leaves, leaves_and_vectors[size:])
-                outputs = function.outputs(list(duals), x)
-                slope = _tangent(torch.func.grad(lambda at: function.loss(at, y))(outputs))
-            _, pullback = torch.func.vjp(lambda given: function.outputs(given, x), leaves)  # type: ignore[misc]
-            (result,) = pullback(slope)
+        with forward_ad.dual_level():
+            duals = map(forward_ad.make_dual, leaves, leaves_and_vectors[size:])
+            outputs = function.outputs(list(duals), x)
+            slope = _tangent(torch.func.grad(lambda at: function.loss(at, y))(outputs))
+        _, pullback = torch.func.vjp(lambda given: function.outputs(given, x), leaves)  # type: ignore[misc]
+        (result,) = pullback(slope)
         return list(result)
 
 

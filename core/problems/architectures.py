@@ -361,7 +361,7 @@ def _built(spec: Spec) -> nn.Module:
     options = dict(spec.options)
     try:
         model = _source(spec.name).build(spec.name, options)
-        return with_tensor_outputs(zoo.twice_differentiable(model).eval())
+        return with_tensor_outputs(model.eval())
     except SettingsError:
         raise
     except Exception as error:  # a constructor refuses sizes in every way there is

@@ -13,7 +13,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from seigh.core.problems.spec import Value
 
@@ -73,22 +73,6 @@ def torchvision_model(name: str, options: Mapping[str, Value]) -> nn.Module:
         head = getattr(model, auxiliary, None)
         if isinstance(head, nn.Module):
             head.requires_grad_(False)
-    return model
-
-
-class _Hardsigmoid(nn.Module):
-    """``nn.Hardsigmoid``, min(max(x + 3, 0), 6) / 6, of functions whose second derivatives torch has."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.relu6(x + 3) / 6
-
-
-def twice_differentiable(model: nn.Module) -> nn.Module:
-    """The model with functions that torch has no second derivative of made of others, to the same values."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Hardsigmoid:
-                setattr(module, name, _Hardsigmoid())
     return model
 
 

@@ -60,6 +60,8 @@ _SYMBOL = re.compile(
 )
 _INTEGER = re.compile(r"(?:Integer\((\d{1,18})\)|(\d{1,18}))")
 _RECORD = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+# Operations whose arguments are graphs.
+_PARTS = "torch.ops.higher_order."
 _OF_OLD = b"serialized_exported_program.json"
 
 
@@ -289,7 +291,8 @@ class _Reader:
         )
         if array.dtype.startswith("complex"):
             raise Refusal(
-                f"The constant {shown(name)} of '{self._task.name}' is complex; only real networks are read."
+                f"The constant {shown(name)} of '{self._task.name}' is complex, which is "
+                "not read; keep its real and imaginary part as two tensors."
             )
         array.check()
         self.tensors[key] = array
@@ -355,11 +358,14 @@ class _Reader:
         return self._no_argument(f"an argument of the kind {shown(kind)[:40]}", node)
 
     def _no_argument(self, what: str, node: Any) -> NoReturn:
-        place = _module(node.get("metadata"))
+        place, target = _module(node.get("metadata")), _text(node["target"], 200)
         where = f" in its module {shown(place)}" if place else ""
+        if target.startswith(_PARTS):
+            why = _why_part(target.removeprefix(_PARTS), where)
+            raise Refusal(f"The network of '{self._task.name}' {why}.")
         raise Refusal(
-            f"The network of '{self._task.name}' calls {shown(node['target'])[:80]}{where} with {what}, "
-            "which is not read; write this part of it with operations on tensors."
+            f"The network of '{self._task.name}' calls {shown(target)[:80]}{where} with {what}, which is not "
+            "read; write this part of it with operations on tensors."
         )
 
     def _symbolic(self, content: Any) -> list[Any]:
@@ -403,10 +409,16 @@ class _Reader:
             if more:
                 raise ValueError
             if kind in ("buffer_mutation", "parameter_mutation", "user_input_mutation"):
-                what = content.get("buffer_name") or content.get("parameter_name") or "its input"
+                what = content.get("buffer_name") or content.get("parameter_name")
+                if what is None:
+                    raise Refusal(
+                        f"The network of '{self._task.name}' changes its input in place; let it work on a "
+                        "copy (x.clone())."
+                    )
                 raise Refusal(
                     f"The network of '{self._task.name}' changes {shown(what)} while it computes, as "
-                    "BatchNorm does in training; call model.eval() before it is exported."
+                    "BatchNorm does in training mode; let it do that in training mode alone, and export it "
+                    "in eval mode, as seigh.export does."
                 )
             if kind != "user_output":
                 raise Refusal(
@@ -416,6 +428,23 @@ class _Reader:
             named = content["arg"].get("as_tensor")
             found.append(None if named is None else self._numbers[named["name"]])
         return found
+
+
+def _why_part(name: str, where: str) -> str:
+    """What a network does that torch exports as a part of its own, and what to do about it."""
+    match name:
+        case "wrap_with_set_grad_enabled":
+            return (
+                f"computes a part without gradients{where}, as with torch.no_grad() or "
+                "torch.utils.checkpoint and use_reentrant=True, so its gradient would not be the derivative "
+                "of its loss; let it compute all parts with gradients"
+            )
+        case "wrap_with_autocast":
+            return f"computes a part in another number format{where}, by torch.autocast; leave autocast out"
+    return (
+        f"has a part that is a graph of its own{where} ({shown(name)[:80]}), as control flow and "
+        "checkpointing give, which is not read; write this part without it"
+    )
 
 
 def _odd_number(text: str) -> float:
@@ -496,6 +525,8 @@ def _keys(calls: Any, outputs: int) -> list[str] | None:
         leaves = [child["type"] is None and not child["children_spec"] for child in spec["children_spec"]]
     except Exception:  # arbitrary JSON; the outputs have numbers then
         return None
-    if len(names) != outputs or not all(leaves) or not all(type(name) is str for name in names):
+    if type(names) is not list or len(names) != outputs:
+        return None
+    if not all(leaves) or not all(type(name) is str for name in names):
         return None
     return [name[:100] for name in names]

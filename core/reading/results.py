@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,20 +51,65 @@ _LONGEST_K = 100_000
 _LONGEST_PROFILE = 1_000_000
 _MOST_NAMED = 100
 _DEEPEST = 12
+
+# The share of an overlap that its stated error is at most where it is resolved, with room for rounding.
+_RESOLVED = 0.01 * (1 + 1e-6)
+
 _TENSORS = ("eigenvalues", "eigenvectors")
 
-# What pages look into, and what has to be in it.
-_RECORD: Mapping[str, tuple[type, tuple[str, ...]]] = {
-    "loss": (dict, ("name", "label_smoothing", "weight_decay", "penalty")),
-    "theta": (dict, ("total", "trainable", "frozen", "tied")),
-    "data": (dict, ("indices", "synthetic", "samples")),
-    "hvp": (dict, ("path", "columns", "batch_size", "measured", "out_of_memory")),
-    "basis": (dict, ("kept_in", "columns", "resumed")),
-    "norm": (dict, ("estimate", "lower", "upper")),
-    "missed_norm": (dict, ("estimate", "lower", "upper")),
-    "certificate": (list, ("name", "value", "tolerance", "passed", "sentence")),
-    "notes": (list, ()),
-    "probability": (float, ()),
+# What pages look into: the kind of each fact. Its name ends in "?" where it may be missing, and in "~" where
+# it may be null. A list or a mapping has the kind of its entries, named "*" where any name will do.
+_SIZES = {"columns": "whole", "batch_size": "whole"}
+_ESTIMATE = {"estimate": "number", "lower~": "number", "upper~": "number"}
+_RECORD: Mapping[str, Any] = {
+    "loss?~": {
+        "name": "text",
+        "label_smoothing": "number",
+        "weight_decay": "number",
+        "penalty?~": "number",
+        "class_weights?~": ["number"],
+        "ignore_index?~": "whole",
+        "penalties?~": {"*": "number"},
+    },
+    "theta?~": {"total": "whole", "trainable": "whole", "frozen": "whole", "tied": "whole"},
+    "data?": {"indices": "any", "synthetic": "flag", "samples": "whole"},
+    "hvp?": {
+        **{"path": "text", "out_of_memory": "any"} | _SIZES,
+        "measured": [
+            {"path": "text", "seconds_per_product~": "number", "reason~": "text", "keep?": "flag"} | _SIZES
+        ],
+    },
+    "basis?~": {
+        "kept_in": "text",
+        "columns": "whole",
+        "resumed": "whole",
+        "block?": "whole",
+        "products?": "whole",
+        "restarts?~": "whole",
+        "tolerance_met?~": "flag",
+    },
+    "norm?~": _ESTIMATE,
+    "missed_norm?~": _ESTIMATE,
+    "probability?~": "number",
+    "certificate?~": [
+        {"name": "text", "value?~": "number", "tolerance?~": "number", "passed": "flag", "sentence": "text"}
+    ],
+    "completeness?~": {
+        "products?~": "whole",
+        "bound?~": "number",
+        "probability?~": "number",
+        "largest_outside?~": "number",
+        "sentence?~": "text",
+    },
+    "extrapolated?~": ["number"],
+    "rank?~": "whole",
+    "notes?~": ["text"],
+    "masks?": {"*": {"note?": "text", "tied?": ["whole"]}},
+    "without_influence?": {"*": "whole"},
+    "curves_failed?": {"*": "text"},
+    "remarks?": {"*": "text"},
+    "eigenvectors_lost?": "text",
+    "step?~": "step",
 }
 
 
@@ -140,6 +185,12 @@ def check(document: Any) -> None:
         for name in ("overlap", "least", "greatest", "random_mean", "best", "random_std"):
             _is(row[name] is None or -1e-6 <= row[name] <= 1 + 1e-6, f"has {name} outside of [0, 1]")
         _is(row["error"] is None or row["error"] >= 0, "has a negative error")
+        _ascending([row[name] for name in ("least", "overlap", "greatest", "best")], "overlaps")
+    for row in rows[: document["resolved_k"] or 0]:
+        claimed = row["error"] is None or row["error"] <= _RESOLVED * row["overlap"]
+        _is(claimed, "has a resolved_k that its own errors do not bear out")
+    for ends in zip(document["scree_lower"], document["scree_upper"], strict=True):
+        _ascending(ends, "scree bounds")
     for name, table in (("layers", LAYERS), ("magnitudes", MAGNITUDES), ("metrics", METRICS)):
         found = _table(document.get(name, []), table, name)
         _is(all(1 <= row["k"] <= k for row in found), f"has {name} at other k")
@@ -173,15 +224,48 @@ def check(document: Any) -> None:
 
 
 def _record(record: dict[str, Any]) -> None:
-    for name, (kind, keys) in _RECORD.items():
-        if (value := record.get(name)) is None:
-            continue
-        accepted = (int, float) if kind is float else kind
-        _is(isinstance(value, accepted), f"has a record whose {name} is none")
-        for each in value if kind is list and keys else [value]:
-            _is(not keys or (isinstance(each, dict) and set(keys) <= each.keys()), f"has no whole {name}")
-    step = record.get("step")
-    _is(step is None or _whole(step, 0, 2**31 - 1), "has no training step")
+    if record.get("basis") == {}:  # of a method without one
+        record = {name: each for name, each in record.items() if name != "basis"}
+    _facts(record, _RECORD, "record")
+    known = record.get("probability") is not None
+    _is(known or not (record.get("norm") or record.get("missed_norm")), "has intervals without a probability")
+
+
+def _facts(given: Any, kind: Any, name: str) -> None:
+    """Compare facts with their kind as ``_RECORD`` has it."""
+    wrong = f"has a record whose {name} is none"
+    match kind:
+        case "any":
+            return
+        case [entry]:
+            _is(isinstance(given, list), wrong)
+            for each in given:
+                _facts(each, entry, name)
+        case {"*": entry}:
+            _is(isinstance(given, dict), wrong)
+            for each in given.values():
+                _facts(each, entry, name)
+        case Mapping():
+            _is(isinstance(given, dict), wrong)
+            for key, of in kind.items():
+                part = key.rstrip("?~")
+                if part not in given:
+                    _is("?" in key, f"has no whole {name}")
+                elif given[part] is None:
+                    _is("~" in key, f"has a record whose {part} is none")
+                else:
+                    _facts(given[part], of, part if name == "record" else name)
+        case _:
+            _is(_KINDS[kind](given), wrong)
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "number": lambda value: _number(value),
+    "whole": lambda value: _whole(value, -(2**53), 2**53),
+    "step": lambda value: _whole(value, 0, 2**31 - 1),
+    "flag": lambda value: type(value) is bool,
+    "text": lambda value: type(value) is str,
+}
 
 
 def _named(given: Any, what: str) -> dict[str, Any]:
@@ -199,6 +283,8 @@ def _columns(given: Any, what: str, parts: Sequence[str], length: int | None) ->
         for part, values in columns.items():
             if values is not None or part == "value":
                 _numbers(values, f"the {what} {shown(name)}", len(value) if length is None else length)
+        for ends in zip(columns["lower"] or (), columns["upper"] or (), strict=False):
+            _ascending(ends, f"ends of the {what} {shown(name)}")
 
 
 def _quantities(given: Any) -> None:
@@ -206,6 +292,7 @@ def _quantities(given: Any) -> None:
         _is(isinstance(told, dict) and {*NUMBERS, "unit"} == told.keys(), "has a quantity that is none")
         _numbers([told["value"]], f"the quantity {shown(name)}", 1, known=True)
         _numbers([told[part] for part in NUMBERS], f"the quantity {shown(name)}", len(NUMBERS))
+        _ascending((told["lower"], told["upper"]), f"ends of the quantity {shown(name)}")
         unit = told["unit"]
         _is(isinstance(unit, str) and len(unit) <= 64 and unit.isprintable(), "has a quantity without a unit")
 
@@ -259,6 +346,13 @@ def _depth(value: Any, depth: int) -> None:
     for each in inner:
         if isinstance(each, dict | list):
             _depth(each, depth + 1)
+
+
+def _ascending(values: Iterable[float | None], what: str) -> None:
+    """Compare numbers, of which some may not be known, that an analysis gives in this order."""
+    known = [each for each in values if each is not None]
+    rounding = 1e-6 * max((abs(each) for each in known), default=0.0)
+    _is(all(a <= b + rounding for a, b in pairwise(known)), f"has {what} in another order")
 
 
 def _is(right: bool, wrong: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import seigh
+from seigh.app.checks import checks
 from seigh.app.cli.command import cli
+from seigh.app.views.result import measurements, numerical_facts, said_of_masks
 from seigh.core.access import Actor, Role
 from seigh.core.errors import UserError
 from seigh.core.lab import queries, store
 from seigh.core.lab.models import Analysis, Checkpoint
 from seigh.core.lab.session import sessions
 from seigh.core.lab.whole import artifacts
+from seigh.core.reading import results
 from seigh.core.results.result import ResultError
 from seigh.core.settings import Settings
 from seigh.tasks.importing import Saved, import_results
@@ -57,13 +63,14 @@ def lab(home: Settings) -> Settings:
     return home
 
 
-def altered(source: Path, target: Path, change: Any) -> Path:
-    """A copy of a saved result whose document is changed."""
+def altered(source: Path, target: Path, change: Any, forge: Any = lambda tensors: None) -> Path:
+    """A copy of a saved result whose document, or tensors, are changed."""
     with safetensors.safe_open(source, "pt") as opened_file:
         about = opened_file.metadata()
         tensors = {name: opened_file.get_tensor(name) for name in opened_file.keys()}  # noqa: SIM118
     document = json.loads(about["result"])
     document = change(document) or document
+    forge(tensors)
     save_file(tensors, target, about | {"result": json.dumps(document)})
     return target
 
@@ -97,6 +104,21 @@ WRONG: dict[str, tuple[Any, str]] = {
     "huge D": (lambda d: d.update(parameters=10**12), "no sensible k and D"),
     "above 1": (lambda d: d["overlap"][0].update(overlap=1.5), r"overlap outside of \[0, 1\]"),
     "negative error": (lambda d: d["overlap"][0].update(error=-1.0), "negative error"),
+    "swapped columns": (
+        lambda d: d["overlap"][0].update(overlap=d["overlap"][0]["best"], best=d["overlap"][0]["overlap"]),
+        "overlaps in another order",
+    ),
+    "least above": (lambda d: d["overlap"][1].update(least=0.9999), "overlaps in another order"),
+    "resolved": (lambda d: d["overlap"][1].update(error=0.5) or d.update(resolved_k=3), "do not bear out"),
+    "swapped scree": (
+        lambda d: d.update(scree_lower=[0.9] * 4, scree_upper=[0.1] * 4),
+        "scree bounds in another order",
+    ),
+    "swapped ends": (
+        lambda d: d["quantities"]["edge-of-stability"].update(lower=2.0, upper=1.0),
+        "in another order",
+    ),
+    "not a number": (lambda d: d["overlap"][0].update(overlap=math.nan), "damaged or incomplete"),
     "skipped k": (lambda d: d["overlap"][1].update(k=1), "other k than 1"),
     "more columns": (lambda d: d["overlap"][0].update(more=1), "overlap with other columns"),
     "long name": (lambda d: d["layers"][0].update(name="x" * 1000), "has no layers"),
@@ -105,6 +127,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no hash": (lambda d: d.update(checkpoint_sha256="../../etc"), "has no checkpoint_sha256"),
     "environment": (lambda d: d["environment"].update(torch=[1]), "environment that is none"),
     "record": (lambda d: d["record"].update(loss="x"), "record whose loss"),
+    "text for a size": (lambda d: d["record"]["hvp"].update(columns="x"), "record whose hvp"),
     "half a loss": (lambda d: d["record"].update(loss={"name": "x"}), "no whole loss"),
     "deep": (lambda d: d["record"].update(deep=json.loads("[" * 30 + "]" * 30)), "nested far too deeply"),
     "curve": (lambda d: d["curves"].update(x={"value": [1.0]}), "curve that is none"),
@@ -126,6 +149,72 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_is_no_result_is_refused_with_a_sentence(name: str, file: Path, tmp_path: Path) -> None:
     change, said = WRONG[name]
     wrong = altered(file, tmp_path / "wrong.safetensors", change)
+    with pytest.raises(ResultError, match=said) as refused:
+        seigh.Result.load(wrong)
+    assert "\n" not in str(refused.value)
+
+
+ODD = (None, "x", -1, 10**400, 0.5, True, [], ["x"], {}, {"x": "x"}, [None], [{}])
+
+
+def places(facts: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where facts hold others, as keys from the outside in; of lists, the first entry."""
+    pairs = (
+        facts.items() if isinstance(facts, dict) else enumerate(facts[:1] if isinstance(facts, list) else ())
+    )
+    for key, each in pairs:
+        yield (*path, key)
+        yield from places(each, (*path, key))
+
+
+def test_forged_records_are_refused_or_shown(result: seigh.Result) -> None:
+    whole = json.loads(json.dumps(result.to_json()))
+    whole["record"]["masks"] = {"mine": {"note": "Cut.", "tied": [0, 2]}}
+    whole["record"]["without_influence"] = {"0.bias": 4}
+    results.check(whole)
+    refused = 0
+    for *path, last in places(whole["record"]):
+        for odd in ODD:
+            record = copy.deepcopy(whole["record"])
+            holder = record
+            for key in path:
+                holder = holder[key]
+            holder[last] = odd
+            try:
+                results.check(whole | {"record": record})
+            except results.Wrong:
+                refused += 1
+                continue
+            numerical_facts(record)
+            checks(record)
+            said_of_masks(record)
+            measurements(record.get("hvp", {}).get("measured", []))
+    assert refused > 300
+
+
+def test_every_methods_result_is_read_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = (torch.randn(20, 5), torch.arange(20) % 3)
+    for method in ("exact", "seigh", "ssvd"):
+        found = seigh.analyse(nn.Linear(5, 3), F.cross_entropy, data, k=3, method=method)
+        found.save(tmp_path / method)
+        assert seigh.Result.load(tmp_path / method).to_json() == found.to_json()
+
+
+VECTORS: dict[str, tuple[Any, str]] = {
+    "not a number": (lambda t: t["eigenvectors"][1].fill_(torch.nan), "not orthonormal"),
+    "one twice": (lambda t: t["eigenvectors"][1].copy_(t["eigenvectors"][0]), "not orthonormal"),
+    "transposed": (lambda t: t.update(eigenvectors=t["eigenvectors"].T.contiguous()), "another shape"),
+    "halved": (lambda t: t.update(eigenvectors=t["eigenvectors"].half()), "another format"),
+    "other values": (lambda t: t["eigenvalues"].mul_(2), "two different sets of eigenvalues"),
+    "more": (lambda t: t.update(more=torch.zeros(1)), "other tensors"),
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_forged_vectors_are_refused_with_a_sentence(name: str, file: Path, tmp_path: Path) -> None:
+    change, said = VECTORS[name]
+    wrong = altered(file, tmp_path / "wrong.safetensors", lambda _: None, change)
     with pytest.raises(ResultError, match=said) as refused:
         seigh.Result.load(wrong)
     assert "\n" not in str(refused.value)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from seigh.core.curvature.causes import instead
 from seigh.core.settings import SettingsError
 
 ATEN = "torch.ops.aten."
@@ -25,7 +26,7 @@ ALLOWED = frozenset(
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear matmul mm
     bmm mv dot addmm baddbmm addmv einsum bilinear outer tensordot layer_norm native_layer_norm
     group_norm native_group_norm batch_norm instance_norm rms_norm _native_batch_norm_legit_no_training
-    norm linalg_vector_norm linalg_norm cosine_similarity relu relu6 gelu silu mish elu selu celu
+    norm linalg_vector_norm linalg_norm cosine_similarity cdist relu relu6 gelu silu mish elu selu celu
     leaky_relu hardtanh hardsigmoid hardswish sigmoid tanh softplus log_sigmoid threshold prelu glu
     hardshrink softshrink softmax _softmax _safe_softmax log_softmax _log_softmax special_log_softmax
     special_softmax max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
@@ -134,15 +135,6 @@ _DATA_DEPENDENT = frozenset(
 )
 
 
-def _hardsigmoid(x: Tensor) -> Tensor:
-    """min(max(x + 3, 0), 6) / 6, of functions whose second derivatives torch has."""
-    return torch.clamp(x + 3, 0, 6) / 6
-
-
-# Operations that torch has no second derivative of, made of others, to the same values.
-_INSTEAD: Mapping[str, Callable[..., Any]] = {"hardsigmoid.default": _hardsigmoid}
-
-
 class Unfit(SettingsError):
     """A network from a file that cannot be an architecture here."""
 
@@ -173,7 +165,10 @@ def overload(target: str, where: str) -> tuple[OpOverload, OpOverload]:
     """
     name, dot, named = target.removeprefix(ATEN).partition(".")
     if not target.startswith(ATEN) or not dot:
-        raise Unfit(f"{_called(target, where)}, {_foreign(target)}")
+        raise Unfit(
+            f"{_called(target, where)}, which is no operation of ATen and is not read; write this part with "
+            "PyTorch's own operations."
+        )
     pure = name.removesuffix("_") if not name.startswith("__") else name
     if pure not in ALLOWED:
         raise Unfit(f"{_called(target, where)}, {_unlisted(name)}")
@@ -198,11 +193,6 @@ def overload(target: str, where: str) -> tuple[OpOverload, OpOverload]:
     if other is None or named not in other.overloads():
         raise Unfit(f"{_called(target, where)}, which this version of torch does not have.")
     return found, getattr(other, named)
-
-
-def instead(found: OpOverload) -> Callable[..., Any]:
-    """The function that computes an operation: another one where torch's has no second derivative."""
-    return _INSTEAD.get(f"{base(found)}.{found._overloadname}", found)
 
 
 def base(found: OpOverload) -> str:
@@ -232,7 +222,7 @@ def check_eval(found: OpOverload, given: Mapping[str, Any], where: str) -> None:
         Unfit: It is dropout, normalisation by the batch, or changes statistics.
     """
     name = base(found)
-    again = "call model.eval() before it is exported, as seigh.export does."
+    again = "let it follow self.training there, and export it in eval mode, as seigh.export does."
     if "dropout" in name and given.get("train", True) is not False and given.get("p") != 0:
         raise Unfit(f"The network has dropout in training mode{where}, so its loss is random; {again}")
     if name == "scaled_dot_product_attention" and given.get("dropout_p", 0) != 0:
@@ -254,15 +244,6 @@ def _called(target: str, where: str) -> str:
     return f"The network calls {target.removeprefix('torch.ops.')}{where}"
 
 
-def _foreign(target: str) -> str:
-    if target.startswith("torch.ops.higher_order."):
-        return (
-            "which calls other graphs (control flow, checkpointing or a block without gradients) and is not "
-            "read; write this part without it."
-        )
-    return "which is no operation of ATen and is not read; write this part with PyTorch's own operations."
-
-
 def _unlisted(name: str) -> str:
     if name in _RANDOM:
         return "which draws random numbers, so its loss is random; export it in eval mode, or leave this out."
@@ -271,4 +252,6 @@ def _unlisted(name: str) -> str:
             "whose result's size or value depends on the numbers in a tensor, so no derivative can be taken "
             "through it; write this part without it."
         )
-    return "which is not among the operations that are read; write this part with elementary ones."
+    if name == "embedding_renorm_":
+        return "which changes its weights, as max_norm of an embedding does; leave max_norm out."
+    return f"which is not among the operations that are read; {instead(name)}."

@@ -143,7 +143,10 @@ def _tensors(entries: Sequence[Any], kind: str) -> dict[str, tuple[Shape, torch.
         if name in found:
             raise Unfit(f"The network has two {kind}s called {shown(name)}.")
         if dtype.startswith("complex"):
-            raise Unfit(f"The {kind} {shown(name)} of the network is complex; only real networks are read.")
+            raise Unfit(
+                f"The {kind} {shown(name)} of the network is complex, which is not read; keep its real and "
+                "imaginary part as two tensors."
+            )
         if kind == "parameter" and 0 in shape:
             raise Unfit(f"The parameter {shown(name)} of the network has no entries.")
         found[name] = tuple(shape), getattr(torch, dtype), flag
@@ -224,7 +227,7 @@ def _operation(
             f"The network takes {len(results)} results of {target.removeprefix('torch.ops.')}{where}."
         )
     step = Step(
-        operations.instead(found),
+        found,
         target.removeprefix("torch.ops."),
         where,
         tuple(positional),
@@ -321,8 +324,8 @@ def _pure(
             if held is not None:
                 raise Unfit(
                     f"The network changes {shown(held[1])} in place by {step.operation}{step.where}, as "
-                    "layers in training mode do; call model.eval() before it is exported, as seigh.export "
-                    "does."
+                    "layers in training mode do; let it do that in training mode alone, and export it in "
+                    "eval mode, as seigh.export does."
                 )
             others = {each for root in roots for each in sharing[root]} - {first, renamed.get(first, first)}
             if any(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from seigh.core.curvature import CurvatureOperator
 from seigh.core.problems import architectures, checkpoints, training, zoo
 from seigh.core.settings import SettingsError
 
@@ -292,21 +293,17 @@ def test_a_mobilenet_has_the_same_outputs_and_second_derivatives_too() -> None:
     x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 7])
     torch.testing.assert_close(model(x), theirs(x))
 
-    weight = model.get_parameter("features.1.block.1.fc1.weight")  # before its squeeze's Hardsigmoid
+    name = "features.1.block.1.fc1.weight"  # before its squeeze's Hardsigmoid
+    weight, moved = model.get_parameter(name), theirs.get_parameter(name)
     direction = torch.randn_like(weight)
-
-    def gradient(of: nn.Module, graph: bool = False) -> Tensor:
-        loss = nn.functional.cross_entropy(of(x), y)
-        p = of.get_parameter("features.1.block.1.fc1.weight")
-        return torch.autograd.grad(loss, p, create_graph=graph)[0]
-
-    (product,) = torch.autograd.grad(gradient(model, graph=True), weight, direction)
-    step, moved = 1e-5, theirs.get_parameter("features.1.block.1.fc1.weight")
-    differences = []
+    operator = CurvatureOperator(model, nn.CrossEntropyLoss(), x, y, parameters=[name])
+    product = (operator @ direction.flatten()).view_as(weight)
+    step, differences = 1e-5, []
     for sign in (1, -1):
         with torch.no_grad():
             moved.copy_(weight + sign * step * direction)
-        differences.append(gradient(theirs))
+        loss = nn.functional.cross_entropy(theirs(x), y)
+        differences.append(torch.autograd.grad(loss, moved)[0])
     expected = (differences[0] - differences[1]) / (2 * step)
     assert expected.norm() > 0
     torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-6 * float(expected.norm()))

@@ -56,11 +56,11 @@ def without_gradient(x: Tensor) -> Tensor:
 
 NETS: dict[str, tuple[nn.Module, str]] = {
     "dropout": (Of(lambda x: x, nn.Dropout()), "dropout in training mode in its module layer"),
-    "batch-norm": (Of(lambda x: x, nn.BatchNorm1d(6)), "eval()"),
+    "batch-norm": (Of(lambda x: x, nn.BatchNorm1d(6)), "in eval mode, as seigh.export"),
     "random": (Of(lambda x: x + torch.rand_like(x)), "aten.rand_like.default, which draws random numbers"),
     "depends": (Of(lambda x: x * x.argmax().item()), "depends on the numbers in a tensor"),
     "view": (Of(through_view), "another view later"),
-    "parts": (Of(without_gradient), "higher_order"),
+    "parts": (Of(without_gradient), "computes a part without gradients"),
     "complex": (Of(lambda x: torch.fft.fft(x).real), "aten.fft_fft.default, which is not among"),
 }  # fmt: skip
 
@@ -233,7 +233,7 @@ def test_a_file_that_differs_from_its_module_is_not_written(tmp_path: Path) -> N
         export(Counting(), torch.randn(2, 6), tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
     with pytest.raises(SettingsError, match=r"x.shape\[0\], not len"):
-        export(Of(lambda x: x.reshape(len(x), 6)), torch.randn(2, 6), tmp_path / "net.pt2")
+        export(Of(lambda x: x * len(x)), torch.randn(2, 6), tmp_path / "net.pt2")
     with pytest.raises(SettingsError, match="does not end in"):
         export(nn.Linear(2, 2), torch.randn(2, 2), tmp_path / "net.pt")
 

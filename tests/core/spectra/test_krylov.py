@@ -308,8 +308,8 @@ def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_s_pages_are_given_back(tmp_path: Path) -> None:
-    # 40 MB of basis and a budget of nothing: what stays resident is a piece, not the basis.
-    size, columns = 100_000, 100
+    # 10 MB of basis and a budget of nothing: what stays resident is a piece, not the basis.
+    size, columns = 25_000, 100
     diagonal = torch.linspace(1, 0, size) ** 40
 
     class Diagonal(Counted):

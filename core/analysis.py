@@ -54,6 +54,7 @@ from seigh.core.overlap import (
     mask_metrics,
     resolved,
     sizes,
+    stated_extremes,
     stated_overlap,
 )
 from seigh.core.overlap.observables import Curve, Estimated, Observed, Quantity, Scene, tilts
@@ -439,6 +440,7 @@ def _analyse(
         pairs = replace(found.pairs, residuals=found.residuals).top(settings.k).formed(room)
         at, ties = sizes(settings.k, theta.dimension), find_ties(theta.flat(model), order)
         masks = mask_curves(pairs.basis, ties, found.overlap, at)
+        best_error, random_std_error = stated_extremes(found.pairs, found.residuals, masks)
         overlap, stated = masks.ties.average, masks.ties.error(found.overlap_error)
 
     with clock.stage("structure"):
@@ -493,7 +495,9 @@ def _analyse(
         resolved_k=resolved(overlap, stated),
         random_mean=_numpy(chance_curve(theta.dimension, settings.k)),
         random_std=_numpy(masks.random_std),
+        random_std_error=_numpy(random_std_error),
         best=_numpy(masks.best),
+        best_error=_numpy(best_error),
         layers=layers.rows(),
         magnitudes=magnitudes.rows(),
         metrics=[asdict(each) for each in metrics],

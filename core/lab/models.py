@@ -395,11 +395,11 @@ class Eigenvalue(Base):
 class OverlapPoint(Base):
     """overlap(M, V_k) for one mask and one k.
 
-    ``std``, over all masks of k coordinates, is for random masks. For the magnitude mask there are ``error``,
-    how far the overlap may be from that of the true eigenspace, and what equal magnitudes leave open:
-    ``tied`` of them compete for places in the mask (0: none do), and over all choices the overlap is
-    ``overlap`` on average, and between ``least`` and ``greatest``. The chance level is k/D, with D in the
-    analysis's row.
+    ``error`` is how far the overlap may be from that of the true eigenspace. For random masks, whose mean k/D
+    is exact, it is the error of ``std``, which is over all masks of k coordinates. For the magnitude mask
+    there is what equal magnitudes leave open: ``tied`` of them compete for places in the mask (0: none do),
+    and over all choices the overlap is ``overlap`` on average, and between ``least`` and ``greatest``. The
+    chance level is k/D, with D in the analysis's row.
     """
 
     __tablename__ = "overlap_point"

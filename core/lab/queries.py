@@ -795,7 +795,10 @@ _chance = cast(OverlapPoint.k, Double) / Analysis.parameters
 _POINT: _Columns = {
     **_known_columns("analysis_id", "model", "step", "split", "curvature", "method", "seed", "samples"),
     **_of(OverlapPoint, {"mask": object, "k": int}),
-    **_of(OverlapPoint, dict.fromkeys(("overlap", "std", "error", "least", "greatest", "tied"), float)),
+    **_of(OverlapPoint, dict.fromkeys(("overlap", "std"), float)),
+    "std_error": (float, case((OverlapPoint.mask == Mask.random, OverlapPoint.error))),
+    "error": (float, case((OverlapPoint.mask != Mask.random, OverlapPoint.error))),
+    **_of(OverlapPoint, dict.fromkeys(("least", "greatest", "tied"), float)),
     "chance": (float, _chance),
     "ratio": (float, OverlapPoint.overlap / _chance),
 }
@@ -812,11 +815,11 @@ def overlap_curves(
     """Overlap as a function of k for these analyses, one row per analysis, mask and k.
 
     Columns: analysis_id, model, step, split, curvature, method, seed, samples, mask ("magnitude", "random",
-    "best"), k, overlap, std (of the overlap over random masks, else NaN), error (how far that of the
-    magnitude mask may be from the true one), least and greatest (its overlap over all choices among equal
-    magnitudes, of which ``overlap`` is the mean), tied (how many equal magnitudes compete for places in the
-    mask, 0 if none do), chance (k/D), ratio (overlap / chance). The four from error to tied are NaN for the
-    other masks and where unknown.
+    "best"), k, overlap, std (of the overlap over random masks, else NaN), std_error (how far that may be from
+    its value for the true eigenspace), error (how far the overlap of the magnitude or the best mask may be
+    from the true one), least and greatest (of the magnitude mask over all choices among equal magnitudes, of
+    which ``overlap`` is the mean), tied (how many equal magnitudes compete for places in the mask, 0 if none
+    do), chance (k/D), ratio (overlap / chance). What is unknown, or of another mask, is NaN.
 
     With ``most``, only so many values of k evenly spaced, as many spaced as on a log axis, and the largest of
     every analysis: what a screen resolves of hundreds of long curves.
@@ -1444,7 +1447,9 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         resolved_k=detail.resolved_k,
         random_mean=random["overlap"].to_numpy(),
         random_std=random["std"].to_numpy(),
+        random_std_error=random["std_error"].to_numpy(),
         best=best["overlap"].to_numpy() if len(best) else np.full(len(magnitude), np.nan),
+        best_error=best["error"].to_numpy() if len(best) else None,
         layers=_rows(layer_shares(s, analysis_id)),
         magnitudes=_rows(magnitude_bins(s, analysis_id)),
         metrics=_rows(subspace_metrics(s, [analysis_id])),

@@ -979,8 +979,8 @@ def _write(s: Session, analysis_id: int, found: Outcome, words: Mapping[str, Map
             "greatest": found.greatest,
             "tied": found.tied,
         },
-        Mask.random: {"std": found.random_std},
-        Mask.best: {},
+        Mask.random: {"std": found.random_std, "error": found.random_std_error},
+        Mask.best: {"error": found.best_error},
     }
     for mask, curve in overlaps.items():
         if np.isnan(curve).all():  # published without it

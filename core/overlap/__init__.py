@@ -1,7 +1,14 @@
 """Masks, how much of an eigenspace lies on them, and where."""
 
 from seigh.core.overlap.curves import MaskCurves, chance_curve, mask_curves, overlap_curve
-from seigh.core.overlap.error import FURTHER, RESOLVED, StatedOverlap, resolved, stated_overlap
+from seigh.core.overlap.error import (
+    FURTHER,
+    RESOLVED,
+    StatedOverlap,
+    resolved,
+    stated_extremes,
+    stated_overlap,
+)
 from seigh.core.overlap.layers import LayerShares, layer_shares
 from seigh.core.overlap.magnitudes import MagnitudeBins, magnitude_bins
 from seigh.core.overlap.masks import largest_first
@@ -28,5 +35,6 @@ __all__ = [
     "overlap_curve",
     "resolved",
     "sizes",
+    "stated_extremes",
     "stated_overlap",
 ]

@@ -47,6 +47,7 @@ class MaskCurves:
         random_std: (n,) fp64, standard deviation of the overlap over uniformly drawn masks, whose mean is
             ``chance_curve``.
         best: (n,) fp64, the overlap of the best mask: the k rows of V_k with the largest norms.
+        largest: (n,) fp64, the largest ‖row i of V_k‖² over all coordinates i.
         masses: (G, D), ‖row i of V_k‖² of every coordinate i at the G sizes that were asked for, in the
             precision of V.
     """
@@ -54,6 +55,7 @@ class MaskCurves:
     ties: TieBreaks
     random_std: Tensor
     best: Tensor
+    largest: Tensor
     masses: Tensor
 
 
@@ -70,15 +72,18 @@ def mask_curves(vectors: Tensor, ties: Ties, overlap: Tensor, sizes: Sequence[in
     at = torch.tensor(sizes) - 1
     masses = torch.empty(len(sizes), dimension, dtype=vectors.dtype, device=vectors.device)
     best, spread = Extremes(torch.arange(1, n + 1)), Spread(n, dimension)
+    largest = torch.zeros(n, dtype=torch.float64)
     breaking = Breaking(ties, vectors[:, ties.order.to(vectors.device)].T, overlap.cpu())
     for part, found in cumulative_masses(vectors):
         masses[:, part] = found[at.to(found.device)]
         best.add(found)
+        largest = torch.maximum(largest, found.amax(1).double().cpu())
         spread.add(found)
         breaking.add(part, found)
     return MaskCurves(
         breaking.found(),
         spread.deviations(),
         best.sums() / torch.arange(1, n + 1, dtype=torch.float64),
+        largest,
         masses,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from seigh.core.overlap.curves import MaskCurves
 from seigh.core.spectra.eigenpairs import Eigenpairs
 
 # The change still to come is taken for a geometric series up to this ratio. This share of it is then added,
@@ -146,27 +148,14 @@ def stated_overlap(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> State
             f"Needs a residual for each pair, and a pair for each of {n:,} coordinates; got "
             f"{len(residuals):,} residuals of {len(pairs.values):,} pairs."
         )
-    rows, magnitudes = _on_cpu(pairs.rows(order)), _on_cpu(pairs.values).abs()
-    floor = _RESOLUTION * float(magnitudes[0])
-    residuals = _on_cpu(residuals) + floor
+    known = _known(pairs, residuals, n)
+    magnitudes, residuals, uncertainty = known.magnitudes, known.residuals, known.uncertainty
+    rounding, floor, precision = known.rounding, known.floor, known.precision
+    rows = _on_cpu(pairs.rows(order))
     dimension = pairs.basis.shape[1]
     sizes = torch.arange(1, n + 1, dtype=torch.float64)
     masses = rows.square().cumsum(0)  # of every eigenvector on the first k coordinates
     mass = masses.cumsum(1).diagonal()
-
-    precision = pairs.precision or torch.finfo(pairs.basis.dtype).eps
-    unit = precision * magnitudes[0]
-    if pairs.rounding is None:
-        rounding = residuals.min().clamp_max(_NOISE * unit).expand(len(residuals))
-        noise = _ALONG / dimension**0.5 * (rounding + _UNITS * unit)
-    else:
-        rounding = noise = _on_cpu(pairs.rounding)
-    shift = _shift(magnitudes, residuals, _LACKED * float(magnitudes[min(n, len(magnitudes) - 1)]), floor)
-    if pairs.outside is not None:
-        # Beside what lies outside, a pair that looks well known may not be.
-        close = _shift(magnitudes, residuals, pairs.outside, floor)
-        shift = torch.where(shift <= _TIGHT * magnitudes, torch.maximum(shift, close), shift)
-    uncertainty = _uncertainty(magnitudes, residuals, shift + noise + floor) if pairs.ritz else residuals
 
     repeated = precision * max(_FLOOR, len(pairs.basis) ** 0.5) * mass
     mixing, ambiguity = _mixing(rows, magnitudes, uncertainty), _ambiguity(rows, magnitudes, uncertainty)
@@ -193,6 +182,88 @@ def stated_overlap(pairs: Eigenpairs, order: Tensor, residuals: Tensor) -> State
     )
 
 
+def stated_extremes(pairs: Eigenpairs, residuals: Tensor, masks: MaskCurves) -> tuple[Tensor, Tensor]:
+    """How far ``best`` and ``random_std`` of ``masks`` may be from those of the true V_k: 2 × (n,) fp64.
+
+    Both follow from the row masses m_i = ‖row i of V_k‖², best from the sum of the k largest, random_std from
+    their norm. Unlike ``stated_overlap`` they know no mask, so that what V_k lacks may lie where it matters
+    most. Let F_k = k · best, and Q_k = Σ_i m_i².
+
+    - With s = ‖sin Φ‖_F between the computed V_k and the true one, √F_k changes by at most s: that holds for
+      the ‖MᵀV‖_F of every mask, and so for the largest. √Q_k, the norm of the diagonal of V_kV_kᵀ, changes by
+      at most ‖V_kV_kᵀ − U_kU_kᵀ‖_F = √2 s, and by 2 √(max m_i) t + t² with t = √2 s, as a row of V_k changes
+      by d_i with Σ d_i² ≤ t². *Guaranteed, given the angles.* These have the parts of ``stated_overlap``:
+      r_j / (|θ_j| − ¾ |θ_{k+1}|) for what the subspace lacks, the rotations that neighbours on either side of
+      k may exchange, and 1 for each pair that a vector outside the basis may replace. *Estimated.*
+    - Pairs a + 1 … b that cannot be told apart across k leave V_k between V_a and V_b. Row masses grow with
+      the subspace, and so F_a ≤ F_k ≤ F_b and Q_a ≤ Q_k ≤ Q_b: the curves themselves bound what any choice
+      may give, as do min(k − a, b − k) dimensions more. *Guaranteed, given the intervals.*
+
+    Args:
+        pairs: As of ``stated_overlap``.
+        residuals: ‖Hv − λv‖₂ of all ``pairs``.
+        masks: Of the first n of them.
+    """
+    n, dimension = len(masks.best), pairs.basis.shape[1]
+    known = _known(pairs, residuals, n)
+    sizes = torch.arange(1, n + 1, dtype=torch.float64)
+    k = torch.arange(n) + 1
+    least, most = k.clone(), k.clone()  # a and b of every k
+    for last, _, member in _clusters(n, known.magnitudes, known.uncertainty):
+        first = member.byte().argmax(1)
+        least[last] = torch.minimum(first, last + 1)
+        most[last] = torch.maximum(member.shape[1] - member.byte().flip(1).argmax(1), last + 1)
+    squares = _lacking(n, known.magnitudes, known.residuals) + _turned(known, least, most)
+    if pairs.outside is not None:
+        squares += _replaceable(n, known.magnitudes, known.uncertainty, pairs.outside).cumsum(0)
+    sine = squares.clamp_max(min(n, dimension)).sqrt()
+
+    at = (most - 1).clamp_max(n - 1)
+    more = torch.where(most > least, torch.minimum(k - least, most - k), 0).double()
+    beyond = torch.where(most > n, torch.inf, 0.0)
+    repeated = known.precision * _FLOOR
+
+    mass = sizes * masks.best
+    low, high = _before(mass, least), torch.minimum(mass[at] + beyond, mass + more)
+    above = ((high.sqrt() + sine).square() - mass).clamp_min(0)
+    below = mass - (low.sqrt() - sine).clamp_min(0).square()
+    error = torch.maximum(above, below) / sizes + repeated * masks.best
+    best = torch.minimum(error, torch.maximum(masks.best, 1 - masks.best))
+
+    # Of the variance (D − k) / (k D (D − 1)) · (Q_k − k²/D); see ``masses.Spread``.
+    factor = (dimension - sizes) / (sizes * dimension * max(1, dimension - 1))
+    norm = (masks.random_std.square() / factor.clamp_min(_TINY) + sizes.square() / dimension).sqrt()
+    low, high = _before(norm, least), torch.minimum(norm[at] + beyond, norm + more.sqrt())
+    largest = torch.where(most > n, 1.0, masks.largest[at]).sqrt()
+    turn = 2**0.5 * sine
+    moved = torch.minimum(turn, 2 * largest * turn + turn.square())
+    ends = torch.stack([(low - moved).clamp_min(0), torch.minimum(high + moved, sizes.sqrt())])
+    ends = ((ends.square() - sizes.square() / dimension).clamp_min(0) * factor).sqrt()
+    error = (ends - masks.random_std).abs().amax(0) + repeated * masks.random_std
+    return best, error
+
+
+def _before(values: Tensor, places: Tensor) -> Tensor:
+    """The value at size a of each k, 0 where a is 0: (n,)."""
+    return torch.cat([values.new_zeros(1), values])[places]
+
+
+def _turned(known: _Known, least: Tensor, most: Tensor) -> Tensor:
+    """Σ sin² of the rotations that neighbours within k and beyond may exchange, but for those among the pairs
+    a + 1 … b, which ``least`` and ``most`` have of every k: (n,)."""
+    n, total = len(least), len(known.magnitudes)
+    found = torch.zeros(n, dtype=torch.float64)
+    for distance in range(1, min(_NEIGHBOURS, total - 1) + 1):
+        gap = (known.magnitudes[:-distance] - known.magnitudes[distance:]).clamp_min(_TINY)
+        product = known.uncertainty[:-distance] * known.uncertainty[distance:]
+        angle = (product.sqrt() / gap).clamp_max(1)
+        for step in range(distance):
+            i = torch.arange(n) - step
+            counts = (i >= 0) & (i + distance < total) & ((i < least) | (i + distance >= most))
+            found[counts] += angle[i[counts]].square()
+    return found
+
+
 def resolved(overlap: Tensor, error: Tensor, tolerance: float = RESOLVED) -> int:
     """The largest k such that no size up to k has an error above ``tolerance`` · overlap; 0 if there is none.
 
@@ -202,6 +273,47 @@ def resolved(overlap: Tensor, error: Tensor, tolerance: float = RESOLVED) -> int
     """
     exceeded = (~(error <= tolerance * overlap)).nonzero()
     return int(exceeded[0]) if len(exceeded) else len(overlap)
+
+
+class _Known(NamedTuple):
+    """What is known of the pairs: all (N,) fp64 on the CPU, and two numbers.
+
+    Attributes:
+        magnitudes: |θ|.
+        residuals: ‖Hv − λv‖₂, and the resolution of fp64.
+        uncertainty: How far each |θ| may be off.
+        rounding: The part of each residual that rounding errors are.
+        floor: The resolution of fp64 beside |λ₁|.
+        precision: That of the products.
+    """
+
+    magnitudes: Tensor
+    residuals: Tensor
+    uncertainty: Tensor
+    rounding: Tensor
+    floor: float
+    precision: float
+
+
+def _known(pairs: Eigenpairs, residuals: Tensor, n: int) -> _Known:
+    """What is known of the pairs if the first n are wanted."""
+    magnitudes = _on_cpu(pairs.values).abs()
+    floor = _RESOLUTION * float(magnitudes[0])
+    residuals = _on_cpu(residuals) + floor
+    precision = pairs.precision or torch.finfo(pairs.basis.dtype).eps
+    unit = precision * magnitudes[0]
+    if pairs.rounding is None:
+        rounding = residuals.min().clamp_max(_NOISE * unit).expand(len(residuals))
+        noise = _ALONG / pairs.basis.shape[1] ** 0.5 * (rounding + _UNITS * unit)
+    else:
+        rounding = noise = _on_cpu(pairs.rounding)
+    shift = _shift(magnitudes, residuals, _LACKED * float(magnitudes[min(n, len(magnitudes) - 1)]), floor)
+    if pairs.outside is not None:
+        # Beside what lies outside, a pair that looks well known may not be.
+        close = _shift(magnitudes, residuals, pairs.outside, floor)
+        shift = torch.where(shift <= _TIGHT * magnitudes, torch.maximum(shift, close), shift)
+    uncertainty = _uncertainty(magnitudes, residuals, shift + noise + floor) if pairs.ritz else residuals
+    return _Known(magnitudes, residuals, uncertainty, rounding, floor, precision)
 
 
 def _shift(magnitudes: Tensor, residuals: Tensor, beyond: float, floor: float) -> Tensor:
@@ -243,11 +355,15 @@ def _anywhere(mass: Tensor, magnitudes: Tensor, residuals: Tensor) -> Tensor:
 
     ‖MᵀV‖_F differs by at most ‖sin Φ‖_F between two subspaces.
     """
-    n = len(mass)
+    sine = _lacking(len(mass), magnitudes, residuals).sqrt()
+    return 2 * mass.sqrt() * sine + sine.square()
+
+
+def _lacking(n: int, magnitudes: Tensor, residuals: Tensor) -> Tensor:
+    """‖sin Φ‖²_F between the first k vectors and the eigenspace, for what the subspace lacks: (n,)."""
     following = magnitudes[torch.arange(1, n + 1).clamp_max(len(magnitudes) - 1)]
     gaps = (magnitudes[:n] - _LACKED * following[:, None]).clamp_min(_TINY)
-    sine = (residuals[:n] / gaps).clamp_max(1).square().tril().sum(1).sqrt()
-    return 2 * mass.sqrt() * sine + sine.square()
+    return (residuals[:n] / gaps).clamp_max(1).square().tril().sum(1)
 
 
 def _extrapolated(
@@ -336,19 +452,10 @@ def _mixing(rows: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:
 
 def _ambiguity(rows: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:
     """Change of the masked mass if pairs that cannot be told apart are rotated among each other: (n,)."""
-    n, total = rows.shape
+    n = len(rows)
     ambiguity = torch.zeros(n, dtype=torch.float64)
-    above, below = magnitudes + uncertainty, magnitudes - uncertainty
-    highest_beyond = above.flip(0).cummax(0).values.flip(0)[1:]
-    lowest_within = below.cummin(0).values[:-1]
-    ambiguous = (highest_beyond >= lowest_within)[:n].nonzero().flatten()
-    tight = uncertainty <= _TIGHT * magnitudes
-    place = torch.arange(total)
     masses = rows.square().cumsum(0)
-    for last in torch.split(ambiguous, _SIZES):  # index of the last pair within k
-        within = place <= last[:, None]
-        member = torch.where(within, below <= highest_beyond[last, None], above >= lowest_within[last, None])
-        member &= tight | ((place - last[:, None] - 0.5).abs() <= _CLOSEST)
+    for last, within, member in _clusters(n, magnitudes, uncertainty):
         size, taken = member.sum(1), (within & member).sum(1)
         now = (masses[last] * (within & member)).sum(1)
         trace = (masses[last] * member).sum(1)
@@ -368,6 +475,34 @@ def _ambiguity(rows: Tensor, magnitudes: Tensor, uncertainty: Tensor) -> Tensor:
     return ambiguity
 
 
+def _clusters(n: int, magnitudes: Tensor, uncertainty: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The sizes at which pairs within k and beyond cannot be told apart, some at a time.
+
+    Yields:
+        (m,) int64, the index k − 1 of the last pair within; (m, N) bool, which pairs are within; and (m, N)
+        bool, which of all pairs cannot be told from one on the other side.
+    """
+    above, below = magnitudes + uncertainty, magnitudes - uncertainty
+    highest_beyond = above.flip(0).cummax(0).values.flip(0)[1:]
+    lowest_within = below.cummin(0).values[:-1]
+    ambiguous = (highest_beyond >= lowest_within)[:n].nonzero().flatten()
+    tight = uncertainty <= _TIGHT * magnitudes
+    place = torch.arange(len(magnitudes))
+    for last in torch.split(ambiguous, _SIZES):
+        within = place <= last[:, None]
+        member = torch.where(within, below <= highest_beyond[last, None], above >= lowest_within[last, None])
+        yield last, within, member & (tight | ((place - last[:, None] - 0.5).abs() <= _CLOSEST))
+
+
+def _replaceable(n: int, magnitudes: Tensor, uncertainty: Tensor, outside: float) -> Tensor:
+    """Which of the first n pairs vectors outside the basis may replace: (n,) bool; see ``_unseen``."""
+    smaller = magnitudes - uncertainty <= outside
+    if n >= _MANY:
+        # What has hardly converged is outside in part, with an eigenvalue like its own: its residual tells.
+        smaller &= uncertainty <= _TIGHT * magnitudes
+    return smaller[:n]
+
+
 def _unseen(masses: Tensor, magnitudes: Tensor, uncertainty: Tensor, outside: float) -> Tensor:
     """Change of the masked mass if vectors outside the basis replace pairs no larger than they: (n,).
 
@@ -378,11 +513,8 @@ def _unseen(masses: Tensor, magnitudes: Tensor, uncertainty: Tensor, outside: fl
         outside: The largest |eigenvalue| found outside.
     """
     n = len(masses)
-    smaller = magnitudes - uncertainty <= outside
-    if n >= _MANY:
-        # What has hardly converged is outside in part, with an eigenvalue like its own: its residual tells.
-        smaller &= uncertainty <= _TIGHT * magnitudes
-    replaceable = torch.ones(n, n, dtype=torch.float64).tril() * smaller[:n]
+    smaller = _replaceable(n, magnitudes, uncertainty, outside)
+    replaceable = torch.ones(n, n, dtype=torch.float64).tril() * smaller
     now = (masses[:, :n] * replaceable).sum(1)
     return torch.maximum(replaceable.sum(1) - now, now)
 

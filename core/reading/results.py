@@ -184,7 +184,8 @@ def check(document: Any) -> None:
         _is(abs(row["chance"] - row["k"] / dimension) < 1e-9, "has another chance level than k/D")
         for name in ("overlap", "least", "greatest", "random_mean", "best", "random_std"):
             _is(row[name] is None or -1e-6 <= row[name] <= 1 + 1e-6, f"has {name} outside of [0, 1]")
-        _is(row["error"] is None or row["error"] >= 0, "has a negative error")
+        for name in ("error", "random_std_error", "best_error"):
+            _is(row[name] is None or row[name] >= 0, f"has a negative {name}")
         _ascending([row[name] for name in ("least", "overlap", "greatest", "best")], "overlaps")
     for row in rows[: document["resolved_k"] or 0]:
         claimed = row["error"] is None or row["error"] <= _RESOLVED * row["overlap"]
@@ -299,8 +300,14 @@ def _quantities(given: Any) -> None:
 
 def _table(rows: Any, table: Table, name: str) -> list[dict[str, Any]]:
     _is(isinstance(rows, list) and len(rows) <= 1_000_000, f"has no {name}")
+    optional = {column.name for column in table.columns if not column.known}  # earlier releases lack some
     for row in rows:
-        _is(isinstance(row, dict) and set(table.names) == row.keys(), f"has {name} with other columns")
+        _is(
+            isinstance(row, dict) and set(table.names) - optional <= row.keys() <= set(table.names),
+            f"has {name} with other columns",
+        )
+    rows = [dict.fromkeys(table.names) | row for row in rows]
+    for row in rows:
         for column in table.columns:
             value = row[column.name]
             if value is None:

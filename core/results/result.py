@@ -38,7 +38,9 @@ _OF_OVERLAP = {
     "greatest": "greatest",
     "random_mean": "random_mean",
     "random_std": "random_std",
+    "random_std_error": "random_std_error",
     "best": "best",
+    "best_error": "best_error",
     "tied": "tied",
 }
 
@@ -76,7 +78,9 @@ class Outcome:
         resolved_k: The largest k up to which all stated errors are at most 1 % of the overlap; 0 if none.
         random_mean: (k,), mean overlap of all masks of k coordinates, which is k/D.
         random_std: (k,), its standard deviation over them.
+        random_std_error: (k,), how far that may be from the one of the true V_k.
         best: (k,), overlap of the best mask for each V_k.
+        best_error: (k,), how far that may be from the one of the true V_k.
         layers: Which tensors the mass of V_k, the mask and their overlap lie in, at some k: rows of
             ``seigh.core.results.schema.LAYERS``.
         magnitudes: The mass of V_k on coordinates of about the same |θ|, at some k: rows of ``MAGNITUDES``.
@@ -106,6 +110,8 @@ class Outcome:
     random_mean: Floats
     random_std: Floats
     best: Floats
+    random_std_error: Floats | None = None
+    best_error: Floats | None = None
     layers: Rows = ()
     magnitudes: Rows = ()
     metrics: Rows = ()

@@ -93,7 +93,9 @@ OVERLAP = Table(
         Column("chance", "float", _SHARE, "chance level k/D"),
         Column("random_mean", "float", _SHARE, "mean overlap of random masks"),
         Column("random_std", "float", _SHARE, "standard deviation over random masks"),
+        Column("random_std_error", "float", _SHARE, "stated error of random_std", known=False),
         Column("best", "float", _SHARE, "overlap of the best mask for V_k"),
+        Column("best_error", "float", _SHARE, "stated error of best", known=False),
         Column("tied", "int", "coordinates", "equal |θ| that compete for places in the mask", known=False),
     ),
 )

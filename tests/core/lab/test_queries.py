@@ -176,18 +176,19 @@ def test_a_spectrum_tells_signs(maker: Maker) -> None:
 
 def test_results_without_errors_are_results(maker: Maker) -> None:
     ties = ("least", "greatest", "tied")
-    unknown = ("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper", *ties)
+    of_masks = ("random_std_error", "best_error")
+    unknown = ("residuals", "overlap_error", "resolved_k", "scree_lower", "scree_upper", *ties, *of_masks)
     with maker.begin() as s:
         number = lab.finished(s, changes=dict.fromkeys(unknown))
     with maker() as s:
         curves, spectrum = queries.overlap_curves(s, [number]), queries.spectrum(s, number)
         detail, result = queries.analysis(s, number), queries.export_result(s, number)
         assert queries.comparable(s)["resolved_k"].isna().all()
-    assert curves[["error", *ties]].isna().all(axis=None)
+    assert curves[["error", "std_error", *ties]].isna().all(axis=None)
     assert spectrum[["residual", "scree_lower", "scree_upper"]].isna().all(axis=None)
     assert detail is not None
     assert detail.resolved_k is None
-    for name in ("error", *ties):
+    for name in ("error", *ties, *of_masks):
         assert [point[name] for point in result["overlap"]] == [None] * 3
     assert result["scree_upper"] == [None] * 3
 
@@ -214,7 +215,11 @@ def test_overlap_curves_know_their_chance_level(maker: Maker) -> None:
     assert frame[frame["mask"] == "magnitude"][ties].values.tolist()[1] == [0.35, 0.45, 48]
     assert frame[frame["mask"] != "magnitude"][ties].isna().all(axis=None)
     np.testing.assert_array_equal(magnitude["error"], [0.001, 0.01, np.nan])
-    assert frame[frame["mask"] != "magnitude"]["error"].isna().all()
+    best = frame[(frame["mask"] == "best") & (frame["analysis_id"] == first)]
+    assert best["error"].tolist() == [0.01, 0.02, 0.03]
+    assert random["std_error"].tolist() == [1e-5, 2e-5, 3e-5]
+    assert random["error"].isna().all()
+    assert frame[frame["mask"] != "random"]["std_error"].isna().all()
 
 
 def test_chance_is_that_of_the_chosen_parameters(maker: Maker) -> None:
@@ -320,7 +325,7 @@ def test_long_curves_and_spectra_are_thinned_but_keep_their_ends(maker: Maker) -
     size = np.arange(1, 1001)
     longer = dict.fromkeys(("eigenvalues", "residuals", "scree_lower", "scree_upper"), 1.0 / size)
     longer |= dict.fromkeys(("overlap", "overlap_error", "random_mean", "random_std", "best"), size / 7030)
-    longer |= dict.fromkeys(("least", "greatest", "tied"))
+    longer |= dict.fromkeys(("least", "greatest", "tied", "random_std_error", "best_error"))
     with maker.begin() as s:
         long = lab.finished(s, k=1000, changes=longer)
         short = lab.finished(s, step=200)
@@ -412,7 +417,9 @@ def test_the_json_of_a_result(maker: Maker) -> None:
                 "chance": pytest.approx(k / 7030),
                 "random_mean": k / 100,
                 "random_std": k / 1000,
+                "random_std_error": pytest.approx(k * 1e-5),
                 "best": best,
+                "best_error": k / 100,
                 "tied": tied,
             }
             for k, overlap, error, least, greatest, best, tied in (

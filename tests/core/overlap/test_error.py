@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from seigh.core.overlap import error, largest_first, overlap_curve, resolved, stated_overlap
+from seigh.core.overlap import (
+    MaskCurves,
+    error,
+    find_ties,
+    largest_first,
+    mask_curves,
+    overlap_curve,
+    resolved,
+    stated_extremes,
+    stated_overlap,
+)
 from seigh.core.spectra import Eigenpairs
 from seigh.core.spectra.eigenpairs import by_magnitude
 from tests.core.spectra.matrices import hessian_like, symmetric
@@ -309,3 +319,78 @@ def test_residuals_that_do_not_fit_the_pairs_are_refused() -> None:
         stated_overlap(pairs, torch.arange(3), torch.zeros(2))
     with pytest.raises(ValueError, match="pair for each of 4 coordinates"):
         stated_overlap(pairs, torch.arange(4), torch.zeros(3))
+
+
+def extremes(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Best mask and standard deviation over all masks by their definitions, from rows of V: 2 × (n,)."""
+    dimension, n = vectors.shape
+    masses = vectors.double().square().cumsum(1)
+    best = torch.stack([masses[:, k].topk(k + 1).values.sum() / (k + 1) for k in range(n)])
+    k = torch.arange(1, n + 1, dtype=torch.float64)
+    variance = masses.var(0, unbiased=False) * dimension / (dimension - 1) * (dimension - k) / dimension / k
+    return best, variance.sqrt()
+
+
+def test_errors_of_best_and_random_masks_are_honest_and_not_vacuous() -> None:
+    sizes = covered = curves = honest = 0
+    shares: list[Tensor] = []
+    for seed in range(12):
+        for number, kind in enumerate(SPECTRA):
+            case = Case.drawn(kind, 100 * number + seed)
+            pairs = case.pairs()
+            assert pairs.residuals is not None
+            n = len(case.order)
+            theta = torch.zeros(len(case.matrix))
+            theta[case.order] = torch.arange(n, 0, -1.0)
+            rows = pairs.rows(torch.arange(len(case.matrix)))[:, :n]
+            masks = mask_curves(rows.T.contiguous(), find_ties(theta, case.order), torch.zeros(n), [1])
+            values, exact = case.exact()
+            for stated, found, true in zip(
+                stated_extremes(pairs, pairs.residuals, masks),
+                (masks.best, masks.random_std),
+                extremes(exact[:, :n]),
+                strict=True,
+            ):
+                assert bool((stated >= 0).all())
+                unique = values.abs()[:n] - values.abs()[1 : n + 1] > TIE * values.abs().max()
+                good = ((found - true).abs() <= stated + 1e-12) | case.missed(pairs)
+                sizes, covered = sizes + int(unique.sum()), covered + int(good[unique].sum())
+                curves, honest = curves + 1, honest + bool(good[unique].all())
+                converged = unique & ((found - true).abs() <= 1e-6 * true)
+                shares.append((stated / found.clamp_min(1e-12))[converged])
+    assert covered / sizes >= 0.99
+    assert honest / curves >= 0.95
+    assert float(torch.cat(shares).median()) <= 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_choice_within_a_multiple_eigenvalue_is_in_the_errors_of_best_and_random_masks(
+    seed: int,
+) -> None:
+    """Of λ₂ = λ₃ = λ₄ every orthonormal basis is one of eigenvectors: the errors hold all of them."""
+    g = torch.Generator().manual_seed(seed)
+    vectors, _ = torch.linalg.qr(torch.randn(60, 60, generator=g, dtype=torch.float64))
+    values = torch.cat([torch.tensor([5.0, 3.0, 3.0, 3.0]), torch.linspace(1, 0.1, 56)]).double()
+    n = 6
+
+    def drawn() -> tuple[Eigenpairs, MaskCurves]:
+        turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))
+        basis = torch.cat([vectors[:, :1], vectors[:, 1:4] @ turn, vectors[:, 4:12]], 1)
+        pairs = Eigenpairs(basis.T.contiguous(), torch.eye(12).double(), values[:12], torch.zeros(12), 12)
+        theta = torch.arange(60, 0, -1.0)
+        ties = find_ties(theta, largest_first(theta, n))
+        return pairs, mask_curves(pairs.basis[:n], ties, torch.zeros(n), [1])
+
+    pairs, masks = drawn()
+    assert pairs.residuals is not None
+    best, std = stated_extremes(pairs, pairs.residuals, masks)
+    spread = torch.zeros(2, n, dtype=torch.float64)
+    for _ in range(50):
+        _, others = drawn()
+        spread = torch.maximum(
+            spread, torch.stack([others.best - masks.best, others.random_std - masks.random_std]).abs()
+        )
+    assert bool((spread <= torch.stack([best, std]) + 1e-12).all())
+    assert bool((spread[:, 1:3] > 1e-3 * torch.stack([masks.best, masks.random_std])[:, 1:3]).all())
+    unique = [0, 3, 4, 5]
+    assert bool((best[unique] < 1e-6).all() and (std[unique] < 1e-6).all())

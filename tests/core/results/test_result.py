@@ -22,7 +22,8 @@ from seigh.core.results.result import ResultError
 from seigh.core.settings import Settings
 from tests.core.lab import lab
 
-OPTIONAL = {"overlap": {"chance", "random_mean", "random_std", "best"}}  # which the database has otherwise
+# Which the database has otherwise.
+OPTIONAL = {"overlap": {"chance", "random_mean", "random_std", "random_std_error", "best", "best_error"}}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,16 @@ def test_a_result_is_the_same_when_read_again(method: str, checkpoint: Path, hom
     assert again.to_json() == result.to_json()
     assert again.settings == settings
     assert [stage.hvps for stage in again.stages] == [stage.hvps for stage in result.stages]
-    for name in ("eigenvalues", "residuals", "overlap", "overlap_error", "tied", "scree_lower", "best"):
+    for name in (
+        "eigenvalues",
+        "residuals",
+        "overlap",
+        "overlap_error",
+        "tied",
+        "scree_lower",
+        "best",
+        "best_error",
+    ):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
     assert again.quantities == result.quantities
     assert again.profiles.keys() == {"participation-each", "loss-along"}
@@ -60,11 +70,11 @@ def test_a_result_is_the_same_when_read_again(method: str, checkpoint: Path, hom
     for name in ("stages", "curves", "profiles", "quantities", "layers", "magnitudes", "metrics"):
         document.pop(name)
     for point in document["overlap"]:
-        for name in ("least", "greatest", "tied"):
+        for name in ("least", "greatest", "tied", "random_std_error", "best_error"):
             point.pop(name)
     old = Result.from_json(document)
     np.testing.assert_array_equal(old.overlap, result.overlap)
-    assert np.isnan(old.least).all()
+    assert np.isnan([old.least, old.best_error, old.random_std_error]).all()
     assert sum(stage.seconds for stage in old.stages) == pytest.approx(document["seconds"]["total"])
 
 

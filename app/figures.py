@@ -100,6 +100,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "k": "size of eigenspace and mask",
         "overlap": "overlap with the eigenspace, 0 to 1; for random masks, the mean; for layers, the share",
         "std": "standard deviation over random masks",
+        "std_error": "stated error of the standard deviation over random masks",
         "error": "stated error: how far the value may be from its value for the true eigenspace",
         "least": "least overlap over all choices among equal magnitudes",
         "greatest": "greatest overlap over all choices among equal magnitudes",
@@ -110,6 +111,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
             f"{name}_ratio": f"{told} of the ratio, of a mean over several chance levels"
             for name, told in (
                 ("std", "standard deviation over random masks"),
+                ("std_error", "stated error of the standard deviation over random masks"),
                 ("error", "stated error"),
                 ("least", "least value over equal magnitudes"),
                 ("greatest", "greatest value over equal magnitudes"),
@@ -420,8 +422,11 @@ def lines_of_tensors(points: pd.DataFrame) -> bool:
     return bool((points["line_title"] == "tensor").all())
 
 
-def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
-    """A profile at several steps of one line, of ``queries.profiles``."""
+def profile_over_training(
+    points: pd.DataFrame, series: str, values: pd.Series[float] | None = None
+) -> Figure:
+    """A profile at several steps of one line, of ``queries.profiles``; ``values`` are those of all lines that
+    are drawn side by side."""
     title, lines = str(points["title"].iloc[0]), points["line"].nunique()
     is_mean = "n" in points
     if by_tensor(points):
@@ -432,7 +437,7 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
             f"model's order; point at a cell for {told}.",
             alt=f"{title} of every parameter tensor at several training steps: {series}.",
             table=points,
-            draw=charts.tensors_by_step,
+            draw=partial(charts.tensors_by_step, values=values),
             of=series,
         )
     if lines_of_tensors(points):
@@ -453,6 +458,8 @@ def profile_over_training(points: pd.DataFrame, series: str) -> Figure:
     beside = ""
     if charts.has_common_reference(points):
         beside = f" Dashed: {points['reference_title'].iloc[0]}."
+    elif points["reference"].notna().any():
+        beside = f" Dashed, in the colour of its step: {points['reference_title'].iloc[0]}."
     band = "with the band of its stated error or interval"
     if is_mean:
         band = (
@@ -706,7 +713,7 @@ def overlap_of_masks(
     if bool((curves["tied"] > 0).any()):
         more = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
     elif bool(curves["error"].notna().any()):
-        more = " The band around that line is its stated error."
+        more = " The bands around that line and the best mask's are their stated errors."
     times = best_over_largest(curves)
     if log_overlap and times > DEMANDS_LOG:
         more += f" The overlap axis is logarithmic, as the best mask reaches {times:,.0f} times as much."

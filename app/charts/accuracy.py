@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import pandas as pd
 
-from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, scale
+from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, log_axis, scale
 from seigh.core.methods import markers
 
 HEIGHT = 380
@@ -46,7 +48,7 @@ def error_by_sizes(frame: pd.DataFrame, outer: int, inner: int) -> alt.LayerChar
             color=alt.Color(
                 "shown:Q",
                 scale=alt.Scale(type="log", scheme="viridis", reverse=True),
-                legend=alt.Legend(title=_ERROR, orient="top", gradientLength=220, tickCount=3, format=".0e"),
+                legend=alt.Legend(title=_ERROR, orient="top", gradientLength=220, tickCount=3, format="~g"),
             ),
             tooltip=tooltip,
         )
@@ -82,8 +84,15 @@ def error_by_products(frame: pd.DataFrame) -> alt.LayerChart:
     names = [name for name in METHOD_COLORS if name in set(frame["method"])]
     color = alt.Color("method:N", scale=scale(names, METHOD_COLORS), legend=legend())
     shape = alt.Shape("method:N", scale=scale(names, markers(names)), legend=None)
-    x = alt.X("products:Q", title="products with H", scale=alt.Scale(type="log", nice=False, padding=12))
-    y = alt.Y("shown:Q", title=_ERROR, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=6))
+    x = alt.X(
+        "products:Q",
+        title="products with H",
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        axis=log_axis(form="~s"),
+    )
+    least = float(frame["best"].iloc[0])
+    ends = [min(float(frame["low"].min()), least or math.inf) / 2, float(frame["high"].max()) * 1.5]
+    y = alt.Y("shown:Q", title=_ERROR, scale=alt.Scale(type="log", domain=ends, nice=False), axis=log_axis())
     points = (
         alt.Chart(frame)
         .mark_point(filled=True, size=70, opacity=1)
@@ -109,14 +118,13 @@ def error_by_products(frame: pd.DataFrame) -> alt.LayerChart:
         .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color)
     )
     parts = [band, lines, points]
-    least = float(frame["best"].iloc[0])
     if least > 0:
         level = alt.Chart(pd.DataFrame({"best": [least]}))
         parts.insert(
             0, level.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("best:Q"))
         )
         words = level.mark_text(
-            align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="least error of this rank"
+            align="right", baseline="top", dy=5, color=NEUTRAL, text="least error of this rank"
         )
         parts.append(words.encode(x=alt.value("width"), y=alt.Y("best:Q")))
     return layered(*parts, height=HEIGHT)

@@ -188,6 +188,7 @@ def over_steps(
     zero: bool = True,
     of: str = "Hessian on",
     axis: alt.Axis | None = None,
+    log: bool = False,
 ) -> tuple[alt.Chart, alt.Chart]:
     """Lines and points over training, in the colour of their group, dashed by split or what ``dash`` has; a
     click on a group in the legend leaves the others pale.
@@ -201,13 +202,19 @@ def over_steps(
         zero: Whether the vertical axis starts at 0.
         of: What is taken on the splits, for the legend.
         axis: The vertical one.
+        log: Whether the vertical axis is logarithmic.
     """
     frame = frame if "dash" in frame else frame.assign(dash=frame["split"])
     dashes = dash_patterns(frame["dash"])
     highlighted = alt.selection_point(fields=["group"], bind="legend")
     base = alt.Chart(frame).encode(
         x=step_axis(frame),
-        y=alt.Y("height:Q", title=title, scale=alt.Scale(zero=zero), axis=axis or alt.Axis()),
+        y=alt.Y(
+            "height:Q",
+            title=title,
+            scale=alt.Scale(type="log") if log else alt.Scale(zero=zero),
+            axis=axis or (log_axis() if log else alt.Axis()),
+        ),
         color=group_color(colors, frame),
         opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
     )
@@ -292,13 +299,15 @@ def on_axes_of(whole: alt.LayerChart, part: alt.LayerChart) -> alt.LayerChart:
             continue
         low, high = min(values), max(values)
         margin = 0.03 * (high - low) or 0.03 * abs(high) or 0.3
-        low = 0.0 if axis == "y" and 0 <= low < 0.5 * high else low - margin
+        ends = [0.0 if axis == "y" and 0 <= low < 0.5 * high else low - margin, high + margin]
+        above = [value for value in values if value > 0]
         for layer in part.layer:
             found: Any = getattr(layer.encoding, axis)
             if isinstance(found, alt.X | alt.Y):
                 before = found["scale"]
                 kind = alt.Undefined if before is alt.Undefined else before["type"]
-                found["scale"] = alt.Scale(domain=[low, high + margin], nice=False, type=kind)
+                around = [min(above) / 1.3, max(above) * 1.3] if kind == "log" and above else ends
+                found["scale"] = alt.Scale(domain=around, nice=False, type=kind)
     return part
 
 
@@ -459,6 +468,11 @@ def whole_scale(values: pd.Series[int]) -> alt.Scale:
 def whole_axis() -> alt.Axis:
     """An axis of whole numbers."""
     return alt.Axis(format=",d", tickMinStep=1, tickCount=alt.ExprRef("width < 450 ? 5 : 10"))
+
+
+def log_axis(count: Any = 6, form: str = "~g") -> alt.Axis:
+    """A logarithmic axis of about ``count`` labels, none of which touches the next."""
+    return alt.Axis(format=form, tickCount=count, labelOverlap="greedy", labelSeparation=5)
 
 
 def few(values: pd.Series[int]) -> bool:

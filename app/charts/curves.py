@@ -55,6 +55,10 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
     return layered(*layers, reading(values, x), height=CURVE_HEIGHT)
 
 
+# Errors so many times the largest value make a linear axis useless.
+_DWARFED = 4.0
+
+
 def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart:
     """A curve at one k, or a quantity, against training step, with bars of its error, and its reference.
 
@@ -82,7 +86,7 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         alt.Tooltip("chance:Q", title=reference, format=".3g"),
         *told_spread(found),
     ]
-    lines, points = over_steps(found, short(title), colors, tooltip)
+    lines, points = over_steps(found, short(title), colors, tooltip, log=dwarfed(found))
     layers: list[alt.Chart] = []
     chance = found.dropna(subset="chance").drop_duplicates("chance")
     color = group_color(colors, found)
@@ -106,6 +110,12 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         points,
         height=with_legend(CURVE_HEIGHT, found["group"]),
     )
+
+
+def dwarfed(frame: pd.DataFrame) -> bool:
+    """Whether positive values would lie at 0 on a linear axis that holds their errors."""
+    ends = frame[["height", "low", "high"]].min(axis=None)
+    return bool(ends > 0 and frame["high"].max() > _DWARFED * frame["height"].max())
 
 
 def short(title: str) -> str:

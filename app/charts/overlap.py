@@ -24,6 +24,7 @@ from seigh.app.charts.base import (
     k_axis,
     layered,
     legend,
+    log_axis,
     numerical,
     over_steps,
     present,
@@ -49,7 +50,7 @@ CURVE_WIDTHS = (3, 2, 1.5, 2)  # px
 ERROR_COLUMNS = ("error", "least", "greatest", "tied")
 
 # Columns beside an overlap that are divided by chance with it.
-IN_UNITS_OF_OVERLAP = ("std", "error", "least", "greatest")
+IN_UNITS_OF_OVERLAP = ("std", "std_error", "error", "least", "greatest")
 TIE_LABELS = {"least": "least over ties", "greatest": "greatest over ties", "tied": "weights that tie"}
 
 # What makes a line over training.
@@ -82,7 +83,9 @@ def overlap_curve(
         log_k: Log axis for k.
         log_overlap: Log axis for the overlap.
     """
-    frame = thin(frame, log_k)[["mask", "k", "overlap", "std", *ERROR_COLUMNS, "chance", "ratio"]]
+    frame = thin(frame, log_k)[
+        ["mask", "k", "overlap", "std", "std_error", *ERROR_COLUMNS, "chance", "ratio"]
+    ]
     chance = frame.drop_duplicates("k").assign(series=CHANCE_LABEL, overlap=lambda rows: rows["chance"])
     lines = pd.concat([frame.assign(series=frame["mask"].map(MASK_LABELS)), chance])
     names = present(CURVE_LABELS, lines["series"])
@@ -105,20 +108,26 @@ def overlap_curve(
     spread = band(bounds(random, "std", floor), x)
     known = bounds(numerical(magnitude), "error", floor)
     error = [] if known.empty else [band(known, x, color=color, opacity=0.35)]
+    best = frame[(frame["mask"] == "best") & frame["error"].notna()]
+    if len(best):
+        error.append(band(bounds(best, "error", floor), x, opacity=0.35))
     ties = tie_range(magnitude, x, floor=floor, color=color)
     values = frame.pivot(index="k", columns="mask", values="overlap")[present(MASK_LABELS, frame["mask"])]
+    errors = frame[frame["mask"] == "best"].set_index("k")["error"]
     values = values.rename(columns=MASK_LABELS | {"random": "random masks, mean"})
     values.insert(1, ERROR_LABEL, magnitude.set_index("k")["error"])
     if ties:
         for place, (column, label) in enumerate(TIE_LABELS.items(), start=2):
             values.insert(place, label, magnitude.set_index("k")[column])
-    values = values.dropna(axis="columns", how="all").assign(
+    values = values.assign(
         **{
+            "best mask, stated error": errors,
             "random masks, std": random.set_index("k")["std"],
+            "std, stated error": random.set_index("k")["std_error"],
             CHANCE_LABEL: frame.drop_duplicates("k").set_index("k")["chance"],
             "largest |θ| ÷ chance": magnitude.set_index("k")["ratio"],
         }
-    )
+    ).dropna(axis="columns", how="all")
     shade = _unresolved(frame["k"], resolved_k, x)
     return layered(*shade, spread, *ties, *error, curves, reading(values, x))
 
@@ -327,8 +336,10 @@ def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[al
 
 def _overlap_axis(frame: pd.DataFrame, log: bool) -> alt.Y:
     """The overlap, from 0, or on a log axis that starts a decade below the smallest chance level."""
-    scale = alt.Scale(type="log", domain=[_log_floor(frame), 1], clamp=True) if log else alt.Scale()
-    return alt.Y("overlap:Q", title=OVERLAP_TITLE, scale=scale)
+    if not log:
+        return alt.Y("overlap:Q", title=OVERLAP_TITLE, scale=alt.Scale())
+    scale = alt.Scale(type="log", domain=[_log_floor(frame), 1], clamp=True)
+    return alt.Y("overlap:Q", title=OVERLAP_TITLE, scale=scale, axis=log_axis())
 
 
 def _log_floor(frame: pd.DataFrame) -> float:

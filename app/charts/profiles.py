@@ -14,6 +14,7 @@ from seigh.app.charts.base import (
     NEUTRAL,
     layered,
     legend,
+    log_axis,
     scale,
     step_colors,
     told_spread,
@@ -40,6 +41,11 @@ _STEP_ROW = 6  # px
 
 # The part of an axis that a label takes, on a telephone's screen.
 _LABEL = 0.09
+
+# Labels beside a short legend of colours: 1e-6 for 0.000001.
+_SHORT = (
+    "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.0e') : format(datum.value, '~g')"
+)
 
 # On a log axis the values of an observable reach at most this far down: a tenth of one coordinate's share.
 _BELOW_ONE = 0.1
@@ -121,27 +127,34 @@ def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     )
 
 
-def tensors_by_step(frame: pd.DataFrame) -> alt.LayerChart:
+def tensors_by_step(frame: pd.DataFrame, values: pd.Series[float] | None = None) -> alt.LayerChart:
     """A number of every parameter tensor at several training steps, as a heat map.
 
     Args:
         frame: ``queries.profiles`` of one line and one name, whose places are tensors.
+        values: Those of all lines that are drawn side by side, which share a scale of colours.
     """
     frame = frame[["title", "step", "x", "name", "value", "lower", "upper", *_means(frame)]]
     names = frame.sort_values("x")["name"].drop_duplicates().tolist()
     steps = [str(step) for step in sorted(frame["step"].unique())]
     frame = frame.assign(at=frame["step"].astype(str))
-    low, high = float(frame["value"].min()), float(frame["value"].max())
-    positive = frame.loc[frame["value"] > 0, "value"]
+    values = frame["value"] if values is None else values
+    low, high = float(values.min()), float(values.max())
+    positive = values[values > 0]
     told: dict[str, Any] = {"tickCount": 4, "format": ".6~g"}
     if low >= 0 and len(positive) and high > _DECADES * float(positive.min()):
         colors = alt.Scale(type="log", scheme="viridis", domain=[float(positive.min()), high])
-        told = {"values": _decades(float(positive.min()), high), "format": "~g"}
+        told = {"values": _decades(float(positive.min()), high), "labelExpr": _SHORT}
     elif low < 0 < high:
-        far = max(-low, high)
-        colors = alt.Scale(scheme="blueorange", domain=[-far, far], domainMid=0)
+        far, near = max(-low, high), float(values.abs().median())
+        if far > _FAR * near > 0:  # else one tensor leaves no colour to the others
+            colors = alt.Scale(type="symlog", constant=near, scheme="blueorange", domain=[-far, far])
+            outermost = 10.0 ** math.floor(math.log10(far))
+            told = {"values": [-outermost, 0.0, outermost], "labelExpr": _SHORT}
+        else:
+            colors = alt.Scale(scheme="blueorange", domain=[-far, far], domainMid=0)
     else:
-        colors = alt.Scale(scheme="viridis")
+        colors = alt.Scale(scheme="viridis", domain=[low, high])
     cells = alt.Chart(frame).mark_rect()
     return layered(
         cells.encode(
@@ -273,7 +286,7 @@ def _densities(frame: pd.DataFrame, rows: dict[str, Any], by: list[str], height:
                     orient="top",
                     gradientLength=160,
                     values=_decades(floor, top),
-                    format="~g",
+                    labelExpr=_SHORT,
                 ),
             ),
             tooltip=[
@@ -329,7 +342,18 @@ def profile_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         dashed = alt.Chart(frame.dropna(subset="beside").drop_duplicates("x"))
         line = dashed.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
         layers.append(line.encode(x=x, y=alt.Y("beside:Q")))
+    elif frame["beside"].notna().any():  # as far as the axis of the values reaches
+        drawn = frame.assign(beside=frame["beside"].where(frame["beside"].between(*_reach(frame))))
+        line = alt.Chart(drawn).mark_line(strokeDash=[5, 4], strokeWidth=1.5, opacity=0.8)
+        layers.append(line.encode(x=x, y=alt.Y("beside:Q"), color=tint))
     return layered(*layers, height=PROFILE_HEIGHT)
+
+
+def _reach(frame: pd.DataFrame) -> tuple[float, float]:
+    """From where to where references are drawn beside values: a quarter of their range further."""
+    ends = frame[["height", "low", "high"]]
+    low, high = float(ends.min().min()), float(ends.max().max())
+    return low - 0.25 * (high - low), high + 0.25 * (high - low)
 
 
 def has_common_reference(frame: pd.DataFrame) -> bool:
@@ -397,8 +421,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     )
     for edge in edges:
         shown[edge] = shown[edge].clip(lower=floor)  # a gap would be drawn across, as if it were level
-    axis = alt.Axis(format="~g", tickCount=6)
     domain = [floor, max(top, float(shown[[each for each in edges if each != "beside"]].max().max())) * 1.5]
     return shown, alt.Y(
-        "height:Q", title=title, scale=alt.Scale(type="log", domain=domain, nice=False), axis=axis
+        "height:Q", title=title, scale=alt.Scale(type="log", domain=domain, nice=False), axis=log_axis()
     )

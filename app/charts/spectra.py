@@ -11,6 +11,7 @@ from seigh.app.charts.base import (
     few,
     layered,
     legend,
+    log_axis,
     present,
     scale,
     whole_axis,
@@ -65,7 +66,7 @@ def spectrum(frame: pd.DataFrame) -> alt.LayerChart:
                 title="|λ|",
                 # The decade on top is for the rows of ticks.
                 scale=alt.Scale(type="log", nice=False, domain=[low / 2, high * 12]),
-                axis=alt.Axis(format="~g", tickCount=6),
+                axis=log_axis(),
             ),
             color=color,
             shape=alt.Shape("kind:N", scale=scale(kinds, SPECTRUM_SHAPES), legend=legend()),
@@ -102,7 +103,7 @@ def scree(frame: pd.DataFrame) -> alt.LayerChart:
         "low:Q",
         title="share of ‖H‖²_F missed",
         scale=alt.Scale(type="log", domain=[bounds["low"].min() / 1.5, 1.0], nice=False),
-        axis=alt.Axis(format="~p", tickCount=5),
+        axis=log_axis(5, "~p"),
     )
     tooltip = [
         alt.Tooltip("position:Q", title="rank r", format=",d"),

@@ -16,6 +16,7 @@ from seigh.app.charts.base import (
     group_color,
     layered,
     legend,
+    log_axis,
     over_steps,
     scale,
     step_axis,
@@ -86,12 +87,14 @@ def stages(frame: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     y = alt.Y("stage:N", sort=frame["stage"].tolist(), title=None, axis=alt.Axis(labelLimit=120))
-    # Room on the right for the words beside the longest bar.
+    # Room on the right for the words beside the longest bar, of which a telephone has less.
+    longest = float(frame["seconds"].max()) or 1.0
+    room = alt.ExprRef(f"{longest!r} * (width < 450 ? 2.6 : 1.5)")
     x = alt.X(
         "seconds:Q",
         title="time in s",
-        scale=alt.Scale(domain=[0, float(frame["seconds"].max()) * 1.5 or 1.0], nice=False),
-        axis=alt.Axis(tickCount=5),
+        scale=alt.Scale(domainMin=0, domainMax=room, nice=False),
+        axis=alt.Axis(tickCount=alt.ExprRef("width < 450 ? 3 : 5")),
     )
     tooltip = [
         alt.Tooltip("stage:N"),
@@ -176,13 +179,13 @@ def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.Laye
         "magnitude:Q",
         title="|θ|, magnitude of the weight",
         scale=alt.Scale(type="log", domain=ends, nice=False),
-        axis=alt.Axis(format="~g", tickCount=alt.ExprRef("width < 450 ? 4 : 8")),
+        axis=log_axis(alt.ExprRef("width < 450 ? 4 : 8")),
     )
     y = alt.Y(
         "mean:Q",
         title="mass of Vₖ ÷ mean",
         scale=alt.Scale(type="log", domain=[floor / 1.5, float(bands[["mean", "high"]].max().max()) * 2]),
-        axis=alt.Axis(format="~g", tickCount=6),
+        axis=log_axis(),
     )
     tooltip = [
         alt.Tooltip("smallest:Q", title="|θ| from", format=".3g"),
@@ -414,5 +417,5 @@ def random_study(
 
 def _space_axis() -> alt.X:
     """The dimension of the space, on a log axis."""
-    axis = alt.Axis(format="~s", tickCount=6)
+    axis = log_axis(form="~s")
     return alt.X("dimension:Q", title="D", scale=alt.Scale(type="log", nice=False), axis=axis)

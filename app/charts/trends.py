@@ -13,6 +13,7 @@ from seigh.app.charts.base import (
     few,
     group_color,
     layered,
+    log_axis,
     over_steps,
     spreads,
     step_axis,
@@ -129,8 +130,9 @@ def spectra_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         scale=whole_scale(frame["position"]),
         axis=whole_axis(),
     )
+    ends = [float(frame["magnitude"].min()) / 1.3, float(frame["magnitude"].max()) * 1.3]
     y = alt.Y(
-        "magnitude:Q", title="|λ|", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=6)
+        "magnitude:Q", title="|λ|", scale=alt.Scale(type="log", domain=ends, nice=False), axis=log_axis()
     )
     curves = (
         alt.Chart(frame)

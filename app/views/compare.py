@@ -595,7 +595,9 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]], lines
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
     found = lines.means_of_profiles(found)
     lines.say(found, "Darker, or in a cell's words")
-    panels = [figures.profile_over_training(rows, series) for series, rows in each_line(found)]
+    panels = [
+        figures.profile_over_training(rows, series, found["value"]) for series, rows in each_line(found)
+    ]
     in_two_columns(panels, "compare_profiles")
     return steps
 

@@ -11,20 +11,27 @@ from tests.app.charts.frames import D, curves, layer, layers, points, told_at_po
 def test_the_stated_error_is_a_band_round_the_magnitude_curve() -> None:
     chart = charts.overlap_curve(curves(40, error=0.5), "#123456")
     areas = [data for kind, _, data in layers(chart) if kind == "area"]
-    assert [set(area["mask"]) for area in areas] == [{"random"}, {"magnitude"}]
-    np.testing.assert_allclose(areas[1]["low"], 2.5 * areas[1]["k"] / D)
-    np.testing.assert_allclose(areas[1]["high"], 3.5 * areas[1]["k"] / D)
+    assert [set(area["mask"]) for area in areas] == [{"random"}, {"magnitude"}, {"best"}]
+    for area, overlap in zip(areas[1:], (3, 10), strict=True):
+        np.testing.assert_allclose(area["low"], (overlap - 0.5) * area["k"] / D)
+        np.testing.assert_allclose(area["high"], (overlap + 0.5) * area["k"] / D)
     marks = [each["mark"] for each in chart.to_dict()["layer"]]
-    assert [mark["color"] for mark in marks if mark["type"] == "area"] == [charts.NEUTRAL, "#123456"]
+    assert [mark["color"] for mark in marks if mark["type"] == "area"] == [
+        charts.NEUTRAL,
+        "#123456",
+        charts.NEUTRAL,
+    ]
     encoding, data = told_at_pointer(chart)
     assert encoding["tooltip"][2]["title"] == charts.ERROR_LABEL
-    assert data.set_index("k")[charts.ERROR_LABEL][7] == pytest.approx(3.5 / D)
+    row = data.set_index("k").loc[7]
+    assert row[charts.ERROR_LABEL] == row["best mask, stated error"] == pytest.approx(3.5 / D)
+    assert row["std, stated error"] == pytest.approx(0.7 / D)
 
 
 def test_ties_are_a_range_apart_from_the_numerical_error() -> None:
     chart = charts.overlap_curve(curves(40, error=0.5, tied=range(10, 20)), "#123456")
     areas = [data.set_index("k") for kind, _, data in layers(chart) if kind == "area"]
-    _, ties, error = areas
+    _, ties, error, _ = areas
     np.testing.assert_allclose(ties["low"][10:19] * D / ties.index[10:19], 2)
     np.testing.assert_allclose(ties["high"][10:19] * D / ties.index[10:19], 6)
     assert ties["low"][25] == ties["high"][25]  # the range is the curve where nothing ties
@@ -70,7 +77,7 @@ def test_ties_over_training_are_pale_bars(measure: charts.Measure, unit: float) 
 def test_old_analyses_know_nothing_of_ties() -> None:
     frame = curves(40, error=0.5).assign(least=np.nan, greatest=np.nan, tied=np.nan)
     chart = charts.overlap_curve(frame, "#123456")
-    _, error = [data for kind, _, data in layers(chart) if kind == "area"]
+    _, error, _ = [data for kind, _, data in layers(chart) if kind == "area"]
     np.testing.assert_allclose((error["high"] - error["low"]) * D / error["k"], 1)
     assert "weights that tie" not in told_at_pointer(chart)[1]
 

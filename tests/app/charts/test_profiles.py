@@ -43,14 +43,16 @@ def test_numbers_of_tensors_stand_in_the_model_s_order_by_their_names() -> None:
 
 @pytest.mark.parametrize(("sign", "scheme"), [(1.0, "log"), (-1.0, None)])
 def test_tensors_over_training_are_a_heat_map(sign: float, scheme: str | None) -> None:
-    figure = figures.profile_over_training(by_tensor(0, 100, sign=sign), "mlp")
+    found = by_tensor(0, 100, sign=sign)
+    figure = figures.profile_over_training(found, "mlp", pd.concat([found["value"], 10 * found["value"]]))
     assert figure.title == "Trace of the block of every tensor"
     encoding, data = layer(figure.draw(figure.table), "rect")
     assert encoding["x"]["sort"] == ["0", "100"]
     assert encoding["y"]["sort"] == ["last.weight", "a.bias", "mid.weight"]
     assert encoding["color"]["scale"].get("type") == scheme
+    # The scale is that of all lines, so that their panels can be compared.
+    assert encoding["color"]["scale"]["domain"] == sorted([sign * 10.0, sign * 10_000.0])
     assert len(data) == 6
-    assert charts.tensors_by_step in (figure.draw,)
 
 
 def test_densities_of_tensors_over_training_have_a_row_for_every_tensor_and_step() -> None:
@@ -81,3 +83,33 @@ def test_densities_of_tensors_over_training_have_a_row_for_every_tensor_and_step
         assert (found["lower"] <= found["value"]).all()
         assert (found["value"] <= found["upper"]).all()
     assert cells.groupby(["name", "step"]).ngroups == 4
+
+
+def test_one_tensor_far_beyond_the_others_leaves_them_colours_of_either_sign() -> None:
+    found = by_tensor(0, 100).assign(value=[-0.2, 1000.0, 0.3, -0.1, 2000.0, 0.1])
+    encoding, _ = layer(charts.tensors_by_step(found), "rect")
+    scale, legend = encoding["color"]["scale"], encoding["color"]["legend"]
+    assert (scale["type"], scale["domain"], scale["scheme"]) == ("symlog", [-2000.0, 2000.0], "blueorange")
+    assert 0.1 <= scale["constant"] <= 1
+    assert legend["values"] == [-1000.0, 0.0, 1000.0]
+
+
+def test_a_reference_of_each_step_is_dashed_in_its_colour_as_far_as_the_values_reach() -> None:
+    """The parabola that gradient and Hessian predict says something beside its own loss alone."""
+    x = np.linspace(-1, 1, 5)
+    said = {"title": "loss", "note": "the loss.", "x_title": "α", "line_title": "", "line": np.nan}
+    said |= {"reference_title": "parabola", "log": False, "unit": "", "parameters": 100}
+    frames = [
+        pd.DataFrame({"step": step, "x": x, "value": step + x, "reference": step + 100 * x}).assign(
+            lower=lambda rows: rows["value"], upper=lambda rows: rows["value"], **said
+        )
+        for step in (1, 2)
+    ]
+    figure = figures.profile_over_training(pd.concat(frames), "mlp")
+    assert "Dashed, in the colour of its step: parabola." in figure.how
+    dashed = [each for each in figure.draw(figure.table).layer if each.to_dict()["mark"].get("strokeDash")]
+    assert len(dashed) == 1
+    assert dashed[0].to_dict()["encoding"]["color"]["field"] == "step"
+    drawn = dashed[0].data.dropna(subset="beside")
+    assert drawn["step"].tolist() == [1, 2]
+    assert drawn["x"].tolist() == [0, 0]  # elsewhere it would make the losses a line at zero

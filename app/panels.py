@@ -46,6 +46,28 @@ def heatmaps_found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
             yield Panel(title, f"eigenspaces_{number}", "overlap of eigenspaces", pairs)
 
 
+def heatmaps_of_masks(s: Session, sets: pd.DataFrame, names: Sequence[str], k: int) -> Iterator[Panel]:
+    """The heatmaps of further masks at one size, of each set of analyses that has them.
+
+    Args:
+        s: A reading session.
+        sets: ``queries.stabilisation_sets`` with series.
+        names: Of the masks.
+        k: Their size.
+    """
+    for number, rows in sets.groupby("set_id"):
+        for name in names:
+            values = queries.mask_pairs(s, rows["analysis_id"].tolist(), name, k)
+            if values["first_id"].nunique() > 1:
+                title = f"Mask {name}, {rows['series'].iloc[0]}"
+                yield Panel(title, f"mask_{name}_{number}", MASKS_MEASURE, values)
+
+
+def further_masks(s: Session, ids: Sequence[int]) -> list[str]:
+    """Names of the masks of these analyses beside that of the largest |θ|, which comparisons have."""
+    return [name for name in queries.mask_names(s, ids) if name != Mask.magnitude]
+
+
 def within(values: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The pairs of two of these analyses."""
     ids = rows["analysis_id"]

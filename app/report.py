@@ -25,8 +25,10 @@ from seigh.app.panels import (
     EACH_BESIDE,
     Masks,
     at_size,
+    further_masks,
     further_points,
     heatmaps_found,
+    heatmaps_of_masks,
     last_steps,
     masks_beside,
     masks_of,
@@ -253,18 +255,25 @@ def _metrics(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure 
         yield said
 
 
-def _heatmaps(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure]:
+def _heatmaps(s: Session, analyses: pd.DataFrame, size: Size) -> Iterator[Figure | str]:
     """How alike all pairs of steps are, as far as they have been compared, at the size nearest to k."""
     sets = queries.stabilisation_sets(s).replace({"subset": {"": "all"}})
     sets = sets[sets["analysis_id"].isin(analyses["analysis_id"])]
     for model, rows in sets.groupby("model"):
+        named = rows.assign(series=names_of_sets(rows))
+        parameters = int(rows["parameters"].iloc[0])
+        names = further_masks(s, rows["analysis_id"].tolist())
+        panels = list(heatmaps_of_masks(s, named, names, size.of(parameters)))
+        yield from (figures.heatmap(panel, str(model)) for panel in panels[:MOST_PANELS])
+        if without := [panel.title for panel in panels[MOST_PANELS:]]:
+            yield f"No more than {MOST_PANELS} heatmaps of masks are here; left out: {', '.join(without)}."
         values = queries.pair_values(s, rows["analysis_id"].tolist(), measures=(IOU, "overlap"))
         # Two sets may have been compared with each other, at sizes of their own.
         values = pd.concat([within(values, each) for _, each in rows.groupby("set_id")])
         if values.empty:
             continue
-        values = nearest(shared(values), size.of(int(rows["parameters"].iloc[0])))
-        for panel in heatmaps_found(values, rows.assign(series=names_of_sets(rows))):
+        values = nearest(shared(values), size.of(parameters))
+        for panel in heatmaps_found(values, named):
             yield figures.heatmap(panel, str(model))
 
 

@@ -114,8 +114,8 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
 
 def dwarfed(frame: pd.DataFrame) -> bool:
     """Whether positive values would lie at 0 on a linear axis that holds their errors."""
-    ends = frame[["height", "low", "high"]].min(axis=None)
-    return bool(ends > 0 and frame["high"].max() > _DWARFED * frame["height"].max())
+    least = float(frame[["height", "low", "high"]].min().min())
+    return least > 0 and float(frame["high"].max()) > _DWARFED * float(frame["height"].max())
 
 
 def short(title: str) -> str:

@@ -227,7 +227,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
     """How alike two training steps are, for all pairs, from 0 to 1 on one colour scale for all heatmaps.
 
     Args:
-        frame: first_step, second_step, value; both orders of every pair; and chance.
+        frame: first_step, second_step, value; both orders of every pair; chance, and error where it is known.
         title: Title of the value.
     """
     steps = [str(step) for step in sorted(set(frame["first_step"]) | set(frame["second_step"]))]
@@ -239,6 +239,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         alt.Tooltip("first_step:Q", title="step", format=",d"),
         alt.Tooltip("second_step:Q", title="and step", format=",d"),
         alt.Tooltip("value:Q", title=title, format=".3f"),
+        *([alt.Tooltip("error:Q", title="stated error", format=".2g")] if "error" in frame else []),
         alt.Tooltip("chance:Q", title="chance", format=".3g"),
     ]
     cells = (

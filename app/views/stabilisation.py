@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
@@ -22,7 +24,7 @@ from seigh.app.common import (
 )
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.frame import explain, show
-from seigh.app.panels import heatmaps_found, names_of_sets, within
+from seigh.app.panels import further_masks, heatmaps_found, heatmaps_of_masks, names_of_sets, within
 from seigh.core.lab import queries
 from seigh.core.names import IOU, SPARSITIES
 from seigh.core.order import in_order
@@ -66,8 +68,10 @@ def page() -> None:
         return
     k = choose_k(int(sets["parameters"].iloc[0]), int(chosen["k"].min()), asked)
     warn_of_random_data(chosen)
-    heatmaps(chosen, model, k)
-    keep_in_url("stabilisation", {"model": [model], "set": numbers, "k": [str(k)]} | put_away)
+    masks = choose_masks(chosen, asked)
+    heatmaps(chosen, model, k, masks)
+    in_url = {"model": [model], "set": numbers, "k": [str(k)], "mask": masks}
+    keep_in_url("stabilisation", in_url | put_away)
 
 
 def choose_sets(sets: pd.DataFrame, asked: dict[str, list[str]]) -> tuple[pd.DataFrame, list[str]]:
@@ -119,13 +123,34 @@ def choose_k(parameters: int, reach: int, asked: dict[str, list[str]]) -> int:
         )
 
 
-def heatmaps(sets: pd.DataFrame, model: str, k: int) -> None:
+def choose_masks(sets: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]:
+    """Which further masks are shown, where the analyses have some: what the address asks for, else what this
+    session chose last, else none."""
+    with database()() as s:
+        names = further_masks(s, sets["analysis_id"].tolist())
+    if not names:
+        return []
+    wanted = asked.get("mask") or st.session_state.get("stabilisation_masks") or []
+    st.session_state["stabilisation_masks"] = [name for name in names if name in wanted]
+    return st.multiselect(
+        "Further masks",
+        names,
+        key="stabilisation_masks",
+        persist_state="session",
+        placeholder="that of the largest |θ| alone",
+        wrap=True,
+        help="Masks that these analyses were asked for. Each is compared with itself at every other step.",
+    )
+
+
+def heatmaps(sets: pd.DataFrame, model: str, k: int, masks: Sequence[str]) -> None:
     """Masks, and the eigenspaces of every set; what is missing can be asked for."""
     parameters = int(sets["parameters"].iloc[0])
     with database()() as s:
         values = queries.pair_values(s, sets["analysis_id"].tolist(), [k], [IOU, "overlap"])
+        of_masks = list(heatmaps_of_masks(s, sets, masks, k))
     st.header(f"All pairs of steps at k = {k:,}", help=plain(figures.PAIR_SYMBOLS), anchor=False)
-    panels = list(heatmaps_found(values, sets))
+    panels = [*heatmaps_found(values, sets), *of_masks]
     for start in range(0, len(panels), 3):
         if start == 0:
             explain(figures.heatmap(panels[0], model))
@@ -133,6 +158,8 @@ def heatmaps(sets: pd.DataFrame, model: str, k: int) -> None:
         for place, panel in zip(st.columns(min(3, len(panels))), row, strict=False):
             with place:
                 show(figures.heatmap(panel, model), f"stabilisation_{panel.key}", panel=True)
+    if masks and not of_masks:
+        st.info(f"No set has two of these masks at k = {k:,}; choose a smaller k.", icon=":material/info:")
     if k > sets["k"].min():
         st.info(f"At k = {k:,} {too_few(sets, k)}", icon=":material/info:")
     missing = [

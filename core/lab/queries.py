@@ -8,6 +8,7 @@ unknown texts None.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,7 +52,7 @@ from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
 from seigh.core.order import natural
-from seigh.core.results.masks import chance_iou, iou, of_record
+from seigh.core.results.masks import chance_iou, iou, iou_at, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.packed import curve as unpacked_curve
 from seigh.core.results.result import Outcome, Stage
@@ -1357,6 +1358,38 @@ def pair_values(
     return frame.assign(normalised=likeness, chance=chance)
 
 
+def mask_pairs(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
+    """How alike one mask of pairs of these analyses is at one size, in both orders, of those that have it.
+
+    Needs no comparison, as results keep the weights of their further masks up to their own k. Columns as
+    ``pair_values``, with the measure "iou", and error: how far the IoU may be off as scores tie or are
+    estimated.
+    """
+    columns: _Columns = {
+        "analysis_id": (int, Analysis.id),
+        "step": (int, Checkpoint.step),
+        "parameters": (int, Analysis.parameters),
+        "record": (object, Analysis.record),
+    }
+    statement = _of_analyses(columns).where(Analysis.state == State.finished, Analysis.id.in_(ids))
+    found = []
+    for row in s.execute(statement.order_by(Analysis.id)).mappings():
+        mask = of_record(row["record"] or {}).get(name)
+        if mask is not None:
+            found.append((row["analysis_id"], row["step"], row["parameters"], mask))
+    rows = []
+    for first_id, first_step, parameters, first in found:
+        for second_id, second_step, others, second in found:
+            alike = iou_at(first, second, k, parameters) if others == parameters else None
+            if alike is None:
+                continue
+            value, error = alike if first_id != second_id else (1.0, 0.0)
+            ids_and_steps = (first_id, second_id, first_step, second_step)
+            rows.append((*ids_and_steps, parameters, k, IOU, value, value, chance_iou(k, parameters), error))
+    names = ("first_id", "second_id", "first_step", "second_step", "parameters", "k", "measure")
+    return pd.DataFrame(rows, columns=[*names, "value", "normalised", "chance", "error"])
+
+
 def known_pairs(s: Session, ids: Sequence[int]) -> dict[tuple[int, int], set[tuple[int, str]]]:
     """Return the known values, as (k, measure), of each pair of these analyses (smaller id first)."""
     known: dict[tuple[int, int], set[tuple[int, str]]] = {}
@@ -1368,22 +1401,39 @@ def known_pairs(s: Session, ids: Sequence[int]) -> dict[tuple[int, int], set[tup
     return known
 
 
+# Settings that differ from step to step where observables compare with earlier checkpoints.
+_OF_STEP = ("curves", "initial", "previous")
+
+
 def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd.DataFrame:
     """Analyses whose pairs tell how masks and eigenspaces stabilise: those that differ in the step alone.
 
     The finished ones with stored eigenvectors, of the same model and settings, where there are at least two.
-    Columns: set_id (the smallest analysis_id of the set), and those of ``comparable``. None lets all models
-    pass.
+    Earlier checkpoints that observables compare with are others at every step, and of the first step there
+    are none, so that those observables are left out there: neither tells the analyses of a set apart, unless
+    a checkpoint would be in the set twice. Columns: set_id (the smallest analysis_id of the set), and those
+    of ``comparable``. None lets all models pass.
     """
     frame = comparable(s)
-    stored = select(Analysis.id, Analysis.settings_key).where(
+    stored = select(Analysis.id, Analysis.settings, Analysis.settings_key, Analysis.checkpoint_id).where(
         Analysis.state == State.finished, Analysis.eigenvectors.is_not(None)
     )
-    keys: dict[int, str] = {row.id: row.settings_key for row in s.execute(stored)}
-    frame = frame[frame["analysis_id"].isin(list(keys))]
+    known = {row.id: row for row in s.execute(stored)}
+    frame = frame[frame["analysis_id"].isin(list(known))]
     if model_ids is not None:
         frame = frame[frame["model_id"].isin(list(model_ids))]
-    alike = frame.groupby([frame["model_id"], frame["analysis_id"].map(keys)])["analysis_id"]
+    bases: dict[str, str] = {}  # releases write the same settings with more or fewer defaults
+    for row in known.values():
+        told = {name: each for name, each in row.settings.items() if name not in _OF_STEP}
+        bases.setdefault(row.settings_key, json.dumps(told, sort_keys=True))
+    numbers = frame["analysis_id"]
+    base = numbers.map({number: bases[row.settings_key] for number, row in known.items()})
+    checkpoint = numbers.map({number: row.checkpoint_id for number, row in known.items()})
+    twice = checkpoint.groupby([frame["model_id"], base]).transform("size") > checkpoint.groupby(
+        [frame["model_id"], base]
+    ).transform("nunique")
+    apart = numbers.map({number: row.settings_key for number, row in known.items()}).where(twice, "")
+    alike = frame.groupby([frame["model_id"], base, apart])["analysis_id"]
     frame = frame.assign(set_id=alike.transform("min"))[alike.transform("size") >= 2]
     columns = ["set_id", *(name for name in frame.columns if name != "set_id")]
     return frame.sort_values(["set_id", "step", "analysis_id"], ignore_index=True)[columns]

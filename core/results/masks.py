@@ -87,11 +87,27 @@ def iou(first: Mask, second: Mask, parameters: int) -> tuple[Floats, Floats, Flo
     common = np.bincount(later, minlength=length + 1)[:length].cumsum()
     sizes = np.arange(1, length + 1)
     unsure = first.open[:length] + second.open[:length]
+    value, error = _of_common(common, unsure, sizes, parameters)
+    return value, error, np.array([chance_iou(int(k), parameters) for k in sizes])
+
+
+def iou_at(first: Mask, second: Mask, k: int, parameters: int) -> tuple[float, float] | None:
+    """Intersection over union at one size, and how far it may be off; None where a mask ends before."""
+    if k > min(len(first.coordinates), len(second.coordinates)):
+        return None
+    common = np.intersect1d(first.coordinates[:k], second.coordinates[:k], assume_unique=True)
+    unsure = first.open[k - 1] + second.open[k - 1]
+    value, error = _of_common(np.array([len(common)]), np.array([unsure]), np.array([k]), parameters)
+    return float(value[0]), float(error[0])
+
+
+def _of_common(common: Integers, unsure: Integers, sizes: Integers, parameters: int) -> tuple[Floats, Floats]:
+    """The intersection over union of masks with so many coordinates in common, which as many as are unsure
+    may change, and how far it may be off."""
     least = np.maximum(np.maximum(0, 2 * sizes - parameters), common - unsure)
     most = np.minimum(sizes, common + unsure)
     value, low, high = (each / (2 * sizes - each) for each in (common, least, most))
-    chance = np.array([chance_iou(int(k), parameters) for k in sizes])
-    return value, np.maximum(high - value, value - low), chance
+    return value, np.maximum(high - value, value - low)
 
 
 @cache

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from seigh.app.cli.command import main
 from seigh.app.lines import in_lines
-from seigh.app.panels import masks_of_steps
+from seigh.app.panels import heatmaps_of_masks, masks_of_steps
+from seigh.app.report import report
 from seigh.core.lab import queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.lab.tables import export
@@ -216,3 +217,59 @@ def test_compare_and_its_report_draw_every_mask_at_steps_and_splits_and_two_of_d
     rows = [row for rows in drawn["datasets"].values() for row in rows if row.get("step") == 100]
     of_masks = {row["group"]: (row["value"], row["k"]) for row in rows}
     assert of_masks == {"largest |θ|": (1.0, 2), "gradient": (1.0, 2)}  # both steps have the same masks
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_further_mask_of_all_pairs_of_steps_is_compared_as_sets(home: Settings, seed: int) -> None:
+    migrate(home.database)
+    random = np.random.default_rng(seed)
+    ranks = {step: ranked(random, 6) for step in (0, 100, 200)}
+    with sessions(home.database).begin() as s:
+        for step, each in ranks.items():
+            record = {"masks": {"gradient": {"coordinates": each}, "magnitude": {"coordinates": each}}}
+            lab.finished(s, step=step, changes={"record": record, "eigenvectors": f"{step}.safetensors"})
+    with sessions(home.database)() as s:
+        sets = queries.stabilisation_sets(s)
+        for k in (1, 3, 6):
+            (panel,) = heatmaps_of_masks(s, sets.assign(series="test"), ["gradient"], k)
+            truth = {
+                (one, other): len({*first[:k]} & {*second[:k]}) / len({*first[:k]} | {*second[:k]})
+                for one, first in ranks.items()
+                for other, second in ranks.items()
+            }
+            values = panel.values.set_index(["first_step", "second_step"])["value"].to_dict()
+            assert values == pytest.approx(truth)
+            assert (panel.values["error"] == 0).all()
+        assert list(heatmaps_of_masks(s, sets.assign(series="test"), ["gradient"], 7)) == []
+
+
+def test_stabilisation_and_the_report_show_further_masks_with_what_ties_leave_open(home: Settings) -> None:
+    """At step 100 weight 2, 3 or 7 is in the mask: beside {0, 1} and {0, 2} the IoU is not known exactly."""
+    migrate(home.database)
+    told = {
+        0: {"coordinates": [0, 1, 2]},
+        100: {"coordinates": [0, 2, 3], "tied": [0, 3, 3], "open": [0, 1, 1]},
+    }
+    with sessions(home.database).begin() as s:
+        ids = [
+            lab.finished(
+                s,
+                step=step,
+                changes={"record": {"masks": {"gradient": mask}}, "eigenvectors": f"{step}.safetensors"},
+            )
+            for step, mask in told.items()
+        ]
+    forget_caches()
+    page = open_page("stabilisation", k="2", mask="gradient")
+    assert not page.exception
+    (chart,) = [json.loads(each.proto.spec) for each in page.get("vega_lite_chart")]
+    tooltips = [each["title"] for each in chart["layer"][0]["encoding"]["tooltip"]]
+    assert "stated error" in tooltips
+    assert page.query_params["mask"] in ("gradient", ["gradient"])
+    with sessions(home.database)() as s:
+        made = report(s, "study", ids, 2)
+    (where,) = [place for place, title in enumerate(titles_of(made)) if "All pairs of steps" in title]
+    rows = [row for rows in specifications(made)[where]["datasets"].values() for row in rows]
+    found = {row["second_step"]: (row["value"], row["error"]) for row in rows if row["first_step"] == 0}
+    assert found[0] == (1.0, 0.0)
+    assert found[100] == pytest.approx((1 / 3, 2 / 3))  # {0, 1} beside {0, 2}; as far as counts go, {0, 1}

@@ -220,4 +220,14 @@ def test_steps_of_one_model_and_settings_are_a_set(home: Settings, checkpoint: M
     assert frame["set_id"].tolist() == [min(test)] * 2 + [min(train)] * 2
     assert frame["step"].tolist() == [100, 200, 100, 200]
     assert nothing.empty
+    # Each step has its own checkpoint before it, and the first has none.
+    with sessions(home.database).begin() as s:
+        for number, file in ((train[1], ""), (train[0], "sha256:" + "a" * 64)):
+            row = s.get_one(Analysis, number)
+            curves = ["overlap-update", "trace"] if file else ["trace"]
+            row.settings = row.settings | {"previous": file, "curves": curves}
+            row.settings_key = f"{number:064x}"
+    with sessions(home.database)() as s:
+        again = queries.stabilisation_sets(s)
+    assert again[["set_id", "analysis_id"]].equals(frame[["set_id", "analysis_id"]])
     assert list(nothing.columns) == list(frame.columns)

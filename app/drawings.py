@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import pickle
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from seigh.app.figures import chart_of, table_of
 from seigh.core.figures import Figure
 
 MOST_DRAWINGS = 1000  # tens of kB each
+
+# Names that Vega-Lite writes as they are.
+_PLAIN = re.compile(r"\w+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,25 @@ def _drawn(figure: Figure) -> Any:
     chart = chart_of(figure)
     if not isinstance(chart, Chart):
         return chart
-    data: dict[str, bytes] = {}
+    tables: list[pd.DataFrame] = []
     for part in (chart, *chart.layer):
         if isinstance(part.data, pd.DataFrame):
-            stream = _stream(part.data)
-            name = hashlib.sha256(stream).hexdigest()[:32]
-            data[name] = stream
-            part.data = alt.NamedData(name=name)
-    return Drawing(json.dumps(chart.to_dict()), data)
+            tables.append(part.data)
+            part.data = alt.NamedData(name=str(len(tables) - 1))
+    whole = chart.to_dict()
+    # A column whose name is nowhere in the chart is not drawn, and would only take the browser's time.
+    text = json.dumps(whole)
+    data: dict[str, bytes] = {}
+    names: list[str] = []
+    for table in tables:
+        drawn = [each for each in table.columns if not _PLAIN.fullmatch(each) or each in text]
+        stream = _stream(table[drawn])
+        names.append(hashlib.sha256(stream).hexdigest()[:32])
+        data[names[-1]] = stream
+    for part in (whole, *whole["layer"]):
+        if "name" in part.get("data", {}):
+            part["data"] = {"name": names[int(part["data"]["name"])]}
+    return Drawing(json.dumps(whole), data)
 
 
 def _stream(table: pd.DataFrame) -> bytes:

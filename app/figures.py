@@ -223,7 +223,7 @@ def overlap_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         how="above the dotted chance level, more of the top eigenspace lies on the largest weights than on "
         "weights drawn at random. Grey: mean ± std of random masks; thin bars: the "
         + (f"numerical error. {ties}" if ties else "stated error."),
-        alt=f"Overlap of the magnitude mask with the top eigenspace against training step, {size}.",
+        alt="Overlap of the magnitude mask with the top eigenspace against training step.",
         table=points,
         draw=partial(charts.overlap_by_step, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
@@ -236,7 +236,7 @@ def ratio_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
         title=f"Ratio to chance over training, {size}",
         how="at 1, the largest weights have no more of the eigenspace than any others. Click a line in the "
         "legend to fade the others.",
-        alt=f"The overlap divided by the chance level k/D, {size}, against training step.",
+        alt="The overlap divided by the chance level k/D against training step.",
         table=points,
         draw=partial(charts.overlap_by_step, colors=dict(colors), measure="ratio"),
         symbols=OVERLAP_SYMBOLS,
@@ -256,6 +256,7 @@ def relative_to_baseline(
         ratio: Which of the two.
     """
     kind, sign = ("Ratio", "÷") if ratio else ("Difference", "−")
+    measure = what.partition(",")[0]
     bounds = (
         "the least and the greatest quotient that the stated errors of both allow"
         if ratio
@@ -273,12 +274,12 @@ def relative_to_baseline(
         if not ratio
         else "a line divided by the baseline at the same step; the baseline itself lies at 1. "
         f"Bars: {bounds}.{pale}",
-        alt=f"{kind} of the {what} of each line to that of {baseline}, against training step.",
+        alt=f"{kind} of the {measure} of each line to that of {baseline}, against training step.",
         table=found,
         draw=partial(
             charts.relative_by_step,
             colors=dict(colors),
-            title=f"{what.partition(',')[0]} {sign} baseline",
+            title=f"{measure} {sign} baseline",
             level=1.0 if ratio else 0.0,
         ),
         symbols=OVERLAP_SYMBOLS if "overlap" in what else "",
@@ -366,7 +367,7 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
     return Figure(
         title=f"{_upper(title)}, {size}",
         how=f"{points['note'].iloc[0]} Bars: the stated error{chance}.",
-        alt=f"{title} against training step, {size}.",
+        alt=f"{title} against training step.",
         table=points,
         draw=partial(charts.curve_by_step, colors=dict(colors)),
         symbols=MASK_SYMBOLS if "IoU" in title else "",
@@ -379,7 +380,7 @@ def masks_over_training(points: pd.DataFrame, colors: Mapping[str, str], size: S
         title=f"Overlap of every mask over training, {size}",
         how="a line is a mask, of the same colour in every panel. Above the dotted chance level, it has "
         "more of the top eigenspace than weights drawn at random. Bars: the stated error, where it is known.",
-        alt=f"Overlap of several masks with the top eigenspace against training step, {size}.",
+        alt="Overlap of several masks with the top eigenspace against training step.",
         table=points,
         draw=partial(charts.curve_by_step, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
@@ -574,7 +575,7 @@ def _metric(metric: str, table: pd.DataFrame, colors: Mapping[str, str], size: s
         "the span of the top k eigenvectors of the same checkpoint. Grey: mean ± std of random subspaces. "
         "Bars: the error, which is known for the overlap and the projection Frobenius norm. "
         + ("Small distances mean similar subspaces." if raw else "1 means equal, 0 orthogonal."),
-        alt=f"{name} between mask and eigenspace against training step at {size}.",
+        alt=f"{name} between mask and eigenspace against training step.",
         table=table,
         draw=partial(charts.metric_by_step, colors=dict(colors), title=formula if raw else "likeness"),
         symbols=f"{formula}. {METRIC_SYMBOLS}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import streamlit as st
@@ -37,6 +37,22 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
         if not panel:
             explain(figure)
         drawings.show(figure, key)
+
+
+def in_columns(found: Mapping[str, Figure], *, panel: bool = False) -> None:
+    """Figures by the keys of their elements, two to a row, in a container of their own: so what follows stays
+    in its place, and the browser does not draw it anew, where there are rows more or less.
+
+    Args:
+        found: The figures.
+        panel: As of ``show``.
+    """
+    with st.container():
+        for number, (key, figure) in enumerate(found.items()):
+            if number % 2 == 0:
+                places = st.columns(2)
+            with places[number % 2]:
+                show(figure, key, panel=panel)
 
 
 def explain(figure: Figure) -> None:

@@ -27,8 +27,14 @@
         }
     };
 
-    // A chart has its text beside it; of its parts those without a name say nothing, and are not to be read.
+    // A chart has its text beside it, which stays while its numbers change, and is described by its heading, which
+    // says the size; of its parts those without a name say nothing, and are not to be read.
     const charts = () => {
+        for (const chart of document.querySelectorAll('[data-testid=stMain] [role=graphics-document]')) {
+            const heading = chart.closest('[class*=st-key-figure_]')?.querySelector('h2 [id], h3 [id]');
+            if (heading && chart.getAttribute('aria-describedby') !== heading.id)
+                chart.setAttribute('aria-describedby', heading.id);
+        }
         for (const part of document.querySelectorAll('[data-testid=stMain] svg [role=graphics-symbol]:not([aria-label]):not([aria-hidden])'))
             part.setAttribute('aria-hidden', 'true');
     };
@@ -38,7 +44,14 @@
             picture.alt = picture.closest('[data-testid=stImage]').innerText.trim();
     };
 
-    const mend = () => { hush(); list(); charts(); pictures(); };
-    new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
+    // Once for all that changes before the next frame: a chart is hundreds of changes.
+    let due = false;
+    const mend = () => { due = false; hush(); list(); charts(); pictures(); };
+    const soon = () => {
+        if (due) return;
+        due = true;
+        requestAnimationFrame(mend);
+    };
+    new MutationObserver(soon).observe(document.body, {childList: true, subtree: true});
     mend();
 })();

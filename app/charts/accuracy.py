@@ -7,7 +7,7 @@ import math
 import altair as alt
 import pandas as pd
 
-from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, log_axis, scale
+from seigh.app.charts.base import MODEL_COLORS, NEUTRAL, layered, legend, log_axis, scale, x_at
 from seigh.core.methods import markers
 
 HEIGHT = 380
@@ -61,7 +61,9 @@ def error_by_sizes(frame: pd.DataFrame, outer: int, inner: int) -> alt.LayerChar
             x=x,
             y=y,
             text=alt.Text("label:N"),
-            color=alt.condition(f"datum.shown < {middle!r}", alt.value("#000000"), alt.value("#ffffff")),
+            color=alt.ColorValue(
+                "#ffffff", condition={"test": f"datum.shown < {middle!r}", "value": "#000000"}
+            ),
             tooltip=tooltip,
         )
     )
@@ -126,5 +128,5 @@ def error_by_products(frame: pd.DataFrame) -> alt.LayerChart:
         words = level.mark_text(
             align="right", baseline="top", dy=5, color=NEUTRAL, text="least error of this rank"
         )
-        parts.append(words.encode(x=alt.value("width"), y=alt.Y("best:Q")))
+        parts.append(words.encode(x=x_at("width"), y=alt.Y("best:Q")))
     return layered(*parts, height=HEIGHT)

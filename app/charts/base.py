@@ -37,6 +37,7 @@ AS_SVG = {"embedOptions": {"renderer": "svg"}}
 
 HEIGHT = 400  # px, legends and axes included
 LEGEND_ROW = 24
+MOST_TICKED = 100  # error bars with ticks
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
 SPLIT_DASHES = {"test": [1, 0], "train": [5, 4]}
@@ -216,7 +217,7 @@ def over_steps(
             axis=axis or (log_axis() if log else alt.Axis()),
         ),
         color=group_color(colors, frame),
-        opacity=alt.condition(highlighted, alt.value(1.0), alt.value(0.15)),
+        opacity=depending(highlighted, 1.0, 0.15),
     )
     lines = base.mark_line(strokeWidth=2.5).encode(
         detail=alt.Detail("series:N"),
@@ -246,6 +247,25 @@ def over_steps(
         shape = group_shape(colors, frame)
     points = base.mark_point(filled=True, size=60).encode(tooltip=tooltip, shape=shape)
     return lines, points.add_params(highlighted)
+
+
+def depending(selected: alt.Parameter, opacity: float, otherwise: float) -> alt.OpacityValue:
+    """The opacity of what is selected and of all else. ``alt.condition`` would be looked up in Altair's whole
+    schema, which takes longer than the rest of a layer."""
+    condition: dict[str, Any] = {"param": selected.name, "value": opacity}
+    if selected.empty is not alt.Undefined:
+        condition["empty"] = selected.empty
+    return alt.OpacityValue(otherwise, condition=condition)
+
+
+def x_at(place: float | str) -> Any:
+    """A fixed horizontal place, in px or as ``width``; ``alt.value`` takes as long as ``alt.condition``."""
+    return alt.XValue(place)  # type: ignore[no-untyped-call]
+
+
+def y_at(place: float) -> Any:
+    """A fixed vertical place in px."""
+    return alt.YValue(place)  # type: ignore[no-untyped-call]
 
 
 def dash_patterns(values: pd.Series[str]) -> dict[str, list[float]]:
@@ -330,10 +350,28 @@ def with_legend(height: int, groups: pd.Series[str]) -> int:
 
 
 def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
-    """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both."""
-    bars: alt.Chart = alt.Chart(errors).mark_errorbar(ticks=True, thickness=1.5)
+    """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both.
+
+    Few of them have ticks at their ends. Among many these would be lost in each other, and the browser would
+    have three marks for one.
+    """
+    bars: alt.Chart = alt.Chart(errors)
+    if len(errors) <= MOST_TICKED:
+        bars = bars.mark_errorbar(ticks=True, thickness=1.5)
+    else:
+        bars = bars.mark_rule(strokeWidth=1.5)
     return bars.encode(
-        x=x, y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color, detail=alt.Detail("series:N")
+        x=x,
+        y=alt.Y("low:Q", title=title),
+        y2=alt.Y2("high:Q"),
+        color=color,
+        detail=alt.Detail("series:N"),
+        tooltip=[
+            alt.Tooltip("series:N", title="line"),
+            alt.Tooltip("step:Q", format=",d"),
+            alt.Tooltip("low:Q", title="at least", format=".4g"),
+            alt.Tooltip("high:Q", title="at most", format=".4g"),
+        ],
     )
 
 
@@ -353,7 +391,7 @@ def reading(values: pd.DataFrame, x: alt.X) -> alt.Chart:
     rule: alt.Chart = alt.Chart(values.rename(columns=fields).reset_index()).mark_rule(color=NEUTRAL)
     return rule.encode(
         x=x,
-        opacity=alt.condition(nearest, alt.value(0.8), alt.value(0.0)),
+        opacity=depending(nearest, 0.8, 0.0),
         tooltip=[alt.Tooltip("k:Q", format=",d"), *named],
     ).add_params(nearest, zoom())
 

@@ -92,7 +92,7 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
     color = group_color(colors, found)
     if len(chance):
         level = alt.Chart(chance).mark_rule(strokeDash=[2, 3], strokeWidth=2)
-        tint = color if len(chance) > 1 else alt.value(NEUTRAL)
+        tint = color if len(chance) > 1 else alt.ColorValue(NEUTRAL)
         layers.append(
             level.encode(
                 y=alt.Y("chance:Q"),

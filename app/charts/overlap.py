@@ -39,6 +39,8 @@ from seigh.app.charts.base import (
     told_spread,
     with_errors,
     with_legend,
+    x_at,
+    y_at,
 )
 
 MASK_LABELS = {"magnitude": "largest |θ|", "best": "best mask", "random": "random masks, mean ± std"}
@@ -210,7 +212,7 @@ def overlap_by_step(
         .mark_rule(strokeDash=[2, 3], strokeWidth=2)
         .encode(
             y=alt.Y("level:Q"),
-            color=color if len(chance) > 1 else alt.value(NEUTRAL),
+            color=color if len(chance) > 1 else alt.ColorValue(NEUTRAL),
             tooltip=[alt.Tooltip("level:Q", title="chance" if ratio else CHANCE_LABEL, format=".3g")],
         )
     )
@@ -219,7 +221,7 @@ def overlap_by_step(
         .mark_text(
             align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance" if ratio else CHANCE_LABEL
         )
-        .encode(x=alt.value("width"), y=alt.Y("level:Q"))
+        .encode(x=x_at("width"), y=alt.Y("level:Q"))
     )
     grey = band(random, x, detail="chance:N")
     height = with_legend(HEIGHT, found["group"])
@@ -331,7 +333,7 @@ def _unresolved(ks: pd.Series[int], resolved_k: int | None, x: alt.X) -> list[al
     words = f"k > {resolved_k:,}: not all resolved to 1 %" if resolved_k else "not resolved to 1 %"
     shade = ends.mark_rect(color=NEUTRAL, opacity=0.14).encode(x=x, x2=alt.X2("end:Q"))
     text = ends.mark_text(text=words, align="right", baseline="bottom", color=NEUTRAL, clip=False)
-    return [shade, text.encode(x=alt.value("width"), y=alt.value(-3))]  # above the curves
+    return [shade, text.encode(x=x_at("width"), y=y_at(-3))]  # above the curves
 
 
 def _overlap_axis(frame: pd.DataFrame, log: bool) -> alt.Y:

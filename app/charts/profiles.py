@@ -62,7 +62,7 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     x = _axis(frame)
     numbers = sorted(frame["line"].unique())
     tints = {str(line): MODEL_COLORS[i % len(MODEL_COLORS)] for i, line in enumerate(numbers)}
-    tint: Any = alt.value(color)
+    tint: Any = alt.ColorValue(color)
     if len(numbers) > 1:
         title = str(frame["line_title"].iloc[0])
         tint = alt.Color("line:N", scale=scale(list(tints), tints), legend=legend(title, column_width=50))

@@ -16,6 +16,7 @@ from seigh.app.charts.base import (
     layered,
     scale,
     with_legend,
+    x_at,
     zoom,
 )
 
@@ -90,7 +91,7 @@ def scatter(
             at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("level:Q"))
         )
         words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="chance")
-        layers.append(words.encode(x=alt.value("width"), y=alt.Y("level:Q")))
+        layers.append(words.encode(x=x_at("width"), y=alt.Y("level:Q")))
     for ends, looks in ((("low", "high"), {"strokeWidth": 1.5}), (("below", "above"), PALE)):
         for axis, place, reach, other in (("y", alt.Y, alt.Y2, along), ("x", alt.X, alt.X2, up)):
             first, last = (f"{axis}_{end}" for end in ends)

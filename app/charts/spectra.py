@@ -16,6 +16,7 @@ from seigh.app.charts.base import (
     scale,
     whole_axis,
     whole_scale,
+    y_at,
     zoom,
 )
 
@@ -80,7 +81,7 @@ def spectrum(frame: pd.DataFrame) -> alt.LayerChart:
     rows = [
         alt.Chart(frame[frame["kind"] == kind])
         .mark_tick(orient="vertical", size=7, thickness=1, opacity=1)
-        .encode(x=x, y=alt.value(height), color=color, tooltip=tooltip)
+        .encode(x=x, y=y_at(height), color=color, tooltip=tooltip)
         for kind, height in zip(SIGN_LABELS.values(), (6, 15), strict=True)  # px from the top
         if kind in kinds
     ]

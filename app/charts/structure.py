@@ -22,6 +22,7 @@ from seigh.app.charts.base import (
     step_axis,
     whole_axis,
     with_legend,
+    x_at,
     zoom,
 )
 
@@ -218,7 +219,7 @@ def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.Laye
         level,
         line,
         points.add_params(zoom()),
-        words.encode(x=alt.value(0), y=alt.Y("level:Q")),
+        words.encode(x=x_at(0), y=alt.Y("level:Q")),
         height=360,
     )
 
@@ -265,7 +266,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
             x=x,
             y=y,
             text=alt.Text("value:Q", format=".2f"),
-            color=alt.condition("datum.value > 0.6", alt.value("#000000"), alt.value("#ffffff")),
+            color=alt.ColorValue("#ffffff", condition={"test": "datum.value > 0.6", "value": "#000000"}),
             tooltip=tooltip,
         )
     )

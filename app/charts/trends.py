@@ -22,6 +22,7 @@ from seigh.app.charts.base import (
     whole_axis,
     whole_scale,
     with_legend,
+    x_at,
     zoom,
 )
 
@@ -107,7 +108,7 @@ def relative_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str, le
     at = alt.Chart(pd.DataFrame({"level": [level]}))
     rule = at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("level:Q"))
     words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="baseline")
-    words = words.encode(x=alt.value("width"), y=alt.Y("level:Q"))
+    words = words.encode(x=x_at("width"), y=alt.Y("level:Q"))
     bars = error_bars(frame, x, title, color)
     return layered(
         rule, *spreads(frame, x, title, color), bars, lines, points, words,

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from streamlit import App
 from streamlit.runtime import get_instance
 
+from seigh.app.gate import static
 from seigh.app.gate.middleware import Gate
 from seigh.app.gate.origins import Hosts
 from seigh.app.gate.sign_in import Desk
@@ -43,8 +44,9 @@ def application(env: Settings, host: str, behind_proxy: bool = False) -> App:
 
     gate = Middleware(Gate, hosts=hosts, access=known, limits=limits)
     before = [Middleware(BehindProxy, proxies=env.proxies)] if behind_proxy else []
-    routes = [Route(SCRIPT, _script), *(Desk(env, hosts).routes() if isinstance(known, SignedIn) else [])]
-    return App(MAIN, middleware=[*before, gate], routes=routes, lifespan=lifespan)
+    signing_in = Desk(env, hosts).routes() if isinstance(known, SignedIn) else []
+    routes = [Route(SCRIPT, _script), *signing_in]
+    return App(MAIN, middleware=[*before, gate, Middleware(static.Kept)], routes=routes, lifespan=lifespan)
 
 
 async def _script(_: Request) -> FileResponse:

@@ -29,7 +29,7 @@ from seigh.app.common import (
     without_archived,
 )
 from seigh.app.figures import Size
-from seigh.app.frame import explain, show
+from seigh.app.frame import explain, in_columns, show
 from seigh.app.lines import LINE, MEASURES, Arrangement
 from seigh.app.lines_form import Lines, choose_lines
 from seigh.app.panels import (
@@ -93,12 +93,45 @@ PANEL_POINTS = 100  # values of k of a curve in a panel, evenly spaced and on a 
 
 def page() -> None:
     st.title("Compare")
+    asked = of_this_version(asked_in_url("compare"))
+    # What comes and goes above the charts has a container of its own, here and below: elsewhere it would move
+    # them to other places, and the browser would draw them anew.
+    with st.container():
+        shown = choices(asked)
+    if shown is None:
+        return
+    lines, view, selection = shown
+    chosen, size, masks = lines.chosen, None, None
+    if view == "spectrum":
+        recorded(chosen, lines)
+        selection["step"] = spectra(chosen, asked, lines)
+    else:
+        with st.container():
+            size = choose_size(chosen, asked)
+        selection |= size.in_url
+        if view == "overlap":
+            with st.container():
+                over_training(chosen, size, lines)
+            selection["step"] = against_k(chosen, asked, lines)
+        elif view == "curves":
+            selection |= further(chosen, size, asked, lines)
+        elif view == "masks":
+            masks, in_url = masks_compared(chosen, size, asked, lines)
+            selection |= in_url
+        else:
+            selection |= scatter(chosen, size, asked, lines)
+    offer_report(lines, size, masks)
+    keep_in_url("compare", selection)
+
+
+def choices(asked: dict[str, list[str]]) -> tuple[Lines, str, dict[str, list[str]]] | None:
+    """The analyses to compare as lines, how to look at them, and both as they stand in the address; None
+    where there is nothing to compare, which is said."""
     with database()() as s:
         finished = queries.comparable(s).replace({"subset": {"": ALL_PARAMETERS}})
     if finished.empty:
         nothing_yet("**Nothing to compare yet.** When an analysis is finished, its curves appear here.")
-        return
-    asked = of_this_version(asked_in_url("compare"))
+        return None
     finished, put_away = without_archived(finished, "compare", asked)
     only = only_chosen(finished, asked)
     if only is not None:
@@ -109,38 +142,17 @@ def page() -> None:
     if analyses.empty:
         address_is_read("compare")
         st.info("No finished analysis matches; choose at least one model, one split and one method.")
-        return
+        return None
     lines = choose_lines(analyses, asked)
     chosen = lines.of_different_colors()
-    selection |= lines.in_url | put_away
     say_what_is_hidden(finished, chosen)
     warn_of_random_data(chosen)
     say_what_differs(chosen, lines.arrangement)
     view = choose_view(asked)
-    selection["view"] = [view]
+    selection |= lines.in_url | put_away | {"view": [view]}
     if only is not None:
         selection["analysis"] = [str(each) for each in only]
-    size = masks = None
-    if view == "overlap":
-        size = choose_size(chosen, asked)
-        over_training(chosen, size, lines)
-        steps = against_k(chosen, asked, lines)
-        selection |= size.in_url | {"step": steps}
-    elif view == "spectrum":
-        recorded(chosen, lines)
-        selection["step"] = spectra(chosen, asked, lines)
-    elif view == "curves":
-        size = choose_size(chosen, asked)
-        selection |= size.in_url | further(chosen, size, asked, lines)
-    elif view == "masks":
-        size = choose_size(chosen, asked)
-        masks, in_url = masks_compared(chosen, size, asked, lines)
-        selection |= size.in_url | in_url
-    else:
-        size = choose_size(chosen, asked)
-        selection |= size.in_url | scatter(chosen, size, asked, lines)
-    offer_report(replace(lines, chosen=chosen), size, masks)
-    keep_in_url("compare", selection)
+    return replace(lines, chosen=chosen), view, selection
 
 
 def of_this_version(asked: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -358,8 +370,10 @@ def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
     if points.empty:
         st.info(f"No chosen analysis has as many eigenpairs as {size}; choose a smaller one.")
         return
-    say_who_is_missing(chosen, points["analysis_id"], f"have too few eigenpairs for {size} and are left out")
-    points = lines.means(points)
+    with st.container():
+        why = f"have too few eigenpairs for {size} and are left out"
+        say_who_is_missing(chosen, points["analysis_id"], why)
+        points = lines.means(points)
     in_panels(
         {
             "compare_overlap": figures.overlap_over_training(points, lines.colors, size),
@@ -377,11 +391,12 @@ def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
 def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
     st.header("Overlap against k, over training", help=plain(figures.OVERLAP_SYMBOLS), anchor=False)
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
-    with left:
-        steps = choose_steps(chosen, asked)
-    log_k = right.toggle("Log k axis", key="compare_log_k", persist_state="session")
-    chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_k")
+    with st.container():
+        left, right = st.columns([4, 1], vertical_alignment="bottom")
+        with left:
+            steps = choose_steps(chosen, asked)
+        log_k = right.toggle("Log k axis", key="compare_log_k", persist_state="session")
+        chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_k")
     if chosen.empty:
         st.info("Choose at least one training step to see its curve.")
         return []
@@ -402,28 +417,29 @@ def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
         leading = queries.eigenvalues(s, ids(chosen), most=1)
         metrics = queries.recorded_metrics(s, in_order(chosen["model"].unique()))
     leading = leading[leading["position"] == 1].merge(chosen[LINE], on="analysis_id")
-    leading = lines.means(leading.drop(columns="magnitude"))
-    in_panels({"compare_lambda": figures.largest_eigenvalue(leading, lines.colors)})
-    against_baseline(leading, "value", "λ₁", "lambda", lines)
+    with st.container():
+        leading = lines.means(leading.drop(columns="magnitude"))
+        in_panels({"compare_lambda": figures.largest_eigenvalue(leading, lines.colors)})
+        against_baseline(leading, "value", "λ₁", "lambda", lines)
     if metrics.empty:
         st.caption("These checkpoints recorded neither loss nor accuracy; those of `seigh train` do.")
         return
     recordings: tuple[charts.Recording, ...] = ("accuracy", "loss")
     colors = lines.colors_of_models
-    for place, metric in zip(st.columns(2), recordings, strict=True):
-        if metric in set(metrics["metric"]):
-            with place:
-                show(figures.recorded(metrics, colors, metric), f"compare_{metric}")
+    there = [metric for metric in recordings if metric in set(metrics["metric"])]
+    in_columns({f"compare_{metric}": figures.recorded(metrics, colors, metric) for metric in there})
     unrecorded = sorted(set(chosen["model"]) - set(metrics["model"]))
-    if unrecorded:
-        st.caption(f"Neither loss nor accuracy is recorded of {named(unrecorded)}.")
+    with st.container():
+        if unrecorded:
+            st.caption(f"Neither loss nor accuracy is recorded of {named(unrecorded)}.")
 
 
 def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
     """The leading eigenvalues, a panel for each line; the steps shown."""
     st.header("Spectrum over training", help=plain(figures.EIGENVALUE_SYMBOLS), anchor=False)
-    steps = choose_steps(chosen, asked)
-    chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_spectra")
+    with st.container():
+        steps = choose_steps(chosen, asked)
+        chosen = one_page(chosen[chosen["step"].astype(str).isin(steps)], "compare_page_spectra")
     if chosen.empty:
         st.info("Choose at least one training step to see its spectrum.")
         return []
@@ -637,20 +653,17 @@ def each_line(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def in_two_columns(panels: Sequence[Figure], key: str) -> None:
     """How to read figures of one kind, and all of them."""
     explain(panels[0])
-    for number, figure in enumerate(panels):
-        if number % 2 == 0:
-            places = st.columns(2)
-        with places[number % 2]:
-            show(figure, f"{key}_{number}", panel=True)
+    in_columns({f"{key}_{number}": figure for number, figure in enumerate(panels)}, panel=True)
 
 
 def in_panels(found: Mapping[str, Figure]) -> None:
     """Figures side by side by their keys, or, where their tables have several panels, the panels of each."""
     panels = sorted({panel for figure in found.values() for panel in figure.table["panel"]})
     if len(panels) == 1:
-        places = st.columns(2) if len(found) > 1 else [st.container()]
-        for place, (key, figure) in zip(places, found.items(), strict=True):
-            with place:
+        if len(found) > 1:
+            in_columns(found)
+        else:
+            for key, figure in found.items():
                 show(figure, key)
         return
     for key, figure in found.items():

@@ -29,7 +29,7 @@ from seigh.app.common import (
 )
 from seigh.app.comparing import ask_for_pairs
 from seigh.app.digits import with_error
-from seigh.app.frame import explain, show
+from seigh.app.frame import explain, in_columns, show
 from seigh.app.lines import LINE, in_lines
 from seigh.app.rows import Analysis, rows_of
 from seigh.core.lab import queries
@@ -105,38 +105,36 @@ def over_training(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> dict[s
         What is shown; None where the address asks for nothing that is there.
     """
     st.header("Mask and eigenspace over training", help=plain(figures.METRIC_SYMBOLS), anchor=False)
-    names = in_order(analyses["model"].unique())
-    gone = say_what_is_gone(asked.get("model"), names, "model")
-    wanted = asked.get("model") or st.session_state.get("metrics_models") or names[:FEW_MODELS]
-    st.session_state["metrics_models"] = [name for name in names if name in wanted]
-    chosen = st.multiselect("Models", names, key="metrics_models", persist_state="session")
-    say_few_are_shown(chosen, names)
-    analyses = of_different_colors(in_lines(analyses[analyses["model"].isin(chosen)]))
-    with database()() as s:
-        metrics = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
-    if metrics.empty:
-        st.info(
-            "There are no metrics of these analyses: choose a model, or, where they are from before metrics "
-            "were told, delete them in Runs and start them again."
-        )
-        return None if gone else {"model": list(chosen)}
-    warn_of_random_data(analyses)
-    k, raw = choose_k(sorted(metrics["k"].unique()), asked)
-    found = metrics[metrics["k"] == k].merge(analyses[LINE], on="analysis_id")
-    missing = sorted(set(analyses["series"]) - set(found["series"]))
-    if missing:
-        st.caption(
-            f"Left out, without metrics at k = {k:,} (too few eigenpairs, or of an earlier version): "
-            f"{named(missing)}."
-        )
+    # In a container, so that a sentence that comes or goes moves no chart: it would be drawn anew.
+    with st.container():
+        names = in_order(analyses["model"].unique())
+        gone = say_what_is_gone(asked.get("model"), names, "model")
+        wanted = asked.get("model") or st.session_state.get("metrics_models") or names[:FEW_MODELS]
+        st.session_state["metrics_models"] = [name for name in names if name in wanted]
+        chosen = st.multiselect("Models", names, key="metrics_models", persist_state="session")
+        say_few_are_shown(chosen, names)
+        analyses = of_different_colors(in_lines(analyses[analyses["model"].isin(chosen)]))
+        with database()() as s:
+            metrics = queries.subspace_metrics(s, analyses["analysis_id"].tolist())
+        if metrics.empty:
+            st.info(
+                "There are no metrics of these analyses: choose a model, or, where they are from before "
+                "metrics were told, delete them in Runs and start them again."
+            )
+            return None if gone else {"model": list(chosen)}
+        warn_of_random_data(analyses)
+        k, raw = choose_k(sorted(metrics["k"].unique()), asked)
+        found = metrics[metrics["k"] == k].merge(analyses[LINE], on="analysis_id")
+        missing = sorted(set(analyses["series"]) - set(found["series"]))
+        if missing:
+            st.caption(
+                f"Left out, without metrics at k = {k:,} (too few eigenpairs, or of an earlier version): "
+                f"{named(missing)}."
+            )
     panels, said = figures.mask_and_eigenspace(found, charts.group_colors(analyses), raw=raw)
-    for place, (metric, panel) in enumerate(panels.items()):
-        if place == 0:
-            explain(panel)
-        if place % 2 == 0:
-            columns = st.columns(2)
-        with columns[place % 2]:
-            show(panel, f"metrics_{metric}", panel=True)
+    if panels:
+        explain(next(iter(panels.values())))
+        in_columns({f"metrics_{metric}": panel for metric, panel in panels.items()}, panel=True)
     if said:
         st.info(plain(said), icon=":material/unfold_less:")
     return {"model": list(chosen), "k": [str(k)]} | ({"raw": ["1"]} if raw else {})

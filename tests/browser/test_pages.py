@@ -122,13 +122,35 @@ def test_result_draws_every_chart(page: Page, url: str, lab: Settings, study: li
     settled(page)
 
 
+# Whether all charts are those that were marked, each described by the heading above it, which says this size.
+ARE_KEPT = """size => {
+    const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
+    const told = charts.map(
+        chart => document.getElementById(chart.getAttribute('aria-describedby'))?.innerText);
+    return charts.length > 2 && charts.every(chart => chart.querySelector('svg').kept)
+        && told.filter(words => words?.endsWith(size)).length === 2 && told.every(words => words);
+}"""
+
+
 def test_compare_draws_every_view(page: Page, url: str, study: list[int]) -> None:
-    page.goto(f"{url}/compare")
+    page.goto(f"{url}/compare?model={MODEL}&model=gone")
+    gone = page.get_by_text("The address asks for model gone")
+    expect(gone).to_be_visible()
     for key in ("compare_overlap", "compare_ratio"):
         expect_marks(page, key, symbol=POINTS, line=len(SPLITS))
     for panel in range(len(SPLITS)):
         expect_marks(page, f"compare_panel_{panel}", line=len(STEPS) + 1)  # and chance
     expect(page).to_have_url(re.compile(f"k={K}"))
+    settled(page)
+    page.evaluate(
+        "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').forEach(e => e.kept = true)"
+    )
+    page.get_by_test_id("stMain").get_by_role("slider").first.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page).to_have_url(re.compile(f"k={K - 1}"))
+    expect(gone).to_be_hidden()
+    settled(page)
+    assert page.evaluate(ARE_KEPT, f"k = {K - 1}")
     look_at_view(page, "Spectrum")
     for key in ("compare_lambda", "compare_accuracy", "compare_loss"):
         expect_marks(page, key, symbol=POINTS)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from seigh.app.gate import static
 from seigh.app.gate.origins import Hosts
 from seigh.core.settings import SettingsError
 from tests.gate.conftest import HOST, Server, Tab
@@ -16,6 +17,9 @@ from tests.gate.conftest import HOST, Server, Tab
 pytestmark = pytest.mark.stack
 
 UPLOADS = "/_stcore/upload_file"
+
+# A file of Streamlit's that the gate keeps in memory.
+FONT = "/static/media/" + min(file.name for file in (static.FOLDER / "media").glob("SourceSans*.woff2"))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,8 @@ def tab(local: Server) -> Iterator[Tab]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/runs", "/_stcore/health", "/_stcore/host-config", "/media/x", "/static/x", "/page.js"]
+    "path",
+    ["/", "/runs", "/_stcore/health", "/_stcore/host-config", "/media/x", "/static/x", FONT, "/page.js"],
 )
 @pytest.mark.parametrize(
     "host",
@@ -39,6 +44,18 @@ def test_a_foreign_name_gets_nothing(local: Server, path: str, host: str) -> Non
     assert answer.status in (400, 421)
     assert "SEIGH Lab" not in answer.body
     assert "Streamlit" not in answer.body
+
+
+def test_what_streamlit_has_is_answered_from_memory_and_nothing_else(local: Server) -> None:
+    script = min((static.FOLDER / "js").iterdir())
+    for _ in range(2):
+        answer = local.ask(f"/static/js/{script.name}")
+        assert answer.status == 200
+        assert answer.body == script.read_text(encoding="utf-8")
+        assert answer.headers["content-type"].startswith("text/javascript")
+        assert answer.headers["cache-control"] == "public, immutable, max-age=31536000"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert local.ask("/static/..%2f..%2f..%2fversion.py").status != 200
 
 
 def test_two_names_at_once_get_nothing(local: Server) -> None:

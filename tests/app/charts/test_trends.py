@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from seigh.app import charts
-from tests.app.charts.frames import layer
+from tests.app.charts.frames import layer, layers
 
 COLORS = {"mlp": "#0072B2", "conv": "#D55E00"}
 
@@ -39,6 +39,13 @@ def test_the_largest_eigenvalue_keeps_its_sign_and_shows_its_residual() -> None:
     assert encoding["color"]["scale"] == {"domain": ["mlp"], "range": ["#0072B2"]}
     _, bars = layer(chart, "errorbar")
     np.testing.assert_allclose(bars["high"] - bars["low"], 0.01)
+
+
+def test_many_error_bars_are_one_mark_each() -> None:
+    many = eigenvalues(*range(101)).query("position == 2")
+    drawn = layers(charts.lambda_by_step(many, COLORS))
+    kinds = [(kind, len(data)) for kind, _, data in drawn if "low" in data]
+    assert kinds == [("rule", 101)]
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])

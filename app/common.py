@@ -143,6 +143,7 @@ def whole_number(asked: dict[str, list[str]], name: str) -> int | None:
 
 def keep_in_url(page: str, selection: dict[str, list[str]]) -> None:
     """Write what ``page`` shows into the address, so that a copied link shows a colleague the same."""
+    selection = {name: values for name, values in selection.items() if values}  # an address has no empty ones
     if selection != {name: st.query_params.get_all(name) for name in st.query_params}:
         st.query_params.from_dict(selection)
     st.session_state[f"{page}_url"] = selection

@@ -711,10 +711,15 @@ def overlap_of_masks(
 ) -> Figure:
     """Overlap against k beside best and random masks and chance, of ``queries.overlap_curves``."""
     more = ""
+    known = {
+        mask: curves.loc[curves["mask"] == mask, "error"].notna().any() for mask in ("magnitude", "best")
+    }
     if bool((curves["tied"] > 0).any()):
         more = f" {TIES_ALONG_K} The narrower band is the numerical error; the stated error has both."
-    elif bool(curves["error"].notna().any()):
-        more = " The bands around that line and the best mask's are their stated errors."
+    elif known["magnitude"]:
+        more = " The band around that line is its stated error."
+    if known["best"]:
+        more += " The grey band around the best mask is its stated error."
     times = best_over_largest(curves)
     if log_overlap and times > DEMANDS_LOG:
         more += f" The overlap axis is logarithmic, as the best mask reaches {times:,.0f} times as much."

@@ -89,8 +89,9 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
         )
     compared = frame.dropna(subset="beside")
     if len(compared):
-        dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=NEUTRAL)
-        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), detail=alt.Detail("line:N")))
+        dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5)
+        own = tint if len(numbers) > 1 else alt.ColorValue(NEUTRAL)
+        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), color=own, detail=alt.Detail("line:N")))
     return layered(*layers, height=PROFILE_HEIGHT)
 
 

@@ -1410,9 +1410,10 @@ def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd
 
     The finished ones with stored eigenvectors, of the same model and settings, where there are at least two.
     Earlier checkpoints that observables compare with are others at every step, and of the first step there
-    are none, so that those observables are left out there: neither tells the analyses of a set apart, unless
-    a checkpoint would be in the set twice. Columns: set_id (the smallest analysis_id of the set), and those
-    of ``comparable``. None lets all models pass.
+    are none, so that those observables are left out there: neither tells analyses of a set apart.
+
+    Columns: set_id (the smallest analysis_id of the set), and those of ``comparable``. None lets all models
+    pass.
     """
     frame = comparable(s)
     stored = select(Analysis.id, Analysis.settings, Analysis.settings_key, Analysis.checkpoint_id).where(
@@ -1428,12 +1429,12 @@ def stabilisation_sets(s: Session, model_ids: Sequence[int] | None = None) -> pd
         bases.setdefault(row.settings_key, json.dumps(told, sort_keys=True))
     numbers = frame["analysis_id"]
     base = numbers.map({number: bases[row.settings_key] for number, row in known.items()})
+    key = numbers.map({number: row.settings_key for number, row in known.items()})
+    # Analyses of equal settings are a set; of those that are alone with theirs, one of each checkpoint.
+    alone = key.groupby([frame["model_id"], key]).transform("size") == 1
     checkpoint = numbers.map({number: row.checkpoint_id for number, row in known.items()})
-    twice = checkpoint.groupby([frame["model_id"], base]).transform("size") > checkpoint.groupby(
-        [frame["model_id"], base]
-    ).transform("nunique")
-    apart = numbers.map({number: row.settings_key for number, row in known.items()}).where(twice, "")
-    alike = frame.groupby([frame["model_id"], base, apart])["analysis_id"]
+    turn = checkpoint[alone].groupby([frame["model_id"], base, checkpoint]).cumcount().astype(str)
+    alike = frame.groupby([frame["model_id"], base, key.where(~alone, turn)])["analysis_id"]
     frame = frame.assign(set_id=alike.transform("min"))[alike.transform("size") >= 2]
     columns = ["set_id", *(name for name in frame.columns if name != "set_id")]
     return frame.sort_values(["set_id", "step", "analysis_id"], ignore_index=True)[columns]

@@ -108,8 +108,8 @@ def test_runs_lists_everything(page: Page, url: str, study: list[int]) -> None:
 
 def test_result_draws_every_chart(page: Page, url: str, lab: Settings, study: list[int]) -> None:
     page.goto(f"{url}/result?analysis={study[-1]}")
-    # Magnitude, best, random and chance; random's and the error's bands.
-    expect_marks(page, "result_overlap", line=4, area=2)
+    # Magnitude, best, random and chance; the bands of random masks and of the errors of the largest and best.
+    expect_marks(page, "result_overlap", line=4, area=3)
     expect_marks(page, "result_spectrum", symbol=2 * K)  # eigenvalues and residuals
     expect_marks(page, "result_scree", area=1, line=2)
     expect_marks(page, "result_layers", rect=TENSORS, symbol=3 * TENSORS)

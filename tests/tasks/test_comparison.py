@@ -230,4 +230,9 @@ def test_steps_of_one_model_and_settings_are_a_set(home: Settings, checkpoint: M
     with sessions(home.database)() as s:
         again = queries.stabilisation_sets(s)
     assert again[["set_id", "analysis_id"]].equals(frame[["set_id", "analysis_id"]])
+    # Beside these, a set of equal settings stays one.
+    later = analysed(home, files, split="train", curves=["participation"])
+    with sessions(home.database)() as s:
+        last = queries.stabilisation_sets(s)
+    assert last["set_id"].tolist() == [*frame["set_id"], *[min(later)] * 2]
     assert list(nothing.columns) == list(frame.columns)

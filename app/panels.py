@@ -56,8 +56,7 @@ def heatmaps_of_masks(s: Session, sets: pd.DataFrame, names: Sequence[str], k: i
         k: Their size.
     """
     for number, rows in sets.groupby("set_id"):
-        for name in names:
-            values = queries.mask_pairs(s, rows["analysis_id"].tolist(), name, k)
+        for name, values in queries.mask_pairs(s, rows["analysis_id"].tolist(), names, k).items():
             if values["first_id"].nunique() > 1:
                 title = f"Mask {name}, {rows['series'].iloc[0]}"
                 yield Panel(title, f"mask_{name}_{number}", MASKS_MEASURE, values)

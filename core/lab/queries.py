@@ -52,6 +52,7 @@ from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
 from seigh.core.names import IOU, LARGEST
 from seigh.core.order import natural
+from seigh.core.results.masks import Mask as StoredMask
 from seigh.core.results.masks import chance_iou, iou, iou_at, of_record
 from seigh.core.results.packed import at, unpack
 from seigh.core.results.packed import curve as unpacked_curve
@@ -1358,12 +1359,12 @@ def pair_values(
     return frame.assign(normalised=likeness, chance=chance)
 
 
-def mask_pairs(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFrame:
-    """How alike one mask of pairs of these analyses is at one size, in both orders, of those that have it.
+def mask_pairs(s: Session, ids: Sequence[int], names: Sequence[str], k: int) -> dict[str, pd.DataFrame]:
+    """How alike each of these masks of pairs of these analyses is at one size, in both orders, by its name.
 
     Needs no comparison, as results keep the weights of their further masks up to their own k. Columns as
     ``pair_values``, with the measure "iou", and error: how far the IoU may be off as scores tie or are
-    estimated.
+    estimated. Only analyses that have a mask are in its table.
     """
     columns: _Columns = {
         "analysis_id": (int, Analysis.id),
@@ -1372,11 +1373,17 @@ def mask_pairs(s: Session, ids: Sequence[int], name: str, k: int) -> pd.DataFram
         "record": (object, Analysis.record),
     }
     statement = _of_analyses(columns).where(Analysis.state == State.finished, Analysis.id.in_(ids))
-    found = []
+    found: dict[str, list[tuple[int, int, int, StoredMask]]] = {name: [] for name in names}
     for row in s.execute(statement.order_by(Analysis.id)).mappings():
-        mask = of_record(row["record"] or {}).get(name)
-        if mask is not None:
-            found.append((row["analysis_id"], row["step"], row["parameters"], mask))
+        masks = of_record(row["record"] or {})
+        for name, of_name in found.items():
+            if name in masks:
+                of_name.append((row["analysis_id"], row["step"], row["parameters"], masks[name]))
+    return {name: _alike(of_name, k) for name, of_name in found.items()}
+
+
+def _alike(found: Sequence[tuple[int, int, int, StoredMask]], k: int) -> pd.DataFrame:
+    """``mask_pairs`` of one mask: analysis, step and D of each, and the mask."""
     rows = []
     for first_id, first_step, parameters, first in found:
         for second_id, second_step, others, second in found:

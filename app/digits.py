@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 _MOST_DIGITS = 12  # significant ones, however small the error is
+_ROUNDING = 1e-6  # of a digit, by which a quotient of floats may be off
 _EXACT = 1e15  # below, every whole number is one of float64
 _PLAIN = (1e-4, 1e9)  # magnitudes outside have an exponent
 
@@ -57,13 +59,47 @@ def value_of(value: float | None, error: float | None, digits: int = 4) -> str:
 
 
 def interval(lower: float | None, upper: float | None, digits: int = 4) -> str:
-    """Two ends, ``0.32251 and 0.32254``: in so many digits, and more where they would look the same."""
+    """Two ends, ``0.3225 and 0.3226``: to the same place, that of the second digit of their difference, and
+    rounded outwards, so that nothing lies between the true ends that is not between these.
+
+    Args:
+        lower: The lower end; unknown (None or NaN) as in ``number``.
+        upper: The upper end.
+        digits: Significant digits of an end where there is no such place, as of ends that are equal.
+    """
     if lower is None or upper is None or math.isnan(lower) or math.isnan(upper):
         return "not known"
-    fine = (upper - lower) / 10 or None
-    if fine is None or number(lower, digits) != number(upper, digits):
+    place = _place_between(lower, upper)
+    if place is None:
         return f"{number(lower, digits)} and {number(upper, digits)}"
-    return f"{value_of(lower, fine)} and {value_of(upper, fine)}"
+    return f"{_outwards(lower, place, -1)} and {_outwards(upper, place, 1)}"
+
+
+def within(value: float | None, lower: float | None, upper: float | None, digits: int = 4) -> str:
+    """A value to the place to which ``interval`` tells the ends of its interval."""
+    if value is None or math.isnan(value) or lower is None or upper is None:
+        return number(value, digits)
+    place = _place_between(lower, upper)
+    if place is None or value == 0 or place > _place(value):
+        return number(value, digits if place is None else 1)
+    return _at(value, place, trim=False)
+
+
+def _place_between(lower: float, upper: float) -> int | None:
+    """The power of ten of the second digit of the difference of two ends; None where they are equal or one
+    is infinite or unknown."""
+    width = upper - lower
+    if not (math.isfinite(width) and width > 0):
+        return None
+    return max(_place(width) - 1, _place(max(abs(lower), abs(upper))) - _MOST_DIGITS + 1)
+
+
+def _outwards(end: float, place: int, side: Literal[-1, 1]) -> str:
+    """An end rounded to a power of ten, downwards (−1) or upwards (1)."""
+    told = side * math.ceil(side * end / 10.0**place - _ROUNDING) * 10.0**place
+    if told == 0 and end != 0:  # its sign matters
+        return _outwards(end, _place(end), side)
+    return _at(told, place, trim=False) if told else "0"
 
 
 def plus_minus(error: float | None) -> str:

@@ -223,7 +223,7 @@ def overlap_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
         how="above the dotted chance level, more of the top eigenspace lies on the largest weights than on "
         "weights drawn at random. Grey: mean ± std of random masks; thin bars: the "
         + (f"numerical error. {ties}" if ties else "stated error."),
-        alt="Overlap of the magnitude mask with the top eigenspace against training step.",
+        alt="Overlap of the largest |θ| with the top eigenspace against training step.",
         table=points,
         draw=partial(charts.overlap_by_step, colors=dict(colors)),
         symbols=OVERLAP_SYMBOLS,
@@ -732,7 +732,7 @@ def overlap_of_masks(
         title="Overlap against k",
         how="the farther the coloured line is above chance, the more of the top eigenspace lies on the "
         f"largest weights. The grey band is the mean ± standard deviation over random masks. {ZOOM}{more}",
-        alt="Overlap of the magnitude mask with the top eigenspace against k; best, random and chance.",
+        alt="Overlap of the largest |θ| with the top eigenspace against k; best mask, random masks, chance.",
         table=curves,
         draw=partial(
             charts.overlap_curve,
@@ -856,6 +856,8 @@ def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "")
     elif lines_of_tensors(rows):
         draw = charts.densities_of_tensors
         how = " The brighter a cell, the more eigenvalues lie there; point at it for its interval."
+    elif rows["reference"].notna().any() and "dashed" not in str(rows["note"].iloc[0]).lower():
+        how = f" Dashed: {rows['reference_title'].iloc[0]}."
     return Figure(
         title=_upper(title),
         how=f"{rows['note'].iloc[0]}{how}{said}",

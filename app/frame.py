@@ -27,7 +27,13 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
             them (``explain``): it is called by what it is of.
     """
     with st.container(key=f"figure_{key}", gap="xsmall"):
-        with st.container(horizontal=True, horizontal_alignment="distribute", key=f"head_{key}"):
+        head = st.container(
+            horizontal=True,
+            horizontal_alignment="distribute",
+            vertical_alignment="center",
+            key=f"head_{key}",
+        )
+        with head:
             symbols = plain(figure.symbols) if figure.symbols else None
             if panel:
                 st.subheader(plain(figure.of or figure.title), help=symbols, width="content", anchor=False)

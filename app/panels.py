@@ -13,7 +13,7 @@ from seigh.app import charts
 from seigh.app.lines import LINE
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
-from seigh.core.names import IOU
+from seigh.core.names import IOU, MASKS_CALLED, mask_called
 
 MASKS_MEASURE = "IoU of masks"
 
@@ -49,17 +49,27 @@ def heatmaps_found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
 def heatmaps_of_masks(s: Session, sets: pd.DataFrame, names: Sequence[str], k: int) -> Iterator[Panel]:
     """The heatmaps of further masks at one size, of each set of analyses that has them.
 
+    There is one for all sets where these have the same masks, as of scores that do not depend on the data.
+
     Args:
         s: A reading session.
         sets: ``queries.stabilisation_sets`` with series.
         names: Of the masks.
         k: Their size.
     """
-    for number, rows in sets.groupby("set_id"):
-        for name, values in queries.mask_pairs(s, rows["analysis_id"].tolist(), names, k).items():
-            if values["first_id"].nunique() > 1:
-                title = f"Mask {name}, {rows['series'].iloc[0]}"
-                yield Panel(title, f"mask_{name}_{number}", MASKS_MEASURE, values)
+    of_sets = {
+        (number, rows["series"].iloc[0]): queries.mask_pairs(s, rows["analysis_id"].tolist(), names, k)
+        for number, rows in sets.groupby("set_id")
+    }
+    for name in names:
+        found = {of: each[name] for of, each in of_sets.items() if each[name]["first_id"].nunique() > 1}
+        told = [each.drop(columns=["first_id", "second_id"]) for each in found.values()]
+        is_same = len(told) > 1 and all(each.equals(told[0]) for each in told[1:])
+        for (number, series), values in found.items():
+            title = f"Mask {mask_called(name)}" + ("" if is_same else f", {series}")
+            yield Panel(title, f"mask_{name}_{number}", MASKS_MEASURE, values)
+            if is_same:
+                break
 
 
 def further_masks(s: Session, ids: Sequence[int]) -> list[str]:
@@ -154,30 +164,32 @@ def at_other_step(chosen: pd.DataFrame, which: str, further: Sequence[str] = ())
 
 
 def masks_of_steps(
-    s: Session, chosen: pd.DataFrame, masks: tuple[str, str], which: str = "same", further: Sequence[str] = ()
-) -> pd.DataFrame:
-    """The IoU of two masks for every k, of these analyses that have them: ``queries.mask_iou`` with ``LINE``.
+    s: Session,
+    chosen: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    which: str = "same",
+    further: Sequence[str] = (),
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """The IoU of pairs of masks for every k, of these analyses that have them: ``queries.mask_iou`` with
+    ``LINE``.
 
     Args:
         s: A reading session.
         chosen: ``queries.comparable`` with ``LINE``.
-        masks: The names of both.
+        pairs: The names of both of each.
         which: A key of ``BESIDE``: whose the second one is.
         further: As of ``at_other_step``.
     """
     beside = at_other_step(chosen, which, further)
-    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), *masks, beside)
+    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), pairs, beside)
     if which != "same":
-        one, other = masks
-        title = f"IoU of the mask {one} and that of {BESIDE[which]}"
-        if one != other:
-            title = f"IoU of the mask {one} and the mask {other} of {BESIDE[which]}"
-        found = found.assign(title=title)
-    return found.merge(chosen[LINE], on="analysis_id")
+        for one, other in pairs:
+            title = f"IoU of the mask {mask_called(one)} and "
+            title += "that" if one == other else f"the mask {mask_called(other)}"
+            found[one, other] = found[one, other].assign(title=f"{title} of {BESIDE[which]}")
+    return {pair: each.merge(chosen[LINE], on="analysis_id") for pair, each in found.items()}
 
 
-# Masks that every analysis has, by name: what their overlap is called.
-_ALWAYS = {"magnitude": "largest |θ|", "best": "best"}
 _OVERLAP = "overlap-"  # with this start the names of curves that are the overlap of a further mask
 
 
@@ -217,7 +229,7 @@ class Masks:
 
 def masks_of(s: Session, ids: Sequence[int]) -> Masks:
     """The masks of these analyses, compared as *Compare* does it before anybody chooses."""
-    offered = _ALWAYS | {
+    offered = dict(MASKS_CALLED) | {
         name.removeprefix(_OVERLAP): name.removeprefix(_OVERLAP)
         for name in queries.curve_names(s, ids)
         if name.startswith(_OVERLAP)
@@ -240,7 +252,7 @@ def overlap_of_each(
     """
     frames = {}
     for name, called in masks.items():
-        if name in _ALWAYS:
+        if name in MASKS_CALLED:
             found = _overlap_at(s, chosen, name, k_of)
         else:
             found = further_points(s, chosen, _OVERLAP + name, k_of)
@@ -268,15 +280,15 @@ def masks_beside(
         k_of: The size of a model of so many parameters.
         further: As of ``at_other_step``.
     """
-    frames = {}
-    for name, called in masks.items():
-        if which == "same" and name == Mask.magnitude:
-            continue
-        other = Mask.magnitude if which == "same" else name
-        found = masks_of_steps(s, chosen, (name, str(other)), which, further)
-        frames[called] = at_size(found, k_of)
+    largest = str(Mask.magnitude)
+    if which == "same":
+        pairs = [(name, largest) for name in masks if name != largest]
+    else:
+        pairs = [(name, name) for name in masks]
+    found = masks_of_steps(s, chosen, pairs, which, further)
+    frames = {masks[name]: at_size(each, k_of) for (name, _), each in found.items()}
     title = "IoU of every mask and "
-    title += "the largest |θ|" if which == "same" else f"that of {BESIDE[which]}"
+    title += f"the {mask_called(largest)}" if which == "same" else f"that of {BESIDE[which]}"
     return _by_mask(frames, title)
 
 

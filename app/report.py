@@ -193,7 +193,7 @@ def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figur
             yield from _in_panels(figures.further_over_training(found, masks.colors, size))
     if masks.pair is None:
         return
-    found = at_size(masks_of_steps(s, chosen, masks.pair, masks.which, further), size.of)
+    found = at_size(masks_of_steps(s, chosen, [masks.pair], masks.which, further)[masks.pair], size.of)
     if len(found):
         found = lines.means_of_points(found)
         yield from _in_panels(figures.further_over_training(found, lines.colors, size))
@@ -227,7 +227,7 @@ def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]
     values = lines.means_of_curves(values)
     common = pd.DataFrame(columns=["series"])
     if masks.pair is not None:
-        common = masks_of_steps(s, analyses, masks.pair, masks.which, lines.arrangement.further)
+        common = masks_of_steps(s, analyses, [masks.pair], masks.which, lines.arrangement.further)[masks.pair]
         common = lines.means_of_curves(common)
     names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:

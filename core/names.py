@@ -56,6 +56,15 @@ EARLIER: Mapping[str, str] = {"initial": "the initial checkpoint", "previous": "
 # Of two checkpoints' masks: the share of the coordinates in either that are in both.
 IOU = "iou"
 
+# What people read for masks that every analysis has, by the names of these in tables, curves and addresses.
+MASKS_CALLED: Mapping[str, str] = {"magnitude": "largest |θ|", "best": "best mask"}
+
+
+def mask_called(name: str) -> str:
+    """What people read for a mask; further ones are called by their names."""
+    return MASKS_CALLED.get(name, name)
+
+
 # What stands in the place of a split for data that are of none.
 NO_SPLIT = "no split"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ AS_SVG = {"embedOptions": {"renderer": "svg"}}
 
 HEIGHT = 400  # px, legends and axes included
 LEGEND_ROW = 24
+_AXIS_CHARACTERS = 32
 MOST_TICKED = 100  # error bars with ticks
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
 
@@ -93,18 +95,25 @@ def group_colors(analyses: pd.DataFrame) -> dict[str, str]:
 def group_color(colors: dict[str, str], frame: pd.DataFrame) -> alt.Color:
     """Colour by group, of those that occur in ``frame``."""
     names = present(colors, frame["group"])
-    return alt.Color(
-        "group:N", scale=scale(names, colors), legend=legend(column_width=135, shown=shortened(names))
-    )
+    return alt.Color("group:N", scale=scale(names, colors), legend=group_legend(names))
 
 
 def group_shape(colors: dict[str, str], frame: pd.DataFrame) -> alt.Shape:
     """Shape of the points by group: the second thing beside the colour that tells groups apart."""
     names = present(colors, frame["group"])
     shapes = {name: COLOR_SHAPES.get(colors[name], SHAPES[0]) for name in names}
-    return alt.Shape(
-        "group:N", scale=scale(names, shapes), legend=legend(column_width=135, shown=shortened(names))
-    )
+    return alt.Shape("group:N", scale=scale(names, shapes), legend=group_legend(names))
+
+
+def group_legend(names: Sequence[str]) -> alt.Legend:
+    """The legend of these groups: a few long names have a row each, many share rows and are cut."""
+    if _have_rows(names):
+        return legend(column_width=215, shown=shortened(names, 28))
+    return legend(column_width=135, shown=shortened(names))
+
+
+def _have_rows(names: Sequence[str]) -> bool:
+    return len(names) <= 3 and max(map(len, names), default=0) > 18
 
 
 def shortened(names: Sequence[str], most: int = 18) -> dict[str, str]:
@@ -182,7 +191,7 @@ def step_axis(frame: pd.DataFrame) -> alt.X:
 
 def over_steps(
     frame: pd.DataFrame,
-    title: str,
+    title: str | list[str],
     colors: dict[str, str],
     tooltip: list[alt.Tooltip],
     *,
@@ -237,7 +246,7 @@ def over_steps(
         "method",
         column_width=80,
         orient="bottom",
-        beside=290,
+        beside=60,
         titleOrient="left",
         symbolFillColor=NEUTRAL,
     )
@@ -285,7 +294,7 @@ def told_spread(frame: pd.DataFrame) -> list[alt.Tooltip]:
     ]
 
 
-def spreads(frame: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> list[alt.Chart]:
+def spreads(frame: pd.DataFrame, x: alt.X, title: str | list[str], color: alt.Color) -> list[alt.Chart]:
     """A pale band of one standard deviation to both sides of the mean, or a bar where a line has one step;
     nothing where ``frame`` has no means.
 
@@ -346,10 +355,12 @@ def _extent(layer: Any, common: Any, axis: Literal["x", "y"]) -> list[float]:
 
 def with_legend(height: int, groups: pd.Series[str]) -> int:
     """Height of a chart whose legend of groups takes more than a row, two of them to a row."""
-    return height + LEGEND_ROW * max(0, -(-groups.nunique() // 2) - 1)
+    names = groups.unique().tolist()
+    rows = len(names) if _have_rows(names) else -(-len(names) // 2)
+    return height + LEGEND_ROW * max(0, rows - 1)
 
 
-def error_bars(errors: pd.DataFrame, x: alt.X, title: str, color: alt.Color) -> alt.Chart:
+def error_bars(errors: pd.DataFrame, x: alt.X, title: str | list[str], color: alt.Color) -> alt.Chart:
     """A bar from ``low`` to ``high`` through every point; ``title`` as the axis has it, or it has both.
 
     Few of them have ticks at their ends. Among many these would be lost in each other, and the browser would
@@ -566,9 +577,20 @@ class Chart(alt.LayerChart):
     def to_dict(self, validate: bool = False, **more: Any) -> dict[str, Any]:
         """The chart's Vega-Lite."""
         found: dict[str, Any] = super().to_dict(validate=validate, **more)
+        # Side by side, two legends would be cut on a telephone. Vega has this option, Vega-Lite's schema not.
+        below = {"bottom": {"direction": "vertical", "anchor": "start"}}
+        found.setdefault("config", {}).setdefault("legend", {})["layout"] = below
         return found
+
+
+def wrapped(title: str) -> str | list[str]:
+    """The title of an axis in lines as short as the axis of a low chart."""
+    lines = textwrap.wrap(title, _AXIS_CHARACTERS)
+    return lines if len(lines) > 1 else title
 
 
 def layered(*layers: alt.Chart, height: int = HEIGHT) -> Chart:
     """A chart of layers on common axes, ``height`` px high with legends and axes."""
-    return Chart(layer=list(layers), height=height, usermeta=AS_SVG)
+    # Streamlit aligns the first and the last label of an axis with its ends, which rows of cells do not have.
+    config = alt.Config(axisBand=alt.AxisConfig(labelFlush=False))
+    return Chart(layer=list(layers), height=height, usermeta=AS_SVG, config=config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import altair as alt
 import pandas as pd
 
@@ -22,6 +20,7 @@ from seigh.app.charts.base import (
     thin,
     told_spread,
     with_legend,
+    wrapped,
 )
 
 CURVE_HEIGHT = 340
@@ -37,7 +36,7 @@ def curve(frame: pd.DataFrame, color: str, *, log_k: bool = False) -> alt.LayerC
     """
     frame = thin(frame, log_k)[["curve", "title", "k", "value", "error", "chance", "lower", "upper"]]
     title = str(frame["title"].iloc[0])
-    x, y = k_axis(frame, log_k), alt.Y("value:Q", title=short(title))
+    x, y = k_axis(frame, log_k), alt.Y("value:Q", title=wrapped(title))
     line = alt.Chart(frame).mark_line(color=color, strokeWidth=3, point=few(frame["k"])).encode(x=x, y=y)
     layers = [line]
     known = _between(frame)
@@ -86,7 +85,7 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
         alt.Tooltip("chance:Q", title=reference, format=".3g"),
         *told_spread(found),
     ]
-    lines, points = over_steps(found, short(title), colors, tooltip, log=dwarfed(found))
+    lines, points = over_steps(found, wrapped(title), colors, tooltip, log=dwarfed(found))
     layers: list[alt.Chart] = []
     chance = found.dropna(subset="chance").drop_duplicates("chance")
     color = group_color(colors, found)
@@ -101,10 +100,10 @@ def curve_by_step(frame: pd.DataFrame, colors: dict[str, str]) -> alt.LayerChart
             )
         )
     x = step_axis(found)
-    bars = error_bars(_between(found), x, short(title), color)
+    bars = error_bars(_between(found), x, wrapped(title), color)
     return layered(
         *layers,
-        *spreads(found, x, short(title), color),
+        *spreads(found, x, wrapped(title), color),
         bars,
         lines,
         points,
@@ -116,11 +115,6 @@ def dwarfed(frame: pd.DataFrame) -> bool:
     """Whether positive values would lie at 0 on a linear axis that holds their errors."""
     least = float(frame[["height", "low", "high"]].min().min())
     return least > 0 and float(frame["high"].max()) > _DWARFED * float(frame["height"].max())
-
-
-def short(title: str) -> str:
-    """The title as far as an axis has room for it; the figure's own title has all of it."""
-    return textwrap.shorten(title, 42, placeholder=" …")
 
 
 def _between(frame: pd.DataFrame) -> pd.DataFrame:

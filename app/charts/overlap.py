@@ -42,8 +42,9 @@ from seigh.app.charts.base import (
     x_at,
     y_at,
 )
+from seigh.core.names import MASKS_CALLED
 
-MASK_LABELS = {"magnitude": "largest |θ|", "best": "best mask", "random": "random masks, mean ± std"}
+MASK_LABELS = {**MASKS_CALLED, "random": "random masks, mean ± std"}
 CURVE_LABELS = (*MASK_LABELS.values(), CHANCE_LABEL)
 CURVE_DASHES = ([1, 0], [8, 3, 2, 3], [1, 0], [2, 3])
 CURVE_WIDTHS = (3, 2, 1.5, 2)  # px

@@ -18,9 +18,9 @@ from seigh.app.charts.base import (
     scale,
     step_colors,
     told_spread,
+    wrapped,
     zoom,
 )
-from seigh.app.charts.curves import short
 
 PROFILE_HEIGHT = 340
 
@@ -61,18 +61,28 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     frame, y = _drawn(frame)
     x = _axis(frame)
     numbers = sorted(frame["line"].unique())
-    tints = {str(line): MODEL_COLORS[i % len(MODEL_COLORS)] for i, line in enumerate(numbers)}
+    others = [each for each in MODEL_COLORS if each != color]
+    tints = {str(line): others[i % len(others)] for i, line in enumerate(numbers)}
     tint: Any = alt.ColorValue(color)
     if len(numbers) > 1:
         title = str(frame["line_title"].iloc[0])
         tint = alt.Color("line:N", scale=scale(list(tints), tints), legend=legend(title, column_width=50))
+    own = tint if len(numbers) > 1 else alt.ColorValue(NEUTRAL)
+    compared = frame.dropna(subset="beside")
+    place = alt.Tooltip("x:Q", title=str(frame["x_title"].iloc[0]), format=".4g")
+    beside = alt.Tooltip("reference:Q", title=str(frame["reference_title"].iloc[0]), format=".4g")
     tooltip = [
-        alt.Tooltip("x:Q", title=str(frame["x_title"].iloc[0]), format=".4g"),
+        place,
         alt.Tooltip("told:Q", title="value", format=".4g"),
         alt.Tooltip("lower:Q", title="at least", format=".4g"),
         alt.Tooltip("upper:Q", title="at most", format=".4g"),
-        alt.Tooltip("reference:Q", title=str(frame["reference_title"].iloc[0]), format=".4g"),
     ]
+    at = frame.groupby("x")["told"].agg(["nunique", "size"])
+    if len(numbers) > 1 and at.eq([1, len(numbers)]).all(axis=None):
+        # The lines have one curve, and differ in what it is compared with.
+        frame, tint = frame.drop_duplicates("x"), alt.ColorValue(color)
+    else:
+        tooltip.append(beside)
     few = len(frame) <= 100
     layers = [
         alt.Chart(frame)
@@ -87,11 +97,17 @@ def profile(frame: pd.DataFrame, color: str) -> alt.LayerChart:
             0,
             area.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=tint, detail=alt.Detail("line:N")),
         )
-    compared = frame.dropna(subset="beside")
     if len(compared):
         dashed = alt.Chart(compared).mark_line(strokeDash=[5, 4], strokeWidth=1.5)
-        own = tint if len(numbers) > 1 else alt.ColorValue(NEUTRAL)
-        layers.append(dashed.encode(x=x, y=alt.Y("beside:Q"), color=own, detail=alt.Detail("line:N")))
+        layers.append(
+            dashed.encode(
+                x=x,
+                y=alt.Y("beside:Q"),
+                color=own,
+                detail=alt.Detail("line:N"),
+                tooltip=[alt.Tooltip("line:N", title=str(frame["line_title"].iloc[0])), place, beside],
+            )
+        )
     return layered(*layers, height=PROFILE_HEIGHT)
 
 
@@ -111,7 +127,11 @@ def tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
         alt.Tooltip("lower:Q", title="at least", format=".4g"),
         alt.Tooltip("upper:Q", title="at most", format=".4g"),
     ]
-    x = alt.X("value:Q", title=short(str(frame["title"].iloc[0])))
+    x = alt.X(
+        "value:Q",
+        title=str(frame["title"].iloc[0]),
+        axis=alt.Axis(tickCount=alt.ExprRef("width < 450 ? 4 : 8")),
+    )
     points = alt.Chart(frame).mark_point(color=color, filled=True, size=70, opacity=1)
     bars = alt.Chart(frame.dropna(subset=["lower", "upper"])).mark_rule(color=color, strokeWidth=2)
     beside = str(frame["reference_title"].iloc[0])
@@ -167,7 +187,7 @@ def tensors_by_step(frame: pd.DataFrame, values: pd.Series[float] | None = None)
                 "value:Q",
                 scale=colors,
                 legend=alt.Legend(
-                    title=short(str(frame["title"].iloc[0])),
+                    title=wrapped(str(frame["title"].iloc[0])),
                     orient="top",
                     gradientLength=160,
                     **told,
@@ -182,8 +202,13 @@ def tensors_by_step(frame: pd.DataFrame, values: pd.Series[float] | None = None)
                 *told_spread(frame),
             ],
         ),
-        height=max(160, 24 * len(names) + 100),
+        height=_of_rows(24 * len(names)),
     )
+
+
+def _of_rows(height: int) -> int:
+    """Height of a heat map of tensors whose rows take so much: with its legend and axis, in px."""
+    return height + 170
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -201,7 +226,7 @@ def densities_of_tensors(frame: pd.DataFrame, color: str) -> alt.LayerChart:
     """
     del color
     y = _tensor_axis(frame)
-    return _densities(frame, {"y": y}, ["name"], height=max(160, 24 * len(y["sort"]) + 100))
+    return _densities(frame, {"y": y}, ["name"], height=_of_rows(24 * len(y["sort"])))
 
 
 def densities_by_step(frame: pd.DataFrame) -> alt.LayerChart:
@@ -218,7 +243,7 @@ def densities_by_step(frame: pd.DataFrame) -> alt.LayerChart:
         frame.assign(at=frame["step"].astype(str)),
         rows,
         ["name", "step", "at"],
-        height=max(160, each * len(y["sort"]) + 100),
+        height=_of_rows(each * len(y["sort"])),
     )
 
 
@@ -283,7 +308,7 @@ def _densities(frame: pd.DataFrame, rows: dict[str, Any], by: list[str], height:
                 "height:Q",
                 scale=alt.Scale(type="log", scheme="viridis", domain=[floor, top]),
                 legend=alt.Legend(
-                    title=short(str(frame["title"].iloc[0])),
+                    title=wrapped(str(frame["title"].iloc[0])),
                     orient="top",
                     gradientLength=160,
                     values=_decades(floor, top),
@@ -380,7 +405,8 @@ def _axis(frame: pd.DataFrame) -> alt.X:
 
 
 def _ticks(low: float, high: float, constant: float) -> list[float]:
-    """0 and powers of ten on a symmetric-logarithmic axis, as many as have room for their labels."""
+    """0, powers of ten, and twice and five times these on a symmetric-logarithmic axis, as many as have room
+    for their labels."""
 
     def place(tick: float) -> float:
         return math.copysign(math.log1p(abs(tick) / constant), tick)
@@ -388,10 +414,11 @@ def _ticks(low: float, high: float, constant: float) -> list[float]:
     room = _LABEL * (place(high) - place(low))
     decades = range(math.floor(math.log10(constant)), math.floor(math.log10(max(high, -low))) + 1)
     kept = [0.0]
-    for decade in reversed(decades):
-        for tick in (10.0**decade, -(10.0**decade)):
-            if low <= tick <= high and all(abs(place(tick) - place(other)) >= room for other in kept):
-                kept.append(tick)
+    for times in (1, 2, 5):
+        for decade in reversed(decades):
+            for tick in (times * 10.0**decade, -times * 10.0**decade):
+                if low <= tick <= high and all(abs(place(tick) - place(other)) >= room for other in kept):
+                    kept.append(tick)
     return sorted(kept)
 
 
@@ -412,7 +439,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     if "spread" in frame:
         shown = shown.assign(below=frame["value"] - frame["spread"], above=frame["value"] + frame["spread"])
         edges += ["below", "above"]
-    title, log = short(str(frame["title"].iloc[0])), bool(frame["log"].iloc[0])
+    title, log = wrapped(str(frame["title"].iloc[0])), bool(frame["log"].iloc[0])
     positive = frame["value"] > 0
     if not (log and positive.any()):
         return shown, alt.Y("height:Q", title=title, scale=alt.Scale(zero=False))

@@ -49,7 +49,7 @@ def scatter(
         level: Value of y by chance, where there is one.
     """
     x, y = (
-        alt.Axis(format="~s" if is_log or frame[name].abs().max() >= 10_000 else "~g", tickCount=6)
+        alt.Axis(format="~s" if is_log or frame[name].abs().max() >= 10_000 else ".6~g", tickCount=6)
         for name, is_log in zip("xy", log, strict=True)
     )
     scales = [

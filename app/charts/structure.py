@@ -280,20 +280,24 @@ def _with_last_label(chart: Chart) -> Chart:
 
 
 def metric_heights(metrics: pd.DataFrame, *, raw: bool) -> pd.DataFrame:
-    """The columns that ``metric_by_step`` draws, of one metric: raw, or as likeness from 0 to 1."""
+    """The columns that ``metric_by_step`` draws, of one metric: raw, or as likeness from 0 to 1.
+
+    Ends of errors and bands are within what the metric can be.
+    """
     if raw:
         height, error = metrics["value"], metrics["error"]
         mean, std = metrics["random_mean"], metrics["random_std"]
     else:
         height, error = metrics["normalised"], metrics["normalised_error"]
         mean, std = metrics["normalised_random_mean"], metrics["normalised_random_std"]
+    most = None if raw else 1.0
     return metrics.assign(
         height=height,
-        low=height - error,
-        high=height + error,
+        low=(height - error).clip(lower=0),
+        high=(height + error).clip(upper=most),
         random_mean=mean,
-        random_low=mean - std,
-        random_high=mean + std,
+        random_low=(mean - std).clip(lower=0),
+        random_high=(mean + std).clip(upper=most),
     )
 
 
@@ -314,7 +318,7 @@ def metric_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str) -> a
         alt.Tooltip("height:Q", title=title, format=".4g"),
         alt.Tooltip("random_mean:Q", title="random subspaces, mean", format=".4g"),
     ]
-    axis = alt.Axis(format="~g")
+    axis = alt.Axis(format=".6~g")
     lines, points = over_steps(frame, title, colors, tooltip, zero=False, axis=axis)
     drawn = frame.drop_duplicates(["random_mean", "step"])
     y = alt.Y("random_low:Q", title=title, scale=alt.Scale(zero=False))

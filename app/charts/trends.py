@@ -22,6 +22,7 @@ from seigh.app.charts.base import (
     whole_axis,
     whole_scale,
     with_legend,
+    wrapped,
     x_at,
     zoom,
 )
@@ -103,15 +104,16 @@ def relative_by_step(frame: pd.DataFrame, colors: dict[str, str], title: str, le
         alt.Tooltip("high:Q", title="at most", format=".4g"),
         *told_spread(frame),
     ]
-    lines, points = over_steps(frame, title, colors, tooltip, zero=level == 0)
+    up = wrapped(title)
+    lines, points = over_steps(frame, up, colors, tooltip, zero=level == 0)
     x, color = step_axis(frame), group_color(colors, frame)
     at = alt.Chart(pd.DataFrame({"level": [level]}))
     rule = at.mark_rule(color=NEUTRAL, strokeDash=[2, 3], strokeWidth=2).encode(y=alt.Y("level:Q"))
     words = at.mark_text(align="right", baseline="bottom", dy=-5, color=NEUTRAL, text="baseline")
     words = words.encode(x=x_at("width"), y=alt.Y("level:Q"))
-    bars = error_bars(frame, x, title, color)
+    bars = error_bars(frame, x, up, color)
     return layered(
-        rule, *spreads(frame, x, title, color), bars, lines, points, words,
+        rule, *spreads(frame, x, up, color), bars, lines, points, words,
         height=with_legend(TREND_HEIGHT, frame["group"]),
     )  # fmt: skip
 

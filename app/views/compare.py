@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from seigh.app.common import (
     asked_in_url,
     counted,
     database,
+    first_of,
     keep_in_url,
     named,
     nothing_yet,
@@ -49,6 +50,7 @@ from seigh.app.scattered import BY_SIZE, scatter
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
+from seigh.core.names import mask_called
 from seigh.core.order import in_order
 
 LABELS = {
@@ -284,16 +286,25 @@ def say_who_is_missing(chosen: pd.DataFrame, shown: pd.Series[int], why: str) ->
     missing = chosen[~chosen["analysis_id"].isin(shown)]
     if missing.empty:
         return
-    names = [
-        f"{series}, step {step:,}" for series, step in zip(missing["series"], missing["step"], strict=True)
-    ]
-    st.caption(f"{len(missing)} of {len(chosen)} chosen analyses {why}: {named(names)}.")
+    names = []
+    for series, rows in missing.groupby("series"):
+        steps = [f"{step:,}" for step in sorted(rows["step"].unique())]
+        every = len(rows) == (chosen["series"] == series).sum() and len(steps) > 1
+        at = "all steps" if every else f"step{'s' * (len(steps) > 1)} {first_of(steps, 3)}"
+        names.append(f"{series}, {at}")
+    st.caption(f"{len(missing)} of {len(chosen)} chosen analyses {why}: {named(in_order(names))}.")
 
 
 def several(
-    key: str, label: str, options: Sequence[str], asked: Sequence[str] | None, default: Sequence[str]
+    key: str,
+    label: str,
+    options: Sequence[str],
+    asked: Sequence[str] | None,
+    default: Sequence[str],
+    called: Callable[[str], str] = str,
 ) -> list[str]:
-    """A choice of several: what the address asks for, else what this session chose last, else ``default``."""
+    """A choice of several: what the address asks for, else what this session chose last, else ``default``;
+    people read what each is ``called``."""
     remembered = st.session_state.get(key)
     if remembered is None or remembered == st.session_state.get(f"{key}_first"):
         remembered = default  # nobody has chosen yet: what is offered may have changed since
@@ -302,9 +313,14 @@ def several(
     st.session_state[f"{key}_first"] = list(default)
     if len(options) <= 4 and sum(map(len, options)) < 40:
         return st.pills(
-            label, options, selection_mode="multi", format_func=plain, key=key, persist_state="session"
+            label,
+            options,
+            selection_mode="multi",
+            format_func=lambda option: plain(called(option)),
+            key=key,
+            persist_state="session",
         )
-    return st.multiselect(label, options, key=key, persist_state="session", wrap=True)
+    return st.multiselect(label, options, format_func=called, key=key, persist_state="session", wrap=True)
 
 
 def choose_size(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> Size:
@@ -507,7 +523,9 @@ def masks_compared(
     stands in the address."""
     with database()() as s:
         masks = masks_of(s, ids(chosen))
-    drawn = several("compare_masks", "Masks", list(masks.offered), asked.get("masks"), masks.drawn)
+    drawn = several(
+        "compare_masks", "Masks", list(masks.offered), asked.get("masks"), masks.drawn, called=mask_called
+    )
     masks = replace(masks, drawn=drawn[: charts.MOST_COLORS])
     in_url = {"masks": list(masks.drawn)}
     if not drawn:
@@ -546,16 +564,18 @@ def masks_in_common(
     st.header("Any two masks", help=plain(figures.MASK_SYMBOLS), anchor=False)
     places = st.columns(3)
     which = one_of("beside", "And, at", list(BESIDE), asked, places[1], BESIDE)
-    first = one_of("mask", "Mask", masks.names, asked, places[0])
+    called = {name: mask_called(name) for name in masks.names}
+    first = one_of("mask", "Mask", masks.names, asked, places[0], called)
     others = [name for name in masks.names if name != first or which != "same"]
     if not others:
         st.info("These analyses have one mask alone; compare it with that of another step.")
         return masks, {"beside": [which], "mask": [first]}
-    second = one_of("other", "The mask", others, asked, places[2])
+    second = one_of("other", "The mask", others, asked, places[2], called)
     masks = replace(masks, pair=(first, second), which=which)
     in_url = {"beside": [which], "mask": [first], "other": [second]}
     with database()() as s:
-        found = masks_of_steps(s, chosen, (first, second), which, lines.arrangement.further)
+        pairs = masks_of_steps(s, chosen, [(first, second)], which, lines.arrangement.further)
+    found = pairs[first, second]
     points = at_size(found, size.of)
     if points.empty:
         st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")

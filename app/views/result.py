@@ -19,6 +19,7 @@ from seigh.app.common import (
     asked_in_url,
     database,
     duration,
+    first_of,
     guarded,
     is_synthetic,
     keep_in_url,
@@ -33,7 +34,7 @@ from seigh.app.common import (
     whole_number,
     without_archived,
 )
-from seigh.app.digits import interval, number, plus_minus, value_of
+from seigh.app.digits import interval, number, plus_minus, value_of, within
 from seigh.app.frame import explain, show
 from seigh.app.navigation import link
 from seigh.app.panels import nearest
@@ -44,6 +45,7 @@ from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
 from seigh.core.lab.naming import MARK, digest_of
 from seigh.core.lab.queries import AnalysisDetail
+from seigh.core.names import mask_called
 from seigh.core.plugged import any_plugins
 from seigh.core.problems.masks import written
 from seigh.core.settings import AnalysisSettings
@@ -56,6 +58,7 @@ RANDOM_DATA = (
 SIZED = (1, 4)  # stops of the tour whose parts are of one k, which is chosen above them
 
 MOST_LISTED = 500  # characters of given indices that are shown
+MOST_TITLES = 4  # of what a section has, on its label
 
 
 def page() -> None:
@@ -84,7 +87,7 @@ def page() -> None:
         return
     of = finished.set_index("analysis_id")
     tour.asked(asked)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         link(
             "model", f"Model {plain(detail.model)}", icon=":material/deployed_code:",
             query={"id": str(of["model_id"][number])},
@@ -238,8 +241,8 @@ def further(detail: AnalysisDetail, color: str) -> None:
     if numbers.empty and not (profiles or curves or failed):
         return
     st.header("Observables", anchor=False)
-    for sentence in failed.values():
-        st.warning(plain(sentence), icon=":material/error:")
+    for name, sentence in failed.items():
+        st.warning(plain(f"{name}: {sentence}"), icon=":material/error:")
     if len(numbers):
         quantities(numbers, remarks)
     names = {"result_profiles": ("Profiles", profiles), "result_curves": ("Curves over k", curves)}
@@ -247,7 +250,7 @@ def further(detail: AnalysisDetail, color: str) -> None:
         if not titles:
             continue
         section = st.expander(
-            f"{label}: {plain(', '.join(titles.values()))}",
+            f"{label}: {plain(first_of(list(titles.values()), MOST_TITLES))}",
             icon=":material/timeline:",
             key=f"{key}_{detail.id}",
             on_change="rerun",
@@ -278,17 +281,23 @@ def drawn(
 
 def quantities(numbers: pd.DataFrame, remarks: dict[str, str]) -> None:
     """Each quantity with its error or interval, what it is compared with, and how to read it."""
-    rows = [
-        {
-            "quantity": f"{row.title}{f' ({row.unit})' if row.unit else ''}",
-            "value": number(row.value),
-            "between": interval(row.lower, row.upper),
-            "beside": "" if pd.isna(row.reference) else f"{row.reference_title}: {number(row.reference)}",
-            "how to read it": " ".join(filter(None, (row.note, remarks.get(row.observable, "")))),
-        }
-        for row in rows_of(numbers, Quantity)
-    ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True, key="result_quantities")
+    rows = []
+    for row in rows_of(numbers, Quantity):
+        title = plain(f"{row.title}{f' ({row.unit})' if row.unit else ''}")
+        how = plain(" ".join(filter(None, (row.note, remarks.get(row.observable, "")))))
+        known = "" if pd.isna(row.reference) else f"{row.reference_title}: {number(row.reference)}"
+        rows.append(
+            {
+                "quantity": f"**{title}**  \n{how}",
+                "value": plain(within(row.value, row.lower, row.upper)),
+                "between": plain(interval(row.lower, row.upper)),
+                "beside": plain(known),
+            }
+        )
+    found = pd.DataFrame(rows)
+    if not found["beside"].any():
+        found = found.drop(columns="beside")
+    st.table(found, border="horizontal", hide_index=True)
 
 
 def masks(detail: AnalysisDetail, color: str, k: int) -> None:
@@ -298,17 +307,17 @@ def masks(detail: AnalysisDetail, color: str, k: int) -> None:
     if len(names) < 2:
         return
     left, right, file = st.columns(3, vertical_alignment="bottom")
-    first = left.selectbox("Mask", names, key="result_mask", help="magnitude: the largest |θ|.")
+    first = left.selectbox("Mask", names, key="result_mask", format_func=mask_called)
     others = [name for name in names if name != first]
-    second = right.selectbox("And the mask", others, key="result_other_mask")
+    second = right.selectbox("And the mask", others, key="result_other_mask", format_func=mask_called)
     with database()() as s:
-        found = queries.mask_iou(s, [detail.id], first, second)
+        found = queries.mask_iou(s, [detail.id], [(first, second)])[first, second]
     figure = figures.masks_in_common(
         found, color, log_k=bool(st.session_state.get("result_log_k")), file=f"{name_of(detail)}-iou"
     )
     with file:
         st.download_button(
-            f"Mask {plain(first)}, k = {k:,}",
+            f"Mask {plain(mask_called(first))}, k = {k:,}",
             lambda: mask_file(detail.id, first, k),
             file_name=f"{name_of(detail)}-mask-{first}-k{k}.safetensors",
             key="result_mask_file",
@@ -337,8 +346,9 @@ def said_of_masks(record: dict[str, Any]) -> list[str]:
         if any(told.get("tied", [])):
             sizes = sum(each > 0 for each in told["tied"])
             said.append(
-                f"Mask {name}: at {sizes:,} of {len(told['tied']):,} sizes weights of equal score compete "
-                f"for its places, up to {max(told['tied']):,}; overlaps are the mean over all choices."
+                f"Mask {mask_called(name)}: at {sizes:,} of {len(told['tied']):,} sizes weights of equal "
+                f"score compete for its places, up to {max(told['tied']):,}; overlaps are the mean over all "
+                "choices."
             )
     return said
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -50,7 +50,7 @@ from seigh.core.lab.models import (
 from seigh.core.lab.pace import Remaining, remaining
 from seigh.core.lab.store import StoreError
 from seigh.core.lab.workers import is_alive
-from seigh.core.names import IOU, LARGEST
+from seigh.core.names import IOU, LARGEST, mask_called
 from seigh.core.order import natural
 from seigh.core.results.masks import Mask as StoredMask
 from seigh.core.results.masks import chance_iou, iou, iou_at, of_record
@@ -1115,8 +1115,8 @@ def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
                 "open": each.open,
             }
         )
-        for number, record in records(s, ids).items()
-        for name, each in of_record(record).items()
+        for number, masks in _stored_masks(s, ids).items()
+        for name, each in masks.items()
     ]
     columns = ["analysis_id", "mask", "k", "coordinate", "tied", "open"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -1124,14 +1124,18 @@ def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
 
 def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
     """Names of the masks that some of these analyses have, that of the largest |θ| first."""
-    found = {name for record in records(s, ids).values() for name in record.get("masks", {})}
+    found = {name for masks in _stored_masks(s, ids).values() for name in masks}
     return sorted(found, key=lambda name: (name != Mask.magnitude, name))
 
 
 def mask_iou(
-    s: Session, ids: Sequence[int], first: str, second: str, beside: Mapping[int, int] | None = None
-) -> pd.DataFrame:
-    """Intersection over union of two masks of each of these finished analyses that has both, for every k.
+    s: Session,
+    ids: Sequence[int],
+    pairs: Sequence[tuple[str, str]],
+    beside: Mapping[int, int] | None = None,
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Intersection over union of pairs of masks of these finished analyses, for every k: a table for each
+    pair of names, of the analyses that have both.
 
     With ``beside`` the second mask is that of another analysis of the same parameters, such as one of the
     step before, by the id of the first; what has none there, or one of another D, is left out.
@@ -1139,40 +1143,47 @@ def mask_iou(
     Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or are estimated, ``chance``
     its mean over two random masks.
     """
-    columns = _WHICH | {"record": (object, Analysis.record)}
+    others = {number: number for number in ids} if beside is None else beside
+    known = _stored_masks(s, {*ids, *others.values()})
     statement = (
-        _of_analyses(columns)
-        .where(Analysis.state == State.finished, Analysis.id.in_(ids))
+        _of_analyses(_WHICH)
+        .where(Analysis.state == State.finished, Analysis.id.in_({*ids, *others.values()}))
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )
-    found = s.execute(statement).mappings().all()
-    others = {number: number for number in ids} if beside is None else beside
-    wanted = s.execute(
-        select(Analysis.id, Analysis.record, Analysis.parameters).where(
-            Analysis.state == State.finished, Analysis.id.in_(set(others.values()))
-        )
-    )
-    seconds = {row.id: (of_record(row.record or {}).get(second), row.parameters) for row in wanted}
-    frames = []
-    for row in found:
-        there = of_record(row["record"] or {})
-        other, parameters = seconds.get(others.get(row["analysis_id"], -1), (None, 0))
-        if first in there and other is not None and parameters == row["parameters"]:
-            value, error, chance = iou(there[first], other, row["parameters"])
+    rows = {row["analysis_id"]: row for row in s.execute(statement).mappings()}
+    sizes = {number: row["parameters"] for number, row in rows.items()}
+    found = {}
+    for first, second in pairs:
+        frames = []
+        for number in (each for each in rows if each in set(ids)):
+            other = others.get(number, -1)
+            one, another = known[number].get(first), known.get(other, {}).get(second)
+            if one is None or another is None or sizes[number] != sizes[other]:
+                continue
+            value, error, chance = iou(one, another, sizes[number])
             words = {
                 "curve": f"iou-{first}-{second}",
-                "title": f"IoU of the masks {first} and {second}",
+                "title": f"IoU of the masks {mask_called(first)} and {mask_called(second)}",
                 "note": "the share of the weights in either mask that are in both. At chance, the masks know "
                 "nothing of each other.",
             }
             numbers = {"k": np.arange(1, len(value) + 1), "value": value, "error": error, "chance": chance}
             numbers |= {"lower": np.maximum(value - error, 0), "upper": np.minimum(value + error, 1)}
-            frames.append(pd.DataFrame({name: row[name] for name in _WHICH} | words | numbers))
-    return (
-        pd.concat(frames, ignore_index=True)
-        if frames
-        else pd.DataFrame(columns=[*_CURVE, "k", *PARTS, *ENDS])
+            frames.append(pd.DataFrame({name: rows[number][name] for name in _WHICH} | words | numbers))
+        found[first, second] = (
+            pd.concat(frames, ignore_index=True)
+            if frames
+            else pd.DataFrame(columns=[*_CURVE, "k", *PARTS, *ENDS])
+        )
+    return found
+
+
+def _stored_masks(s: Session, ids: Collection[int]) -> dict[int, dict[str, StoredMask]]:
+    """The masks of each of these finished analyses by name, without the rest of their records."""
+    statement = select(Analysis.id, Analysis.record["masks"]).where(
+        Analysis.state == State.finished, Analysis.id.in_(ids)
     )
+    return {number: of_record({"masks": told or {}}) for number, told in s.execute(statement).tuples()}
 
 
 # What is said of a profile or quantity, in columns of these names.
@@ -1370,12 +1381,12 @@ def mask_pairs(s: Session, ids: Sequence[int], names: Sequence[str], k: int) -> 
         "analysis_id": (int, Analysis.id),
         "step": (int, Checkpoint.step),
         "parameters": (int, Analysis.parameters),
-        "record": (object, Analysis.record),
     }
     statement = _of_analyses(columns).where(Analysis.state == State.finished, Analysis.id.in_(ids))
+    known = _stored_masks(s, ids)
     found: dict[str, list[tuple[int, int, int, StoredMask]]] = {name: [] for name in names}
     for row in s.execute(statement.order_by(Analysis.id)).mappings():
-        masks = of_record(row["record"] or {})
+        masks = known[row["analysis_id"]]
         for name, of_name in found.items():
             if name in masks:
                 of_name.append((row["analysis_id"], row["step"], row["parameters"], masks[name]))

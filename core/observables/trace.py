@@ -163,7 +163,7 @@ def _most_negative(scene: Scene) -> Quantity:
             "ask for more of them."
         )
     upper = min(value + reach, 0.0)
-    return Quantity(value, value - reach - beyond(scene), upper, 0.0)
+    return Quantity(value, value - reach - beyond(scene), upper)
 
 
 TRACE = Observable(

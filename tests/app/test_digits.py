@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from seigh.app.digits import interval, number, plus_minus, value_of, with_error
+from seigh.app.digits import interval, number, plus_minus, value_of, with_error, within
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,9 @@ def test_what_is_shown_is_right_within_the_error_that_is_shown(seed: int) -> Non
 @pytest.mark.parametrize(
     ("lower", "upper", "said"),
     [
-        (0.1, 0.25, "0.1 and 0.25"),
+        (0.1, 0.25, "0.10 and 0.25"),
+        (0.48, 0.8842, "0.48 and 0.89"),
+        (0.29, 0.41, "0.29 and 0.41"),
         (0.32250, 0.32254, "0.322500 and 0.322540"),
         (0.322509, 0.322541, "0.322509 and 0.322541"),
         (2.0, 2.0, "2 and 2"),
@@ -74,7 +76,23 @@ def test_what_is_shown_is_right_within_the_error_that_is_shown(seed: int) -> Non
         (float("nan"), 1.0, "not known"),
     ],
 )
-def test_the_ends_of_an_interval_never_look_the_same_unless_they_are(
+def test_the_ends_of_an_interval_have_the_same_places_and_never_look_the_same_unless_they_are(
     lower: float | None, upper: float | None, said: str
 ) -> None:
     assert interval(lower, upper) == said
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_told_interval_holds_the_true_one_and_hardly_more(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(300):
+        value = float(rng.normal() * 10.0 ** rng.integers(-9, 9))
+        lower, upper = (
+            value - abs(value) * 10.0 ** rng.uniform(-8, 1),
+            value + abs(value) * rng.uniform(),
+        )
+        low, high = (float(each.replace(",", "")) for each in interval(lower, upper).split(" and "))
+        width, rounding = upper - lower, 1e-11 * max(abs(lower), abs(upper))
+        assert lower - 0.11 * width - rounding <= low <= lower + 1e-6 * width + rounding
+        assert upper + 0.11 * width + rounding >= high >= upper - 1e-6 * width - rounding
+        assert abs(float(within(value, lower, upper).replace(",", "")) - value) <= 0.051 * width + rounding

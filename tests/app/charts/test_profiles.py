@@ -6,7 +6,7 @@ import pytest
 
 from seigh.app import charts, figures
 from seigh.app.charts.profiles import _LABEL, _ticks
-from tests.app.charts.frames import layer
+from tests.app.charts.frames import layer, layers
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,27 @@ def test_a_reference_of_each_step_is_dashed_in_its_colour_as_far_as_the_values_r
     drawn = dashed[0].data.dropna(subset="beside")
     assert drawn["step"].tolist() == [1, 2]
     assert drawn["x"].tolist() == [0, 0]  # elsewhere it would make the losses a line at zero
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_curve_beside_two_parabolas_is_drawn_once_in_the_model_s_colour(apart: bool) -> None:
+    """Curves along two eigenvectors, which have places of their own, keep their colours."""
+    said = {"title": "loss along the line from the checkpoint before", "note": "the loss.", "x_title": "α"}
+    said |= {"line_title": "parabola about end", "reference_title": "parabola", "log": False, "unit": ""}
+    ends = [
+        pd.DataFrame({"line": end, "x": x, "value": x**2, "reference": end * x}).assign(
+            lower=x**2, upper=x**2, step=0, parameters=100, **said
+        )
+        for end, x in ((1.0, np.linspace(0, 1, 5)), (2.0, np.linspace(0, 1 + apart / 7, 5)))
+    ]
+    color = charts.MODEL_COLORS[1]
+    figure = figures.profile(pd.concat(ends), color)
+    drawn = [(encoding, data) for kind, encoding, data in layers(figure.draw(figure.table)) if kind == "line"]
+    (curve, values), (parabolas, rows) = drawn
+    if apart:
+        assert (curve["color"]["field"], len(values)) == ("line", 10)
+    else:
+        assert (curve["color"], len(values)) == ({"value": color}, 5)
+    assert (parabolas["color"]["field"], len(rows)) == ("line", 10)
+    assert color not in parabolas["color"]["scale"]["range"]
+    assert curve["y"]["title"] == ["loss along the line from the", "checkpoint before"]  # all of it

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from seigh.app.cli.launch import free_port
 from seigh.core.lab.session import close
@@ -63,10 +66,21 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+# How often each tab has been told that a run of the script begins. Its elements may not tell: of a short run,
+# the page draws the end alone.
+_BEGUN: Counter[Page] = Counter()
+
+
+def _count(tab: Page, frame: str | bytes) -> None:
+    assert isinstance(frame, bytes)
+    _BEGUN[tab] += ForwardMsg.FromString(frame).HasField("new_session")
+
+
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
     """A tab at laptop size, in which nobody has signed in."""
     tab = context.new_page()
+    tab.on("websocket", lambda socket: socket.on("framereceived", partial(_count, tab)))
     yield tab
     tab.close()
     context.clear_cookies()
@@ -106,6 +120,22 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+# Goes to another address of the dashboard as the browser's Back does.
+GO = """address => {
+    history.pushState({}, '', address);
+    window.dispatchEvent(new PopStateEvent('popstate', {state: {}}));
+}"""
+
+
+def go(page: Page, address: str) -> None:
+    """Go to another address of the dashboard that is open, without loading its scripts again."""
+    before = _BEGUN[page]
+    page.evaluate(GO, address)
+    while _BEGUN[page] == before:
+        page.wait_for_timeout(20)
+    settled(page)
+
+
 # The rules of WCAG 2.2, levels A and AA, as axe-core checks them. What meets them is not told in detail: that
 # would be megabytes for a page with charts.
 WCAG = {
@@ -119,7 +149,8 @@ VIOLATIONS = """options => axe.run(options).then(found => found.violations.flatM
 
 def violations(page: Page) -> list[str]:
     """What axe-core finds against WCAG 2.2 AA: the rule, and where."""
-    page.evaluate(AXE)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE)
     found: list[str] = page.evaluate(VIOLATIONS, WCAG)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -19,7 +20,7 @@ from seigh.core.problems import training
 from seigh.core.settings import SPLITS, AnalysisSettings, Settings
 from seigh.tasks import submit
 from tests.browser import keyboard
-from tests.browser.conftest import look_at, settled
+from tests.browser.conftest import go, look_at, settled
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
@@ -43,7 +44,7 @@ PAGES = {
     "result-tour": "result?tour=2",
     "compare": "compare",
     "compare-spectrum": "compare?view=spectrum",
-    "compare-means": "compare?over=split&panel=model&baseline_model=digits+MLP",
+    "compare-means": "compare?view=overlap&over=split&panel=model&baseline_model=digits+MLP",
     "compare-scatter": "compare?view=scatter",
     "stabilisation": "stabilisation?k=35",
     "metrics": "metrics",
@@ -206,14 +207,12 @@ def test_metrics_are_drawn_and_two_analyses_are_compared_on_the_page(
     for metric in sorted({*METRICS} - {"fubini_study"}):
         expect_marks(page, f"metrics_{metric}", symbol=POINTS)
     expect(page.get_by_text("Not drawn: Fubini–Study.")).to_be_visible()  # all rounding errors
-    page.goto(f"{url}/metrics?view=pair&first={study[-1]}&second={study[-2]}")
-    settled(page)  # a click while the page is being made is lost
+    go(page, f"/metrics?view=pair&first={study[-1]}&second={study[-2]}")
     page.get_by_role("button", name=re.compile("^.*Compare")).click()
     expect(drawn(page, "metrics_pair")).to_be_visible()
     expect(drawn(page, "metrics_pair").locator("g.mark-line.role-mark path")).to_have_count(2 * len(METRICS))
-    page.goto(f"{url}/metrics?view=random&d=1000&k=10")
+    go(page, "/metrics?view=random&d=1000&k=10")
     expect_marks(page, "metrics_random", line=len(METRICS))
-    settled(page)
 
 
 def test_a_link_shows_a_colleague_the_same(page: Page, browser: Browser, url: str, study: list[int]) -> None:
@@ -231,31 +230,35 @@ def test_a_link_shows_a_colleague_the_same(page: Page, browser: Browser, url: st
     colleague.close()
 
 
-@pytest.mark.parametrize(
-    ("address", "key"),
-    [
-        ("result", "result_overlap"),
-        ("stabilisation?k=35", "stabilisation_masks_"),
-        ("metrics", "metrics_geodesic"),
-    ],
-)
-def test_a_chart_and_its_data_are_files(
-    page: Page, url: str, study: list[int], address: str, key: str
-) -> None:
-    page.goto(f"{url}/{address}")
+def test_a_chart_and_its_data_are_files(page: Page, url: str, study: list[int]) -> None:
+    page.goto(f"{url}/result")
     settled(page)
+    files = downloaded(page, "result_overlap", "SVG", "PNG", "PDF", "CSV", "Parquet")
+    assert files["PNG"].startswith(b"\x89PNG\r\n")
+    assert files["PDF"].startswith(b"%PDF")
+    expect_words_and_rows(files)
+    for address, key in (("stabilisation?k=35", "stabilisation_masks_"), ("metrics", "metrics_geodesic")):
+        go(page, f"/{address}")
+        expect_words_and_rows(downloaded(page, key, "SVG", "CSV", "Parquet"))
+
+
+def downloaded(page: Page, key: str, *formats: str) -> dict[str, bytes]:
+    """The first chart of this key, in each of these formats."""
     button = page.locator(f"[class*=st-key-downloads_{key}]").first.locator("button").first
     button.evaluate("button => button.scrollIntoView({block: 'center'})")
     button.click()
     files = {}
-    for label in ("SVG", "PNG", "PDF", "CSV", "Parquet"):
+    for label in formats:
         with page.expect_download() as download:
             page.get_by_test_id("stPopoverBody").get_by_role("button", name=label, exact=True).click()
         files[label] = content(download.value)
+    return files
+
+
+def expect_words_and_rows(files: dict[str, bytes]) -> None:
+    """That the drawing has words and that both tables have the same rows."""
     texts = [element.text for element in ElementTree.fromstring(files["SVG"]).iter() if element.text]
     assert len(texts) > 5
-    assert files["PNG"].startswith(b"\x89PNG\r\n")
-    assert files["PDF"].startswith(b"%PDF")
     table = pd.read_parquet(io.BytesIO(files["Parquet"]))
     assert len(table) > 0
     assert pd.read_csv(io.BytesIO(files["CSV"])).shape == table.shape
@@ -301,18 +304,18 @@ def test_a_report_is_one_file_that_draws_its_charts_alone(
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_nothing_sticks_out_is_cut_or_overlaps(
-    browser: Browser, url: str, study: list[int], screenshots: Path, scheme: str, width: int
+    page: Page, url: str, study: list[int], screenshots: Path, scheme: Literal["light", "dark"], width: int
 ) -> None:
-    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-    context.set_default_timeout(60_000)
-    tab = context.new_page()
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(url)
+    settled(page)
     for name, address in PAGES.items():
-        tab.goto(f"{url}/{address}")
-        look_at(tab, screenshots / f"{name}-{scheme}-{width}.png")
-        background = tab.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+        go(page, f"/{address}")
+        look_at(page, screenshots / f"{name}-{scheme}-{width}.png")
+        background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
         lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
         assert (lightness < 100) == (scheme == "dark")
-    context.close()
 
 
 def test_journeys_are_possible_by_the_keyboard_alone_and_the_focus_is_seen(
@@ -334,21 +337,18 @@ def test_journeys_are_possible_by_the_keyboard_alone_and_the_focus_is_seen(
     keyboard.tab_to(page, "Watch them in Runs")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
-    page.goto(url)
-    settled(page)
+    go(page, "/")
     keyboard.tab_to(page, "Open$")
     page.keyboard.press("Enter")
     expect(drawn(page, "result_overlap")).to_be_visible()
 
-    page.goto(f"{url}/analyses")
-    settled(page)
+    go(page, "/analyses")
     keyboard.tab_to_table(page)
     for key in ("ArrowDown", "Shift+Space"):
         page.keyboard.press(key)
         page.wait_for_timeout(200)  # a table takes one key after the other
     expect(page.get_by_text("Choose rows at their left")).to_have_count(0)
-    page.goto(f"{url}/compare")
-    settled(page)
+    go(page, "/compare")
     keyboard.tab_to(page, "Overlap$")
     for key in ("ArrowRight", "Space"):
         page.keyboard.press(key)

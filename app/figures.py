@@ -20,7 +20,6 @@ import pandas as pd
 from seigh.app import charts
 from seigh.app.checks import TIES_ALONG_K, ties_among
 from seigh.app.digits import number
-from seigh.app.panels import Panel
 from seigh.core.errors import UserError, first_line
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
@@ -583,6 +582,16 @@ def _metric(metric: str, table: pd.DataFrame, colors: Mapping[str, str], size: s
     )
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A heatmap: what ``charts.heatmap`` takes, and its names."""
+
+    title: str
+    key: str
+    measure: str
+    values: pd.DataFrame
+
+
 def heatmap(panel: Panel, model: str) -> Figure:
     """How alike all pairs of steps are, of ``panels.heatmaps_found``."""
     k = int(panel.values["k"].iloc[0])
@@ -750,12 +759,15 @@ def overlap_of_masks(
 def spectrum(values: pd.DataFrame, *, of: str = "", file: str = "") -> Figure:
     """The eigenvalues with their residuals, of ``queries.spectrum``."""
     zeros = int((values["magnitude"] == 0).sum())
+    residuals = "; residuals are not known"
+    if values["residual"].notna().any():
+        residuals = ", and a cross its residual; a pair whose cross comes near its point is not resolved"
     return Figure(
         title="Spectrum",
-        how="a point is an eigenvalue, by descending |λ|, and a cross its residual; a pair whose cross comes "
-        "near its point is not resolved. The ticks on top sort the eigenvalues by sign."
+        how=f"a point is an eigenvalue, by descending |λ|{residuals}. The ticks on top sort the eigenvalues "
+        "by sign."
         + (f" {zeros} eigenvalues are exactly 0 and have no place on a log axis." if zeros else ""),
-        alt=f"Magnitudes of the {len(values)} leading eigenvalues with their residuals, on a log axis.",
+        alt=f"Magnitudes of the {len(values)} leading eigenvalues, and residuals, on a log axis.",
         table=values,
         draw=charts.spectrum,
         symbols=EIGENVALUE_SYMBOLS,

@@ -112,6 +112,13 @@ def in_lines(analyses: pd.DataFrame, arrangement: Arrangement = USUAL) -> pd.Dat
     )
 
 
+def points_of(analyses: pd.DataFrame, arrangement: Arrangement = USUAL) -> pd.Series[int]:
+    """The number of the point of a line that each analysis could be: those of one number differ neither in
+    their step nor in a column that makes lines."""
+    by = [*charts.LINE_COLUMNS, *arrangement.further, "step"]
+    return analyses.groupby(by, dropna=False, sort=False).ngroup()
+
+
 def _shown(analyses: pd.DataFrame, column: str, arrangement: Arrangement) -> pd.Series[str]:
     """The values of a column as they stand in a legend."""
     return arrangement.prefix(column) + analyses[column].map(told)

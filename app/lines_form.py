@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -20,6 +20,7 @@ from seigh.app.lines import (
     baselines,
     heights,
     in_lines,
+    points_of,
     relative,
     told,
     whole_curves,
@@ -49,11 +50,13 @@ class Lines:
     """The chosen analyses as lines.
 
     Attributes:
-        chosen: ``lines.in_lines``, one analysis for each point.
+        chosen: ``lines.in_lines`` with point (``lines.points_of``), one analysis for each point.
         arrangement: What decides about them.
         in_url: As it stands in the address.
         baseline: What the pinned baseline is called; None without one.
         base_of: The series that is the baseline of each.
+        others: Further analyses of these points, which differ from the chosen ones in numerical settings or
+            in what they were asked for.
     """
 
     chosen: pd.DataFrame
@@ -61,6 +64,29 @@ class Lines:
     in_url: dict[str, list[str]]
     baseline: str | None = None
     base_of: Mapping[str, str] = field(default_factory=dict)
+    others: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["analysis_id", "point"]))
+
+    @property
+    def every(self) -> list[int]:
+        """The ids of all analyses of the points, also of those that are not chosen."""
+        hidden = self.others[self.others["point"].isin(self.chosen["point"])]
+        return [*self.chosen["analysis_id"].tolist(), *hidden["analysis_id"].tolist()]
+
+    def having(self, ids: Collection[int]) -> pd.DataFrame:
+        """The chosen analyses; in place of one that is not among ``ids``, which have what is looked for, the
+        other one of its point that is: of several that with the largest k, then the latest.
+
+        Returns:
+            A row for each point, in the order of ``chosen``.
+        """
+        wanted = set(ids)
+        without = self.chosen.loc[~self.chosen["analysis_id"].isin(wanted), "point"]
+        found = self.others[self.others["analysis_id"].isin(wanted) & self.others["point"].isin(without)]
+        if found.empty:
+            return self.chosen
+        found = found.sort_values(["k", "analysis_id"]).drop_duplicates("point", keep="last")
+        rows = pd.concat([self.chosen[~self.chosen["point"].isin(found["point"])], found])
+        return rows.set_index("point", drop=False).loc[self.chosen["point"]].reset_index(drop=True)
 
     @property
     def colors(self) -> dict[str, str]:
@@ -158,6 +184,19 @@ class Lines:
         return drawn, [f"{why}: {first_of(names)}." for why, names in without.items() if names]
 
 
+def lines_of(analyses: pd.DataFrame, arrangement: Arrangement = USUAL) -> Lines:
+    """The analyses as lines, without a baseline.
+
+    Args:
+        analyses: ``queries.comparable``, and the further columns of the arrangement as texts.
+        arrangement: Which columns decide.
+    """
+    every = in_lines(analyses, arrangement).assign(point=points_of(analyses, arrangement))
+    chosen = charts.distinct_lines(every, arrangement.further)
+    others = every[~every["analysis_id"].isin(chosen["analysis_id"])]
+    return Lines(chosen, arrangement, {}, others=others)
+
+
 def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:
     """What the address or the user says of colour, dash, panel, means and baseline, and the lines of it."""
     state = st.session_state
@@ -197,18 +236,18 @@ def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:
             )  # fmt: skip
         arrangement = arranged(chosen, over, labels)
         analyses = with_columns(analyses, arrangement, further)
-        lines = in_lines(charts.distinct_lines(analyses, arrangement.further), arrangement)
-        if lines["dash"].nunique() > charts.MOST_DASHES:
+        lines = lines_of(analyses, arrangement)
+        dashes = lines.chosen["dash"].nunique()
+        if dashes > charts.MOST_DASHES:
             st.warning(
-                f"{labels[chosen['dash'] or 'split']} has {lines['dash'].nunique()} values, and no more than "
+                f"{labels[chosen['dash'] or 'split']} has {dashes} values, and no more than "
                 f"{charts.MOST_DASHES} dashes can be told apart; choose another column for the dash.",
                 icon=":material/line_style:",
             )
-            arrangement = replace(arrangement, dash="split")
-            lines = in_lines(charts.distinct_lines(analyses, arrangement.further), arrangement)
+            lines = lines_of(analyses, replace(arrangement, dash="split"))
         in_url = {place: [value] for place, value in chosen.items() if value}
         in_url |= {"over": list(over)} if over else {}
-        return with_baseline(Lines(lines, arrangement, in_url), asked)
+        return with_baseline(replace(lines, in_url=in_url), asked)
 
 
 def arranged(chosen: Mapping[str, str | None], over: Sequence[str], labels: Mapping[str, str]) -> Arrangement:

@@ -10,22 +10,14 @@ import pandas as pd
 from sqlalchemy.orm import Session
 
 from seigh.app import charts
+from seigh.app.figures import Panel
 from seigh.app.lines import LINE
+from seigh.app.lines_form import Lines
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
 from seigh.core.names import IOU, MASKS_CALLED, mask_called
 
 MASKS_MEASURE = "IoU of masks"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A heatmap: what ``charts.heatmap`` takes, and its names."""
-
-    title: str
-    key: str
-    measure: str
-    values: pd.DataFrame
 
 
 def heatmaps_found(values: pd.DataFrame, sets: pd.DataFrame) -> Iterator[Panel]:
@@ -111,20 +103,21 @@ def top_of(curves: pd.DataFrame) -> float | None:
     return float(tops.max()) * 1.05
 
 
-def further_points(s: Session, chosen: pd.DataFrame, name: str, k_of: Callable[[int], int]) -> pd.DataFrame:
-    """A further curve of these analyses at one size each, of those that have it there.
+def further_points(s: Session, lines: Lines, name: str, k_of: Callable[[int], int]) -> pd.DataFrame:
+    """A further curve at the points of lines at one size each, where it is known.
 
     Args:
         s: A reading session.
-        chosen: analysis_id, parameters, series and group.
+        lines: Whose curve it is; of a point any analysis that has it.
         name: Name of the curve.
         k_of: The size of a model of so many parameters.
     """
+    having = lines.having(queries.with_observable(s, lines.every, name))
     found = [
         queries.curves_at(s, rows["analysis_id"].tolist(), name, k_of(int(str(parameters))))
-        for parameters, rows in chosen.groupby("parameters")
+        for parameters, rows in having.groupby("parameters")
     ]
-    return pd.concat(found, ignore_index=True).merge(chosen[LINE], on="analysis_id")
+    return pd.concat(found, ignore_index=True).merge(having[LINE], on="analysis_id")
 
 
 # Whose the second of two masks is that are compared, by its name in addresses.
@@ -141,53 +134,58 @@ BESIDE: Mapping[str, str] = MappingProxyType(
 EACH_BESIDE = ("same", "previous")
 
 
-def at_other_step(chosen: pd.DataFrame, which: str, further: Sequence[str] = ()) -> dict[int, int]:
+def at_other_step(
+    chosen: pd.DataFrame, which: str, further: Sequence[str] = (), others: pd.DataFrame | None = None
+) -> dict[int, int]:
     """The analysis of another step, by that of every step: of those that differ in nothing but the step.
 
     Args:
         chosen: ``queries.comparable``, one analysis for each point of a line.
-        which: A key of ``BESIDE``. An analysis that would be compared with itself, such as the first with
-            that of the first step, is left out, unless all are ("same").
+        which: A key of ``BESIDE``. An analysis that would be compared with one of its own step, such as the
+            first with that of the first step, is left out, unless all are ("same").
         further: Columns that make lines beside ``charts.LINE_COLUMNS``.
+        others: Analyses of the same points in the same order, of which the other ones are; None: ``chosen``.
     """
+    rows = chosen.assign(other=(chosen if others is None else others)["analysis_id"].to_numpy())
     if which == "same":
-        return {number: number for number in chosen["analysis_id"].tolist()}
+        return dict(zip(rows["analysis_id"].tolist(), rows["other"].tolist(), strict=True))
     found: dict[int, int] = {}
-    for _, rows in chosen.groupby([*charts.LINE_COLUMNS, *further], dropna=False):
-        numbers = rows.sort_values("step")["analysis_id"].tolist()
+    for _, line in rows.groupby([*charts.LINE_COLUMNS, *further], dropna=False):
+        line = line.sort_values("step")
+        numbers, theirs = line["analysis_id"].tolist(), line["other"].tolist()
         if which == "previous":
-            found |= dict(zip(numbers[1:], numbers[:-1], strict=True))
+            found |= dict(zip(numbers[1:], theirs[:-1], strict=True))
+        elif which == "first":
+            found |= dict.fromkeys(numbers[1:], theirs[0])
         else:
-            one = numbers[0] if which == "first" else numbers[-1]
-            found |= {number: one for number in numbers if number != one}
+            found |= dict.fromkeys(numbers[:-1], theirs[-1])
     return found
 
 
 def masks_of_steps(
-    s: Session,
-    chosen: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
-    which: str = "same",
-    further: Sequence[str] = (),
+    s: Session, lines: Lines, pairs: Sequence[tuple[str, str]], which: str = "same"
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """The IoU of pairs of masks for every k, of these analyses that have them: ``queries.mask_iou`` with
+    """The IoU of pairs of masks for every k, at the points of lines that have them: ``queries.mask_iou`` with
     ``LINE``.
 
     Args:
         s: A reading session.
-        chosen: ``queries.comparable`` with ``LINE``.
+        lines: Whose masks they are; of a point any analysis that has a mask.
         pairs: The names of both of each.
         which: A key of ``BESIDE``: whose the second one is.
-        further: As of ``at_other_step``.
     """
-    beside = at_other_step(chosen, which, further)
-    found = queries.mask_iou(s, chosen["analysis_id"].tolist(), pairs, beside)
+    known = queries.with_masks(s, lines.every)
+    of = {name: lines.having(known.get(name, [])) for name in {name for pair in pairs for name in pair}}
+    further = lines.arrangement.further
+    found = queries.mask_iou(
+        s, {(one, other): at_other_step(of[one], which, further, of[other]) for one, other in pairs}
+    )
     if which != "same":
         for one, other in pairs:
             title = f"IoU of the mask {mask_called(one)} and "
             title += "that" if one == other else f"the mask {mask_called(other)}"
             found[one, other] = found[one, other].assign(title=f"{title} of {BESIDE[which]}")
-    return {pair: each.merge(chosen[LINE], on="analysis_id") for pair, each in found.items()}
+    return {pair: each.merge(of[pair[0]][LINE], on="analysis_id") for pair, each in found.items()}
 
 
 _OVERLAP = "overlap-"  # with this start the names of curves that are the overlap of a further mask
@@ -240,52 +238,46 @@ def masks_of(s: Session, ids: Sequence[int]) -> Masks:
 
 
 def overlap_of_each(
-    s: Session, chosen: pd.DataFrame, masks: Mapping[str, str], k_of: Callable[[int], int]
+    s: Session, lines: Lines, masks: Mapping[str, str], k_of: Callable[[int], int]
 ) -> pd.DataFrame:
     """The overlap of several masks at one size each over training, as ``further_points``; see ``_by_mask``.
 
     Args:
         s: A reading session.
-        chosen: analysis_id, parameters and ``LINE``.
+        lines: Whose masks they are.
         masks: What each is called, by name.
         k_of: The size of a model of so many parameters.
     """
     frames = {}
     for name, called in masks.items():
         if name in MASKS_CALLED:
-            found = _overlap_at(s, chosen, name, k_of)
+            found = _overlap_at(s, lines.chosen, name, k_of)
         else:
-            found = further_points(s, chosen, _OVERLAP + name, k_of)
+            found = further_points(s, lines, _OVERLAP + name, k_of)
         frames[called] = found.assign(curve=_OVERLAP + name)
     return _by_mask(frames, "overlap")
 
 
 def masks_beside(
-    s: Session,
-    chosen: pd.DataFrame,
-    masks: Mapping[str, str],
-    which: str,
-    k_of: Callable[[int], int],
-    further: Sequence[str] = (),
+    s: Session, lines: Lines, masks: Mapping[str, str], which: str, k_of: Callable[[int], int]
 ) -> pd.DataFrame:
     """How alike each of several masks is to another one at one size over training, as ``further_points``; see
     ``_by_mask``.
 
     Args:
         s: A reading session.
-        chosen: ``queries.comparable`` with ``LINE``.
+        lines: Whose masks they are.
         masks: What each is called, by name.
         which: A key of ``BESIDE``. A mask is compared with the one of the largest |θ| at the same step
             ("same"), else with itself at another step.
         k_of: The size of a model of so many parameters.
-        further: As of ``at_other_step``.
     """
     largest = str(Mask.magnitude)
     if which == "same":
         pairs = [(name, largest) for name in masks if name != largest]
     else:
         pairs = [(name, name) for name in masks]
-    found = masks_of_steps(s, chosen, pairs, which, further)
+    found = masks_of_steps(s, lines, pairs, which)
     frames = {masks[name]: at_size(each, k_of) for (name, _), each in found.items()}
     title = "IoU of every mask and "
     title += f"the {mask_called(largest)}" if which == "same" else f"that of {BESIDE[which]}"

@@ -19,8 +19,8 @@ from seigh.app.checks import checks_among
 from seigh.app.common import matrix, samples_of
 from seigh.app.digits import number, with_error
 from seigh.app.figures import Size
-from seigh.app.lines import LINE, MEASURES, USUAL, in_lines
-from seigh.app.lines_form import Lines
+from seigh.app.lines import LINE, MEASURES, in_lines
+from seigh.app.lines_form import Lines, lines_of
 from seigh.app.panels import (
     EACH_BESIDE,
     Masks,
@@ -89,16 +89,16 @@ def report(
         StoreError: If none of them is finished.
     """
     if lines is None:
-        analyses = queries.comparable(s)
-        analyses = charts.distinct_lines(analyses[analyses["analysis_id"].isin(ids)])
+        every = queries.comparable(s)
+        lines = lines_of(every[every["analysis_id"].isin(ids)])
     else:
-        analyses = lines.chosen[lines.chosen["analysis_id"].isin(ids)]
+        lines = replace(lines, chosen=lines.chosen[lines.chosen["analysis_id"].isin(ids)])
+    analyses = lines.chosen
     if analyses.empty:
         raise StoreError("There is no finished analysis to report; wait for one, or choose other models.")
-    lines = Lines(in_lines(analyses), USUAL, {}) if lines is None else replace(lines, chosen=analyses)
     if k is None and rho is None:
         k = int(analyses["k"].min())
-    masks = masks or masks_of(s, analyses["analysis_id"].tolist())
+    masks = masks or masks_of(s, lines.every)
     found = list(_figures(s, lines, Size(k, rho), masks))
     tables = {
         "Analyses": _analyses(s, analyses, k, rho),
@@ -166,13 +166,15 @@ def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | st
     of_models = lines.colors_of_models
     for metric in metrics["metric"].unique():
         yield figures.recorded(metrics, of_models, metric)
-    for name in queries.curve_names(s, ids):
-        found = lines.means_of_points(further_points(s, analyses, name, size.of))
+    for name in queries.curve_names(s, lines.every):
+        found = lines.means_of_points(further_points(s, lines, name, size.of))
         if len(found):
             yield from _in_panels(figures.further_over_training(found, colors, size))
             yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
-    for name in queries.observation_names(s, ids, "quantity"):
-        found = queries.quantities(s, ids, [name]).merge(analyses[LINE], on="analysis_id")
+    for name in queries.observation_names(s, lines.every, "quantity"):
+        having = lines.having(queries.with_observable(s, lines.every, name))
+        found = queries.quantities(s, having["analysis_id"].tolist(), [name])
+        found = found.merge(having[LINE], on="analysis_id")
         found = lines.means_of_points(found)
         yield from _in_panels(figures.quantity_over_training(found, colors))
         yield from _beside_baseline(lines, found, "value", str(found["title"].iloc[0]))
@@ -182,18 +184,17 @@ def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figur
     """Masks beside each other over training, where there are others than that of the largest weights."""
     if not masks.names:
         return
-    chosen, further = lines.chosen, lines.arrangement.further
-    points = overlap_of_each(s, chosen, masks.called, size.of)
+    points = overlap_of_each(s, lines, masks.called, size.of)
     if len(points):
         yield from _in_panels(figures.masks_over_training(lines.means_of_points(points), masks.colors, size))
     for which in EACH_BESIDE:
-        found = masks_beside(s, chosen, masks.known, which, size.of, further)
+        found = masks_beside(s, lines, masks.known, which, size.of)
         if len(found):
             found = lines.means_of_points(found)
             yield from _in_panels(figures.further_over_training(found, masks.colors, size))
     if masks.pair is None:
         return
-    found = at_size(masks_of_steps(s, chosen, [masks.pair], masks.which, further)[masks.pair], size.of)
+    found = at_size(masks_of_steps(s, lines, [masks.pair], masks.which)[masks.pair], size.of)
     if len(found):
         found = lines.means_of_points(found)
         yield from _in_panels(figures.further_over_training(found, lines.colors, size))
@@ -227,16 +228,22 @@ def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]
     values = lines.means_of_curves(values)
     common = pd.DataFrame(columns=["series"])
     if masks.pair is not None:
-        common = masks_of_steps(s, analyses, [masks.pair], masks.which, lines.arrangement.further)[masks.pair]
+        common = masks_of_steps(s, lines, [masks.pair], masks.which)[masks.pair]
         common = lines.means_of_curves(common)
+    profiles = {
+        name: lines.having(queries.with_observable(s, lines.every, name))
+        for name in queries.observation_names(s, lines.every, "profile")
+    }
     names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)
-        of = analyses.loc[analyses["series"] == name, "analysis_id"].tolist()
-        for _, rows in queries.profiles(s, of).groupby("observable"):
-            found = lines.means_of_profiles(rows.merge(analyses[LINE], on="analysis_id"))
-            yield figures.profile_over_training(found, name)
+        for observable, having in profiles.items():
+            of = having[having["series"] == name]
+            found = queries.profiles(s, of["analysis_id"].tolist(), [observable])
+            if len(found):
+                found = lines.means_of_profiles(found.merge(of[LINE], on="analysis_id"))
+                yield figures.profile_over_training(found, name)
         if len(rows := common[common["series"] == name]):
             yield figures.masks_in_common_over_training(rows, name)
     if without := names[MOST_PANELS:]:

@@ -275,9 +275,21 @@ def say_what_is_hidden(finished: pd.DataFrame, chosen: pd.DataFrame) -> None:
     if len(hidden):
         st.caption(
             f"{counted(len(hidden), 'more analysis', 'more analyses')} of the same checkpoints and data "
-            "differ from those shown only in k, n_O, n_I, precision or other numerical settings; of such, "
-            "the one with the largest k is shown, then the latest. The Result page has them all. Not shown: "
-            f"{named([f'#{each}' for each in hidden['analysis_id']])}."
+            "differ from those shown only in k, n_O, n_I, precision or other numerical settings, or in the "
+            "observables that they have; of such, the one with the largest k is shown, then the latest, and "
+            "an observable or mask that it has not is that of another. The Result page has them all. Not "
+            f"shown: {named([f'#{each}' for each in hidden['analysis_id']])}."
+        )
+
+
+def say_whose(shown: pd.Series[int], lines: Lines) -> None:
+    """Name the analyses that a chart has points of, where other charts have another one of the same point."""
+    others = sorted(set(shown) - set(lines.chosen["analysis_id"]))
+    if others:
+        st.caption(
+            f"Here {named([f'#{each}' for each in others])} {'stands' if len(others) == 1 else 'stand'} for "
+            "the analyses of the same checkpoints and data that other charts show, which have not been asked "
+            "for this."
         )
 
 
@@ -473,9 +485,9 @@ def further(
     """One observable over training, a curve, a quantity or a profile; which, as it stands in the address."""
     with database()() as s:
         kinds = {
-            "quantity": queries.observation_names(s, ids(chosen), "quantity"),
-            "profile": queries.observation_names(s, ids(chosen), "profile"),
-            "curve": queries.curve_names(s, ids(chosen)),
+            "quantity": queries.observation_names(s, lines.every, "quantity"),
+            "profile": queries.observation_names(s, lines.every, "profile"),
+            "curve": queries.curve_names(s, lines.every),
             "runtime": {name: title for name, (title, _, _) in queries.RUNTIMES.items()},
         }
     titles = {name: title for found in kinds.values() for name, title in found.items()}
@@ -485,6 +497,10 @@ def further(
             "offers observables under Advanced, as `seigh curves` lists them."
         )
     name = one_of("curve", "Observable", list(titles), asked, st.container(), titles)
+    if name not in kinds["runtime"]:
+        with database()() as s:
+            chosen = lines.having(queries.with_observable(s, lines.every, name))
+        say_whose(chosen["analysis_id"], lines)
     if name in kinds["profile"]:
         return {"curve": [name], "step": profiles(chosen, name, asked, lines)}
     if name in kinds["quantity"] or name in kinds["runtime"]:
@@ -504,7 +520,7 @@ def further(
         against_baseline(found, "value", str(found["title"].iloc[0]), "quantity", lines)
         return {"curve": [name]}
     with database()() as s:
-        points = further_points(s, chosen, name, size.of)
+        points = further_points(s, lines, name, size.of)
     if points.empty:
         st.info(f"No chosen analysis has this curve up to {size}; choose a smaller one.")
     else:
@@ -522,7 +538,7 @@ def masks_compared(
     """The overlap of several masks over training, and how alike they are; what is compared, and how that
     stands in the address."""
     with database()() as s:
-        masks = masks_of(s, ids(chosen))
+        masks = masks_of(s, lines.every)
     drawn = several(
         "compare_masks", "Masks", list(masks.offered), asked.get("masks"), masks.drawn, called=mask_called
     )
@@ -531,13 +547,12 @@ def masks_compared(
     if not drawn:
         st.info("Choose at least one mask to see its overlap.")
     with database()() as s:
-        points = overlap_of_each(s, chosen, masks.called, size.of)
-        beside = {
-            which: masks_beside(s, chosen, masks.known, which, size.of, lines.arrangement.further)
-            for which in EACH_BESIDE
-        }
+        points = overlap_of_each(s, lines, masks.called, size.of)
+        beside = {which: masks_beside(s, lines, masks.known, which, size.of) for which in EACH_BESIDE}
     if len(points):
-        say_who_is_missing(chosen, points["analysis_id"], "have none of these masks, or end before")
+        say_whose(points["analysis_id"], lines)
+        having = lines.having(points["analysis_id"])
+        say_who_is_missing(having, points["analysis_id"], "have none of these masks, or end before")
         figure = figures.masks_over_training(lines.means(points), masks.colors, size)
         in_panels({"compare_masks_overlap": figure})
     elif drawn:
@@ -574,14 +589,14 @@ def masks_in_common(
     masks = replace(masks, pair=(first, second), which=which)
     in_url = {"beside": [which], "mask": [first], "other": [second]}
     with database()() as s:
-        pairs = masks_of_steps(s, chosen, [(first, second)], which, lines.arrangement.further)
+        pairs = masks_of_steps(s, lines, [(first, second)], which)
     found = pairs[first, second]
     points = at_size(found, size.of)
     if points.empty:
         st.info(f"No chosen analysis has both masks up to {size}; choose a smaller one, or other masks.")
         return masks, in_url
     why = "have not both masks, or end before" if which == "same" else "have no such pair, or end before"
-    say_who_is_missing(chosen, points["analysis_id"], why)
+    say_who_is_missing(lines.having(points["analysis_id"]), points["analysis_id"], why)
     points = lines.means(points)
     in_panels({"compare_masks_by_step": figures.further_over_training(points, lines.colors, size)})
     against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)

@@ -217,8 +217,10 @@ def structure(detail: AnalysisDetail, color: str, k: int) -> None:
     if layers.empty:
         st.header("Where it lies", anchor=False)
         st.caption(
-            "This analysis is from before layers and magnitudes were told; delete it in Runs and start it "
-            "again to have them."
+            "Layers and magnitudes are not among what was imported."
+            if detail.imported is not None
+            else "This analysis is from before layers and magnitudes were told; delete it in Runs and start "
+            "it again to have them."
         )
         return
     layers = nearest(layers, k)
@@ -311,7 +313,7 @@ def masks(detail: AnalysisDetail, color: str, k: int) -> None:
     others = [name for name in names if name != first]
     second = right.selectbox("And the mask", others, key="result_other_mask", format_func=mask_called)
     with database()() as s:
-        found = queries.mask_iou(s, [detail.id], [(first, second)])[first, second]
+        found = queries.mask_iou(s, {(first, second): {detail.id: detail.id}})[first, second]
     figure = figures.masks_in_common(
         found, color, log_k=bool(st.session_state.get("result_log_k")), file=f"{name_of(detail)}-iou"
     )
@@ -455,10 +457,15 @@ def provenance(detail: AnalysisDetail) -> None:
         "model": detail.model,
         "training step": f"{detail.step:,}",
         "parameters D": f"{detail.parameters:,}",
-        "checkpoint file": detail.filename,
-        "checkpoint SHA-256": detail.checkpoint_sha256[:16] + " …",
-        "data subset SHA-256": (detail.data_sha256 or "")[:16] + " …",
     }
+    is_published = "published" in detail.record  # curves alone: nobody knows the weights' file
+    if not is_published:
+        inputs |= {
+            "checkpoint file": detail.filename,
+            "checkpoint SHA-256": detail.checkpoint_sha256[:16] + " …",
+        }
+    if detail.data_sha256:
+        inputs["data subset SHA-256"] = detail.data_sha256[:16] + " …"
     metrics = {name: number(value) for name, value in detail.metrics.items()}
     chosen = detail.settings | {"parameters": detail.subset or "all", "samples": samples_of(detail)}
     chosen |= {"data": detail.data, "split": detail.split}
@@ -477,12 +484,13 @@ def provenance(detail: AnalysisDetail) -> None:
             help="What `seigh analyze --json` writes.",
         )
     eigenvectors(detail)
-    stages = figures.stages(detail.stages, memory_fact(detail), file=f"{name_of(detail)}-stages")
-    show(stages, "result_stages", panel=True)
-    explain(stages)
+    if len(detail.stages):
+        stages = figures.stages(detail.stages, memory_fact(detail), file=f"{name_of(detail)}-stages")
+        show(stages, "result_stages", panel=True)
+        explain(stages)
     chosen_tab, numerics, environment = st.tabs(["Settings", "Numerics", "Environment"])
     with chosen_tab:
-        if not detail.settings["data"].startswith("memory:"):
+        if not is_published and not detail.settings["data"].startswith("memory:"):
             same_on_the_command_line(detail, listed if long else "")
         st.table(two_columns(inputs | metrics | chosen), border="horizontal", hide_index=True)
     with numerics:
@@ -543,7 +551,10 @@ def eigenvectors(detail: AnalysisDetail) -> None:
     """Whether they are there for comparisons, and for how long."""
     if detail.eigenvectors is None:
         reason = plain(detail.record.get("eigenvectors_lost", "Their time is over."))
-        st.caption(f":material/info: The eigenvectors are not kept; all numbers are. {reason}")
+        told = f"The eigenvectors are not kept; all numbers are. {reason}"
+        if detail.imported is not None:
+            told = "The eigenvectors were not imported; comparisons of eigenspaces need them."
+        st.caption(f":material/info: {told}")
     elif (days := settings().retention_days) is not None:
         key = f"result_pinned_{detail.id}"
         st.session_state[key] = detail.pinned  # somebody else may have changed it

@@ -1122,41 +1122,50 @@ def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
+def with_masks(s: Session, ids: Sequence[int]) -> dict[str, list[int]]:
+    """By the name of each mask, that of the largest |θ| first: those of these analyses that have it."""
+    found: dict[str, list[int]] = {}
+    for number, masks in _stored_masks(s, ids).items():
+        for name in masks:
+            found.setdefault(name, []).append(number)
+    return dict(sorted(found.items(), key=lambda each: (each[0] != Mask.magnitude, each[0])))
+
+
 def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
     """Names of the masks that some of these analyses have, that of the largest |θ| first."""
-    found = {name for masks in _stored_masks(s, ids).values() for name in masks}
-    return sorted(found, key=lambda name: (name != Mask.magnitude, name))
+    return list(with_masks(s, ids))
 
 
 def mask_iou(
-    s: Session,
-    ids: Sequence[int],
-    pairs: Sequence[tuple[str, str]],
-    beside: Mapping[int, int] | None = None,
+    s: Session, beside: Mapping[tuple[str, str], Mapping[int, int]]
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """Intersection over union of pairs of masks of these finished analyses, for every k: a table for each
-    pair of names, of the analyses that have both.
+    """Intersection over union of pairs of masks of finished analyses, for every k.
 
-    With ``beside`` the second mask is that of another analysis of the same parameters, such as one of the
-    step before, by the id of the first; what has none there, or one of another D, is left out.
+    Args:
+        s: A reading session.
+        beside: By the names of both masks, and the id of the analysis whose mask is the first: the id of the
+            one whose mask is the second. That is the same analysis, or another one of the same parameters,
+            such as one of the step before.
 
-    Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or are estimated, ``chance``
-    its mean over two random masks.
+    Returns:
+        A table for each pair of names, of the analyses that have the first mask where the other one has the
+        second and the same D. Columns as ``curves``: ``error`` is how far the IoU may be off as scores tie or
+        are estimated, ``chance`` its mean over two random masks.
     """
-    others = {number: number for number in ids} if beside is None else beside
-    known = _stored_masks(s, {*ids, *others.values()})
+    ids = {number for pairs in beside.values() for pair in pairs.items() for number in pair}
+    known = _stored_masks(s, ids)
     statement = (
         _of_analyses(_WHICH)
-        .where(Analysis.state == State.finished, Analysis.id.in_({*ids, *others.values()}))
+        .where(Analysis.state == State.finished, Analysis.id.in_(ids))
         .order_by(Model.name, Checkpoint.step, Analysis.split, Analysis.id)
     )
     rows = {row["analysis_id"]: row for row in s.execute(statement).mappings()}
     sizes = {number: row["parameters"] for number, row in rows.items()}
     found = {}
-    for first, second in pairs:
+    for (first, second), others in beside.items():
         frames = []
-        for number in (each for each in rows if each in set(ids)):
-            other = others.get(number, -1)
+        for number in (each for each in rows if each in others):
+            other = others[number]
             one, another = known[number].get(first), known.get(other, {}).get(second)
             if one is None or another is None or sizes[number] != sizes[other]:
                 continue
@@ -1295,6 +1304,15 @@ def _observations(s: Session, ids: Sequence[int], kind: str, names: Sequence[str
     if not frames:
         return pd.DataFrame(columns=[*which, *_SAID, *POINTS])
     return pd.concat(frames, ignore_index=True)
+
+
+def with_observable(s: Session, ids: Sequence[int], name: str) -> list[int]:
+    """Those of these analyses that have a curve, profile or quantity of this name."""
+    found: list[int] = []
+    for table in (FurtherCurve, Observation):
+        statement = select(table.analysis_id).where(table.analysis_id.in_(ids), table.name == name)
+        found += s.scalars(statement)
+    return sorted(found)
 
 
 def observation_names(s: Session, ids: Sequence[int], kind: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from seigh.app.lines_form import lines_of
+from seigh.app.panels import masks_of_steps
 from seigh.core.lab import queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.names import METRICS
@@ -275,6 +277,45 @@ def test_a_link_to_the_former_view_of_sizes_opens_the_scatter(open_page: Open, a
     assert app.pills(key="compare_model").value == ["small"]
     again = open_page("compare", view="size")  # at a sparsity, as the view always was
     assert again.query_params["rho"] == "0.05"
+
+
+def test_what_the_latest_analysis_was_not_asked_for_is_that_of_another(
+    open_page: Open, add: Add, home: Settings
+) -> None:
+    """Three analyses of a checkpoint with the same settings but for what they were asked for."""
+    said_of = {"title": "size", "note": "how large it is.", "unit": "", "reference": None}
+    ranks = {"first": [5, 9, 70, 7, 3], "second": [5, 70, 1, 2, 4]}
+    numbers, overlap = {}, 0.01
+    for name in ("first", "second", "neither"):
+        found: dict[str, Any] = {"overlap": np.full(5, overlap := overlap + 0.01)}
+        if name in ranks:
+            curve = said_of | {"value": np.full(5, 0.5), "error": None, "chance": None}
+            found["record"] = {"masks": {name: {"coordinates": ranks[name]}}}
+            found["curves"] = {f"overlap-{name}": curve}
+        if name == "first":
+            found["quantities"] = {"size": said_of | {"value": 2.0, "lower": 1.5, "upper": 2.5}}
+        elif name == "second":
+            found["quantities"] = {"size": said_of | {"value": 3.0, "lower": 2.5, "upper": 3.5}}
+        numbers[name] = add(settings={"curves": [f"overlap-{name}"] if name in ranks else []}, results=found)
+    app = open_page("compare", k="5")
+    assert app.dataframe[0].value["overlap"].tolist() == [pytest.approx(0.04)]  # of the latest
+    app = open_page("compare", view="curves", curve="size", k="5")
+    assert len(specifications(app)) == 1
+    assert f"Here #{numbers['second']} stands for" in said(app, "caption").replace("*", "")
+    assert "have no such" not in said(app, "caption")
+    app = open_page("compare", view="masks", k="5", mask="first", other="second")
+    assert not app.exception
+    assert "have none of these masks" not in said(app, "caption")
+    assert "have not both masks" not in said(app, "caption")
+    with sessions(home.database)() as s:
+        lines = lines_of(queries.comparable(s))
+        pair = ("first", "second")
+        found_iou = masks_of_steps(s, lines, [pair])[pair]
+        sizes = lines.having(queries.with_observable(s, lines.every, "size"))
+    expected = [len({*ranks["first"][:k]} & {*ranks["second"][:k]}) for k in range(1, 6)]
+    truth = [common / (2 * k - common) for k, common in enumerate(expected, 1)]
+    assert found_iou["value"].tolist() == pytest.approx(truth)
+    assert sizes["analysis_id"].tolist() == [numbers["second"]]
 
 
 def test_points_of_a_scatter_are_means_with_their_spread(open_page: Open, add: Add) -> None:

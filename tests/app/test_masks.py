@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from seigh.app.cli.command import main
 from seigh.app.common import plain
-from seigh.app.lines import in_lines
+from seigh.app.lines_form import lines_of
 from seigh.app.panels import heatmaps_of_masks, masks_beside, masks_of_steps
 from seigh.app.report import report
 from seigh.core.lab import queries
@@ -79,7 +79,8 @@ def test_compare_shows_them_over_training(study: list[int]) -> None:
 def test_exports_have_the_weights_of_every_mask(study: list[int], home: Settings) -> None:
     with sessions(home.database)() as s:
         table = export(s, "masks")
-        found = queries.mask_iou(s, study, [("magnitude", "gradient")])["magnitude", "gradient"]
+        pair = ("magnitude", "gradient")
+        found = queries.mask_iou(s, {pair: {number: number for number in study}})[pair]
     assert len(table) == 2 * 2 * 3
     gradient = table[(table["analysis_id"] == study[0]) & (table["mask"] == "gradient")]
     assert gradient["coordinate"].tolist() == [5, 7000, 1]
@@ -127,7 +128,7 @@ def test_masks_of_two_steps_are_compared_as_sets(home: Settings, seed: int) -> N
             record = {"masks": {name: {"coordinates": each} for name, each in masks.items()}}
             number[split, step] = lab.finished(s, step=step, split=split, changes={"record": record})
     with sessions(home.database)() as s:
-        chosen = in_lines(queries.comparable(s))
+        lines = lines_of(queries.comparable(s))
         for which, pairs in (
             ("previous", {100: 0, 200: 100}),
             ("first", {100: 0, 200: 0}),
@@ -135,7 +136,7 @@ def test_masks_of_two_steps_are_compared_as_sets(home: Settings, seed: int) -> N
             ("same", {0: 0, 100: 100, 200: 200}),
         ):
             for one, other in (("gradient", "gradient"), ("magnitude", "gradient")):
-                found = masks_of_steps(s, chosen, [(one, other)], which)[one, other]
+                found = masks_of_steps(s, lines, [(one, other)], which)[one, other]
                 truth = {}
                 for split in ("train", "test"):
                     for step, beside in pairs.items():
@@ -159,7 +160,7 @@ def test_ties_at_either_step_open_the_iou_between_them(home: Settings) -> None:
             lab.finished(s, step=step, changes={"record": {"masks": {"gradient": told}}})
     with sessions(home.database)() as s:
         pair = ("gradient", "gradient")
-        found = masks_of_steps(s, in_lines(queries.comparable(s)), [pair], "previous")[pair]
+        found = masks_of_steps(s, lines_of(queries.comparable(s)), [pair], "previous")[pair]
     for k, rows in found.groupby("k"):
         first = {*[0, 1, 2][: int(k)]}
         for chosen in itertools.combinations([2, 3, 7], int(k) - 1):
@@ -267,9 +268,9 @@ def test_masks_are_read_once_however_many_are_compared(study: list[int], home: S
     def statements(*masks: str) -> int:
         made = []
         with sessions(home.database)() as s:
-            chosen = in_lines(queries.comparable(s))
+            lines = lines_of(queries.comparable(s))
             event.listen(s.get_bind(), "before_cursor_execute", lambda *told: made.append(told))
-            masks_beside(s, chosen, dict(zip(masks, masks, strict=True)), "previous", lambda _: 2)
+            masks_beside(s, lines, dict(zip(masks, masks, strict=True)), "previous", lambda _: 2)
         return len(made)
 
     assert statements("gradient") == statements("gradient", "magnitude", "other")

@@ -94,6 +94,12 @@ def test_pages_and_the_report_show_them(home: Settings, logs: Path, which: int) 
         app: AppTest = opening.open_page(page, **query)
         assert not app.exception, page
         assert not app.error, page
+        for chart in app.get("vega_lite_chart"):
+            # An axis from nothing to nothing is no chart: the browser fails at it.
+            assert "nan" not in chart.proto.spec.lower()
+        if page == "result":
+            assert "residuals are not known" in " ".join(each.value for each in app.caption)
+            assert not app.code  # no command line makes what was published
     with sessions(home.database)() as s:
         text = report(s, "All models", done.analysis_ids)
     assert "paper" in text

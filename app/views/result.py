@@ -283,14 +283,15 @@ def drawn(
 
 def quantities(numbers: pd.DataFrame, remarks: dict[str, str]) -> None:
     """Each quantity with its error or interval, what it is compared with, and how to read it."""
-    rows = []
+    rows, told = [], []
     for row in rows_of(numbers, Quantity):
         title = plain(f"{row.title}{f' ({row.unit})' if row.unit else ''}")
         how = plain(" ".join(filter(None, (row.note, remarks.get(row.observable, "")))))
         known = "" if pd.isna(row.reference) else f"{row.reference_title}: {number(row.reference)}"
+        told.append(f"**{title}:** {how}")
         rows.append(
             {
-                "quantity": f"**{title}**  \n{how}",
+                "quantity": title,
                 "value": plain(within(row.value, row.lower, row.upper)),
                 "between": plain(interval(row.lower, row.upper)),
                 "beside": plain(known),
@@ -300,6 +301,9 @@ def quantities(numbers: pd.DataFrame, remarks: dict[str, str]) -> None:
     if not found["beside"].any():
         found = found.drop(columns="beside")
     st.table(found, border="horizontal", hide_index=True)
+    with st.expander("How to read these numbers", icon=":material/help:"):
+        for each in told:
+            st.caption(each)
 
 
 def masks(detail: AnalysisDetail, color: str, k: int) -> None:

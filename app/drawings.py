@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import pickle
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +16,10 @@ import streamlit as st
 
 from seigh.app.charts.base import Chart
 from seigh.app.figures import chart_of, table_of
+from seigh.app.lightened import PLAIN, lightened
 from seigh.core.figures import Figure
 
 MOST_DRAWINGS = 1000  # tens of kB each
-
-# Names that Vega-Lite writes as they are.
-_PLAIN = re.compile(r"\w+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,12 @@ def _drawn(figure: Figure) -> Any:
     whole = chart.to_dict()
     # A column whose name is nowhere in the chart is not drawn, and would only take the browser's time.
     text = json.dumps(whole)
+    lighter = {str(number): table for number, table in enumerate(tables)}
+    whole = lightened(whole, lighter)
     data: dict[str, bytes] = {}
     names: list[str] = []
-    for table in tables:
-        drawn = [each for each in table.columns if not _PLAIN.fullmatch(each) or each in text]
+    for table in lighter.values():
+        drawn = [each for each in table.columns if not PLAIN.fullmatch(each) or each in text]
         stream = _stream(table[drawn])
         names.append(hashlib.sha256(stream).hexdigest()[:32])
         data[names[-1]] = stream

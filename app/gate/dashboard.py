@@ -61,6 +61,9 @@ def options(env: Settings, host: str, port: int) -> dict[str, Any]:
         "server.port": port,
         "server.maxUploadSize": env.max_upload_mb,
         "server.fileWatcherType": "none",
+        # Python collects garbage by itself; a full collection after every interaction would hold up its last
+        # messages, and all other visitors, for a tenth of a second or more.
+        "runner.postScriptGC": False,
         # Where a page of Streamlit asks for its own address, this is the answer, and no service is asked.
         "browser.serverAddress": host,
         "browser.gatherUsageStats": False,

@@ -34,11 +34,15 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
             key=f"head_{key}",
         )
         with head:
-            symbols = plain(figure.symbols) if figure.symbols else None
-            if panel:
-                st.subheader(plain(figure.of or figure.title), help=symbols, width="content", anchor=False)
-            else:
-                st.header(plain(figure.title), help=symbols, width="content", anchor=False)
+            heading = st.subheader if panel else st.header
+            heading(
+                plain(figure.of or figure.title if panel else figure.title),
+                help=plain(figure.symbols) if figure.symbols else None,
+                width="content",
+                # The browser makes one of its own from the title of a heading without, which takes it 10 ms;
+                # app/style.css hides the link to it.
+                anchor=f"head_{key}",
+            )
             downloads(figure, key)
         if not panel:
             explain(figure)

@@ -11,7 +11,7 @@ from altair.utils import schemapi
 from streamlit.navigation.page import StreamlitPage
 
 from seigh.app import identity, navigation
-from seigh.app.common import guarded, plain, sentence_for_errors
+from seigh.app.common import guarded, keep_modules, plain, sentence_for_errors
 from seigh.app.gate.dashboard import SCRIPT
 from seigh.app.gate.visitors import ACCOUNT, SIGN_OUT
 from seigh.core.access import Role
@@ -62,3 +62,4 @@ if identity.has_account_page():
 if page.url_path == "data" or (actor.role.may_work and page.url_path in ("new_analysis", "train")):
     load_pytorch()
 guarded(page.run)()
+keep_modules()

@@ -174,12 +174,14 @@ def masks_of_steps(
         pairs: The names of both of each.
         which: A key of ``BESIDE``: whose the second one is.
     """
-    known = queries.with_masks(s, lines.every)
-    of = {name: lines.having(known.get(name, [])) for name in {name for pair in pairs for name in pair}}
+    known = queries.stored_masks(s, lines.every)
+    of = {
+        name: lines.having([number for number, masks in known.items() if name in masks])
+        for name in {name for pair in pairs for name in pair}
+    }
     further = lines.arrangement.further
-    found = queries.mask_iou(
-        s, {(one, other): at_other_step(of[one], which, further, of[other]) for one, other in pairs}
-    )
+    beside = {(one, other): at_other_step(of[one], which, further, of[other]) for one, other in pairs}
+    found = queries.mask_iou(s, beside, known)
     if which != "same":
         for one, other in pairs:
             title = f"IoU of the mask {mask_called(one)} and "

@@ -1115,29 +1115,23 @@ def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
                 "open": each.open,
             }
         )
-        for number, masks in _stored_masks(s, ids).items()
+        for number, masks in stored_masks(s, ids).items()
         for name, each in masks.items()
     ]
     columns = ["analysis_id", "mask", "k", "coordinate", "tied", "open"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def with_masks(s: Session, ids: Sequence[int]) -> dict[str, list[int]]:
-    """By the name of each mask, that of the largest |θ| first: those of these analyses that have it."""
-    found: dict[str, list[int]] = {}
-    for number, masks in _stored_masks(s, ids).items():
-        for name in masks:
-            found.setdefault(name, []).append(number)
-    return dict(sorted(found.items(), key=lambda each: (each[0] != Mask.magnitude, each[0])))
-
-
 def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
     """Names of the masks that some of these analyses have, that of the largest |θ| first."""
-    return list(with_masks(s, ids))
+    found = {name for masks in stored_masks(s, ids).values() for name in masks}
+    return sorted(found, key=lambda name: (name != Mask.magnitude, name))
 
 
 def mask_iou(
-    s: Session, beside: Mapping[tuple[str, str], Mapping[int, int]]
+    s: Session,
+    beside: Mapping[tuple[str, str], Mapping[int, int]],
+    masks: Mapping[int, Mapping[str, StoredMask]] | None = None,
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """Intersection over union of pairs of masks of finished analyses, for every k.
 
@@ -1146,6 +1140,7 @@ def mask_iou(
         beside: By the names of both masks, and the id of the analysis whose mask is the first: the id of the
             one whose mask is the second. That is the same analysis, or another one of the same parameters,
             such as one of the step before.
+        masks: ``stored_masks`` of all these; None: they are read.
 
     Returns:
         A table for each pair of names, of the analyses that have the first mask where the other one has the
@@ -1153,7 +1148,7 @@ def mask_iou(
         are estimated, ``chance`` its mean over two random masks.
     """
     ids = {number for pairs in beside.values() for pair in pairs.items() for number in pair}
-    known = _stored_masks(s, ids)
+    known = stored_masks(s, ids) if masks is None else masks
     statement = (
         _of_analyses(_WHICH)
         .where(Analysis.state == State.finished, Analysis.id.in_(ids))
@@ -1166,7 +1161,9 @@ def mask_iou(
         frames = []
         for number in (each for each in rows if each in others):
             other = others[number]
-            one, another = known[number].get(first), known.get(other, {}).get(second)
+            one, another = (
+                known.get(each, {}).get(name) for each, name in ((number, first), (other, second))
+            )
             if one is None or another is None or sizes[number] != sizes[other]:
                 continue
             value, error, chance = iou(one, another, sizes[number])
@@ -1187,7 +1184,7 @@ def mask_iou(
     return found
 
 
-def _stored_masks(s: Session, ids: Collection[int]) -> dict[int, dict[str, StoredMask]]:
+def stored_masks(s: Session, ids: Collection[int]) -> dict[int, dict[str, StoredMask]]:
     """The masks of each of these finished analyses by name, without the rest of their records."""
     statement = select(Analysis.id, Analysis.record["masks"]).where(
         Analysis.state == State.finished, Analysis.id.in_(ids)
@@ -1401,7 +1398,7 @@ def mask_pairs(s: Session, ids: Sequence[int], names: Sequence[str], k: int) -> 
         "parameters": (int, Analysis.parameters),
     }
     statement = _of_analyses(columns).where(Analysis.state == State.finished, Analysis.id.in_(ids))
-    known = _stored_masks(s, ids)
+    known = stored_masks(s, ids)
     found: dict[str, list[tuple[int, int, int, StoredMask]]] = {name: [] for name in names}
     for row in s.execute(statement.order_by(Analysis.id)).mappings():
         masks = known[row["analysis_id"]]

@@ -163,16 +163,21 @@ def at_other_step(
 
 
 def masks_of_steps(
-    s: Session, lines: Lines, pairs: Sequence[tuple[str, str]], which: str = "same"
+    s: Session,
+    lines: Lines,
+    pairs: Sequence[tuple[str, str]],
+    which: str = "same",
+    k_of: Callable[[int], int] | None = None,
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """The IoU of pairs of masks for every k, at the points of lines that have them: ``queries.mask_iou`` with
-    ``LINE``.
+    """The IoU of pairs of masks for every k or at one: ``queries.mask_iou`` with ``LINE``, at the points of
+    lines that have both.
 
     Args:
         s: A reading session.
         lines: Whose masks they are; of a point any analysis that has a mask.
         pairs: The names of both of each.
         which: A key of ``BESIDE``: whose the second one is.
+        k_of: As of ``queries.mask_iou``.
     """
     known = queries.stored_masks(s, lines.every)
     of = {
@@ -181,7 +186,7 @@ def masks_of_steps(
     }
     further = lines.arrangement.further
     beside = {(one, other): at_other_step(of[one], which, further, of[other]) for one, other in pairs}
-    found = queries.mask_iou(s, beside, known)
+    found = queries.mask_iou(s, beside, known, k_of)
     if which != "same":
         for one, other in pairs:
             title = f"IoU of the mask {mask_called(one)} and "
@@ -279,8 +284,8 @@ def masks_beside(
         pairs = [(name, largest) for name in masks if name != largest]
     else:
         pairs = [(name, name) for name in masks]
-    found = masks_of_steps(s, lines, pairs, which)
-    frames = {masks[name]: at_size(each, k_of) for (name, _), each in found.items()}
+    found = masks_of_steps(s, lines, pairs, which, k_of)
+    frames = {masks[name]: each for (name, _), each in found.items()}
     title = "IoU of every mask and "
     title += f"the {mask_called(largest)}" if which == "same" else f"that of {BESIDE[which]}"
     return _by_mask(frames, title)

@@ -24,7 +24,6 @@ from seigh.app.lines_form import Lines, lines_of
 from seigh.app.panels import (
     EACH_BESIDE,
     Masks,
-    at_size,
     further_masks,
     further_points,
     heatmaps_found,
@@ -194,7 +193,7 @@ def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figur
             yield from _in_panels(figures.further_over_training(found, masks.colors, size))
     if masks.pair is None:
         return
-    found = at_size(masks_of_steps(s, lines, [masks.pair], masks.which)[masks.pair], size.of)
+    found = masks_of_steps(s, lines, [masks.pair], masks.which, size.of)[masks.pair]
     if len(found):
         found = lines.means_of_points(found)
         yield from _in_panels(figures.further_over_training(found, lines.colors, size))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -1132,8 +1132,9 @@ def mask_iou(
     s: Session,
     beside: Mapping[tuple[str, str], Mapping[int, int]],
     masks: Mapping[int, Mapping[str, StoredMask]] | None = None,
+    k_of: Callable[[int], int] | None = None,
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """Intersection over union of pairs of masks of finished analyses, for every k.
+    """Intersection over union of pairs of masks of finished analyses, for every k or at one.
 
     Args:
         s: A reading session.
@@ -1141,6 +1142,7 @@ def mask_iou(
             one whose mask is the second. That is the same analysis, or another one of the same parameters,
             such as one of the step before.
         masks: ``stored_masks`` of all these; None: they are read.
+        k_of: The one size that is wanted, of a model of so many parameters; None: every size.
 
     Returns:
         A table for each pair of names, of the analyses that have the first mask where the other one has the
@@ -1166,14 +1168,23 @@ def mask_iou(
             )
             if one is None or another is None or sizes[number] != sizes[other]:
                 continue
-            value, error, chance = iou(one, another, sizes[number])
+            if k_of is None:
+                value, error, chance = iou(one, another, sizes[number])
+                ks = np.arange(1, len(value) + 1)
+            else:
+                ks = np.array([k_of(sizes[number])])
+                at_k = iou_at(one, another, int(ks[0]), sizes[number])
+                if at_k is None:
+                    continue
+                value, error = (np.array([each]) for each in at_k)
+                chance = np.array([chance_iou(int(ks[0]), sizes[number])])
             words = {
                 "curve": f"iou-{first}-{second}",
                 "title": f"IoU of the masks {mask_called(first)} and {mask_called(second)}",
                 "note": "the share of the weights in either mask that are in both. At chance, the masks know "
                 "nothing of each other.",
             }
-            numbers = {"k": np.arange(1, len(value) + 1), "value": value, "error": error, "chance": chance}
+            numbers = {"k": ks, "value": value, "error": error, "chance": chance}
             numbers |= {"lower": np.maximum(value - error, 0), "upper": np.minimum(value + error, 1)}
             frames.append(pd.DataFrame({name: rows[number][name] for name in _WHICH} | words | numbers))
         found[first, second] = (

@@ -147,6 +147,8 @@ def test_masks_of_two_steps_are_compared_as_sets(home: Settings, seed: int) -> N
                 values = found.set_index(["analysis_id", "k"])["value"].to_dict()
                 assert values == pytest.approx(truth)
                 assert (found["error"] == 0).all()
+                at_5 = masks_of_steps(s, lines, [(one, other)], which, lambda _: 5)[one, other]
+                assert at_5.to_dict() == found[found["k"] == 5].reset_index(drop=True).to_dict()
 
 
 def test_ties_at_either_step_open_the_iou_between_them(home: Settings) -> None:

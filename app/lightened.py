@@ -174,7 +174,8 @@ def _seen(
         x = places["x"][rows.index].sort_values(kind="stable")
         of = [places[name][x.index].tolist() for name in ends]
         kept += x.index[corners(x.tolist(), of, height * UNSEEN)].tolist()
-    return table.loc[sorted(kept)]
+    # A table with a few rows less would have to be sent beside that of the points.
+    return table.loc[sorted(kept)] if 2 * len(kept) <= len(table) else table
 
 
 def corners(x: Sequence[float], heights: Sequence[Sequence[float]], tolerance: float) -> list[int]:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from seigh.app.charts.base import HEIGHT
+
 # Names that Vega-Lite writes as they are.
 PLAIN = re.compile(r"\w+", re.ASCII)
 
@@ -28,6 +30,7 @@ PATHS = frozenset({"line", "area", "trail"})
 READ = PATHS | {"point", "circle", "square", "rect", "bar", "tick", "rule", "text"}
 TOLD_APART = ("color", "stroke", "fill", "strokeDash", "shape", "detail")  # channels that tell lines apart
 TIP, NAME = "tip_of_mark", "name_of_mark"  # columns that the browser calculates
+AROUND = 90  # px that a chart's legend and horizontal axis take at least
 UNSEEN = 1 / 2000  # of the height of a line: a sixth of a pixel
 
 
@@ -56,7 +59,24 @@ def lightened(chart: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[st
                 mark["invalid"] = "filter"  # asked of each row once; else at each drawing
                 tables[layer["data"]["name"]] = _seen(table, places, layer, span)
         _tell_once(layer, set(table.columns))
+    _settle_ticks(chart)
     return chart
+
+
+def _settle_ticks(chart: dict[str, Any]) -> None:
+    """Let the vertical axis have as many ticks before there is room for legends and labels as after. Else its
+    labels have another width then, and the whole is laid out once more."""
+    channels = [each["encoding"]["y"] for each in chart["layer"] if "field" in each["encoding"].get("y", {})]
+    axes = [each.get("axis", {}) for each in channels]
+    if (
+        _scale(chart, "y") != "linear"
+        or any(each.get("type") != "quantitative" for each in channels)
+        or any(each is None or "tickCount" in each for each in axes)
+    ):
+        return
+    most = math.ceil((min(chart.get("height", HEIGHT), HEIGHT) - AROUND) / 40)
+    for each, axis in zip(channels, axes, strict=True):
+        each["axis"] = axis | {"tickCount": {"expr": f"min({most}, ceil(height / 40))"}}  # Vega-Lite's own
 
 
 def _is_drawn_as_told(layer: dict[str, Any], tables: Mapping[str, pd.DataFrame]) -> bool:

@@ -38,6 +38,7 @@ AS_SVG = {"embedOptions": {"renderer": "svg"}}
 
 HEIGHT = 400  # px, legends and axes included
 LEGEND_ROW = 24
+FLUSH = 20  # px from the ends of an axis within which labels are aligned with their tick, not centred
 _AXIS_CHARACTERS = 32
 MOST_TICKED = 100  # error bars with ticks
 MOST_POINTS = 300  # per drawn curve; more than a screen resolves, few enough for 200 curves
@@ -515,8 +516,11 @@ def whole_scale(values: pd.Series[int]) -> alt.Scale:
 
 
 def whole_axis() -> alt.Axis:
-    """An axis of whole numbers."""
-    return alt.Axis(format=",d", tickMinStep=1, tickCount=alt.ExprRef("width < 450 ? 5 : 10"))
+    """An axis of whole numbers. Labels stay within its ends: one that stuck out would take room of the chart,
+    which the browser would lay out once more."""
+    return alt.Axis(
+        format=",d", tickMinStep=1, tickCount=alt.ExprRef("width < 450 ? 5 : 10"), labelFlush=FLUSH
+    )
 
 
 def log_axis(count: Any = 6, form: str = "~g") -> alt.Axis:

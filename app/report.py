@@ -346,7 +346,9 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
   background: light-dark(#fff, #171614); color: light-dark(#262730, #fafafa); }
-h1 { margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 0 0 .2rem; } p { margin: .3rem 0; }
+h1 { margin-bottom: 0; } p { margin: .3rem 0; }
+h2 { font-size: 1.15rem; margin: 0 0 .2rem; text-wrap: balance; }
+svg g.mark-rect.role-mark path { shape-rendering: crispEdges; }
 .how, .made { color: light-dark(#666, #aaa); font-size: .9rem; }
 .charts { display: grid; gap: 2rem 1.5rem; margin: 2rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }

@@ -442,7 +442,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
     title, log = wrapped(str(frame["title"].iloc[0])), bool(frame["log"].iloc[0])
     positive = frame["value"] > 0
     if not (log and positive.any()):
-        return shown, alt.Y("height:Q", title=title, scale=alt.Scale(zero=False, padding=5))
+        return shown, alt.Y("height:Q", title=title, scale=alt.Scale(zero=False))
     top = float(frame["value"].max())
     floor = max(
         float(frame.loc[positive, "value"].min()), top * _BELOW_ONE / float(frame["parameters"].iloc[0])

@@ -242,7 +242,7 @@ def _observables(matrix: _Matrix) -> tuple[Observable, Observable]:
         Observable(
             f"eigenspace-{matrix.name}",
             f"overlap of the eigenspaces of {matrix.title} and H",
-            f"the overlap ‖V_kᵀU_k‖²/k of V_k, the leading eigenspace of H, with U_k, the leading eigenspace "
+            f"the overlap ‖VₖᵀUₖ‖²/k of Vₖ, the leading eigenspace of H, with Uₖ, the leading eigenspace "
             f"of {matrix.note}; it is 1 if they are the same. The error covers the true eigenspaces of both.",
             _overlap(matrix),
             _overlap_cost(matrix),

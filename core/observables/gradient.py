@@ -18,8 +18,8 @@ def _other(scene: Scene) -> Curve:
 
 SHARE = Observable(
     "gradient-share",
-    "share of the gradient in V_k",
-    "the share ‖V_kᵀg‖²/‖g‖² of the squared length of the loss gradient g that lies in the top eigenspace. "
+    "share of the gradient in Vₖ",
+    "the share ‖Vₖᵀg‖²/‖g‖² of the squared length of the loss gradient g that lies in the top eigenspace. "
     "At 1, the whole gradient lies in it; at chance, k/D, the gradient is unrelated to it.",
     _own,
     lambda _: GRADIENT,
@@ -27,7 +27,7 @@ SHARE = Observable(
 
 OTHER_SHARE = Observable(
     "gradient-share-other-split",
-    "share of the other split's gradient in V_k",
+    "share of the other split's gradient in Vₖ",
     "the share of the gradient on the other split (training, if test data are analysed) that lies in the "
     "top eigenspace, on the same number of samples. It shows whether the loss of the other split falls in "
     "this eigenspace. Chance is k/D.",

@@ -14,7 +14,7 @@ def _last(scene: Scene) -> Curve:
 
 UPDATE = Observable(
     "update-share",
-    "share of the last update in V_k",
+    "share of the last update in Vₖ",
     "the share of the squared length of θ − θ′ that lies in the top eigenspace, where θ′ is the previous "
     "checkpoint. At chance, k/D, training moves no more along the eigenspace than along other directions.",
     _last,

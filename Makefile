@@ -18,7 +18,9 @@ up: $(APP)
 # Two files of tests for each core at a time, as half of them mostly wait for workers and browsers; each with one
 # thread: threads that wait for each other lose most where others want the cores too. Those of a file share what
 # they have started.
-# mypy is one process, so it runs beside them.
+# mypy is one process, so it runs beside them. Processes are started by the hundred, and compile our code once only
+# where they may keep what they have compiled.
+test tests: export PYTHONDONTWRITEBYTECODE :=
 test: style browser
 	@$(MAKE) --no-print-directory --jobs 2 types tests
 

@@ -28,12 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until ``ready()``, and fail the test if that takes longer than ``seconds``."""
+    """Wait until ``ready()``, and fail the test if that takes longer than ``seconds``.
+
+    It is asked less and less often: what it asks takes the time of those that are waited for.
+    """
     deadline = time.monotonic() + seconds
+    pause = 0.02
     while not ready():
         if time.monotonic() > deadline:
             pytest.fail(f"{what}: not after {seconds} s")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.3)
 
 
 def pytest_configure() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
@@ -17,6 +18,9 @@ MAIN = Path(__file__).resolve().parents[1] / "app" / "main.py"
 # Every session of AppTest looks through all installed packages for components, which takes longer than
 # most pages.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+# Once another test has imported Keras, whose files people bring, Streamlit has it collect the whole process's
+# garbage after every run, which takes four times as long as the run.
+script_runner._clean_problem_modules = lambda: None
 
 
 def open_page(name: str, **query: str | list[str]) -> AppTest:

@@ -70,6 +70,13 @@ def change(home: Settings, **values: Any) -> None:
         s.execute(update(Analysis).values(**values))
 
 
+def stop(home: Settings, worker: Worker) -> None:
+    """Stop a worker where it holds no lock of the database, which would keep out everybody."""
+    with sessions(home.database).begin() as s:
+        s.connection()
+        os.killpg(worker.process.pid, signal.SIGSTOP)
+
+
 def test_an_analysis_goes_from_the_queue_to_its_numbers(
     home: Settings, worker: Worker, checkpoint: Make
 ) -> None:
@@ -277,7 +284,7 @@ def test_a_worker_that_was_stopped_goes_on_with_its_analysis(
     (worker,) = start_workers(1)
     number = submitted(home, checkpoint(), SLOW)
     wait_until_under_way(home, number)
-    os.killpg(worker.process.pid, signal.SIGSTOP)
+    stop(home, worker)
     time.sleep(12)  # longer than it would be waited for
     change(home, heartbeat_at=now() - timedelta(hours=2))  # and the clock was set meanwhile
     os.killpg(worker.process.pid, signal.SIGCONT)
@@ -291,7 +298,7 @@ def test_a_stopped_worker_whose_analysis_was_taken_over_writes_nothing(
     (first,) = start_workers(1)
     number = submitted(home, checkpoint(), SLOW)
     wait_until_under_way(home, number)
-    os.killpg(first.process.pid, signal.SIGSTOP)
+    stop(home, first)
     (second,) = start_workers(1)
     wait_until(lambda: "attempt 2" in second.output, 60, "the other one takes over")
     os.killpg(first.process.pid, signal.SIGCONT)

@@ -68,7 +68,7 @@ def test_honest_networks_pass_and_their_products_are_true(name: str) -> None:
             ids = name == "tokens"
             options = {"curvature": kind, "precision": precision} | forced
             of = network(HONEST[name](), seed=seed, ids=ids, **options)
-            operator, certificate = certify(of, again=precision == "float64")
+            operator, certificate = certify(of, again=precision == "float64" and kind == KINDS[0])
             assert all(check["passed"] for check in certificate)
             assert sum(check["products"] for check in certificate) <= 12.0
             json.dumps(certificate, allow_nan=False)

@@ -16,6 +16,9 @@ from seigh.app.lines_form import Lines
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
 from seigh.core.names import IOU, MASKS_CALLED, mask_called
+from seigh.core.results.masks import Mask as StoredMask
+
+StoredMasks = Mapping[int, Mapping[str, StoredMask]]
 
 MASKS_MEASURE = "IoU of masks"
 
@@ -103,6 +106,11 @@ def top_of(curves: pd.DataFrame) -> float | None:
     return float(tops.max()) * 1.05
 
 
+def having_observable(s: Session, lines: Lines, name: str) -> pd.DataFrame:
+    """The chosen analyses of lines, or others of their points that have an observable: ``Lines.having``."""
+    return lines.having(queries.with_observable(s, lines.every, name))
+
+
 def further_points(s: Session, lines: Lines, name: str, k_of: Callable[[int], int]) -> pd.DataFrame:
     """A further curve at the points of lines at one size each, where it is known.
 
@@ -112,7 +120,7 @@ def further_points(s: Session, lines: Lines, name: str, k_of: Callable[[int], in
         name: Name of the curve.
         k_of: The size of a model of so many parameters.
     """
-    having = lines.having(queries.with_observable(s, lines.every, name))
+    having = having_observable(s, lines, name)
     found = [
         queries.curves_at(s, rows["analysis_id"].tolist(), name, k_of(int(str(parameters))))
         for parameters, rows in having.groupby("parameters")
@@ -168,6 +176,7 @@ def masks_of_steps(
     pairs: Sequence[tuple[str, str]],
     which: str = "same",
     k_of: Callable[[int], int] | None = None,
+    stored: StoredMasks | None = None,
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """The IoU of pairs of masks for every k or at one: ``queries.mask_iou`` with ``LINE``, at the points of
     lines that have both.
@@ -178,8 +187,9 @@ def masks_of_steps(
         pairs: The names of both of each.
         which: A key of ``BESIDE``: whose the second one is.
         k_of: As of ``queries.mask_iou``.
+        stored: ``queries.stored_masks`` of the analyses of the lines; None: they are read.
     """
-    known = queries.stored_masks(s, lines.every)
+    known = queries.stored_masks(s, lines.every) if stored is None else stored
     of = {
         name: lines.having([number for number, masks in known.items() if name in masks])
         for name in {name for pair in pairs for name in pair}
@@ -207,6 +217,7 @@ class Masks:
         names: Names of those whose weights are known, so that they can be compared with each other.
         drawn: Names of the masks that are drawn side by side, no more than there are colours.
         pair: The two masks that are compared with each other at every k; None where there are none.
+        stored: ``queries.stored_masks`` of the analyses.
         which: A key of ``BESIDE``: whose the second of them is.
     """
 
@@ -214,6 +225,7 @@ class Masks:
     names: Sequence[str]
     drawn: Sequence[str]
     pair: tuple[str, str] | None
+    stored: StoredMasks
     which: str = "same"
 
     @property
@@ -239,9 +251,10 @@ def masks_of(s: Session, ids: Sequence[int]) -> Masks:
         for name in queries.curve_names(s, ids)
         if name.startswith(_OVERLAP)
     }
-    names = queries.mask_names(s, ids)
+    stored = queries.stored_masks(s, ids)
+    names = queries.names_of_masks(stored)
     drawn = [name for name in offered if name != "best"][: charts.MOST_COLORS]
-    return Masks(offered, names, drawn, (names[0], names[1]) if len(names) > 1 else None)
+    return Masks(offered, names, drawn, (names[0], names[1]) if len(names) > 1 else None, stored)
 
 
 def overlap_of_each(
@@ -266,7 +279,12 @@ def overlap_of_each(
 
 
 def masks_beside(
-    s: Session, lines: Lines, masks: Mapping[str, str], which: str, k_of: Callable[[int], int]
+    s: Session,
+    lines: Lines,
+    masks: Mapping[str, str],
+    which: str,
+    k_of: Callable[[int], int],
+    stored: StoredMasks | None = None,
 ) -> pd.DataFrame:
     """How alike each of several masks is to another one at one size over training, as ``further_points``; see
     ``_by_mask``.
@@ -278,13 +296,14 @@ def masks_beside(
         which: A key of ``BESIDE``. A mask is compared with the one of the largest |θ| at the same step
             ("same"), else with itself at another step.
         k_of: The size of a model of so many parameters.
+        stored: As of ``masks_of_steps``.
     """
     largest = str(Mask.magnitude)
     if which == "same":
         pairs = [(name, largest) for name in masks if name != largest]
     else:
         pairs = [(name, name) for name in masks]
-    found = masks_of_steps(s, lines, pairs, which, k_of)
+    found = masks_of_steps(s, lines, pairs, which, k_of, stored)
     frames = {masks[name]: each for (name, _), each in found.items()}
     title = "IoU of every mask and "
     title += f"the {mask_called(largest)}" if which == "same" else f"that of {BESIDE[which]}"

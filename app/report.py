@@ -26,6 +26,7 @@ from seigh.app.panels import (
     Masks,
     further_masks,
     further_points,
+    having_observable,
     heatmaps_found,
     heatmaps_of_masks,
     last_steps,
@@ -171,7 +172,7 @@ def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | st
             yield from _in_panels(figures.further_over_training(found, colors, size))
             yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
     for name in queries.observation_names(s, lines.every, "quantity"):
-        having = lines.having(queries.with_observable(s, lines.every, name))
+        having = having_observable(s, lines, name)
         found = queries.quantities(s, having["analysis_id"].tolist(), [name])
         found = found.merge(having[LINE], on="analysis_id")
         found = lines.means_of_points(found)
@@ -187,13 +188,14 @@ def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figur
     if len(points):
         yield from _in_panels(figures.masks_over_training(lines.means_of_points(points), masks.colors, size))
     for which in EACH_BESIDE:
-        found = masks_beside(s, lines, masks.known, which, size.of)
+        found = masks_beside(s, lines, masks.known, which, size.of, masks.stored)
         if len(found):
             found = lines.means_of_points(found)
             yield from _in_panels(figures.further_over_training(found, masks.colors, size))
     if masks.pair is None:
         return
-    found = masks_of_steps(s, lines, [masks.pair], masks.which, size.of)[masks.pair]
+    pair = [masks.pair]
+    found = masks_of_steps(s, lines, pair, masks.which, size.of, masks.stored)[masks.pair]
     if len(found):
         found = lines.means_of_points(found)
         yield from _in_panels(figures.further_over_training(found, lines.colors, size))
@@ -227,22 +229,21 @@ def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]
     values = lines.means_of_curves(values)
     common = pd.DataFrame(columns=["series"])
     if masks.pair is not None:
-        common = masks_of_steps(s, lines, [masks.pair], masks.which)[masks.pair]
+        pair = [masks.pair]
+        common = masks_of_steps(s, lines, pair, masks.which, stored=masks.stored)[masks.pair]
         common = lines.means_of_curves(common)
-    profiles = {
-        name: lines.having(queries.with_observable(s, lines.every, name))
-        for name in queries.observation_names(s, lines.every, "profile")
-    }
+    profiles = []
+    for name in queries.observation_names(s, lines.every, "profile"):
+        having = having_observable(s, lines, name)
+        rows = queries.profiles(s, having["analysis_id"].tolist(), [name])
+        profiles.append(rows.merge(having[LINE], on="analysis_id"))
     names = in_order(analyses["series"].unique())
     for name in names[:MOST_PANELS]:
         yield figures.overlap_against_k(curves[curves["series"] == name], name, top=top_of(curves))
         yield figures.spectrum_over_training(values[values["series"] == name], name)
-        for observable, having in profiles.items():
-            of = having[having["series"] == name]
-            found = queries.profiles(s, of["analysis_id"].tolist(), [observable])
-            if len(found):
-                found = lines.means_of_profiles(found.merge(of[LINE], on="analysis_id"))
-                yield figures.profile_over_training(found, name)
+        for profile in profiles:
+            if len(found := profile[profile["series"] == name]):
+                yield figures.profile_over_training(lines.means_of_profiles(found), name)
         if len(rows := common[common["series"] == name]):
             yield figures.masks_in_common_over_training(rows, name)
     if without := names[MOST_PANELS:]:

@@ -39,6 +39,7 @@ from seigh.app.panels import (
     Masks,
     at_size,
     further_points,
+    having_observable,
     masks_beside,
     masks_of,
     masks_of_steps,
@@ -499,7 +500,7 @@ def further(
     name = one_of("curve", "Observable", list(titles), asked, st.container(), titles)
     if name not in kinds["runtime"]:
         with database()() as s:
-            chosen = lines.having(queries.with_observable(s, lines.every, name))
+            chosen = having_observable(s, lines, name)
         say_whose(chosen["analysis_id"], lines)
     if name in kinds["profile"]:
         return {"curve": [name], "step": profiles(chosen, name, asked, lines)}
@@ -548,7 +549,9 @@ def masks_compared(
         st.info("Choose at least one mask to see its overlap.")
     with database()() as s:
         points = overlap_of_each(s, lines, masks.called, size.of)
-        beside = {which: masks_beside(s, lines, masks.known, which, size.of) for which in EACH_BESIDE}
+        beside = {
+            which: masks_beside(s, lines, masks.known, which, size.of, masks.stored) for which in EACH_BESIDE
+        }
     if len(points):
         say_whose(points["analysis_id"], lines)
         having = lines.having(points["analysis_id"])
@@ -589,7 +592,7 @@ def masks_in_common(
     masks = replace(masks, pair=(first, second), which=which)
     in_url = {"beside": [which], "mask": [first], "other": [second]}
     with database()() as s:
-        pairs = masks_of_steps(s, lines, [(first, second)], which)
+        pairs = masks_of_steps(s, lines, [(first, second)], which, stored=masks.stored)
     found = pairs[first, second]
     points = at_size(found, size.of)
     if points.empty:

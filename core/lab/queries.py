@@ -1124,7 +1124,12 @@ def masks(s: Session, ids: Sequence[int]) -> pd.DataFrame:
 
 def mask_names(s: Session, ids: Sequence[int]) -> list[str]:
     """Names of the masks that some of these analyses have, that of the largest |θ| first."""
-    found = {name for masks in stored_masks(s, ids).values() for name in masks}
+    return names_of_masks(stored_masks(s, ids))
+
+
+def names_of_masks(stored: Mapping[int, Mapping[str, StoredMask]]) -> list[str]:
+    """The same of ``stored_masks``."""
+    found = {name for masks in stored.values() for name in masks}
     return sorted(found, key=lambda name: (name != Mask.magnitude, name))
 
 

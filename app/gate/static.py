@@ -7,12 +7,15 @@ takes several times as long as to send it.
 from __future__ import annotations
 
 import functools
+import hashlib
 import mimetypes
 from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
 from streamlit import file_util
+
+from seigh.app.gate import turns
 
 PATH = "/static/"
 FOLDER = Path(file_util.get_static_dir()) / "static"
@@ -37,8 +40,13 @@ class Kept:
         if scope["type"] != "http" or scope["method"] != "GET" or name == path or name not in _names():
             await self.app(scope, receive, send)
             return
-        answer = Response(_content(name), media_type=_kind(name), headers=_FOR_GOOD)
-        await answer(scope, receive, send)
+        headers = _FOR_GOOD
+        if turns.concerns(name):  # what we make of it may change, and its name does not
+            headers = {"cache-control": "no-cache", "etag": _mark(name)}
+            if (b"if-none-match", headers["etag"].encode()) in scope["headers"]:
+                await Response(status_code=304, headers=headers)(scope, receive, send)
+                return
+        await Response(_content(name), media_type=_kind(name), headers=headers)(scope, receive, send)
 
 
 @functools.cache
@@ -50,7 +58,13 @@ def _names() -> frozenset[str]:
 @functools.cache
 def _content(name: str) -> bytes:
     """A file. All of them together are 25 MB, those of our pages less than half of it."""
-    return (FOLDER / name).read_bytes()
+    content = (FOLDER / name).read_bytes()
+    return turns.in_turn(content.decode("utf-8")).encode() if turns.concerns(name) else content
+
+
+@functools.cache
+def _mark(name: str) -> str:
+    return f'"{hashlib.sha256(_content(name)).hexdigest()}"'
 
 
 def _kind(name: str) -> str:

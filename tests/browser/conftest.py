@@ -105,7 +105,7 @@ QUIET = """() => {
     const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
     const quiet = app?.dataset.testScriptState === 'notRunning'
         && !document.querySelector('[data-testid=stSkeleton]')
-        && charts.every(chart => chart.querySelector('svg'));
+        && charts.every(chart => chart.querySelector('svg') && chart.ariaBusy === null);
     window.quietSince = quiet ? window.quietSince ?? performance.now() : null;
     return quiet && performance.now() - window.quietSince > 200;
 }"""

@@ -217,12 +217,19 @@ def say_without(before: pd.DataFrame, after: pd.DataFrame, why: str) -> None:
 
 def numbers(drawn: pd.DataFrame, x: Column, y: Column) -> None:
     """The points as a table, whose rows lead to the results, too."""
-    with st.expander("The numbers behind this chart", icon=":material/table:"):
-        table = pd.DataFrame(
-            {"result": drawn["address"], "line": drawn["series"], "step": drawn["step"]}
-            | {label_of(x): drawn["x_told"], label_of(y): drawn["y_told"]}
-        )
-        st.dataframe(
-            table, hide_index=True, key="compare_scatter_numbers",
-            column_config={"result": st.column_config.LinkColumn(display_text=r"analysis=([^?]+)$")},
-        )  # fmt: skip
+    section = st.expander(
+        "The numbers behind this chart",
+        icon=":material/table:",
+        key="compare_behind_scatter",
+        on_change="rerun",
+    )
+    if not section.open:
+        return
+    table = pd.DataFrame(
+        {"result": drawn["address"], "line": drawn["series"], "step": drawn["step"]}
+        | {label_of(x): drawn["x_told"], label_of(y): drawn["y_told"]}
+    )
+    section.dataframe(
+        table, hide_index=True, key="compare_scatter_numbers",
+        column_config={"result": st.column_config.LinkColumn(display_text=r"analysis=([^?]+)$")},
+    )  # fmt: skip

@@ -31,10 +31,10 @@ def concerns(name: str) -> bool:
 
 def in_turn(script: str) -> str:
     """The script with turns; as it is, where it has other places than those that are known."""
-    script, made = _MADE.subn(r"\1seighInTurn(\3,\4,()=>\2(\3,\4,\5))", script)
-    script, changed = _CHANGED.subn(
+    with_new, made = _MADE.subn(r"\1seighInTurn(\3,\4,()=>\2(\3,\4,\5))", script)
+    with_both, changed = _CHANGED.subn(
         r"\1seighInTurn(\g<view>.current.container(),null,async()=>\g<view>.current===null?null:"
         r"(\g<take>,\g<known>,\g<run>,\g<view>.current))",
-        script,
+        with_new,
     )
-    return script + "\n" + TURNS.read_text(encoding="utf-8") if made == changed == 1 else script
+    return f"{with_both}\n{TURNS.read_text(encoding='utf-8')}" if made == changed == 1 else script

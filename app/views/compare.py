@@ -412,9 +412,12 @@ def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
     magnitude = points[points["mask"] == Mask.magnitude]
     measure = "overlap" if magnitude["chance"].nunique() == 1 else "ratio"
     against_baseline(magnitude, measure, f"{MEASURES[measure]}, {size}", "overlap", lines)
-    with st.expander("The numbers behind these charts", icon=":material/table:"):
+    section = st.expander(
+        "The numbers behind these charts", icon=":material/table:", key="compare_behind", on_change="rerun"
+    )
+    if section.open:
         numbers = magnitude.drop(columns=["mask", "std", "dash", "panel", "group", "chance"])
-        st.dataframe(numbers, hide_index=True, key="compare_numbers")
+        section.dataframe(numbers, hide_index=True, key="compare_numbers")
 
 
 def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:

@@ -160,6 +160,49 @@ def test_compare_draws_every_view(page: Page, url: str, study: list[int]) -> Non
     settled(page)
 
 
+# The words of all marks of a chart that is drawn and seen; of others, that they are waited for.
+WORDS = """key => {
+    const chart = document.querySelector(`.st-key-figure_${key} [data-testid=stVegaLiteChart]`);
+    const svg = chart.querySelector('svg');
+    if (chart.ariaBusy || !svg || getComputedStyle(svg).visibility === 'hidden')
+        return ['waits', chart.clientHeight > 300];
+    return [...svg.querySelectorAll('.role-mark [aria-label]')].map(each => each.ariaLabel);
+}"""
+
+
+def test_a_chart_outside_the_window_waits_and_never_shows_old_numbers(
+    page: Page, url: str, study: list[int]
+) -> None:
+    # The browser never has time, so that charts outside the window are drawn only when they come into it.
+    page.add_init_script("window.requestIdleCallback = () => {}")
+    page.set_viewport_size({"width": 390, "height": 700})
+    page.goto(f"{url}/compare?model={MODEL}&k={K}")
+    chart = page.locator(".st-key-figure_compare_ratio [data-testid=stVegaLiteChart]")
+    last = page.locator(".st-key-figure_compare_panel_1 [data-testid=stVegaLiteChart]")
+    expect(last).to_have_attribute("aria-busy", "true")
+    assert page.evaluate(WORDS, "compare_ratio") == ["waits", True]
+    chart.scroll_into_view_if_needed()
+    expect(chart).not_to_have_attribute("aria-busy", "true")
+    before = page.evaluate(WORDS, "compare_ratio")
+    assert len(before) > POINTS
+    page.get_by_test_id("stMain").get_by_role("slider").first.focus()
+    for key in ("ArrowLeft", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+        expect(chart).to_have_attribute("aria-busy", "true")
+    expect(page.get_by_role("heading", name=f"Ratio to chance over training, k = {K - 1}")).to_be_attached()
+    expect(page).to_have_url(re.compile(f"k={K - 1}"))
+    assert page.evaluate(WORDS, "compare_ratio") == ["waits", True]
+    chart.scroll_into_view_if_needed()
+    expect(chart).not_to_have_attribute("aria-busy", "true")
+    after = page.evaluate(WORDS, "compare_ratio")
+    page.goto(page.url)
+    expect(chart).to_have_attribute("aria-busy", "true")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    expect(chart).not_to_have_attribute("aria-busy", "true")
+    expect(drawn(page, "compare_panel_1")).to_be_visible()
+    assert before != after == page.evaluate(WORDS, "compare_ratio")
+
+
 def test_an_analysis_is_found_by_tag_step_and_n_in_three_actions(
     page: Page, url: str, lab: Settings, study: list[int]
 ) -> None:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from streamlit.web.server.starlette import starlette_server
 from websockets.exceptions import InvalidStatus
 
-from seigh.app.gate import static
+from seigh.app import serve
+from seigh.app.gate import static, turns
 from seigh.app.gate.origins import Hosts
 from seigh.core.settings import SettingsError
 from tests.gate.conftest import HOST, Server, Tab
@@ -47,7 +49,7 @@ def test_a_foreign_name_gets_nothing(local: Server, path: str, host: str) -> Non
 
 
 def test_what_streamlit_has_is_answered_from_memory_and_nothing_else(local: Server) -> None:
-    script = min((static.FOLDER / "js").iterdir())
+    script = max((static.FOLDER / "js").iterdir())
     for _ in range(2):
         answer = local.ask(f"/static/js/{script.name}")
         assert answer.status == 200
@@ -56,6 +58,27 @@ def test_what_streamlit_has_is_answered_from_memory_and_nothing_else(local: Serv
         assert answer.headers["cache-control"] == "public, immutable, max-age=31536000"
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert local.ask("/static/..%2f..%2f..%2fversion.py").status != 200
+
+
+def test_no_message_waits_until_the_one_before_it_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        starlette_server, "_bind_socket", starlette_server._bind_socket
+    )  # as it is in the end
+    serve._send_at_once()
+    with starlette_server._bind_socket(HOST, 0, 1) as listening:
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_charts_are_drawn_in_turn_by_a_script_that_browsers_ask_for_anew(local: Server) -> None:
+    (script,) = (static.FOLDER / "js").glob("ArrowVegaLiteChart.*.js")
+    answer = local.ask(f"/static/js/{script.name}")
+    assert answer.body.count("seighInTurn(") == 3  # a new chart, one with other data, and the function
+    assert answer.headers["cache-control"] == "no-cache"
+    again = local.ask(f"/static/js/{script.name}", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status, again.body) == (304, "")
+    other = script.read_text(encoding="utf-8").replace("updateView:", "renewView:")
+    assert turns.in_turn(other) == other  # another version of Streamlit may have it so
 
 
 def test_two_names_at_once_get_nothing(local: Server) -> None:

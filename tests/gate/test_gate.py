@@ -61,13 +61,15 @@ def test_what_streamlit_has_is_answered_from_memory_and_nothing_else(local: Serv
 
 
 def test_no_message_waits_until_the_one_before_it_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        starlette_server, "_bind_socket", starlette_server._bind_socket
-    )  # as it is in the end
+    # The test puts it back.
+    monkeypatch.setattr(starlette_server, "_bind_socket", starlette_server._bind_socket)
     serve._send_at_once()
-    with starlette_server._bind_socket(HOST, 0, 1) as listening:
-        with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        starlette_server._bind_socket(HOST, 0, 1) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_charts_are_drawn_in_turn_by_a_script_that_browsers_ask_for_anew(local: Server) -> None:

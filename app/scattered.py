@@ -35,9 +35,7 @@ PRESETS: Mapping[str, tuple[str, str]] = {
 LOG_SPAN = 30.0  # positive values that span more than this factor have a log axis at first
 
 
-def scatter(
-    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
-) -> dict[str, list[str]]:
+def scatter(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, list[str]]:
     """Show the choices and the chart; the choices as they stand in the address."""
     with database()() as s:
         offered = {
@@ -47,7 +45,8 @@ def scatter(
         }
     x, y, last = choose_axes(offered, asked)
     with database()() as s:
-        found = points(s, last_steps(chosen) if last else chosen, offered[x], offered[y], size)
+        analyses = last_steps(lines.chosen) if last else lines.chosen
+        found = points(s, analyses, offered[x], offered[y], size)
     known = found.dropna(subset=["x", "y"])
     say_without(found, known, "have no value of both")
     log = choose_log({"x": known["x"], "y": known["y"]}, x, y, asked)

@@ -104,25 +104,25 @@ def page() -> None:
     if shown is None:
         return
     lines, view, selection = shown
-    chosen, size, masks = lines.chosen, None, None
+    size, masks = None, None
     if view == "spectrum":
-        recorded(chosen, lines)
-        selection["step"] = spectra(chosen, asked, lines)
+        recorded(lines)
+        selection["step"] = spectra(lines, asked)
     else:
         with st.container():
-            size = choose_size(chosen, asked)
+            size = choose_size(lines.chosen, asked)
         selection |= size.in_url
         if view == "overlap":
             with st.container():
-                over_training(chosen, size, lines)
-            selection["step"] = against_k(chosen, asked, lines)
+                over_training(lines, size)
+            selection["step"] = against_k(lines, asked)
         elif view == "curves":
-            selection |= further(chosen, size, asked, lines)
+            selection |= further(lines, size, asked)
         elif view == "masks":
-            masks, in_url = masks_compared(chosen, size, asked, lines)
+            masks, in_url = masks_compared(lines, size, asked)
             selection |= in_url
         else:
-            selection |= scatter(chosen, size, asked, lines)
+            selection |= scatter(lines, size, asked)
     offer_report(lines, size, masks)
     keep_in_url("compare", selection)
 
@@ -390,7 +390,8 @@ def choose_rho(shares: Sequence[float], asked: dict[str, list[str]]) -> float:
     )
 
 
-def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
+def over_training(lines: Lines, size: Size) -> None:
+    chosen = lines.chosen
     with database()() as s:
         points = queries.overlap_by_step(
             s, size.k, rho=size.rho, ids=ids(chosen), masks=(Mask.magnitude, Mask.random)
@@ -420,8 +421,9 @@ def over_training(chosen: pd.DataFrame, size: Size, lines: Lines) -> None:
         section.dataframe(numbers, hide_index=True, key="compare_numbers")
 
 
-def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
+def against_k(lines: Lines, asked: dict[str, list[str]]) -> list[str]:
     """Overlap against k, a panel for each line of the charts above; the steps shown."""
+    chosen = lines.chosen
     st.header("Overlap against k, over training", help=plain(figures.OVERLAP_SYMBOLS), anchor=False)
     with st.container():
         left, right = st.columns([4, 1], vertical_alignment="bottom")
@@ -443,8 +445,9 @@ def against_k(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -
     return steps
 
 
-def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
+def recorded(lines: Lines) -> None:
     """λ₁, and beside it what the checkpoints recorded of the training."""
+    chosen = lines.chosen
     with database()() as s:
         leading = queries.eigenvalues(s, ids(chosen), most=1)
         metrics = queries.recorded_metrics(s, in_order(chosen["model"].unique()))
@@ -466,8 +469,9 @@ def recorded(chosen: pd.DataFrame, lines: Lines) -> None:
             st.caption(f"Neither loss nor accuracy is recorded of {named(unrecorded)}.")
 
 
-def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> list[str]:
+def spectra(lines: Lines, asked: dict[str, list[str]]) -> list[str]:
     """The leading eigenvalues, a panel for each line; the steps shown."""
+    chosen = lines.chosen
     st.header("Spectrum over training", help=plain(figures.EIGENVALUE_SYMBOLS), anchor=False)
     with st.container():
         steps = choose_steps(chosen, asked)
@@ -483,10 +487,9 @@ def spectra(chosen: pd.DataFrame, asked: dict[str, list[str]], lines: Lines) -> 
     return steps
 
 
-def further(
-    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
-) -> dict[str, list[str]]:
+def further(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, list[str]]:
     """One observable over training, a curve, a quantity or a profile; which, as it stands in the address."""
+    chosen = lines.chosen
     with database()() as s:
         kinds = {
             "quantity": queries.observation_names(s, lines.every, "quantity"),
@@ -537,7 +540,7 @@ def further(
 
 
 def masks_compared(
-    chosen: pd.DataFrame, size: Size, asked: dict[str, list[str]], lines: Lines
+    lines: Lines, size: Size, asked: dict[str, list[str]]
 ) -> tuple[Masks, dict[str, list[str]]]:
     """The overlap of several masks over training, and how alike they are; what is compared, and how that
     stands in the address."""
@@ -568,7 +571,7 @@ def masks_compared(
             figure = figures.further_over_training(lines.means_of_points(found), masks.colors, size)
             in_panels({f"compare_masks_{which}": figure})
     if masks.names:
-        masks, of_pair = masks_in_common(chosen, size, masks, asked, lines)
+        masks, of_pair = masks_in_common(lines, size, masks, asked)
         return masks, in_url | of_pair
     st.caption(
         "None of these analyses was asked for further masks; New analysis offers them under Advanced, as "
@@ -578,7 +581,7 @@ def masks_compared(
 
 
 def masks_in_common(
-    chosen: pd.DataFrame, size: Size, masks: Masks, asked: dict[str, list[str]], lines: Lines
+    lines: Lines, size: Size, masks: Masks, asked: dict[str, list[str]]
 ) -> tuple[Masks, dict[str, list[str]]]:
     """How alike two masks are over training, of one step or of two; which, and how that stands in the
     address."""
@@ -607,7 +610,7 @@ def masks_in_common(
     in_panels({"compare_masks_by_step": figures.further_over_training(points, lines.colors, size)})
     against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)
     st.header(f"{plain(points['title'].iloc[0])}, against k", anchor=False)
-    steps = choose_steps(chosen, asked)
+    steps = choose_steps(lines.chosen, asked)
     found = found[found["step"].astype(str).isin(steps)]
     found = one_page(found, "compare_page_masks")
     panels = [

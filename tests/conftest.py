@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -58,6 +59,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups = [[path for path in by_length if (path in waiting) is waits] for waits in (True, False)]
     place = {path: number / len(group) for group in groups for number, path in enumerate(group)}
     items.sort(key=lambda item: (place[item.path], item.path))
+
+
+def pytest_collection_finish() -> None:
+    """Let the search for garbage pass over what has been imported, which stays for good."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

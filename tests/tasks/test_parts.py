@@ -29,7 +29,7 @@ Start = Callable[..., list[Worker]]
 QUICK = AnalysisSettings(
     architecture="tanh-mlp", data="digits", samples=100, k=40, hvp_path="double-backward", hvp_columns=1
 )
-SLOW = QUICK.model_copy(update={"samples": 500, "k": 200})
+SLOW = QUICK.model_copy(update={"samples": 500, "k": 140})
 
 
 @pytest.fixture

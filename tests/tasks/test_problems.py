@@ -27,15 +27,14 @@ from tests.opening import forget_caches, open_page
 
 pytestmark = pytest.mark.stack
 
-K = 3
 STEPS = 2
 
-# D of the paper's Table 1; batch, N and steps to record that these few images and a test's time allow.
+# D of the paper's Table 1; batch, N, k and steps to record that these few images and a test's time allow.
 PROBLEMS = {
-    "mnist-mlp": (7_030, 50, 20, (0, STEPS)),
-    "cifar10-3c3d": (895_210, 20, 4, (STEPS,)),
-    "cifar100-all-cnn-c": (1_387_108, 10, 2, (STEPS,)),
-    "imagenet-resnet18": (11_689_512, 4, 2, (STEPS,)),
+    "mnist-mlp": (7_030, 50, 20, 3, (0, STEPS)),
+    "cifar10-3c3d": (895_210, 20, 4, 3, (STEPS,)),
+    "cifar100-all-cnn-c": (1_387_108, 10, 2, 2, (STEPS,)),
+    "imagenet-resnet18": (11_689_512, 2, 1, 1, (STEPS,)),
 }
 
 
@@ -58,13 +57,13 @@ def test_every_problem_trains_is_analysed_and_shown(
     home: Settings, redis_server: redis.Redis, request: pytest.FixtureRequest
 ) -> None:
     worker: Worker = request.getfixturevalue("worker")  # not before the files are there
-    for problem, (_, batch, samples, record) in PROBLEMS.items():
+    for problem, (_, batch, samples, k, record) in PROBLEMS.items():
         recipe = training.problems()[problem]
         settings = AnalysisSettings(
             architecture=architectures.canonical(recipe.architecture),
             data=recipe.data,
             samples=samples,
-            k=K,
+            k=k,
             method="seigh",
             test_matrix="gaussian",
             error_tests=2,
@@ -86,14 +85,14 @@ def test_every_problem_trains_is_analysed_and_shown(
     analyses = runs[runs["kind"] == "analysis"]
     assert set(zip(analyses["model"], analyses["step"], strict=True)) == wanted
     for run in analyses.itertuples():
-        parameters, _, samples, _ = PROBLEMS[run.model]
+        parameters, _, samples, k, _ = PROBLEMS[run.model]
         assert run.parameters == parameters
-        check(home, run.id, run.model, samples)
+        check(home, run.id, run.model, samples, k)
         if run.step == STEPS:
             show(run.id)
 
 
-def check(home: Settings, number: int, problem: str, samples: int) -> None:
+def check(home: Settings, number: int, problem: str, samples: int, k: int) -> None:
     """The numbers in the database are those of an eigenspace of this problem's Hessian."""
     with sessions(home.database)() as s:
         detail = queries.analysis(s, number)
@@ -104,7 +103,7 @@ def check(home: Settings, number: int, problem: str, samples: int) -> None:
     assert detail.record["data"]["synthetic"] is False
     assert len(detail.record["data"]["indices"]) == samples
     assert detail.metrics.keys() == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
-    assert len(spectrum) == len(overlap) == K
+    assert len(spectrum) == len(overlap) == k
     assert np.isfinite(spectrum["value"]).all()
     assert overlap.between(0, 1).all()
     assert detail.data == training.problems()[problem].data

@@ -36,7 +36,7 @@ Start = Callable[[int], list[Worker]]
 
 QUICK = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=50, k=10)
 # Several seconds, most of them in batches of products.
-SLOW = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=500, k=500, method="seigh")
+SLOW = AnalysisSettings(architecture="tanh-mlp", data="digits", samples=500, k=320, method="seigh")
 
 
 def submitted(home: Settings, file: Upload, settings: AnalysisSettings) -> int:
@@ -236,7 +236,7 @@ def test_a_killed_analysis_goes_on_from_its_last_block_to_the_same_numbers(
 ) -> None:
     monkeypatch.setenv("SEIGH_MEMORY_GB", "0.001")  # too little for the basis, which goes to a file
     settings = AnalysisSettings(
-        architecture="tanh-mlp", data="digits", samples=300, k=250, hvp_path="double-backward"
+        architecture="tanh-mlp", data="digits", samples=300, k=160, hvp_path="double-backward"
     )
     file = checkpoint()
     (first,) = start_workers(1)

@@ -515,7 +515,7 @@ def scatter(
             for end, sign in (("below", "−"), ("above", "+"))
         }
     return Figure(
-        title=f"{names[1]} against {names[0]}{at}",
+        title=f"{names[1][:1].upper()}{names[1][1:]} against {names[0]}{at}",
         how=f"{what}{click}.{charts.said_fills(points)}{bars}",
         alt=f"{names[1]} against {names[0]}, a point for each analysis.",
         table=points,

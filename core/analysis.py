@@ -165,7 +165,8 @@ class Result(Outcome):
 
     def to_json(self) -> dict[str, Any]:
         """The result without its eigenvectors, as JSON types: what ``seigh analyze --json`` writes."""
-        return self.document(self.checkpoint_sha256, self.settings.model_dump(mode="json"))
+        found = self.document(self.checkpoint_sha256, self.settings.model_dump(mode="json"))
+        return found | {"split": self.settings.said_split}
 
     def save(self, path: Path | str, *, eigenvectors: bool = True) -> None:
         """Write the result to one file, which ``load`` and ``seigh import-result`` read.

@@ -32,6 +32,7 @@ from seigh.core.access import Role
 from seigh.core.errors import UserError
 from seigh.core.names import (
     EARLIER,
+    NO_SPLIT,
     OF_EARLIER,
     Kind,
     LogFormat,
@@ -47,6 +48,10 @@ Precision = Literal["float32", "float64", Reduced]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# How settings name a file of the artefact store; its hash follows.
+MARK = "sha256:"
+_FILE = re.compile(r"\.[a-z]+(\([^()]*\))?$")  # a path, as a result that was computed elsewhere names it
 
 # AF_UNIX paths are limited to 108 bytes on Linux and 104 on macOS, the final NUL included.
 _LONGEST_SOCKET_PATH = 100
@@ -370,6 +375,12 @@ class AnalysisSettings(BaseModel):
     hvp_path: PathName | None = None
     hvp_columns: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
+
+    @property
+    def said_split(self) -> str:
+        """The split that the data are said to be of. Files have none: of one, the default says nothing."""
+        is_file = self.data.startswith(MARK) or _FILE.search(self.data) is not None
+        return NO_SPLIT if is_file and self.split == "test" else self.split
 
     @model_validator(mode="before")
     @classmethod

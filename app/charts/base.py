@@ -178,10 +178,12 @@ def step_colors(frame: pd.DataFrame) -> alt.Color:
     """Colour by training step, the early ones dark: viridis without its ends, which vanish on a dark and on a
     light page."""
     steps = sorted(frame["step"].unique())
+    shown = {str(step): f"{step:,}" for step in steps}
+    width = max(62, 22 + 8 * max(map(len, shown.values()), default=0))
     return alt.Color(
         "step:O",
         scale=alt.Scale(domain=steps, scheme=alt.SchemeParams("viridis", extent=[0.15, 0.85])),
-        legend=legend("training step", column_width=62),
+        legend=legend("training step", column_width=width, shown=shown),
     )
 
 

@@ -671,7 +671,9 @@ def choose_steps(chosen: pd.DataFrame, asked: dict[str, list[str]]) -> list[str]
         if default.isdisjoint(rows["step"].astype(str)):  # else the line has no panel
             default.add(str(rows["step"].max()))
     first = [step for step in options if step in default]
-    steps = several("compare_step", "Training steps", options, asked.get("step"), first)
+    steps = several(
+        "compare_step", "Training steps", options, asked.get("step"), first, lambda step: f"{int(step):,}"
+    )
     without = sorted(set(chosen["series"]) - set(chosen[chosen["step"].astype(str).isin(steps)]["series"]))
     if steps and without:
         st.caption(f"Of none of these steps: {named(without)}.")

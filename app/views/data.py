@@ -35,6 +35,7 @@ from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.keys import data_key
 from seigh.core.lab.store import needed_by
 from seigh.core.names import NO_SPLIT
+from seigh.core.order import in_order
 from seigh.core.problems import data
 from seigh.core.problems.data import DataError, Dataset, Summary
 from seigh.core.settings import SPLITS
@@ -89,7 +90,14 @@ def listed(frame: pd.DataFrame) -> None:
             "brought": ["" if pd.isna(each) else f"{each:%d %b %Y}" for each in frame["uploaded_at"]],
         }
     )
-    st.dataframe(shown, hide_index=True, key="data_sets", height=min(MOST_PIXELS, 38 + 35 * len(shown)))
+    counts = dict.fromkeys(("analyses", "models"), st.column_config.NumberColumn(format="localized"))
+    st.dataframe(
+        shown,
+        hide_index=True,
+        key="data_sets",
+        column_config=counts,
+        height=min(MOST_PIXELS, 38 + 35 * len(shown)),
+    )
 
 
 def kind_of(each: DataSet) -> str:
@@ -288,9 +296,10 @@ def uses(each: DataSet) -> None:
     search = f'data:"{each.name}"'
     with st.container(horizontal=True):
         link("analyses", "All its analyses", icon=":material/table:", query={"q": search})
-        for name, number_of in zip(models["model"][:10], models["analyses"][:10], strict=True):
+        analyses = dict(zip(models["model"], models["analyses"], strict=True))
+        for name in in_order(models["model"])[:10]:
             link(
-                "analyses", f"{plain(name)}: {number_of:,}", icon=":material/deployed_code:",
+                "analyses", f"{plain(name)}: {analyses[name]:,}", icon=":material/deployed_code:",
                 query={"q": search, "model": name},
             )  # fmt: skip
     if len(models) > 10:

@@ -22,7 +22,7 @@ from seigh.app.common import (
     title_of,
     whole_matrix,
 )
-from seigh.app.digits import number, with_error
+from seigh.app.digits import value_of, with_error
 from seigh.app.navigation import link
 from seigh.app.rows import LatestResult, rows_of, runs_of
 from seigh.core.lab import queries
@@ -123,7 +123,7 @@ def card(result: LatestResult, curve: pd.DataFrame) -> None:
         st.metric(
             f"Overlap, k = {result.k:,}",
             with_error(result.overlap, result.error, 3),
-            f"{number(result.ratio, 3)} × chance",
+            f"{value_of(result.ratio, result.error * result.parameters / result.k, 3)} × chance",
             delta_color="off",
             delta_arrow="off",
             chart_data=curve["ratio"].tolist(),

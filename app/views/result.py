@@ -43,12 +43,12 @@ from seigh.core.errors import UserError
 from seigh.core.figures import Figure
 from seigh.core.lab import actions, queries
 from seigh.core.lab.models import Mask, State
-from seigh.core.lab.naming import MARK, digest_of
+from seigh.core.lab.naming import digest_of
 from seigh.core.lab.queries import AnalysisDetail
 from seigh.core.names import mask_called
 from seigh.core.plugged import any_plugins
 from seigh.core.problems.masks import written
-from seigh.core.settings import AnalysisSettings
+from seigh.core.settings import MARK, AnalysisSettings
 
 RANDOM_DATA = (
     "This analysis is of random data, for trials: its numbers say nothing about a network that has learned "

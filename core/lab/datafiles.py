@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from seigh.core.lab.keys import data_key
 from seigh.core.lab.models import UNDER_WAY, Analysis, DataFile
-from seigh.core.lab.naming import MARK, of_file
+from seigh.core.lab.naming import of_file
 from seigh.core.lab.store import StoreError, check_unneeded
 from seigh.core.names import NO_SPLIT
-from seigh.core.settings import SPLITS
+from seigh.core.settings import MARK, SPLITS
 
 # The splits that somebody can say a file is of.
 DECLARED: tuple[str, ...] = (*SPLITS, NO_SPLIT)

@@ -8,15 +8,10 @@ from sqlalchemy import ColumnElement, String, case, func, literal, select
 from sqlalchemy.orm import Session
 
 from seigh.core.lab.models import Analysis, DataFile
-from seigh.core.names import NO_SPLIT
-from seigh.core.settings import AnalysisSettings
-
-# How settings name a file of the artefact store; its hash follows.
-MARK = "sha256:"
+from seigh.core.settings import MARK, AnalysisSettings
 
 _DIGEST = re.compile(rf"{MARK}([0-9a-f]{{64}})(\(.*\))?", re.DOTALL)
 _NAMELESS = "own data "  # followed by the first digits of the hash
-_FILE = re.compile(r"\.[a-z]+(\([^()]*\))?$")  # a path, as a result that was computed elsewhere names it
 
 
 def digest_of(data: str) -> str | None:
@@ -35,16 +30,11 @@ def nameless(digest: str) -> str:
 
 
 def split_of(s: Session, settings: AnalysisSettings) -> str:
-    """The split that an analysis is of, as pages call it: a file has the one that was declared, if any.
-
-    The command line's default for files, ``test``, declares nothing.
-    """
+    """The split that an analysis is of, as pages call it: a file has the one that was declared, if any."""
     sha256 = digest_of(settings.data)
     if sha256 is not None and (file := s.get(DataFile, sha256)) is not None:
         return file.split
-    if (settings.data.startswith(MARK) or _FILE.search(settings.data)) and settings.split == "test":
-        return NO_SPLIT
-    return settings.split
+    return settings.said_split
 
 
 def name_of() -> ColumnElement[str]:

@@ -58,6 +58,7 @@ from seigh.core.results.packed import at, unpack
 from seigh.core.results.packed import curve as unpacked_curve
 from seigh.core.results.result import Outcome, Stage
 from seigh.core.results.schema import ENDS, LAYERS, MAGNITUDES, METRICS, PARTS, POINTS, SPECTRUM, STAGES
+from seigh.core.settings import MARK
 
 MASKS: tuple[str, ...] = tuple(Mask)
 
@@ -264,12 +265,12 @@ def data_sets(s: Session) -> pd.DataFrame:
     (counts), under_way (how many of the analyses wait or run).
     """
     files = {each.sha256: each for each in s.scalars(select(DataFile))}
-    used: dict[str, list[Row[str, str, int, State, int]]] = {naming.MARK + sha256: [] for sha256 in files}
+    used: dict[str, list[Row[str, str, int, State, int]]] = {MARK + sha256: [] for sha256 in files}
     by = Analysis.data, Analysis.split, Checkpoint.model_id, Analysis.state
     counts = select(*by, func.count(Analysis.id).label("number")).join(Analysis.checkpoint)
     for group in s.execute(counts.group_by(*by).order_by(func.min(Analysis.id))):
         digest = naming.digest_of(group.data)
-        used.setdefault(group.data if digest is None else naming.MARK + digest, []).append(group)
+        used.setdefault(group.data if digest is None else MARK + digest, []).append(group)
     rows = []
     for data, groups in used.items():
         digest = naming.digest_of(data)
@@ -1568,7 +1569,7 @@ def export_result(s: Session, analysis_id: int) -> dict[str, Any]:
         record=detail.record,
     )
     document = found.document(detail.checkpoint_sha256, detail.settings)
-    return {"model": detail.model, "step": detail.step} | document
+    return {"model": detail.model, "step": detail.step} | document | {"split": detail.split}
 
 
 def export_table(s: Session, names: Sequence[str] | None = None) -> pd.DataFrame:

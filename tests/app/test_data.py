@@ -144,6 +144,9 @@ def test_a_result_of_a_file_without_split_is_no_test_hessian_and_names_the_file(
     with sessions(home.database)() as s:
         names = queries.comparable(s).set_index("analysis_id")["data"].to_dict()
         found = listing.ids(s, listing.Query(search="data:whole"))
+        written = queries.export_result(s, numbers[0])
+    assert written["split"] == NO_SPLIT
+    assert written["settings"]["split"] == "test"  # as it was asked for
     assert names == {numbers[0]: "whole", numbers[1]: "whole", other: "own data eeeeeeee"}
     assert sorted(found) == sorted(numbers)
 

@@ -97,7 +97,7 @@ def test_the_overview_counts_and_shows_what_runs_and_came_out_last(open_page: Op
     cards = app.metric[5:]
     assert len(cards) == 6  # the latest
     assert {(card.label, card.value, card.delta) for card in cards} == {
-        ("Overlap, k = 5", "0.002134 ± 8e-6", "3 × chance")
+        ("Overlap, k = 5", "0.002134 ± 8e-6", "3.00 × chance")
     }
     assert "step 6" in texts(app, "markdown")
     assert "step 0 " not in texts(app, "markdown")

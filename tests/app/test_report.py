@@ -66,7 +66,7 @@ def test_a_report_has_all_charts_and_numbers_of_its_analyses(home: Settings, add
 def test_a_report_of_models_of_different_size_compares_these(home: Settings, add: Add) -> None:
     add()
     add(model="small", settings={"parameters": ("linear6.*",)}, parameters=210)
-    assert "overlap ÷ chance against D, ρ = 0.0005" in titles(made(home, rho=0.0005))
+    assert "Overlap ÷ chance against D, ρ = 0.0005" in titles(made(home, rho=0.0005))
 
 
 def test_a_report_has_the_arrangement_that_compare_shows(

@@ -14,9 +14,10 @@ from scipy.sparse.linalg import eigsh
 from torch import nn
 
 from seigh.core.analysis import Progress, analyse, cost
+from seigh.core.names import NO_SPLIT
 from seigh.core.network import parameters_of
 from seigh.core.problems import architectures, data
-from seigh.core.settings import AnalysisSettings, Settings, SettingsError
+from seigh.core.settings import SPLITS, AnalysisSettings, Settings, SettingsError
 from seigh.core.spectra import SpectrumError
 from seigh.core.spectra.residuals import CHECKS
 
@@ -218,7 +219,10 @@ def test_the_same_settings_give_the_same_numbers_and_hashes(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["digits", "random(1x16x16)"])
 def test_the_record_tells_which_samples_and_whether_they_are_made_up(tmp_path: Path, name: str) -> None:
     result = analyse(checkpoint(tmp_path, 0), settings(data=name, samples=50, k=2))
-    told = json.loads(json.dumps(result.to_json()))["record"]["data"]
+    written = json.loads(json.dumps(result.to_json()))
+    assert written["split"] == written["settings"]["split"] == "test"
+    assert [settings(data="mine.npz", split=each).said_split for each in SPLITS] == ["train", NO_SPLIT]
+    told = written["record"]["data"]
     assert told["samples"] == 50
     assert told["synthetic"] == name.startswith("random")
     whole, index = data.load(name, "test"), torch.tensor(told["indices"])

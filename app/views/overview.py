@@ -120,10 +120,12 @@ def card(result: LatestResult, curve: pd.DataFrame) -> None:
             f"**{plain(result.model)}** · step {result.step:,} · {plain(whole_matrix(result))}"
             + synthetic_badge(result)
         )
+        # Of results from before errors were stated, there is none.
+        error = None if pd.isna(result.error) else result.error * result.parameters / result.k
         st.metric(
             f"Overlap, k = {result.k:,}",
             with_error(result.overlap, result.error, 3),
-            f"{value_of(result.ratio, result.error * result.parameters / result.k, 3)} × chance",
+            f"{value_of(result.ratio, error, 3)} × chance",
             delta_color="off",
             delta_arrow="off",
             chart_data=curve["ratio"].tolist(),

@@ -403,6 +403,7 @@ def test_the_json_of_a_result(maker: Maker) -> None:
         "quantities": {},
         "model": "mlp",
         "step": 300,
+        "split": "test",
         "parameters": 7030,
         "hvps": 10,
         "eigenvalues": [-4.0, 2.0, 1.0],

@@ -73,7 +73,7 @@ new MutationObserver(found => {
 # When what is there in the page itself, or in its charts, changed last: all, or what the window shows now.
 _LAST = """([where, inWindow]) => Math.max(...changes.filter(([, each]) => {
     const element = each.nodeType === Node.TEXT_NODE ? each.parentElement : each;
-    if (!element?.isConnected || !element.closest(where)) return false;
+    if (!(element instanceof Element) || !element.isConnected || !element.closest(where)) return false;
     const {top, bottom} = element.getBoundingClientRect();
     return !inWindow || (bottom > 0 && top < innerHeight);
 }).map(([time]) => time))"""

@@ -312,6 +312,11 @@ def plain(text: str) -> str:
     )
 
 
+def heading(text: str) -> str:
+    """``text`` as ``plain`` for a heading, where no line ends within bars, as of |θ|."""
+    return plain(re.sub(r"\|(?=[^\s|]+\|)", "|\u2060", text))
+
+
 def matrix(analysis: HasParameters) -> str:
     """Name the matrix of an analysis, such as ``train GGN of fc.*``."""
     of = f" of {analysis.subset}" if analysis.subset else ""

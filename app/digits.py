@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Literal
 
 _MOST_DIGITS = 12  # significant ones, however small the error is
 _ROUNDING = 1e-6  # of a digit, by which a quotient of floats may be off
+_EVEN = 1e-6  # share by which the distances to both ends may differ that are the same in all digits shown
 _EXACT = 1e15  # below, every whole number is one of float64
 _PLAIN = (1e-4, 1e9)  # magnitudes outside have an exponent
 
@@ -83,6 +85,17 @@ def within(value: float | None, lower: float | None, upper: float | None, digits
     if place is None or value == 0 or place > _place(value):
         return number(value, digits if place is None else 1)
     return _at(value, place, trim=False)
+
+
+def with_ends(value: float | None, lower: float | None, upper: float | None, digits: int = 4) -> str:
+    """A number and between what it lies: as ``with_error`` where the ends are as far to both sides, else with
+    both of them, ``0.041, between 0 and 0.055``."""
+    if value is None or lower is None or upper is None or math.isnan(lower) or math.isnan(upper):
+        return number(value, digits)
+    below, above = value - lower, upper - value
+    if abs(above - below) <= _EVEN * max(abs(above), abs(below)) + 4 * sys.float_info.epsilon * abs(value):
+        return with_error(value, max(above, below), digits)
+    return f"{within(value, lower, upper, digits)}, between {interval(lower, upper, digits)}"
 
 
 def _place_between(lower: float, upper: float) -> int | None:

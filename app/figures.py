@@ -19,11 +19,11 @@ import pandas as pd
 
 from seigh.app import charts
 from seigh.app.checks import TIES_ALONG_K, ties_among
-from seigh.app.digits import number
+from seigh.app.digits import counted_or_measured, number, with_ends, with_error
 from seigh.core.errors import UserError, first_line
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
-from seigh.core.lab.listing import Column
+from seigh.core.lab.listing import Column, is_observable
 from seigh.core.names import METRICS
 
 _log = logging.getLogger(__name__)
@@ -480,7 +480,18 @@ def profile_over_training(
 def label_of(column: Column) -> str:
     """What a column of ``core.lab.listing`` is called beside others."""
     prefix, dot, _ = column.name.partition(".")
-    return f"{prefix}: {column.label}" if dot else column.label
+    return f"{prefix}: {column.label}" if dot and not is_observable(column.name) else column.label
+
+
+def told(rows: pd.DataFrame, column: Column) -> list[str]:
+    """The numbers of a column of ``listing.rows`` in words, each with its error or between its ends."""
+    values = [counted_or_measured(value) for value in rows[column.name].astype(float)]
+    if column.ends is not None:
+        ends = (rows[end] for end in column.ends)
+        return [with_ends(*each) for each in zip(values, *ends, strict=True)]
+    if column.error is not None:
+        return [with_error(*each) for each in zip(values, rows[column.error], strict=True)]
+    return [number(value) for value in values]
 
 
 def scatter(
@@ -497,11 +508,13 @@ def scatter(
         colors: Colour of every group.
         axes: The columns of the horizontal and the vertical axis.
         log: Whether each axis is logarithmic.
-        size: The k of overlaps.
+        size: The k of overlaps and of observables over k.
     """
     names = ["overlap ÷ chance" if each.name == "ratio" else label_of(each) for each in axes]
-    at = f", {size}" if any(each.name in ("overlap", "ratio", "chance") for each in axes) else ""
-    bars = " Bars: the stated error, of λ₁ the residual." if any(each.error for each in axes) else ""
+    at = f", {size}" if any(each.at_k for each in axes) else ""
+    bars = ""
+    if any(each.error or each.ends for each in axes):
+        bars = " Bars: the stated error or interval, of λ₁ the residual."
     level = 1.0 if axes[1].name == "ratio" else None
     what, ends = "a point is an analysis", {}
     click = "; click it to open its result" if "address" in points else ""

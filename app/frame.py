@@ -11,7 +11,7 @@ import streamlit as st
 
 from seigh.app import drawings
 from seigh.app.charts import pictures
-from seigh.app.common import plain
+from seigh.app.common import heading, plain
 from seigh.app.figures import chart_of, table_of, told_columns
 from seigh.core.figures import Figure
 from seigh.core.results.csv import to_csv
@@ -34,9 +34,9 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
             key=f"head_{key}",
         )
         with head:
-            heading = st.subheader if panel else st.header
-            heading(
-                plain(figure.of or figure.title if panel else figure.title),
+            level = st.subheader if panel else st.header
+            level(
+                heading(figure.of or figure.title if panel else figure.title),
                 help=plain(figure.symbols) if figure.symbols else None,
                 width="content",
                 # The browser makes one of its own from the title of a heading without, which takes it 10 ms;

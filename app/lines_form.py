@@ -27,7 +27,7 @@ from seigh.app.lines import (
 )
 from seigh.core.figures import Figure
 from seigh.core.lab import listing
-from seigh.core.lab.listing import Column, Query
+from seigh.core.lab.listing import Column, Query, is_observable
 from seigh.core.lab.models import State
 from seigh.core.order import in_order
 
@@ -103,6 +103,24 @@ class Lines:
     def of_different_colors(self) -> pd.DataFrame:
         """As many of the analyses as have colours of their own; which are left out is said."""
         return of_different_colors(self.chosen)
+
+    def saying_whose(self, figure: Figure, shown: Collection[int]) -> Figure:
+        """The figure whose words name the analyses that it has points of, where other charts have another
+        one of the same point.
+
+        Args:
+            figure: A chart of these lines.
+            shown: The ids of the analyses that it has points of.
+        """
+        others = sorted(set(shown) - set(self.chosen["analysis_id"]))
+        if not others:
+            return figure
+        whose = (
+            f"Here {first_of([f'#{each}' for each in others])} {'stands' if len(others) == 1 else 'stand'} "
+            "for the analyses of the same checkpoints and data that other charts show, which have not been asked "
+            "for this."
+        )
+        return replace(figure, how=f"{figure.how} {whose}")
 
     def means(self, points: pd.DataFrame) -> pd.DataFrame:
         """The points, or where lines are means, one for each line and step; how many they are of is said."""
@@ -210,7 +228,7 @@ def choose_lines(analyses: pd.DataFrame, asked: dict[str, list[str]]) -> Lines:
             further = {
                 name: each
                 for name, each in listing.known(s, Query()).items()
-                if name not in _FOUND and each.kind != "time"
+                if name not in _FOUND and each.kind != "time" and not is_observable(name)
             }
         labels = {name: label for name, (_, label) in OWN.items()} | {"tag": "tags"}
         labels |= {name: label_of(each) for name, each in further.items()}

@@ -42,7 +42,7 @@ from seigh.app.panels import (
     within,
 )
 from seigh.app.rows import Analysis, AnalysisOfLine, OverlapAtStep, rows_of
-from seigh.app.scattered import by_size
+from seigh.app.scattered import SIZES, Axes, scattered
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
@@ -71,6 +71,7 @@ def report(
     *,
     lines: Lines | None = None,
     masks: Masks | None = None,
+    axes: Axes | None = None,
 ) -> str:
     """The HTML page of these finished analyses.
 
@@ -84,6 +85,7 @@ def report(
         lines: The analyses as lines, with colours, panels, means and a baseline; as *Compare* shows them at
             first if not given.
         masks: Which masks are compared, where the analyses have further ones; likewise.
+        axes: The scatter to draw; that of the ratio to chance against D if not given, where sizes differ.
 
     Raises:
         StoreError: If none of them is finished.
@@ -99,7 +101,7 @@ def report(
     if k is None and rho is None:
         k = int(analyses["k"].min())
     masks = masks or masks_of(s, lines.every)
-    found = list(_figures(s, lines, Size(k, rho), masks))
+    found = list(_figures(s, lines, Size(k, rho), masks, axes))
     tables = {
         "Analyses": _analyses(s, analyses, k, rho),
         "How they were checked": checks_among(queries.records(s, analyses["analysis_id"].tolist())),
@@ -107,12 +109,12 @@ def report(
     return _page(title, _models(s, analyses), found, tables)
 
 
-def _figures(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figure | str]:
+def _figures(s: Session, lines: Lines, size: Size, masks: Masks, axes: Axes | None) -> Iterator[Figure | str]:
     """The figures of the report in order; a sentence stands for what there is no figure of."""
     parts = _of_few_colors(lines.chosen)
     for place, part in enumerate(parts, start=1):
         of_part = replace(lines, chosen=part)
-        yield from _part(_over_training(s, of_part, size), place, len(parts))
+        yield from _part(_over_training(s, of_part, size, axes), place, len(parts))
         yield from _part(_masks(s, of_part, size, masks), place, len(parts))
     yield from _against_k(s, lines, masks)
     # What follows is of single analyses, whatever their means.
@@ -140,7 +142,7 @@ def _part(found: Iterator[Figure | str], place: int, parts: int) -> Iterator[Fig
             yield each
 
 
-def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | str]:
+def _over_training(s: Session, lines: Lines, size: Size, axes: Axes | None) -> Iterator[Figure | str]:
     analyses, colors = lines.chosen, lines.colors
     ids = analyses["analysis_id"].tolist()
     masks = (Mask.magnitude, Mask.random)
@@ -156,8 +158,10 @@ def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | st
         magnitude = points[points["mask"] == Mask.magnitude]
         measure = "overlap" if magnitude["chance"].nunique() == 1 else "ratio"
         yield from _beside_baseline(lines, magnitude, measure, f"{MEASURES[measure]}, {size}")
-        if reached["parameters"].nunique() > 1:
-            yield by_size(s, reached, colors, size, is_mean=bool(lines.arrangement.over))
+        if axes is None and reached["parameters"].nunique() > 1:
+            yield from scattered(s, replace(lines, chosen=reached), SIZES, size)
+    if axes is not None:
+        yield from scattered(s, lines, axes, size)
     leading = queries.eigenvalues(s, ids, most=1).query("position == 1").drop(columns="magnitude")
     leading = lines.means_of_points(leading.merge(analyses[LINE], on="analysis_id"))
     yield from _in_panels(figures.largest_eigenvalue(leading, colors))
@@ -167,16 +171,19 @@ def _over_training(s: Session, lines: Lines, size: Size) -> Iterator[Figure | st
     for metric in metrics["metric"].unique():
         yield figures.recorded(metrics, of_models, metric)
     for name in queries.curve_names(s, lines.every):
-        found = lines.means_of_points(further_points(s, lines, name, size.of))
+        found = further_points(s, lines, name, size.of)
         if len(found):
-            yield from _in_panels(figures.further_over_training(found, colors, size))
+            shown, found = found["analysis_id"], lines.means_of_points(found)
+            figure = figures.further_over_training(found, colors, size)
+            yield from _in_panels(lines.saying_whose(figure, shown))
             yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
     for name in queries.observation_names(s, lines.every, "quantity"):
         having = having_observable(s, lines, name)
         found = queries.quantities(s, having["analysis_id"].tolist(), [name])
         found = found.merge(having[LINE], on="analysis_id")
-        found = lines.means_of_points(found)
-        yield from _in_panels(figures.quantity_over_training(found, colors))
+        shown, found = found["analysis_id"], lines.means_of_points(found)
+        figure = figures.quantity_over_training(found, colors)
+        yield from _in_panels(lines.saying_whose(figure, shown))
         yield from _beside_baseline(lines, found, "value", str(found["title"].iloc[0]))
 
 
@@ -186,19 +193,21 @@ def _masks(s: Session, lines: Lines, size: Size, masks: Masks) -> Iterator[Figur
         return
     points = overlap_of_each(s, lines, masks.called, size.of)
     if len(points):
-        yield from _in_panels(figures.masks_over_training(lines.means_of_points(points), masks.colors, size))
+        figure = figures.masks_over_training(lines.means_of_points(points), masks.colors, size)
+        yield from _in_panels(lines.saying_whose(figure, points["analysis_id"]))
     for which in EACH_BESIDE:
         found = masks_beside(s, lines, masks.known, which, size.of, masks.stored)
         if len(found):
-            found = lines.means_of_points(found)
-            yield from _in_panels(figures.further_over_training(found, masks.colors, size))
+            figure = figures.further_over_training(lines.means_of_points(found), masks.colors, size)
+            yield from _in_panels(lines.saying_whose(figure, found["analysis_id"]))
     if masks.pair is None:
         return
     pair = [masks.pair]
     found = masks_of_steps(s, lines, pair, masks.which, size.of, masks.stored)[masks.pair]
     if len(found):
-        found = lines.means_of_points(found)
-        yield from _in_panels(figures.further_over_training(found, lines.colors, size))
+        shown, found = found["analysis_id"], lines.means_of_points(found)
+        figure = figures.further_over_training(found, lines.colors, size)
+        yield from _in_panels(lines.saying_whose(figure, shown))
         yield from _beside_baseline(lines, found, "value", f"{found['title'].iloc[0]}, {size}")
 
 
@@ -231,7 +240,6 @@ def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]
     if masks.pair is not None:
         pair = [masks.pair]
         common = masks_of_steps(s, lines, pair, masks.which, stored=masks.stored)[masks.pair]
-        common = lines.means_of_curves(common)
     profiles = []
     for name in queries.observation_names(s, lines.every, "profile"):
         having = having_observable(s, lines, name)
@@ -243,9 +251,11 @@ def _against_k(s: Session, lines: Lines, masks: Masks) -> Iterator[Figure | str]
         yield figures.spectrum_over_training(values[values["series"] == name], name)
         for profile in profiles:
             if len(found := profile[profile["series"] == name]):
-                yield figures.profile_over_training(lines.means_of_profiles(found), name)
+                figure = figures.profile_over_training(lines.means_of_profiles(found), name)
+                yield lines.saying_whose(figure, found["analysis_id"])
         if len(rows := common[common["series"] == name]):
-            yield figures.masks_in_common_over_training(rows, name)
+            figure = figures.masks_in_common_over_training(lines.means_of_curves(rows), name)
+            yield lines.saying_whose(figure, rows["analysis_id"])
     if without := names[MOST_PANELS:]:
         yield f"No more than {MOST_PANELS} lines have panels here; left out: {', '.join(without)}."
 

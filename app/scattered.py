@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from sqlalchemy.orm import Session
 
 from seigh.app import figures
 from seigh.app.common import counted, database, named, say_what_is_gone
-from seigh.app.digits import counted_or_measured, number, with_error
+from seigh.app.digits import counted_or_measured, number, with_ends
 from seigh.app.figures import Size, label_of
 from seigh.app.frame import show
 from seigh.app.lines import LINE, LINES_AND_STEPS
 from seigh.app.lines_form import Lines
-from seigh.app.panels import last_steps
+from seigh.app.panels import having_observable, last_steps
 from seigh.core.figures import Figure
 from seigh.core.lab import listing
 from seigh.core.lab.listing import Column, Query
@@ -35,23 +36,51 @@ PRESETS: Mapping[str, tuple[str, str]] = {
 LOG_SPAN = 30.0  # positive values that span more than this factor have a log axis at first
 
 
-def scatter(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Show the choices and the chart; the choices as they stand in the address."""
+@dataclass(frozen=True)
+class Axes:
+    """What a scatter shows.
+
+    Attributes:
+        x: Name of the column across.
+        y: Name of the column up.
+        last: Whether only the last step of each line is drawn.
+        log: Whether each axis is logarithmic.
+    """
+
+    x: str
+    y: str
+    last: bool = True
+    log: tuple[bool, bool] = (False, False)
+
+    @property
+    def in_url(self) -> dict[str, list[str]]:
+        """As it stands in the address."""
+        of_axes = {f"log_{axis}": [str(int(each))] for axis, each in zip("xy", self.log, strict=True)}
+        return {"x": [self.x], "y": [self.y]} | ({} if self.last else {"steps": ["all"]}) | of_axes
+
+
+# The ratio to chance against the size of networks.
+SIZES = Axes(*BY_SIZE, log=(True, False))
+
+
+def scatter(lines: Lines, size: Size, asked: dict[str, list[str]]) -> Axes:
+    """Show the choices and the chart; what was chosen."""
     with database()() as s:
         offered = {
             name: each
             for name, each in listing.known(s, Query()).items()
-            if each.kind == "number" and not name.endswith("_error")
+            if each.kind == "number" and not each.of
         }
-    x, y, last = choose_axes(offered, asked)
+    axes = choose_axes(offered, asked)
+    of = (offered[axes.x], offered[axes.y])
+    if axes.last:
+        lines = replace(lines, chosen=last_steps(lines.chosen))
     with database()() as s:
-        analyses = last_steps(lines.chosen) if last else lines.chosen
-        found = points(s, analyses, offered[x], offered[y], size)
+        found, whose = points(s, lines, of, size)
     known = found.dropna(subset=["x", "y"])
     say_without(found, known, "have no value of both")
-    log = choose_log({"x": known["x"], "y": known["y"]}, x, y, asked)
-    positive = ((known["x"] > 0) | (not log[0])) & ((known["y"] > 0) | (not log[1]))
-    drawn = known[positive]
+    axes = replace(axes, log=choose_log({"x": known["x"], "y": known["y"]}, axes, asked))
+    drawn = positive(known, axes.log)
     say_without(known, drawn, "are not positive, and have no place on a log axis")
     if drawn.empty:
         st.info("No chosen analysis has a value of both columns; choose others.")
@@ -59,18 +88,44 @@ def scatter(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, 
         if lines.arrangement.over:
             drawn = means(drawn)
             lines.say(drawn)
-        figure = figures.scatter(within(drawn, log), lines.colors, (offered[x], offered[y]), log, size)
-        show(figure, "compare_scatter")
-        if x == "D" and drawn["x"].nunique() == 1:
+        figure = figures.scatter(within(drawn, axes.log), lines.colors, of, axes.log, size)
+        show(lines.saying_whose(figure, whose), "compare_scatter")
+        if axes.x == "D" and drawn["x"].nunique() == 1:
             st.caption(
                 "All of these have the same size; analyse a model of another size to see how it matters."
             )
-        numbers(drawn, offered[x], offered[y])
-    in_url = {"x": [x], "y": [y]} | ({} if last else {"steps": ["all"]})
-    return in_url | {f"log_{axis}": [str(int(each))] for axis, each in zip("xy", log, strict=True)}
+        numbers(drawn, *of)
+    return axes
 
 
-def choose_axes(offered: Mapping[str, Column], asked: Mapping[str, Sequence[str]]) -> tuple[str, str, bool]:
+def scattered(s: Session, lines: Lines, axes: Axes, size: Size) -> Iterator[Figure]:
+    """The same chart for a page that leads nowhere, if there is something to draw.
+
+    Args:
+        s: A reading session.
+        lines: Whose points they are.
+        axes: What is drawn.
+        size: The k of overlaps and of observables over k.
+    """
+    offered = listing.known(s, Query())
+    of = (offered[axes.x], offered[axes.y])
+    if axes.last:
+        lines = replace(lines, chosen=last_steps(lines.chosen))
+    found, whose = points(s, lines, of, size)
+    drawn = positive(found.dropna(subset=["x", "y"]), axes.log)
+    if drawn.empty:
+        return
+    drawn = (means(drawn) if lines.arrangement.over else drawn).drop(columns="address")
+    figure = figures.scatter(within(drawn, axes.log), lines.colors, of, axes.log, size)
+    yield lines.saying_whose(figure, whose)
+
+
+def positive(found: pd.DataFrame, log: tuple[bool, bool]) -> pd.DataFrame:
+    """The points that have a place on their axes."""
+    return found[((found["x"] > 0) | (not log[0])) & ((found["y"] > 0) | (not log[1]))]
+
+
+def choose_axes(offered: Mapping[str, Column], asked: Mapping[str, Sequence[str]]) -> Axes:
     """The columns of both axes, and whether only the last step of each line is drawn."""
     state, first = st.session_state, next(iter(PRESETS.values()))
     for axis, usual in zip("xy", first, strict=True):
@@ -97,7 +152,7 @@ def choose_axes(offered: Mapping[str, Column], asked: Mapping[str, Sequence[str]
             for axis, title in (("x", "Across"), ("y", "Up"))
         )  # fmt: skip
         last = st.toggle("The last step of each line alone", key="compare_last", persist_state="session")
-    return x, y, last
+    return Axes(x, y, last)
 
 
 def take(x: str, y: str) -> None:
@@ -106,12 +161,12 @@ def take(x: str, y: str) -> None:
 
 
 def choose_log(
-    values: Mapping[str, pd.Series[float]], x: str, y: str, asked: Mapping[str, Sequence[str]]
+    values: Mapping[str, pd.Series[float]], axes: Axes, asked: Mapping[str, Sequence[str]]
 ) -> tuple[bool, bool]:
     """Whether each axis is logarithmic; at first where positive values span decades."""
     chosen = []
     with st.container(horizontal=True):
-        for axis, column in (("x", x), ("y", y)):
+        for axis, column in (("x", axes.x), ("y", axes.y)):
             key, of = f"compare_log_{axis}_{column}", values[axis]
             if f"log_{axis}" in asked:
                 st.session_state[key] = asked[f"log_{axis}"] == ["1"]
@@ -122,33 +177,35 @@ def choose_log(
     return chosen[0], chosen[1]
 
 
-def points(s: Session, chosen: pd.DataFrame, x: Column, y: Column, size: Size) -> pd.DataFrame:
+def points(
+    s: Session, lines: Lines, axes: tuple[Column, Column], size: Size
+) -> tuple[pd.DataFrame, list[int]]:
     """A point for each analysis: LINE, step, x and y, the ends of their errors (NaN without one), both in
-    words, and the address of its result.
+    words, and the address of its result; and whose numbers these are.
 
     Args:
         s: A reading session.
-        chosen: ``lines.in_lines``.
-        x: Column of the horizontal axis.
-        y: Column of the vertical one.
-        size: The k of overlaps.
+        lines: Whose points they are; an observable is that of any analysis of the point that has it.
+        axes: Columns of the horizontal and the vertical axis.
+        size: The k of overlaps and of observables over k.
     """
-    frames = []
-    for parameters, rows in chosen.groupby("parameters"):
-        query = Query(archived=True, only=rows["analysis_id"].tolist(), k=size.of(int(str(parameters))))
-        frames.append(listing.rows(s, query, [x.name, y.name]).rows)
-    rows = pd.concat(frames, ignore_index=True)
-    found = pd.DataFrame({"analysis_id": rows["id"].astype(int)})
-    for axis, column in (("x", x), ("y", y)):
-        error = rows[column.error] if column.error else pd.Series(np.nan, rows.index)
-        found[axis] = rows[column.name]
-        found[f"{axis}_low"], found[f"{axis}_high"] = rows[column.name] - error, rows[column.name] + error
-        found[f"{axis}_told"] = [
-            with_error(counted_or_measured(value), off)
-            for value, off in zip(rows[column.name].astype(float), error, strict=True)
-        ]
+    found, whose = lines.chosen[[*LINE, "step", "point"]], list[int]()
+    for axis, column in zip("xy", axes, strict=True):
+        name = listing.observable_of(column.name)
+        having = having_observable(s, lines, name) if name else lines.chosen
+        whose += having["analysis_id"].tolist()
+        frames = []
+        for parameters, each in having.groupby("parameters"):
+            query = Query(archived=True, only=each["analysis_id"].tolist(), k=size.of(int(str(parameters))))
+            frames.append(listing.rows(s, query, [column.name]).rows)
+        rows = pd.concat(frames, ignore_index=True)
+        low, high = listing.ends_of(rows, column)
+        told = figures.told(rows, column)
+        values = {axis: rows[column.name], f"{axis}_low": low, f"{axis}_high": high, f"{axis}_told": told}
+        of_points = rows["id"].map(having.set_index("analysis_id")["point"])
+        found = found.merge(pd.DataFrame({"point": of_points, **values}), on="point")
     found["address"] = [f"result?analysis={each}" for each in found["analysis_id"]]
-    return found.merge(chosen[[*LINE, "step"]], on="analysis_id")
+    return found.drop(columns="point"), whose
 
 
 def means(found: pd.DataFrame) -> pd.DataFrame:
@@ -167,30 +224,16 @@ def means(found: pd.DataFrame) -> pd.DataFrame:
         for end in (f"{axis}_low", f"{axis}_high"):  # known if it is of all
             columns[end] = groups[end].mean().where(groups[end].count() == groups.size())
         columns[f"{axis}_told"] = [
-            with_error(counted_or_measured(value), off) + ("" if np.isnan(std) else f", std {number(std, 2)}")
-            for value, off, std in zip(mean, columns[f"{axis}_high"] - mean, spread, strict=True)
+            with_ends(counted_or_measured(value), lower, upper)
+            + ("" if np.isnan(std) else f", std {number(std, 2)}")
+            for value, std, lower, upper in zip(
+                mean, spread, columns[f"{axis}_low"], columns[f"{axis}_high"], strict=True
+            )
         ]
     columns["address"] = groups["analysis_id"].agg(
         lambda each: "compare?view=scatter&" + "&".join(f"analysis={one}" for one in sorted(each))
     )
     return pd.DataFrame(columns).reset_index()
-
-
-def by_size(s: Session, chosen: pd.DataFrame, colors: Mapping[str, str], size: Size, is_mean: bool) -> Figure:
-    """The ratio to chance against D, each line at its last step, for a page that leads nowhere.
-
-    Args:
-        s: A reading session.
-        chosen: ``lines.in_lines`` of analyses that reach the size.
-        colors: Colour of every group.
-        size: The k of overlaps.
-        is_mean: Whether several analyses of a line become their mean.
-    """
-    offered = listing.known(s, Query())
-    x, y = (offered[name] for name in BY_SIZE)
-    found = points(s, last_steps(chosen), x, y, size).dropna(subset=["x", "y"])
-    drawn = (means(found) if is_mean else found).drop(columns="address")
-    return figures.scatter(drawn, colors, (x, y), (True, False), size)
 
 
 def within(found: pd.DataFrame, log: tuple[bool, bool]) -> pd.DataFrame:
@@ -224,9 +267,10 @@ def numbers(drawn: pd.DataFrame, x: Column, y: Column) -> None:
     )
     if not section.open:
         return
+    called = label_of(y) + (", up" if label_of(x) == label_of(y) else "")
     table = pd.DataFrame(
         {"result": drawn["address"], "line": drawn["series"], "step": drawn["step"]}
-        | {label_of(x): drawn["x_told"], label_of(y): drawn["y_told"]}
+        | {label_of(x): drawn["x_told"], called: drawn["y_told"]}
     )
     section.dataframe(
         table, hide_index=True, key="compare_scatter_numbers",

@@ -70,7 +70,7 @@ DEMO_SETTINGS = tuple(
         split=split,
         samples=500,
         k=355,
-        curves=("density", "edge-of-stability", "gradient-share"),
+        curves=("density", "edge-of-stability", "gradient-share", "overlap-gradient", "overlap-layerwise"),
         learning_rate=0.3,  # the problem's
     )
     for split in SPLITS

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from seigh.app import identity
+from seigh.app import figures, identity
 from seigh.app.common import (
     asked_in_url,
     counted,
@@ -166,7 +166,8 @@ def asked_for() -> tuple[Query, list[str], list[str]]:
         chosen = st.multiselect(
             "Columns", list(there), key="analyses_columns", format_func=labels.__getitem__,
             persist_state="session",
-            help="Every setting, and every fact of the record and of the environment, can be one.",
+            help="Every setting, every observable, and every fact of the record and of the environment, can "
+            "be one.",
         )  # fmt: skip
         with st.container(horizontal=True, vertical_alignment="bottom"):
             sort = str(
@@ -192,7 +193,8 @@ def asked_for() -> tuple[Query, list[str], list[str]]:
             k = st.number_input(
                 "At k", min_value=1, value=None, key="analyses_k", placeholder="its own", width=140,
                 persist_state="session",
-                help="Of overlap, ratio and chance; without one, each analysis at its largest k.",
+                help="Of overlap, ratio, chance and observables over k; without one, each analysis at its "
+                "largest k.",
             )  # fmt: skip
         by = st.multiselect(
             "Group by", [name for name, each in there.items() if each.kind != "time"], key="analyses_by",
@@ -258,11 +260,9 @@ def several(rows: pd.DataFrame, shown: Sequence[str], there: Mapping[str, Column
     styled = frame.style
     for name in names:
         if name != "tags" and there[name].kind == "number":
-            error = there[name].error
-            texts = [
-                told(name, value, None if error is None else rows[error].iloc[place])
-                for place, value in enumerate(rows[name])
-            ]
+            column = there[name]
+            within = column.error is not None or column.ends is not None
+            texts = figures.told(rows, column) if within else [told(name, value) for value in rows[name]]
             styled = styled.format(in_order(texts), subset=[name])
     configured = {
         name: st.column_config.Column(label_of(there[name]), help=there[name].about or None)
@@ -300,16 +300,14 @@ def in_order(texts: Sequence[str]) -> Callable[[object], str]:
     return lambda _: next(turn)
 
 
-def told(name: str, value: float, error: float | None) -> str:
-    """A number as it is shown, with its error."""
+def told(name: str, value: float) -> str:
+    """A number that has no error as it is shown."""
     if pd.isna(value):
         return "–"
     if name == "seconds":
         return duration(value)
     if name.endswith("accuracy"):
         return f"{value:.2%}"
-    if error is not None and not pd.isna(error):
-        return f"{value_of(value, error)} {plus_minus(error)}"
     return number(counted_or_measured(value))
 
 
@@ -323,7 +321,7 @@ def grouped(rows: pd.DataFrame, by: Sequence[str], there: Mapping[str, Column]) 
         means, spreads = rows[name], rows[f"{name}_spread"]
         if means.notna().any():
             table[there[name].label] = [
-                told(name, mean, None) if pd.isna(spread) else spread_of(name, mean, spread)
+                told(name, mean) if pd.isna(spread) else spread_of(name, mean, spread)
                 for mean, spread in zip(means, spreads, strict=True)
             ]
     st.dataframe(table, hide_index=True, key="analyses_groups")
@@ -347,7 +345,7 @@ def spread_of(name: str, mean: float, spread: float) -> str:
 def cell(column: Column, value: Any) -> str:
     if value is None or pd.isna(value):
         return "–"
-    return told(column.name, float(value), None) if column.kind == "number" else str(value)
+    return told(column.name, float(value)) if column.kind == "number" else str(value)
 
 
 # --- What can be done with the chosen ones ----------------------------------------------------------------
@@ -413,7 +411,7 @@ def export(picked: Sequence[int] | None, query: Query, shown: Sequence[str]) -> 
 
     def rows() -> pd.DataFrame:
         with database()() as s:
-            every = [name for name in listing.columns(query) if not name.endswith("_error")]
+            every = [name for name, each in listing.columns(query).items() if not each.of]
             found = listing.rows(s, query, list(dict.fromkeys([*every, *shown]))).rows
         return found if picked is None else found[found["id"].isin(picked)]
 

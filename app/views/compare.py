@@ -19,6 +19,7 @@ from seigh.app.common import (
     counted,
     database,
     first_of,
+    heading,
     keep_in_url,
     named,
     nothing_yet,
@@ -47,7 +48,7 @@ from seigh.app.panels import (
     top_of,
 )
 from seigh.app.report import report
-from seigh.app.scattered import BY_SIZE, scatter
+from seigh.app.scattered import BY_SIZE, Axes, scatter
 from seigh.core.figures import Figure
 from seigh.core.lab import queries
 from seigh.core.lab.models import Mask
@@ -104,7 +105,7 @@ def page() -> None:
     if shown is None:
         return
     lines, view, selection = shown
-    size, masks = None, None
+    size, masks, axes = None, None, None
     if view == "spectrum":
         recorded(lines)
         selection["step"] = spectra(lines, asked)
@@ -122,8 +123,9 @@ def page() -> None:
             masks, in_url = masks_compared(lines, size, asked)
             selection |= in_url
         else:
-            selection |= scatter(lines, size, asked)
-    offer_report(lines, size, masks)
+            axes = scatter(lines, size, asked)
+            selection |= axes.in_url
+    offer_report(lines, size, masks, axes)
     keep_in_url("compare", selection)
 
 
@@ -196,14 +198,16 @@ def forget_chosen() -> None:
     st.query_params.clear()
 
 
-def offer_report(lines: Lines, size: Size | None, masks: Masks | None) -> None:
+def offer_report(lines: Lines, size: Size | None, masks: Masks | None, axes: Axes | None) -> None:
     """All charts of what is chosen in one file, arranged as on the page, made when somebody wants it."""
 
     def make() -> str:
         title = ", ".join(in_order(lines.chosen["model"].unique()))
         wanted = size or Size()
         with database()() as s:
-            return report(s, title, ids(lines.chosen), wanted.k, wanted.rho, lines=lines, masks=masks)
+            return report(
+                s, title, ids(lines.chosen), wanted.k, wanted.rho, lines=lines, masks=masks, axes=axes
+            )
 
     st.download_button(
         "Report of this selection",
@@ -280,17 +284,6 @@ def say_what_is_hidden(finished: pd.DataFrame, chosen: pd.DataFrame) -> None:
             "observables that they have; of such, the one with the largest k is shown, then the latest, and "
             "an observable or mask that it has not is that of another. The Result page has them all. Not "
             f"shown: {named([f'#{each}' for each in hidden['analysis_id']])}."
-        )
-
-
-def say_whose(shown: pd.Series[int], lines: Lines) -> None:
-    """Name the analyses that a chart has points of, where other charts have another one of the same point."""
-    others = sorted(set(shown) - set(lines.chosen["analysis_id"]))
-    if others:
-        st.caption(
-            f"Here {named([f'#{each}' for each in others])} {'stands' if len(others) == 1 else 'stand'} for "
-            "the analyses of the same checkpoints and data that other charts show, which have not been asked "
-            "for this."
         )
 
 
@@ -507,7 +500,6 @@ def further(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, 
     if name not in kinds["runtime"]:
         with database()() as s:
             chosen = having_observable(s, lines, name)
-        say_whose(chosen["analysis_id"], lines)
     if name in kinds["profile"]:
         return {"curve": [name], "step": profiles(chosen, name, asked, lines)}
     if name in kinds["quantity"] or name in kinds["runtime"]:
@@ -521,8 +513,8 @@ def further(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, 
             st.info("No chosen analysis has this quantity; choose another one.")
             return {"curve": [name]}
         say_who_is_missing(chosen, found["analysis_id"], "have no such quantity")
-        found = lines.means(found)
-        figure = figures.quantity_over_training(found, lines.colors)
+        shown, found = found["analysis_id"], lines.means(found)
+        figure = lines.saying_whose(figures.quantity_over_training(found, lines.colors), shown)
         in_panels({"compare_quantity_by_step": figure})
         against_baseline(found, "value", str(found["title"].iloc[0]), "quantity", lines)
         return {"curve": [name]}
@@ -532,8 +524,8 @@ def further(lines: Lines, size: Size, asked: dict[str, list[str]]) -> dict[str, 
         st.info(f"No chosen analysis has this curve up to {size}; choose a smaller one.")
     else:
         say_who_is_missing(chosen, points["analysis_id"], "have no such curve, or one that ends before")
-        points = lines.means(points)
-        figure = figures.further_over_training(points, lines.colors, size)
+        shown, points = points["analysis_id"], lines.means(points)
+        figure = lines.saying_whose(figures.further_over_training(points, lines.colors, size), shown)
         in_panels({"compare_curve_by_step": figure})
         against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "curve", lines)
     return {"curve": [name]}
@@ -559,17 +551,18 @@ def masks_compared(
             which: masks_beside(s, lines, masks.known, which, size.of, masks.stored) for which in EACH_BESIDE
         }
     if len(points):
-        say_whose(points["analysis_id"], lines)
         having = lines.having(points["analysis_id"])
         say_who_is_missing(having, points["analysis_id"], "have none of these masks, or end before")
+        shown = points["analysis_id"]
         figure = figures.masks_over_training(lines.means(points), masks.colors, size)
+        figure = lines.saying_whose(figure, shown)
         in_panels({"compare_masks_overlap": figure})
     elif drawn:
         st.info(f"No chosen analysis has these masks up to {size}; choose a smaller one, or others.")
     for which, found in beside.items():
         if len(found):
             figure = figures.further_over_training(lines.means_of_points(found), masks.colors, size)
-            in_panels({f"compare_masks_{which}": figure})
+            in_panels({f"compare_masks_{which}": lines.saying_whose(figure, found["analysis_id"])})
     if masks.names:
         masks, of_pair = masks_in_common(lines, size, masks, asked)
         return masks, in_url | of_pair
@@ -606,15 +599,17 @@ def masks_in_common(
         return masks, in_url
     why = "have not both masks, or end before" if which == "same" else "have no such pair, or end before"
     say_who_is_missing(lines.having(points["analysis_id"]), points["analysis_id"], why)
-    points = lines.means(points)
-    in_panels({"compare_masks_by_step": figures.further_over_training(points, lines.colors, size)})
+    shown, points = points["analysis_id"], lines.means(points)
+    figure = figures.further_over_training(points, lines.colors, size)
+    in_panels({"compare_masks_by_step": lines.saying_whose(figure, shown)})
     against_baseline(points, "value", f"{points['title'].iloc[0]}, {size}", "masks", lines)
-    st.header(f"{plain(points['title'].iloc[0])}, against k", anchor=False)
+    st.header(heading(f"{points['title'].iloc[0]}, against k"), anchor=False)
     steps = choose_steps(lines.chosen, asked)
     found = found[found["step"].astype(str).isin(steps)]
     found = one_page(found, "compare_page_masks")
+    shown = found["analysis_id"]
     panels = [
-        figures.masks_in_common_over_training(rows, series)
+        lines.saying_whose(figures.masks_in_common_over_training(rows, series), shown)
         for series, rows in each_line(lines.means_of_curves(found))
     ]
     if panels:
@@ -651,12 +646,13 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]], lines
     if found.empty:
         st.info("No analysis at these steps has this profile; choose others.")
         return steps
-    st.header(str(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
+    st.header(heading(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
-    found = lines.means_of_profiles(found)
+    shown, found = found["analysis_id"], lines.means_of_profiles(found)
     lines.say(found, "Darker, or in a cell's words")
     panels = [
-        figures.profile_over_training(rows, series, found["value"]) for series, rows in each_line(found)
+        lines.saying_whose(figures.profile_over_training(rows, series, found["value"]), shown)
+        for series, rows in each_line(found)
     ]
     in_two_columns(panels, "compare_profiles")
     return steps
@@ -713,7 +709,7 @@ def in_panels(found: Mapping[str, Figure]) -> None:
                 show(figure, key)
         return
     for key, figure in found.items():
-        st.header(plain(figure.title), help=plain(figure.symbols) or None, anchor=False)
+        st.header(heading(figure.title), help=plain(figure.symbols) or None, anchor=False)
         in_two_columns([figures.of_panel(figure, str(name)) for name in panels], key)
 
 

@@ -1,7 +1,8 @@
 """The analyses of the lab as one table: filtered, searched, sorted and grouped by the database.
 
-A column is one of ``columns()``, a setting (``setting.precision``) or a fact of the record or the environment
-(``fact.norm.estimate``, ``environment.torch``). Conditions are the same on all of them.
+A column is one of ``columns()``, a setting (``setting.precision``), a fact of the record or the environment
+(``fact.norm.estimate``, ``environment.torch``), or an observable (``observable.trace``), which of a curve is
+its value at one k. Conditions are the same on all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Double,
     String,
     and_,
+    case,
     cast,
     exists,
     func,
@@ -37,18 +39,24 @@ from seigh.core.lab.models import (
     Checkpoint,
     Eigenvalue,
     Environment,
+    FurtherCurve,
     Mask,
     Model,
     ModelTag,
+    Observation,
     OverlapPoint,
     StageTiming,
     State,
 )
 from seigh.core.lab.queries import SECONDS
 from seigh.core.lab.store import StoreError
+from seigh.core.results.number import number_at
+from seigh.core.results.schema import ENDS, PARTS, POINTS
 from seigh.core.settings import AnalysisSettings
 
 Kind = Literal["number", "text", "time"]
+
+OBSERVABLE = "observable"  # what the names of columns of observables begin with, before a dot
 
 _Largest = aliased(Eigenvalue)
 
@@ -64,6 +72,9 @@ class Column:
         sql: What it is in the database.
         error: Name of the column that says how far it may be off, if there is one.
         about: What it means, one sentence.
+        ends: Names of the columns between which it lies, where these are not the error to both sides.
+        of: Name of the column whose error or end this is; empty if it is no such thing.
+        at_k: Whether it is of one size k, the one of the query or that of the analysis.
     """
 
     name: str
@@ -72,6 +83,9 @@ class Column:
     sql: Any
     error: str | None = None
     about: str = ""
+    ends: tuple[str, str] | None = None
+    of: str = ""
+    at_k: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class Query:
         sort: Name of a column.
         descending: Whether the largest come first. What is unknown comes last either way.
         mask: Whose overlap is told.
-        k: Its size; that of each analysis when not given.
+        k: Its size, and that of curves; that of each analysis when not given.
         archived: Whether models that are put away are in.
         only: Numbers of analyses, no other of which is asked for; all when not given.
     """
@@ -124,21 +138,21 @@ def columns(query: Query) -> dict[str, Column]:
         Column("seed", "seed", "number", Analysis.seed),
         Column("mask", "mask", "text", cast(OverlapPoint.mask, String)),
         Column(
-            "overlap", "overlap", "number", OverlapPoint.overlap, error="overlap_error",
+            "overlap", "overlap", "number", OverlapPoint.overlap, error="overlap_error", at_k=True,
             about="Of the mask of size k with the top-k eigenspace.",
         ),
-        Column("overlap_error", "± of the overlap", "number", error),
+        Column("overlap_error", "± of the overlap", "number", error, of="overlap"),
         Column(
-            "ratio", "÷ chance", "number", OverlapPoint.overlap / chance, error="ratio_error",
+            "ratio", "÷ chance", "number", OverlapPoint.overlap / chance, error="ratio_error", at_k=True,
             about="Overlap divided by its chance level k/D.",
         ),
-        Column("ratio_error", "± of the ratio", "number", error / chance),
-        Column("chance", "chance", "number", chance, about="k/D."),
+        Column("ratio_error", "± of the ratio", "number", error / chance, of="ratio"),
+        Column("chance", "chance", "number", chance, about="k/D.", at_k=True),
         Column(
             "lambda", "λ₁", "number", _Largest.value, error="lambda_error",
             about="The eigenvalue of largest magnitude, with its residual.",
         ),
-        Column("lambda_error", "± of λ₁", "number", _Largest.residual),
+        Column("lambda_error", "± of λ₁", "number", _Largest.residual, of="lambda"),
         Column(
             "resolved_k", "resolved k", "number", Analysis.resolved_k,
             about="Up to there every overlap is known to 1 %.",
@@ -238,9 +252,90 @@ def _leaves(told: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[
     return found
 
 
+def observables(s: Session, query: Query) -> dict[str, Column]:
+    """Return the columns of the curves and quantities that some analysis has, by name, with their ends.
+
+    Which there are is read once in a session.
+    """
+    if (titles := s.info.get("observables")) is None:
+        curves = select(FurtherCurve.name, FurtherCurve.title)
+        quantities = select(Observation.name, Observation.title).where(Observation.kind == "quantity")
+        titles = s.info["observables"] = tuple(
+            dict(sorted((row.name, row.title) for row in s.execute(each.distinct())))
+            for each in (curves, quantities)
+        )
+    found: list[Column] = []
+    for name, title in titles[0].items():
+        found += _with_ends(name, title, _parts_of_curve(name, query), at_k=True)
+    for name, title in titles[1].items():
+        found += _with_ends(name, title, _parts_of_quantity(name), at_k=False)
+    return {each.name: each for each in found}
+
+
+def is_observable(name: str) -> bool:
+    """Whether the column of this name is an observable, or an end of one."""
+    return name.startswith(f"{OBSERVABLE}.")
+
+
+def observable_of(name: str) -> str:
+    """The observable that the column of this name is of; empty for another column."""
+    return name.removeprefix(f"{OBSERVABLE}.") if is_observable(name) else ""
+
+
+def _with_ends(name: str, title: str, parts: Mapping[str, Any], *, at_k: bool) -> list[Column]:
+    """An observable, and between what it lies."""
+    own = f"{OBSERVABLE}.{name}"
+    ends = {"lower": "lower end", "upper": "upper end"}
+    value = Column(
+        own, title, "number", parts["value"], at_k=at_k, ends=(f"{own}.lower", f"{own}.upper"),
+        about=f"The observable {name}{', at the size k of the overlap' if at_k else ''}.",
+    )  # fmt: skip
+    return [
+        value,
+        *(
+            Column(f"{own}.{end}", f"{title}, {words}", "number", parts[end], at_k=at_k, of=own)
+            for end, words in ends.items()
+        ),
+    ]
+
+
+def _parts_of_curve(name: str, query: Query) -> dict[str, Any]:
+    """Value and ends of a curve at one k, in SQL."""
+    size: Any = Analysis.k if query.k is None else literal(query.k)
+
+    def of(packed: Any, parts: Sequence[str], part: str) -> Any:
+        return number_at(packed, (size - 1) * len(parts) + parts.index(part))
+
+    def chosen(value: Any) -> Any:
+        statement = select(value).where(FurtherCurve.analysis_id == Analysis.id, FurtherCurve.name == name)
+        return statement.correlate(Analysis).scalar_subquery()
+
+    value, error = (of(FurtherCurve.points, PARTS, part) for part in ("value", "error"))
+    lower, upper = (
+        case((FurtherCurve.ends.is_(None), value + sign * error), else_=of(FurtherCurve.ends, ENDS, end))
+        for end, sign in (("lower", -1), ("upper", 1))
+    )
+    return {"value": chosen(value), "lower": chosen(lower), "upper": chosen(upper)}
+
+
+def _parts_of_quantity(name: str) -> dict[str, Any]:
+    """Value and ends of a quantity, in SQL."""
+    return {
+        part: select(number_at(Observation.points, POINTS.index(part)))
+        .where(
+            Observation.analysis_id == Analysis.id,
+            Observation.name == name,
+            Observation.kind == "quantity",
+        )
+        .correlate(Analysis)
+        .scalar_subquery()
+        for part in ("value", "lower", "upper")
+    }
+
+
 def known(s: Session, query: Query) -> dict[str, Column]:
     """All columns by name."""
-    return columns(query) | settings_columns() | facts(s)
+    return columns(query) | observables(s, query) | settings_columns() | facts(s)
 
 
 @dataclass(frozen=True)
@@ -252,7 +347,7 @@ class Found:
 
 
 def rows(s: Session, query: Query, names: Sequence[str], limit: int | None = None, offset: int = 0) -> Found:
-    """The analyses that are asked for: id, tags (a text), and the columns of these names with their errors.
+    """The analyses that are asked for: id, tags (a text), and columns by their names, with errors and ends.
 
     Raises:
         StoreError: If the search cannot be understood, or a column does not exist.
@@ -260,8 +355,8 @@ def rows(s: Session, query: Query, names: Sequence[str], limit: int | None = Non
     there = known(s, query)
     chosen = {name: _named(there, name) for name in dict.fromkeys(["id", *names])}
     for each in list(chosen.values()):
-        if each.error is not None:
-            chosen.setdefault(each.error, there[each.error])
+        for name in filter(None, (each.error, *(each.ends or ()))):
+            chosen.setdefault(name, there[name])
     passed = _passed(query, there)
     order = _named(there, query.sort).sql
     statement = (
@@ -282,6 +377,20 @@ def rows(s: Session, query: Query, names: Sequence[str], limit: int | None = Non
     tagged = tags(s, frame["id"].astype(int).tolist())
     frame["tags"] = pd.Series([", ".join(tagged.get(int(each), ())) for each in frame["id"]], dtype=object)
     return Found(frame, total)
+
+
+def ends_of(rows: pd.DataFrame, column: Column) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Between what the values of a column lie: its own ends, or its error to both sides; NaN where neither
+    is known.
+
+    Args:
+        rows: ``rows`` with the column.
+        column: Which.
+    """
+    if column.ends is not None:
+        return rows[column.ends[0]], rows[column.ends[1]]
+    error = rows[column.error] if column.error else pd.Series(float("nan"), rows.index)
+    return rows[column.name] - error, rows[column.name] + error
 
 
 def ids(s: Session, query: Query) -> list[int]:
@@ -499,6 +608,8 @@ def _named(there: Mapping[str, Column], name: str) -> Column:
         return found
     if name.startswith(("fact.", "environment.")):
         raise StoreError(f"No recent analysis has the fact '{name}'; choose another column.")
+    if is_observable(name):
+        raise StoreError(f"No analysis has the observable of the column '{name}'; choose another column.")
     short = ", ".join(each for each in there if "." not in each)
     raise StoreError(f"There is no column '{name}'; there is {short}, and 'tag' in conditions.")
 

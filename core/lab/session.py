@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
 from seigh.core.errors import UserError
 from seigh.core.logs import redact
+from seigh.core.results import number
 from seigh.core.settings import SettingsError
 
 # How long a writer waits for the one before it. SQLite has one writer at a time; ours take milliseconds.
@@ -85,6 +86,7 @@ def _sqlite(address: URL) -> Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         # With a write-ahead log NORMAL cannot corrupt; a power cut may lose the last moments.
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.create_function(number.NAME, 2, number.read, deterministic=True)
 
     return result
 

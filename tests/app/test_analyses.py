@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,10 @@ import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from seigh.app import figures
 from seigh.app.views.analyses import told
 from seigh.core.lab import listing, queries, store
+from seigh.core.lab.listing import Column
 from seigh.core.lab.models import Analysis
 from seigh.core.lab.session import sessions
 from seigh.core.settings import Settings
@@ -146,18 +147,25 @@ def test_checkpoints_of_an_address_that_are_gone_are_said(open_page: Open, fille
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "error", "said"),
+    ("name", "value", "said"),
     [
-        ("overlap", 0.0021341, 7.2e-6, "0.002134 ± 8e-6"), ("step", 1000.0, None, "1,000"),
-        ("lambda", -10720.4, 0.3, "-10,720.4 ± 0.3"), ("test_accuracy", 0.98765, None, "98.77%"),
-        ("seconds", 100.0, None, "1 min 40 s"), ("resolved_k", float("nan"), None, "–"),
+        ("step", 1000.0, "1,000"), ("test_accuracy", 0.98765, "98.77%"), ("seconds", 100.0, "1 min 40 s"),
+        ("resolved_k", float("nan"), "–"),
     ],
 )  # fmt: skip
-def test_numbers_have_the_digits_that_their_error_allows(
-    name: str, value: float, error: Any, said: str
-) -> None:
-    assert told(name, value, error) == said
-    assert told(name, value, np.nan if error is None else error) == said
+def test_numbers_are_shown_in_their_unit(name: str, value: float, said: str) -> None:
+    assert told(name, value) == said
+
+
+def test_numbers_have_the_digits_that_their_error_allows_and_both_ends_where_these_differ() -> None:
+    rows = pd.DataFrame({"value": [0.0021341, -10720.4, 7.0, np.nan], "error": [7.2e-6, 0.3, np.nan, np.nan]})
+    ends = {"lower": [0.0, -10720.7, np.nan, np.nan], "upper": [0.0031341, -10720.1, np.nan, np.nan]}
+    of_error = Column("value", "overlap", "number", None, error="error")
+    assert figures.told(rows, of_error) == ["0.002134 ± 8e-6", "-10,720.4 ± 0.3", "7", "–"]
+    between = Column("value", "share", "number", None, ends=("lower", "upper"))
+    assert figures.told(rows.assign(**ends), between) == [
+        "0.0021, between 0 and 0.0032", "-10,720.4 ± 0.3", "7", "–",
+    ]  # fmt: skip
 
 
 def test_the_checkpoints_of_analyses_are_known(filled: list[int], home: Settings) -> None:

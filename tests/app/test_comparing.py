@@ -13,6 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from seigh.app.lines_form import lines_of
 from seigh.app.panels import masks_of_steps
+from seigh.app.report import report
+from seigh.app.scattered import Axes
 from seigh.core.lab import queries
 from seigh.core.lab.session import migrate, sessions
 from seigh.core.names import METRICS
@@ -299,7 +301,8 @@ def test_what_the_latest_analysis_was_not_asked_for_is_that_of_another(
     for name in ("first", "second", "neither"):
         found: dict[str, Any] = {"overlap": np.full(5, overlap := overlap + 0.01)}
         if name in ranks:
-            curve = said_of | {"value": np.full(5, 0.5), "error": None, "chance": None}
+            curve = said_of | {"title": f"overlap of {name}"}
+            curve |= {"value": np.full(5, 0.5), "error": None, "chance": None}
             found["record"] = {"masks": {name: {"coordinates": ranks[name]}}}
             found["curves"] = {f"overlap-{name}": curve}
         if name == "first":
@@ -311,21 +314,31 @@ def test_what_the_latest_analysis_was_not_asked_for_is_that_of_another(
     assert numbers_behind(app)["overlap"].tolist() == [pytest.approx(0.04)]  # of the latest
     app = open_page("compare", view="curves", curve="size", k="5")
     assert len(specifications(app)) == 1
-    assert f"Here #{numbers['second']} stands for" in said(app, "caption").replace("*", "")
+    assert f"Here #{numbers['second']} stands for" in said(app, "caption").replace("\\", "")
     assert "have no such" not in said(app, "caption")
     app = open_page("compare", view="masks", k="5", mask="first", other="second")
     assert not app.exception
     assert "have none of these masks" not in said(app, "caption")
     assert "have not both masks" not in said(app, "caption")
+    app = open_page("compare", view="scatter", x="observable.size", y="observable.overlap-first", k="5")
+    assert app.dataframe[0].value.iloc[:, -2:].values.tolist() == [["3.0 ± 0.5", "0.5"]]
+    both = f"Here #{numbers['first']}, #{numbers['second']} stand for"
+    assert both in said(app, "caption").replace("\\", "")
     with sessions(home.database)() as s:
         lines = lines_of(queries.comparable(s))
         pair = ("first", "second")
         found_iou = masks_of_steps(s, lines, [pair])[pair]
         sizes = lines.having(queries.with_observable(s, lines.every, "size"))
+        axes = Axes("observable.size", "observable.overlap-first")
+        page = report(s, "own", [numbers["neither"]], 5, lines=lines, axes=axes)
     expected = [len({*ranks["first"][:k]} & {*ranks["second"][:k]}) for k in range(1, 6)]
     truth = [common / (2 * k - common) for k, common in enumerate(expected, 1)]
     assert found_iou["value"].tolist() == pytest.approx(truth)
     assert sizes["analysis_id"].tolist() == [numbers["second"]]
+    for chart, whose in (("Size", "second"), ("Overlap of first", "first"), ("Overlap of second", "second")):
+        (section,) = [each for each in page.split("<section>") if f"<h2>{chart}" in each]
+        assert f"Here #{numbers[whose]} stands for the analyses" in section
+    assert "<h2>overlap of first against size, k = 5</h2>" in page
 
 
 def test_points_of_a_scatter_are_means_with_their_spread(open_page: Open, add: Add) -> None:

@@ -121,6 +121,46 @@ def test_rows_have_their_errors_chance_and_tags(maker: Maker, filled: dict[str, 
         assert (best["overlap"], best["overlap_error"]) == (0.7, 0.03)
 
 
+WORDS = {"title": "how large", "note": "how large it is.", "unit": ""}
+
+
+def test_observables_are_columns_to_sort_and_to_compare_by(maker: Maker) -> None:
+    """Of every kind of number, which each database puts together from its bytes in a way of its own."""
+    values = [0.1, -0.1, 3.0, -0.0, 5e-324, -1.1e-310, 2.0**-1022, 1.7976931348623157e308, np.pi * 1e-200]
+    maker_ids = {}
+    with maker.begin() as s:
+        for seed, value in enumerate(values):
+            size = WORDS | {"value": value, "lower": None, "upper": 2.0, "reference": None}
+            maker_ids[lab.finished(s, seed=seed, changes={"quantities": {"size": size}})] = value
+        errors = np.array([np.nan, 0.25, 0.25])
+        curve = WORDS | {"value": np.array([0.5, 0.25, 1.0]), "error": errors, "chance": None}
+        share = {"share": curve, "clipped": curve | {"lower": np.array([0.5, 0, 1]), "upper": np.ones(3)}}
+        one = lab.finished(s, step=7, changes={"curves": share})
+    column = "observable.size"
+    with maker() as s:
+        found = listing.rows(s, Query(where={"step": ["100"]}, sort=column, descending=False), [column]).rows
+        assert found[column].tolist() == sorted(values)
+        assert dict(zip(found["id"], found[column], strict=True)) == maker_ids
+        assert found[f"{column}.lower"].isna().all()
+        assert found[f"{column}.upper"].tolist() == [2.0] * len(values)
+        assert len(listing.ids(s, Query(f"{column}>2"))) == 2
+        assert listing.rows(s, Query(sort=column), [column]).rows["id"].iloc[-1] == one  # it has none
+        for k, name, expected in (
+            (None, "share", (1.0, 0.75, 1.25)),  # its own k is 3
+            (2, "share", (0.25, 0.0, 0.5)),
+            (2, "clipped", (0.25, 0.0, 1.0)),
+            (1, "share", (0.5, None, None)),
+            (9, "share", (None, None, None)),
+        ):
+            query = Query(f"#{one}", k=k)
+            column = f"observable.{name}"
+            (row,) = listing.rows(s, query, [column]).rows.to_dict("records")
+            told = [row[each] for each in (column, f"{column}.lower", f"{column}.upper")]
+            assert [None if np.isnan(each) else each for each in told] == list(expected), (k, name)
+        with pytest.raises(StoreError, match="No analysis has the observable"):
+            listing.rows(s, Query("observable.other>1"), [])
+
+
 def test_a_page_has_its_part_of_all(maker: Maker, filled: dict[str, int]) -> None:
     with maker() as s:
         pages = [

@@ -117,8 +117,8 @@ class Lines:
             return figure
         whose = (
             f"Here {first_of([f'#{each}' for each in others])} {'stands' if len(others) == 1 else 'stand'} "
-            "for the analyses of the same checkpoints and data that other charts show, which have not been asked "
-            "for this."
+            "for the analyses of the same checkpoints and data that other charts show, which have not been "
+            "asked for this."
         )
         return replace(figure, how=f"{figure.how} {whose}")
 

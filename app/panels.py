@@ -96,14 +96,20 @@ def nearest(frame: pd.DataFrame, k: int) -> pd.DataFrame:
 # Beyond this ratio of their largest overlaps, a panel beside another one is a line at zero.
 SHARED_AXIS = 10.0
 
+# How much higher an axis may be for the sake of the errors of what it is of.
+FOR_ERRORS = 1.5
+
 
 def top_of(curves: pd.DataFrame) -> float | None:
     """Where an axis ends that holds the overlaps of all lines, and what ties may make of them; None where the
-    lines differ so much that each needs an axis of its own."""
+    lines differ so much that each needs an axis of its own. Errors are within it, too, unless they are so
+    large that there would be little room for the overlaps themselves."""
     tops = curves.groupby("series")[["overlap", "greatest"]].max().max(axis=1)
     if tops.max() > SHARED_AXIS * tops.min():
         return None
-    return float(tops.max()) * 1.05
+    top = float(tops.max())
+    reached = float((curves["overlap"] + curves["error"].fillna(0)).max())
+    return 1.05 * max(top, min(reached, FOR_ERRORS * top))
 
 
 def having_observable(s: Session, lines: Lines, name: str) -> pd.DataFrame:

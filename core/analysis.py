@@ -58,7 +58,7 @@ from seigh.core.overlap import (
     stated_overlap,
 )
 from seigh.core.overlap.observables import Curve, Estimated, Observed, Quantity, Scene, tilts
-from seigh.core.overlap.unsure import extreme_overlaps
+from seigh.core.overlap.unsure import extreme_overlaps, with_eigenspace
 from seigh.core.problems import architectures, losses
 from seigh.core.problems import data as datasets
 from seigh.core.reading import parent
@@ -615,13 +615,16 @@ def _overlap_of(found: Eigenspace, pairs: Eigenpairs, given: Tensor | Estimated)
     order = largest_first(scores, k)
     overlap, error, _ = stated_overlap(found.pairs, order, found.residuals)
     # Of the masses, which nobody looks at here, those of one size are the least that can be kept.
-    ties = mask_curves(pairs.basis, find_ties(scores, order), overlap[:k], [k]).ties
+    masks = mask_curves(pairs.basis, find_ties(scores, order), overlap[:k], [k])
+    ties = masks.ties
     stated, mask = ties.error(error[:k]), _mask(order, ties.tied)
     if estimated.error is not None:
         unsure = estimated.error.detach().to(pairs.basis.device)
         least, greatest, undecided = extreme_overlaps(pairs.basis, scores - unsure, scores + unsure)
-        reach = torch.maximum(greatest - ties.average, ties.average - least).clamp_min(0)
-        stated = torch.minimum(stated + reach, torch.maximum(ties.average, 1 - ties.average))
+        best, _ = stated_extremes(found.pairs, found.residuals, masks)
+        highest = with_eigenspace(greatest, ties.average, error[:k], masks.best + best)
+        reach = torch.maximum(highest - ties.average, ties.average - least + stated)
+        stated = torch.minimum(reach.clamp_min(0), torch.maximum(ties.average, 1 - ties.average))
         mask = replace(mask, open=np.maximum(mask.open, undecided.numpy()))
     chance, value = chance_curve(dimension, k), ties.average
     lower, upper = (value - stated).clamp_min(0), (value + stated).clamp_max(1)

@@ -115,7 +115,7 @@ def results(latest: pd.DataFrame, curves: pd.DataFrame) -> None:
 
 
 def card(result: LatestResult, curve: pd.DataFrame) -> None:
-    with st.container(border=True, gap="xsmall", key=f"latest_{result.analysis_id}"):
+    with st.container(border=True, gap="xsmall", height="stretch", key=f"latest_{result.analysis_id}"):
         st.markdown(
             f"**{plain(result.model)}** · step {result.step:,} · {plain(whole_matrix(result))}"
             + synthetic_badge(result)

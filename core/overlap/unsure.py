@@ -45,3 +45,21 @@ def extreme_overlaps(vectors: Tensor, lower: Tensor, upper: Tensor) -> tuple[Ten
             )
         found[:, row] /= k
     return found[0], found[1], undecided
+
+
+def with_eigenspace(greatest: Tensor, overlap: Tensor, error: Tensor, most: Tensor) -> Tensor:
+    """How large the overlap of a mask may be with the true eigenspace, if with the computed one it is
+    ``greatest``: (n,) fp64.
+
+    A tilt of the eigenspace by s changes the overlap o of a mask by up to 2s√o + s²: the error of a mask that
+    has more of the eigenspace is larger as the root of its overlap is. *Estimated*, as the tilt is not the
+    same for all masks.
+
+    Args:
+        greatest: (n,), of ``extreme_overlaps``.
+        overlap: (n,), of the mask whose error is known.
+        error: (n,), how far that may be off.
+        most: (n,), what no mask has more of.
+    """
+    grown = error * (greatest / overlap.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(1).sqrt()
+    return torch.maximum(torch.minimum(greatest + grown, most), greatest + error)

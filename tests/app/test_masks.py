@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sqlalchemy import event
 
 from seigh.app.cli.command import main
-from seigh.app.common import plain
+from seigh.app.common import heading
 from seigh.app.lines_form import lines_of
 from seigh.app.panels import heatmaps_of_masks, masks_beside, masks_of_steps
 from seigh.app.report import report
@@ -72,7 +72,7 @@ def test_compare_shows_them_over_training(study: list[int]) -> None:
     page = open_page("compare", view="masks", k="2", mask="gradient", other="magnitude")
     assert not page.exception
     assert any(
-        plain("IoU of the masks gradient and largest |θ|, k = 2") in each.value for each in page.header
+        heading("IoU of the masks gradient and largest |θ|, k = 2") in each.value for each in page.header
     )
 
 

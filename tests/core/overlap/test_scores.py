@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.masks import kinds, measured
+from seigh.core.analysis import Eigenspace, _overlap_of
 from seigh.core.landscape import NetworkLandscape
 from seigh.core.network import load, objective, plan
+from seigh.core.overlap import stated_overlap
 from seigh.core.overlap.masks import built_in, diagonal
 from seigh.core.overlap.observables import Estimated, Scene
 from seigh.core.overlap.unsure import extreme_overlaps
 from seigh.core.problems import architectures
 from seigh.core.settings import AnalysisSettings, Settings
+from seigh.core.spectra import Eigenpairs
 
 N = 6
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -205,3 +209,31 @@ def test_stated_errors_of_estimated_masks_cover_the_truth() -> None:
     found = [measured(kind, seed) for kind in kinds() for seed in range(4)]
     assert all(each.covered for each in found)
     assert sum(each.relative < 0.5 for each in found) >= len(found) / 2  # and says something
+
+
+def test_the_mask_that_may_be_taken_has_the_error_of_its_own_share_of_the_eigenspace() -> None:
+    """Of masks of one coordinate, and eigenvectors that are tilted by as much as their residuals say."""
+    generator = torch.Generator().manual_seed(2)
+    values = torch.tensor([4.0, 2.0, 1.0, 0.5] + [0.01] * 16, dtype=torch.float64)
+    tilt, beyond = 1e-3, 0
+    for _ in range(20):
+        q = torch.linalg.qr(torch.randn(20, 20, generator=generator, dtype=torch.float64)).Q
+        dense = (q * values) @ q.T
+        turned = torch.linalg.qr(q[:, :5] + tilt * torch.randn(20, 5, generator=generator).double()).Q
+        found, w = torch.linalg.eigh(turned.T @ dense @ turned)
+        vectors, found = (turned @ w).flip(1), found.flip(0)
+        lengths = (dense @ vectors - vectors * found).norm(dim=0)
+        pairs = Eigenpairs(vectors.T.contiguous(), torch.eye(5, dtype=torch.float64), found, lengths, 0)
+        space = Eigenspace(pairs, lengths, *(torch.zeros(1),) * 3, 5, None, 0)
+        leading = vectors[:, 0].square()
+        poor, rich = int(leading.argmin()), int(leading.argmax())
+        scores, error = torch.zeros(20).double(), torch.zeros(20).double()
+        scores[poor], scores[rich], error[rich] = 1.0, 0.9, 0.2
+        shown = replace(pairs, basis=vectors.T[:1].contiguous(), values=found[:1])
+        curve = _overlap_of(space, shown, Estimated(scores, error))
+        assert curve.error is not None
+        truth = float(q[rich, 0] ** 2)
+        assert abs(truth - curve.value[0]) <= curve.error[0]
+        own = stated_overlap(pairs, torch.tensor([poor]), lengths)
+        beyond += truth > float(leading[rich] + own.error)
+    assert beyond > 2  # the error of the mask that is taken by score would not have covered them

@@ -321,7 +321,7 @@ def test_what_the_latest_analysis_was_not_asked_for_is_that_of_another(
     assert "have none of these masks" not in said(app, "caption")
     assert "have not both masks" not in said(app, "caption")
     app = open_page("compare", view="scatter", x="observable.size", y="observable.overlap-first", k="5")
-    assert app.dataframe[0].value.iloc[:, -2:].values.tolist() == [["3.0 ± 0.5", "0.5"]]
+    assert numbers_behind(app).iloc[:, -2:].values.tolist() == [["3.0 ± 0.5", "0.5"]]
     both = f"Here #{numbers['first']}, #{numbers['second']} stand for"
     assert both in said(app, "caption").replace("\\", "")
     with sessions(home.database)() as s:

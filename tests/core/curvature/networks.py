@@ -1,4 +1,4 @@
-"""Small networks, honest ones and ones whose curvature is easily wrong, with a dense truth of their own."""
+"""Small networks, honest ones and ones whose curvature is easily wrong, with true products of their own."""
 
 from __future__ import annotations
 
@@ -313,43 +313,38 @@ def network(
     return Network(chosen, stored, model, theta, subset, given, y, torch.device("cpu"), dtype)
 
 
-def dense(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, kind: str = "hessian") -> Tensor:
-    """The matrix in float64 by difference quotients of gradients, column by column; for small networks.
+def products(
+    model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, block: Tensor, kind: str = "hessian"
+) -> Tensor:
+    """The matrix times ``block`` (D, b) in float64: difference quotients of gradients along its columns.
 
-    The GGN is J^T (∇²ℓ) J with J by difference quotients of the outputs.
+    The GGN is Jᵀ (∇²ℓ) J, with J along a column by difference quotients of the outputs.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     start = nn.utils.parameters_to_vector(parameters).detach().clone()
     step = 1e-7  # small, because of kinks
 
-    def at(change: Tensor, what: Callable[[], Tensor]) -> Tensor:
-        nn.utils.vector_to_parameters(start + change, parameters)
-        found = what()
+    def along(direction: Tensor, what: Callable[[], Tensor]) -> Tensor:
+        found = []
+        for change in (step * direction, -step * direction):
+            nn.utils.vector_to_parameters(start + change, parameters)
+            found.append(what())
         nn.utils.vector_to_parameters(start, parameters)
-        return found
+        return (found[0] - found[1]) / (2 * step)
 
-    def gradient() -> Tensor:
-        value = loss(model(x), y)
-        found = torch.autograd.grad(value, parameters, allow_unused=True)
+    def slope(value: Tensor, cotangent: Tensor | None = None) -> Tensor:
+        found = torch.autograd.grad(value, parameters, cotangent, allow_unused=True)
         pairs = zip(found, parameters, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
-    def columns(what: Callable[[], Tensor]) -> Tensor:
-        found = []
-        for i in range(len(start)):
-            change = torch.zeros_like(start)
-            change[i] = step
-            found.append((at(change, what) - at(-change, what)) / (2 * step))
-        return torch.stack(found, 1)
-
     if kind == "hessian":
-        return columns(gradient)
-    jacobian = columns(lambda: model(x).detach().flatten())
+        return torch.stack([along(each, lambda: slope(loss(model(x), y))) for each in block.T], 1)
     outputs = model(x).detach()
     inner = torch.autograd.functional.hessian(
         lambda flat: loss(flat.view(outputs.shape), y), outputs.flatten()
     )
-    return jacobian.T @ inner @ jacobian
+    images = (along(each, lambda: model(x).detach().flatten()) for each in block.T)
+    return torch.stack([slope(model(x), (inner @ each).view(outputs.shape)) for each in images], 1)
 
 
 def relative(found: Tensor, truth: Tensor) -> float:

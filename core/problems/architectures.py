@@ -473,6 +473,12 @@ def _shapes(spec: Spec) -> dict[str, Shape]:
     return _without_counters(_built_on_meta(spec).state_dict())
 
 
+@lru_cache(maxsize=256)
+def _usual_shapes(name: str) -> Mapping[str, Shape]:
+    """Shapes of an architecture without options."""
+    return _without_counters(_skeleton(name).state_dict())
+
+
 def _without_counters(tensors: Mapping[str, Any]) -> dict[str, Shape]:
     # Old files lack these counters, which play no part in eval mode.
     counter = ".num_batches_tracked"
@@ -525,7 +531,7 @@ def infer(name: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
     proportion, from the number of tensors, or else by trying common values.
     """
     wanted = _without_counters({key: tuple(shape) for key, shape in shapes.items()})
-    usual: _Shapes = _without_counters(_skeleton(name).state_dict())
+    usual = _usual_shapes(name)
     if usual == wanted:
         return name
     if 2 * len(usual.keys() & wanted.keys()) < min(len(usual), len(wanted)):

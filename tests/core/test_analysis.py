@@ -1,6 +1,8 @@
 """A whole analysis of a real checkpoint against curvlinops and scipy's Lanczos in fp64."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
-from seigh.core.analysis import Progress, analyse, cost
+from seigh.core.analysis import Progress, Result, analyse, cost
 from seigh.core.names import NO_SPLIT
 from seigh.core.network import parameters_of
 from seigh.core.problems import architectures, data
@@ -36,6 +38,18 @@ def settings(**changes: object) -> AnalysisSettings:
     return AnalysisSettings(**chosen)
 
 
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Analyses of ``checkpoint(…, seed)`` that several tests look at: each is computed once."""
+
+    @cache
+    def once(seed: int = 0, **changes: object) -> Result:
+        return analyse(checkpoint(tmp_path_factory.mktemp("analysed"), seed), settings(**changes))
+
+    return once
+
+
+@cache
 def truth(
     seed: int, kind: type = curvlinops.HessianLinearOperator, layer: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +71,9 @@ def truth(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_krylov_analysis_agrees_with_curvlinops_and_scipy(tmp_path: Path, seed: int) -> None:
-    path = checkpoint(tmp_path, seed)
+def test_krylov_analysis_agrees_with_curvlinops_and_scipy(analysed: Callable[..., Result], seed: int) -> None:
     values, overlap = truth(seed)
-    result = analyse(path, settings(precision="float64"))
+    result = analysed(seed, precision="float64")
     # Each claimed residual bounds the distance of its eigenvalue from the truth.
     distance = np.abs(result.eigenvalues[:, None] - values[None]).min(axis=1)
     assert (distance <= result.residuals + 1e-9).all()
@@ -115,9 +128,11 @@ def test_a_layer_has_a_hessian_of_its_own(tmp_path: Path) -> None:
         analyse(checkpoint(tmp_path, 0), settings(parameters=("linear3.*",), k=421))
 
 
-def test_a_basis_beyond_memory_restarts_or_goes_to_a_file(tmp_path: Path) -> None:
+def test_a_basis_beyond_memory_restarts_or_goes_to_a_file(
+    tmp_path: Path, analysed: Callable[..., Result]
+) -> None:
     path = checkpoint(tmp_path, 0)
-    usual = analyse(path, settings())
+    usual = analysed()
     tight = Settings(home=tmp_path, memory_gb=60 * 7030 * 4 / 2**30)
     restarted = analyse(path, settings(), environment=tight)
     assert restarted.record["basis"]["restarts"] > 0
@@ -170,9 +185,10 @@ def test_a_tolerance_is_met_and_said_to_be(tmp_path: Path) -> None:
         {"hvp_path": "curvlinops"},
     ],
 )
-def test_any_forced_path_gives_the_same_numbers(tmp_path: Path, forced: dict[str, Any]) -> None:
-    path = checkpoint(tmp_path, 0)
-    usual, other = (analyse(path, settings(precision="float64", **more)) for more in ({}, forced))
+def test_any_forced_path_gives_the_same_numbers(
+    analysed: Callable[..., Result], forced: dict[str, Any]
+) -> None:
+    usual, other = (analysed(precision="float64", **more) for more in ({}, forced))
     for name in ("path", "columns", "batch_size"):
         wanted = forced.get("hvp_path" if name == "path" else f"hvp_{name}", forced.get(name))
         assert wanted is None or other.record["hvp"][name] == wanted
@@ -181,9 +197,8 @@ def test_any_forced_path_gives_the_same_numbers(tmp_path: Path, forced: dict[str
     np.testing.assert_allclose(other.overlap, usual.overlap, rtol=1e-6)
 
 
-def test_reduced_precision_shows_in_the_residuals(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, 0)
-    full, reduced = analyse(path, settings()), analyse(path, settings(precision="bfloat16"))
+def test_reduced_precision_shows_in_the_residuals(analysed: Callable[..., Result]) -> None:
+    full, reduced = analysed(), analysed(precision="bfloat16")
     assert reduced.residuals[0] > 100 * full.residuals[0]
     distance = np.abs(reduced.eigenvalues[:, None] - truth(0)[0][None]).min(axis=1)
     assert (distance <= reduced.residuals).all()
@@ -207,9 +222,11 @@ def test_sketched_analyses_carry_honest_residuals(tmp_path: Path, method: str) -
     assert result.hvps == cost(result.settings, 7030).hvps
 
 
-def test_the_same_settings_give_the_same_numbers_and_hashes(tmp_path: Path) -> None:
+def test_the_same_settings_give_the_same_numbers_and_hashes(
+    tmp_path: Path, analysed: Callable[..., Result]
+) -> None:
     path = checkpoint(tmp_path, 0)
-    first, again = analyse(path, settings()), analyse(path, settings())
+    first, again = analysed(), analyse(path, settings())
     np.testing.assert_array_equal(first.eigenvalues, again.eigenvalues)
     np.testing.assert_array_equal(first.overlap, again.overlap)
     assert first.data_sha256 == again.data_sha256
@@ -276,9 +293,9 @@ def test_exact_is_for_small_models_only() -> None:
         cost(settings(method="exact"), 895_210)
 
 
-def test_where_the_overlap_lies(tmp_path: Path) -> None:
+def test_where_the_overlap_lies(tmp_path: Path, analysed: Callable[..., Result]) -> None:
     path = checkpoint(tmp_path, 0)
-    result = analyse(path, settings())
+    result = analysed()
     torch.manual_seed(0)
     parameters = dict(architectures.build("tanh-mlp").named_parameters())
     theta = torch.cat([p.detach().flatten() for p in parameters.values()])

@@ -49,7 +49,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def found(folder: Path, weights: dict[str, Tensor], **changes: object) -> Result:
     path = folder / "step_0.safetensors"
     save_file(weights, path)
-    chosen = {"architecture": "scales", "data": "digits", "samples": 100, "k": K} | changes
+    chosen = {"architecture": "scales", "data": "digits", "samples": 40, "k": K} | changes
     return analyse(path, AnalysisSettings(**chosen))
 
 
@@ -87,16 +87,14 @@ def test_scales_of_one_are_a_range_of_overlaps(tmp_path: Path) -> None:
     assert result.resolved_k == 0
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_order_of_the_parameters_does_not_matter(tmp_path: Path, seed: int) -> None:
+def test_the_order_of_the_parameters_does_not_matter(tmp_path: Path) -> None:
     settings = {"precision": "float64", "tolerance": 1e-9}
-    before, after = (
-        found(tmp_path, weights(), **settings),
-        found(tmp_path, turned(weights(), seed), **settings),
-    )
-    np.testing.assert_allclose(before.eigenvalues, after.eigenvalues, rtol=1e-8)
-    for name in ("overlap", "overlap_error", "least", "greatest"):
-        np.testing.assert_allclose(getattr(before, name), getattr(after, name), rtol=1e-3, atol=1e-9)
+    before = found(tmp_path, weights(), **settings)
+    for seed in (1, 2, 3):
+        after = found(tmp_path, turned(weights(), seed), **settings)
+        np.testing.assert_allclose(before.eigenvalues, after.eigenvalues, rtol=1e-8)
+        for name in ("overlap", "overlap_error", "least", "greatest"):
+            np.testing.assert_allclose(getattr(before, name), getattr(after, name), rtol=1e-3, atol=1e-9)
 
 
 def test_ties_do_not_make_krylov_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

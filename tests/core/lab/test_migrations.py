@@ -19,8 +19,9 @@ from seigh.core.lab import queries, store
 from seigh.core.lab.models import Analysis, Base, Checkpoint
 from seigh.core.lab.session import engine, migrate, sessions
 from seigh.core.settings import AnalysisSettings, Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.core.lab import lab
+from tests.forking import Forked
 
 EMPTY = {"alembic_version"}
 TABLES = EMPTY | set(Base.metadata.tables)
@@ -151,25 +152,23 @@ def test_old_results_survive_the_new_columns_and_their_removal(empty_url: str) -
 
 
 MIGRATE_WHEN_TOLD = """
-import sys
+import time
+from pathlib import Path
 from seigh.core.lab.session import migrate
 print("ready", flush=True)
-migrate(sys.stdin.readline().strip())
+while not Path({told!r}).exists():
+    time.sleep(0.01)
+migrate({url!r})
 """
 
 
-def test_several_processes_may_migrate_at_once(empty_url: str) -> None:
-    command = [sys.executable, "-c", MIGRATE_WHEN_TOLD]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write(f"{empty_url}\n")
-        process.stdin.flush()
-    for process in processes:
-        process.communicate(timeout=60)
-    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+def test_several_processes_may_migrate_at_once(empty_url: str, tmp_path: Path) -> None:
+    program = MIGRATE_WHEN_TOLD.format(told=str(tmp_path / "told"), url=empty_url)
+    logs = [tmp_path / f"{number}.log" for number in range(4)]
+    processes = [Forked(program, ROOT, log) for log in logs]
+    wait_until(lambda: all(log.read_text() == "ready\n" for log in logs), 60, "all are ready")
+    (tmp_path / "told").touch()
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0], [log.read_text() for log in logs]
     assert tables(empty_url) == TABLES
 
 

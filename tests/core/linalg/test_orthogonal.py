@@ -9,7 +9,7 @@ from seigh.core.linalg.orthogonal import gram, inner, orthonormaliser, subtract
 from seigh.core.linalg.tiles import CHUNK_BYTES, chunks, form, strips
 
 # Shorter than any strip, some strips and a rest, many chunks and a rest, whole strips.
-LENGTHS = [1, 700, 5_003, 70_001, 2**17]
+LENGTHS = [1, 700, 5_003, 70_001, 2**15]
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
@@ -77,7 +77,7 @@ def test_strips_and_the_rest_are_all_of_the_rows_and_no_copy(length: int) -> Non
 
 
 @pytest.mark.parametrize("width", [1, 16, 137, 10**7])
-@pytest.mark.parametrize("length", [1, 700, 123_457])
+@pytest.mark.parametrize("length", [1, 700, 23_457])
 def test_chunks_are_all_of_the_columns(length: int, width: int) -> None:
     for cached in (None, torch.device("cpu"), torch.device("cuda")):
         parts = chunks(length, width, cached=cached)

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ class Case:
     def truth(self) -> tuple[Tensor, Tensor]:
         """Least and largest overlap of every admissible V_k, k = 1 … n."""
         n = len(self.order)
-        values, vectors = self.exact()
+        values, vectors = self.exact
         sizes, rows = values.abs(), vectors[self.order]
         least, largest = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.float64)
         tie = TIE * sizes[0]
@@ -157,6 +158,7 @@ class Case:
             largest[k - 1] = (mass + spectrum.flip(0)[: k - sure].sum()) / k
         return least, largest
 
+    @cached_property
     def exact(self) -> tuple[Tensor, Tensor]:
         """Eigenpairs of the matrix that is multiplied with."""
         return by_magnitude(*torch.linalg.eigh(self.matrix.to(self.dtype).double()))
@@ -164,7 +166,7 @@ class Case:
     def missed(self, pairs: Eigenpairs) -> Tensor:
         """Whether an eigenvalue that matters to V_k lies beyond its interval: no residual can show it."""
         n = len(self.order)
-        sizes = self.exact()[0].abs()
+        sizes = self.exact[0].abs()
         assert pairs.residuals is not None
         unseen = sizes[: len(pairs.values)] - pairs.values.abs() > pairs.residuals + 1e-10 * sizes[0]
         matter = (sizes >= sizes[:n, None] * (1 - TIE)).sum(1).clamp_max(len(unseen) - 1)
@@ -179,19 +181,25 @@ def stated_and_true(case: Case, pairs: Eigenpairs) -> tuple[Tensor, Tensor, Tens
     return overlap, stated, torch.maximum(overlap - least, largest - overlap)
 
 
-def test_stated_errors_are_honest_and_not_vacuous() -> None:
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[Case, Eigenpairs]]:
+    """Cases of every kind, and their pairs."""
+    cases = [
+        Case.drawn(kind, 100 * number + seed) for number, kind in enumerate(SPECTRA) for seed in range(12)
+    ]
+    return [(case, case.pairs()) for case in cases]
+
+
+def test_stated_errors_are_honest_and_not_vacuous(drawn: list[tuple[Case, Eigenpairs]]) -> None:
     sizes = covered = curves = honest = converged = claimed = 0
-    for seed in range(12):
-        for number, kind in enumerate(SPECTRA):
-            case = Case.drawn(kind, 100 * number + seed)
-            pairs = case.pairs()
-            overlap, stated, true = stated_and_true(case, pairs)
-            good = (true <= stated + 1e-12) | case.missed(pairs)
-            sizes, covered = sizes + len(good), covered + int(good.sum())
-            curves, honest = curves + 1, honest + bool(good.all())
-            if resolved(overlap, true, 0.001) == len(overlap):
-                converged += 1
-                claimed += resolved(overlap, stated) == len(overlap)
+    for case, pairs in drawn:
+        overlap, stated, true = stated_and_true(case, pairs)
+        good = (true <= stated + 1e-12) | case.missed(pairs)
+        sizes, covered = sizes + len(good), covered + int(good.sum())
+        curves, honest = curves + 1, honest + bool(good.all())
+        if resolved(overlap, true, 0.001) == len(overlap):
+            converged += 1
+            claimed += resolved(overlap, stated) == len(overlap)
     assert covered / sizes >= 0.99
     assert honest / curves >= 0.95
     assert converged >= 40
@@ -331,33 +339,32 @@ def extremes(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return best, variance.sqrt()
 
 
-def test_errors_of_best_and_random_masks_are_honest_and_not_vacuous() -> None:
+def test_errors_of_best_and_random_masks_are_honest_and_not_vacuous(
+    drawn: list[tuple[Case, Eigenpairs]],
+) -> None:
     sizes = covered = curves = honest = 0
     shares: list[Tensor] = []
-    for seed in range(12):
-        for number, kind in enumerate(SPECTRA):
-            case = Case.drawn(kind, 100 * number + seed)
-            pairs = case.pairs()
-            assert pairs.residuals is not None
-            n = len(case.order)
-            theta = torch.zeros(len(case.matrix))
-            theta[case.order] = torch.arange(n, 0, -1.0)
-            rows = pairs.rows(torch.arange(len(case.matrix)))[:, :n]
-            masks = mask_curves(rows.T.contiguous(), find_ties(theta, case.order), torch.zeros(n), [1])
-            values, exact = case.exact()
-            for stated, found, true in zip(
-                stated_extremes(pairs, pairs.residuals, masks),
-                (masks.best, masks.random_std),
-                extremes(exact[:, :n]),
-                strict=True,
-            ):
-                assert bool((stated >= 0).all())
-                unique = values.abs()[:n] - values.abs()[1 : n + 1] > TIE * values.abs().max()
-                good = ((found - true).abs() <= stated + 1e-12) | case.missed(pairs)
-                sizes, covered = sizes + int(unique.sum()), covered + int(good[unique].sum())
-                curves, honest = curves + 1, honest + bool(good[unique].all())
-                converged = unique & ((found - true).abs() <= 1e-6 * true)
-                shares.append((stated / found.clamp_min(1e-12))[converged])
+    for case, pairs in drawn:
+        assert pairs.residuals is not None
+        n = len(case.order)
+        theta = torch.zeros(len(case.matrix))
+        theta[case.order] = torch.arange(n, 0, -1.0)
+        rows = pairs.rows(torch.arange(len(case.matrix)))[:, :n]
+        masks = mask_curves(rows.T.contiguous(), find_ties(theta, case.order), torch.zeros(n), [1])
+        values, exact = case.exact
+        for stated, found, true in zip(
+            stated_extremes(pairs, pairs.residuals, masks),
+            (masks.best, masks.random_std),
+            extremes(exact[:, :n]),
+            strict=True,
+        ):
+            assert bool((stated >= 0).all())
+            unique = values.abs()[:n] - values.abs()[1 : n + 1] > TIE * values.abs().max()
+            good = ((found - true).abs() <= stated + 1e-12) | case.missed(pairs)
+            sizes, covered = sizes + int(unique.sum()), covered + int(good[unique].sum())
+            curves, honest = curves + 1, honest + bool(good[unique].all())
+            converged = unique & ((found - true).abs() <= 1e-6 * true)
+            shares.append((stated / found.clamp_min(1e-12))[converged])
     assert covered / sizes >= 0.99
     assert honest / curves >= 0.95
     assert float(torch.cat(shares).median()) <= 0.01

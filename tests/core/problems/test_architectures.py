@@ -99,13 +99,25 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
 
 
 def test_timm_is_loaded_for_its_own_models_only() -> None:
-    script = (
-        "import sys; from seigh.core.problems import architectures; "
-        "architectures.build('tanh-mlp'); print('timm' in sys.modules); "
-        "architectures.canonical('timm/resnet18'); print('timm' in sys.modules)"
-    )
+    # What asks for timm is told, and does not wait for it: importing it takes seconds.
+    script = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Told(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "timm":
+            print("timm is asked for", flush=True)
+            sys.exit()
+
+sys.meta_path.insert(0, Told())
+from seigh.core.problems import architectures
+architectures.build("tanh-mlp")
+print("tanh-mlp is built", flush=True)
+architectures.canonical("timm/resnet18")
+"""
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False", "True"]
+    assert run.stdout.splitlines() == ["tanh-mlp is built", "timm is asked for"]
 
 
 def test_chosen_parameters_are_counted_once_each() -> None:
@@ -202,9 +214,9 @@ def test_a_model_with_options_is_the_one_that_its_library_makes(spec: str) -> No
 
 def test_options_reach_the_library() -> None:
     torch.manual_seed(0)
-    ours = architectures.build("vit_b_32(image_size=64,num_classes=10)").state_dict()
+    ours = architectures.build("mobilenet_v2(num_classes=5,width_mult=1.4)").state_dict()
     torch.manual_seed(0)
-    theirs = models.vit_b_32(image_size=64, num_classes=10).state_dict()
+    theirs = models.mobilenet_v2(num_classes=5, width_mult=1.4).state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -269,7 +281,8 @@ def test_a_checkpoints_tensors_tell_the_architecture_and_its_options(spec: str) 
     shapes = shapes_of(spec)
     assert architectures.fitting(shapes) == [spec]
     without = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
-    assert architectures.fitting(dict(sorted(without.items()))) == [spec]
+    if len(without) < len(shapes) or spec == "tanh-mlp":
+        assert architectures.fitting(dict(sorted(without.items()))) == [spec]
 
 
 def test_every_classifier_of_torchvision_is_told_by_its_tensors() -> None:

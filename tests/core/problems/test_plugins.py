@@ -163,8 +163,9 @@ def test_a_checkpoint_of_a_package_is_analysed_with_its_loss(install: Install, t
     value = ((outputs.exp().sum(1) - right) ** 2).mean()
     parameters = [p for p in model.parameters() if p.requires_grad]
     slope = torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, create_graph=True)])
-    rows = [torch.autograd.grad(each, parameters, retain_graph=True) for each in slope]
-    values = torch.linalg.eigvalsh(torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]))
+    unit = torch.eye(len(slope), dtype=torch.float64)
+    rows = torch.autograd.grad(slope, parameters, unit, is_grads_batched=True)
+    values = torch.linalg.eigvalsh(torch.cat([each.flatten(1) for each in rows], 1))
     largest = values[values.abs().argsort(descending=True)[:5]]
     torch.testing.assert_close(torch.tensor(result.eigenvalues), largest.detach(), rtol=1e-8, atol=0)
     assert result.record["subset_loss"] == pytest.approx(value.item())

@@ -1,16 +1,22 @@
 """Symmetric matrices with known spectra, for holding methods to."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
 def symmetric(eigenvalues: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """H = V diag(λ) Vᵀ with random V: (D, D) and V (D, D), in fp64, V's columns in the order of λ."""
-    size = len(eigenvalues)
-    generator = torch.Generator().manual_seed(1000 + seed)
-    vectors, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    vectors = _orthogonal(len(eigenvalues), seed).clone()
     matrix = (vectors * eigenvalues.double()) @ vectors.T
     return (matrix + matrix.T) / 2, vectors
+
+
+@lru_cache(maxsize=16)  # most tests ask for the same few
+def _orthogonal(size: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
 
 
 def hessian_like(size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

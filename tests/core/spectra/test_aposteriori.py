@@ -48,7 +48,7 @@ class Counted:
 @pytest.mark.parametrize("tests", [1, 2, 5, 20])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_intervals_contain_the_truth_as_often_as_they_say(name: str, tests: int) -> None:
-    runs = 400
+    runs = 200
     matrix, _ = symmetric(SPECTRA[name], 0)
     pairs = poor_pairs(matrix, 0)
     norm, error = float(matrix.norm()), float((matrix - dense(pairs)).norm())
@@ -131,14 +131,15 @@ def scree_truth(matrix: Tensor, k: int) -> Tensor:
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("method", ["exact", "krylov", "poor", "seigh"])
 def test_the_whole_scree_curve_lies_in_its_band_as_often_as_it_says(name: str, method: str) -> None:
-    runs, k, probability = 60, 10, 0.8
+    runs, k, probability = 30, 10, 0.8
     matrix, _ = symmetric(SPECTRA[name], 0)
     truth = scree_truth(matrix, k)
+    all_pairs = exact(matrix, k)
     inside = 0
     for seed in range(runs):
         match method:
             case "exact":
-                pairs = exact(matrix, k)
+                pairs = all_pairs
             case "krylov":
                 pairs = block_krylov(matrix, k, block=2, columns=12, seed=seed)
             case "poor":

@@ -9,7 +9,7 @@ from seigh.core.spectra import block_krylov
 from seigh.core.spectra.completeness import PROBABILITY, Completeness, shortfall
 from tests.core.spectra.matrices import hessian_like, symmetric
 
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -58,8 +58,8 @@ def test_the_sentence_says_so_where_more_than_the_last_pair_lies_outside() -> No
 def test_a_number_of_further_eigenvalues_lies_below_the_bound_as_often_as_it_says() -> None:
     # Few products, so that the pairs have hardly converged and the bound has something to say.
     held = runs = 0
-    for seed in range(60):
-        values = torch.linspace(1, 0, 200, dtype=torch.float64) ** (1 + seed % 4)
+    for seed in range(40):
+        values = torch.linspace(1, 0, 140, dtype=torch.float64) ** (1 + seed % 4)
         matrix, _ = symmetric(values, seed)
         k = 6 + seed % 5
         pairs = block_krylov(matrix, k, block=4, products=24, seed=seed)
@@ -67,7 +67,7 @@ def test_a_number_of_further_eigenvalues_lies_below_the_bound_as_often_as_it_say
         if math.isfinite(pairs.completeness.bound):
             runs += 1
             held += float(values[k - 1]) <= pairs.completeness.bound * (1 + 1e-9)
-    assert runs >= 40
+    assert runs >= 25
     assert held >= PROBABILITY * runs
 
 
@@ -107,9 +107,15 @@ def test_the_shortfall_falls_with_rounds_and_width_and_is_nothing_in_the_whole_s
     assert 1.648 * 100 * math.exp(-math.sqrt(share) * 39) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rank", [0, 1, 5, 40, 88])
-@pytest.mark.parametrize("scale", [1.0, 1e-6])
+# Every rank in both formats and at both scales, and every format at every scale.
+@pytest.mark.parametrize(
+    ("rank", "dtype", "scale"),
+    [
+        (rank, dtype, 1e-6 if (i + j) % 2 else 1.0)
+        for i, rank in enumerate((0, 1, 5, 40, 88))
+        for j, dtype in enumerate((torch.float32, torch.float64))
+    ],
+)
 def test_an_exhausted_operator_gives_the_pairs_there_are(rank: int, dtype: torch.dtype, scale: float) -> None:
     values = torch.zeros(226, dtype=torch.float64)
     values[:rank] = scale * torch.linspace(1, 0.1, rank, dtype=torch.float64)

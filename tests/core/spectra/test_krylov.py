@@ -208,14 +208,22 @@ def test_out_of_memory_gives_the_numbers_of_memory(
     torch.testing.assert_close(there.vectors().abs(), here.vectors().abs(), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("sizes", RUNS)
+@pytest.fixture(scope="module", params=RUNS)
+def uninterrupted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tensor, dict[str, Any], Eigenpairs]:
+    """A matrix, the arguments of a run, and what it finds where nothing interrupts it."""
+    matrix = hessian_like(SIZE, 1)[0].float()
+    run = {"block": 4, "seed": 1, **request.param()}
+    storage = Storage(0, tmp_path_factory.mktemp("whole"))
+    return matrix, run, block_krylov(matrix, 12, storage=storage, **run)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.75, 0.99])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    share: float, sizes: Callable[[], dict[str, Any]], tmp_path: Path
+    share: float, uninterrupted: tuple[Tensor, dict[str, Any], Eigenpairs], tmp_path: Path
 ) -> None:
-    matrix = hessian_like(SIZE, 1)[0].float()
-    run = {"block": 4, "seed": 1, **sizes()}
-    whole = block_krylov(matrix, 12, storage=Storage(0, tmp_path / "whole"), **run)
+    matrix, run, whole = uninterrupted
     storage = Storage(0, tmp_path / "parts")
     total = whole.hvps
     first = Counted(matrix, int(share * total))
@@ -318,7 +326,7 @@ def test_a_file_s_pages_are_given_back(tmp_path: Path) -> None:
 
     operator = Diagonal(torch.empty(0))
     operator.shape, operator.dtype = (size, size), torch.float32
-    block_krylov(operator, 10, block=10, columns=columns, storage=Storage(0, tmp_path))
+    block_krylov(operator, 10, block=10, columns=columns, storage=Storage(0, tmp_path), complete=False)
 
     resident = 0
     mapped = False

@@ -410,9 +410,11 @@ class _OnMeta(TorchFunctionMode):
 
     _MOST_STRAYS = 4  # of layers that a constructor makes only to see what they accept
     _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-    # Without memory there is nothing to fill; PyTorch would load its compiler, which takes seconds, to do so.
+    # Without memory there is nothing to fill. PyTorch would load its compiler to do so, which takes seconds,
+    # and spend most of a transformer on its truncated normal numbers (``erfinv_`` … ``clamp_``).
     _FILL = (
-        *(torch.Tensor.normal_, torch.Tensor.uniform_),
+        *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_),
+        *(torch.Tensor.erfinv_, torch.Tensor.mul_, torch.Tensor.add_, torch.Tensor.clamp_),
         *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
     )
 

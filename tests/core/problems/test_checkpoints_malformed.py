@@ -263,7 +263,7 @@ MALFORMED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "many dictionaries": ("a.pt", lambda: archive(mapping(b"(" + b"}" * 20_000_000 + b"t")), MEMORY),
     "a growing memo": (
         "a.pt",
-        lambda: archive(PROTO + b"N" + stored_again(5_000_000)),
+        lambda: archive(PROTO + b"N" + stored_again(2_000_000)),
         DAMAGED,
     ),
     "a memo far away": (

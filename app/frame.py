@@ -50,8 +50,9 @@ def show(figure: Figure, key: str, *, panel: bool = False) -> None:
 
 
 def in_columns(found: Mapping[str, Figure], *, panel: bool = False) -> None:
-    """Figures by the keys of their elements, two to a row, in a container of their own: so what follows stays
-    in its place, and the browser does not draw it anew, where there are rows more or less.
+    """Figures by the keys of their elements, two to a row unless there is one alone, in a container of their
+    own: so what follows stays in its place, and the browser does not draw it anew, where there are rows more
+    or less.
 
     Args:
         found: The figures.
@@ -60,7 +61,7 @@ def in_columns(found: Mapping[str, Figure], *, panel: bool = False) -> None:
     with st.container():
         for number, (key, figure) in enumerate(found.items()):
             if number % 2 == 0:
-                places = st.columns(2)
+                places = st.columns(min(len(found), 2))
             with places[number % 2]:
                 show(figure, key, panel=panel)
 

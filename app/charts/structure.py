@@ -175,7 +175,8 @@ def magnitude_bins(frame: pd.DataFrame, parameters: int, color: str) -> alt.Laye
     floor = float(frame.loc[drawn, ["mean", "low"]].min().min()) if drawn.any() else 0.1
     floor = max(floor, MASS_FLOOR)
     bands = frame.assign(low=frame["low"].clip(lower=floor), high=frame["high"].clip(lower=floor))
-    ends = [float(middle.min()), float(middle.max()) * 1.02]
+    # With room for the first and the last point.
+    ends = [float(middle.min()) / 1.1, float(middle.max()) * 1.1]
     x = alt.X(
         "magnitude:Q",
         title="|θ|, magnitude of the weight",
@@ -233,7 +234,7 @@ def heatmap(frame: pd.DataFrame, title: str) -> alt.LayerChart:
     """
     steps = [str(step) for step in sorted(set(frame["first_step"]) | set(frame["second_step"]))]
     frame = frame.assign(first=frame["first_step"].astype(str), second=frame["second_step"].astype(str))
-    axis = alt.Axis(labelOverlap=True, labelAngle=0, grid=False)
+    axis = alt.Axis(labelOverlap=True, labelSeparation=4, labelAngle=0, grid=False)
     x = alt.X("first:O", sort=steps, title="training step", axis=axis)
     y = alt.Y("second:O", sort=steps[::-1], title="training step", axis=axis)
     tooltip = [

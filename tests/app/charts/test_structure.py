@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 
 from seigh.app import charts
 from seigh.core.names import METRICS
@@ -71,8 +74,11 @@ def test_stages_are_bars_in_the_order_they_ran_with_their_products() -> None:
     np.testing.assert_allclose(data["share"], [0.2, 0.8])
 
 
-@pytest.mark.parametrize(("steps", "words"), [(11, True), (20, False)])
-def test_a_heatmap_has_a_cell_for_each_pair_of_steps(steps: int, words: bool) -> None:
+@pytest.mark.parametrize(
+    ("steps", "words", "labels"),
+    [(11, True, ["0", "200", "400", "600", "800", "1000"]), (20, False, ["0", "400", "800", "1200", "1600"])],
+)
+def test_a_heatmap_has_a_cell_for_each_pair_of_steps(steps: int, words: bool, labels: list[str]) -> None:
     frame = pd.DataFrame(
         [
             (100 * first, 100 * second, 1 - abs(first - second) / steps, 0.05)
@@ -88,6 +94,10 @@ def test_a_heatmap_has_a_cell_for_each_pair_of_steps(steps: int, words: bool) ->
     assert encoding["x"]["sort"] == [str(100 * step) for step in range(steps)]
     assert encoding["y"]["sort"] == encoding["x"]["sort"][::-1]
     assert ("text" in {kind for kind, _, _ in layers(chart)}) == words
+    chart.width = 170  # as of three side by side
+    drawn = vl_convert.vegalite_to_svg(chart.to_json())
+    axis = drawn[drawn.index("X-axis") :].partition("role-axis-title")[0]
+    assert re.findall(r">(\d+)</text>", axis) == labels  # and none of them touch
 
 
 def test_a_metric_over_training_has_random_subspaces_beside_it() -> None:

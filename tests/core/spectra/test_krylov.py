@@ -54,7 +54,7 @@ def test_a_restarted_run_finds_the_pairs_in_bounded_memory(seed: int, block: int
     assert subspace_overlap(pairs.vectors(), vectors[:, :k]) > 1 - 1e-6
     # Against exact products of the rounded matrix; what rounding may add is allowed for.
     measured = residuals(matrix.to(dtype).double(), pairs)
-    rounding = 200 * torch.finfo(dtype).eps * pairs.values.abs()
+    rounding = 350 * torch.finfo(dtype).eps * pairs.values.abs()
     assert bool((pairs.residuals >= 0.95 * measured - 1e-12).all())
     assert bool((pairs.residuals <= 1.1 * measured + rounding + 1e-9).all())
 

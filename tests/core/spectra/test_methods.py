@@ -104,7 +104,7 @@ def test_krylov_residuals_are_those_of_the_operator(seed: int) -> None:
     measured = residuals(matrix.double(), pairs)
     assert pairs.residuals is not None
     # Rounding is measured on a few pairs, so the claim may differ from the truth by that much, not more.
-    rounding = 200 * torch.finfo(torch.float32).eps * pairs.values.abs()
+    rounding = 350 * torch.finfo(torch.float32).eps * pairs.values.abs()
     unit = torch.finfo(torch.float32).eps * float(pairs.values[0].abs())
     assert bool((pairs.residuals >= 0.95 * measured - 4 * unit).all())
     assert bool((pairs.residuals <= 1.5 * measured + rounding).all())  # fresh vectors leave a bound

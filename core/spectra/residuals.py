@@ -21,8 +21,8 @@ _BLOCK = 32
 CHECKS = 3
 
 # Rounding errors of other pairs than the checked ones are taken to be so many times the interpolated ones. On
-# 120 small networks (tanh, ReLU, GELU, sigmoid; D = 240 to 3,800) the largest of a network's were 1.5 times as
-# large in the median and 8.6 times at most; five or eight checked pairs were hardly better than three.
+# 120 small networks (tanh, ReLU, GELU, sigmoid; D = 240 to 3,800) the largest of a network's were 1.5 times
+# as large in the median and 8.6 times at most; five or eight checked pairs were hardly better than three.
 _SAFETY = 10.0
 
 # Without a more precise operator: a factor of what a second product shows, and units of rounding error

@@ -186,11 +186,13 @@ def test_a_chart_outside_the_window_waits_and_never_shows_old_numbers(
     before = page.evaluate(WORDS, "compare_ratio")
     assert len(before) > POINTS
     page.get_by_test_id("stMain").get_by_role("slider").first.focus()
-    for key in ("ArrowLeft", "ArrowRight", "ArrowLeft"):
+    for key, k in (("ArrowLeft", K - 1), ("ArrowRight", K), ("ArrowLeft", K - 1)):
         page.keyboard.press(key)
         expect(chart).to_have_attribute("aria-busy", "true")
-    expect(page.get_by_role("heading", name=f"Ratio to chance over training, k = {K - 1}")).to_be_attached()
-    expect(page).to_have_url(re.compile(f"k={K - 1}"))
+        # Of keys that are pressed while the script runs, Streamlit's slider may lose one.
+        expect(page.get_by_role("heading", name=f"Ratio to chance over training, k = {k}")).to_be_attached()
+        expect(page).to_have_url(re.compile(f"k={k}"))
+        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
     assert page.evaluate(WORDS, "compare_ratio") == ["waits", True]
     chart.scroll_into_view_if_needed()
     expect(chart).not_to_have_attribute("aria-busy", "true")

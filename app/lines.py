@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -52,7 +52,8 @@ class Arrangement:
         color: Column whose values have a colour each; empty: everything that differs, but dash and panel.
         dash: Column whose values have a dash each.
         panel: Column whose values have a panel each; empty: one panel.
-        over: Columns whose values become one line, mean and standard deviation.
+        over: Columns whose values become one line, mean and standard deviation; they have no colour, dash or
+            panel each then.
         labels: What each of these columns is called.
     """
 
@@ -89,6 +90,9 @@ def in_lines(analyses: pd.DataFrame, arrangement: Arrangement = USUAL) -> pd.Dat
         analyses: ``queries.comparable``, and the further columns of the arrangement as texts.
         arrangement: Which columns decide.
     """
+    places = ("color", "dash", "panel")
+    merged = [place for place in places if getattr(arrangement, place) in arrangement.over]
+    arrangement = replace(arrangement, **dict.fromkeys(merged, ""))  # type: ignore[arg-type]
     of_networks = _OF_NETWORKS if "model" in arrangement.over else {}
     further = {name: arrangement.prefix(name) for name in arrangement.further} | of_networks
     over = set(arrangement.over)

@@ -191,6 +191,20 @@ def test_seeds_become_a_mean_with_its_spread_and_the_address_restores_it(open_pa
         assert not again.error
 
 
+def test_splits_become_a_mean_though_they_have_a_dash_each_otherwise(open_page: Open, add: Add) -> None:
+    for split, height in (("train", 0.01), ("test", 0.03)):
+        for step in (0, 100):
+            add(step=step, split=split, results={"overlap": np.full(5, height)})
+    for panel in ("model", "step"):
+        app = open_page("compare", over="split", panel=panel)
+        assert not app.error
+        assert "Means over split, n = 2." in said(app, "caption")
+        assert numbers_behind(app)["overlap"].tolist() == pytest.approx([0.02, 0.02])
+        for view in ("spectrum", "curves", "masks", "scatter"):
+            app.segmented_control(key="compare_view").set_value(view).run()
+            assert not app.error
+
+
 def test_profiles_of_seeds_become_a_mean_with_its_spread(open_page: Open, add: Add) -> None:
     words = {
         "title": "shape", "note": "its shape.", "unit": "", "x_title": "α", "line_title": "",

@@ -116,7 +116,9 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("stMain").get_by_role("heading", level=1)).to_be_visible()
     page.evaluate("window.quietSince = null")
     page.wait_for_function(QUIET, timeout=60_000)
-    assert "Traceback" not in page.inner_text("body")
+    words = page.inner_text("body")
+    assert "Traceback" not in words
+    assert "Something went wrong" not in words
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 

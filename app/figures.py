@@ -364,7 +364,7 @@ def further_over_training(points: pd.DataFrame, colors: Mapping[str, str], size:
     title = str(points["title"].iloc[0])
     chance = "; dotted: chance" if points["chance"].notna().any() else ""
     return Figure(
-        title=f"{_upper(title)}, {size}",
+        title=f"{capitalised(title)}, {size}",
         how=f"{points['note'].iloc[0]} Bars: the stated error{chance}.",
         alt=f"{title} against training step.",
         table=points,
@@ -404,7 +404,7 @@ def quantity_over_training(points: pd.DataFrame, colors: Mapping[str, str]) -> F
     is_exact = bool((points["lower"] == points["upper"]).all())
     bars = "" if is_exact else " Bars: the stated error or interval."
     return Figure(
-        title=f"{_upper(title)}{f', {unit}' if unit else ''}",
+        title=f"{capitalised(title)}{f', {unit}' if unit else ''}",
         how=f"{points['note'].iloc[0]}{bars}{beside}",
         alt=f"{title} against training step.",
         table=points,
@@ -432,7 +432,7 @@ def profile_over_training(
     if by_tensor(points):
         told = "the mean, its standard deviation and its interval" if is_mean else "its interval"
         return Figure(
-            title=f"{_upper(title)} of every tensor",
+            title=f"{capitalised(title)} of every tensor",
             how=f"{points['note'].iloc[0]} A column is a training step, a row a parameter tensor in the "
             f"model's order; point at a cell for {told}.",
             alt=f"{title} of every parameter tensor at several training steps: {series}.",
@@ -443,7 +443,7 @@ def profile_over_training(
     if lines_of_tensors(points):
         told = "the mean, its standard deviation and its interval" if is_mean else "its interval"
         return Figure(
-            title=f"{_upper(title)} of every tensor",
+            title=f"{capitalised(title)} of every tensor",
             how=f"{points['note'].iloc[0]} A parameter tensor, in the model's order, has a row of cells for "
             "each training step, the first one on top. The brighter a cell, the more eigenvalues lie there; "
             f"point at it for {told}.",
@@ -467,7 +467,7 @@ def profile_over_training(
             "the mean of the stated errors or intervals"
         )
     return Figure(
-        title=_upper(title),
+        title=capitalised(title),
         how=f"{points['note'].iloc[0]} A line is a training step, early ones dark, {band}.{beside}{first} "
         f"{ZOOM}",
         alt=f"{title} at several training steps: {series}.",
@@ -528,7 +528,7 @@ def scatter(
             for end, sign in (("below", "−"), ("above", "+"))
         }
     return Figure(
-        title=f"{names[1][:1].upper()}{names[1][1:]} against {names[0]}{at}",
+        title=capitalised(f"{names[1]} against {names[0]}{at}"),
         how=f"{what}{click}.{charts.said_fills(points)}{bars}",
         alt=f"{names[1]} against {names[0]}, a point for each analysis.",
         table=points,
@@ -860,7 +860,7 @@ def further_curve(
     errors = " The band around the line is its stated error." if rows["error"].notna().any() else ""
     errors += f" {remark}" if remark else ""
     return Figure(
-        title=_upper(title),
+        title=capitalised(title),
         how=f"{rows['note'].iloc[0]}{errors}",
         alt=f"{title} against k.",
         table=rows,
@@ -884,7 +884,7 @@ def profile(rows: pd.DataFrame, color: str, *, remark: str = "", file: str = "")
     elif rows["reference"].notna().any() and "dashed" not in str(rows["note"].iloc[0]).lower():
         how = f" Dashed: {rows['reference_title'].iloc[0]}."
     return Figure(
-        title=_upper(title),
+        title=capitalised(title),
         how=f"{rows['note'].iloc[0]}{how}{said}",
         alt=f"{title} against {rows['x_title'].iloc[0]}.",
         table=rows,
@@ -906,7 +906,8 @@ def stages(table: pd.DataFrame, memory: str = "", *, file: str = "") -> Figure:
     )
 
 
-def _upper(title: str) -> str:
+def capitalised(title: str) -> str:
+    """A title that begins with a capital letter; the rest stays as it is."""
     return title[:1].upper() + title[1:]
 
 

@@ -57,7 +57,7 @@ def page() -> None:
         st.session_state[key] = min(max(first, tail.least), tail.most)
         rate = float(
             st.number_input(
-                _upper(tail.rate),
+                figures.capitalised(tail.rate),
                 tail.least,
                 tail.most,
                 key=key,
@@ -154,10 +154,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if abs(number) < 1e9 else None
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 @st.cache_data(show_spinner="Measuring sketches …", max_entries=50)

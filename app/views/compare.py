@@ -646,7 +646,7 @@ def profiles(chosen: pd.DataFrame, name: str, asked: dict[str, list[str]], lines
     if found.empty:
         st.info("No analysis at these steps has this profile; choose others.")
         return steps
-    st.header(heading(found["title"].iloc[0][:1].upper() + found["title"].iloc[0][1:]), anchor=False)
+    st.header(heading(figures.capitalised(found["title"].iloc[0])), anchor=False)
     say_who_is_missing(chosen, found["analysis_id"], "have no such profile")
     shown, found = found["analysis_id"], lines.means_of_profiles(found)
     lines.say(found, "Darker, or in a cell's words")

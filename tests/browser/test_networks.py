@@ -30,12 +30,18 @@ from tests.exported import AttentionCnn, exported
 pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
 
 
-def start(page: Page, analyses: str, claim: str) -> None:
-    """Press Start, which has to be possible; else the page's own words say why it is not."""
-    button = page.get_by_role("button", name=f"Start {analyses}")
+def analyse(page: Page, model: str, number: int = 1) -> None:
+    """Press Start, which has to be possible (else the page's own words say why it is not), and wait in Runs
+    until so many analyses of the model are finished."""
+    wanted = "1 analysis" if number == 1 else f"{number} analyses"
+    button = page.get_by_role("button", name=f"Start {wanted}")
     said = page.get_by_test_id("stAlert").all_inner_texts()
-    expect(button, f"{claim}; the page says {said}").to_be_enabled(timeout=120_000)
+    expect(button, f"it can be started; the page says {said}").to_be_enabled(timeout=120_000)
     button.click()
+    queued = f"{wanted} {'is' if number == 1 else 'are'} queued."
+    expect(page.get_by_text(queued)).to_be_visible(timeout=120_000)
+    page.get_by_role("link", name="Watch them in Runs").click()
+    expect(finished(page, model)).to_have_count(number, timeout=300_000)
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -92,11 +98,7 @@ def test_a_network_of_torchvision_is_recognised_and_analysed_on_uploaded_data(
     choose(page, "Test matrices", "gaussian")
     expect(page.get_by_text(re.compile("^D = 66,698"))).not_to_have_count(0)
     settled(page)
-    start(page, "1 analysis", "it can be started")
-    expect(page.get_by_text("1 analysis is queued.")).to_be_visible(timeout=120_000)
-
-    page.get_by_role("link", name="Watch them in Runs").click()
-    expect(finished(page, "mobile")).to_have_count(1, timeout=300_000)
+    analyse(page, "mobile")
     with sessions(lab.database)() as s:
         ((number, parameters),) = queries.runs(s).query("model == 'mobile'")[["id", "parameters"]].to_numpy()
         curve = queries.overlap_curves(s, [number], masks=("magnitude",))
@@ -153,10 +155,7 @@ def test_from_an_unknown_network_to_its_analysis(page: Page, url: str, lab: Sett
     page.get_by_text("Advanced").click()
     choose(page, "Precision", "float64")
     settled(page)
-    start(page, "2 analyses", "it can be started")
-    expect(page.get_by_text("2 analyses are queued.")).to_be_visible(timeout=120_000)
-    page.get_by_role("link", name="Watch them in Runs").click()
-    expect(finished(page, "attention")).to_have_count(2, timeout=300_000)
+    analyse(page, "attention", 2)
 
     with sessions(lab.database)() as s:
         runs = queries.runs(s).query("model == 'attention'")
@@ -224,10 +223,7 @@ def test_a_transformer_is_uploaded_with_its_configuration_and_analysed(
     fill(page, "N, samples", str(len(x)))
     fill(page, "k, eigenpairs", str(k))
     settled(page)
-    start(page, "1 analysis", "it can be started")
-    expect(page.get_by_text("1 analysis is queued.")).to_be_visible(timeout=120_000)
-    page.get_by_role("link", name="Watch them in Runs").click()
-    expect(finished(page, "transformer")).to_have_count(1, timeout=300_000)
+    analyse(page, "transformer")
     with sessions(lab.database)() as s:
         (number,) = queries.comparable(s).query("model == 'transformer'")["analysis_id"]
         found = torch.as_tensor(queries.spectrum(s, number)["value"].to_numpy()[:k])
